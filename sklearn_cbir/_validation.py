@@ -1,0 +1,87 @@
+"""Names to objects, and argument checks whose wording is shared by the whole package."""
+
+import importlib
+import numbers
+from difflib import get_close_matches
+
+import numpy as np
+
+
+def lazy_exports(package, modules):
+    """Return `__getattr__`, `__dir__` and `__all__` that import ``{module: [name]}`` on first use."""
+    origin = {name: module for module, names in modules.items() for name in names}
+
+    def __getattr__(name):
+        if name not in origin:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{package}.{origin[name]}"), name)
+        importlib.import_module(package).__dict__[name] = value
+        return value
+
+    return __getattr__, lambda: sorted(origin), sorted(origin)
+
+
+def resolve(value, table, parameter, own="your own object"):
+    """Return ``table[value]`` for a name; anything that is not a name is the user's own object."""
+    if not isinstance(value, str):
+        return value
+    if value in table:
+        return table[value]
+    close = get_close_matches(value, list(table), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"{parameter}={value!r} is not known.{hint} Use one of {sorted(table)}, or pass {own}."
+    )
+
+
+def check_choice(value, parameter, options):
+    """Return `value` if it is one of `options` (compared with type), else raise."""
+    for option in options:
+        if value is option or (isinstance(value, str) and value == option):
+            return value
+    shown = ", ".join(repr(option) for option in options)
+    raise ValueError(f"{parameter}={value!r} is not known. Use one of {shown}.")
+
+
+def check_integer(value, parameter, *, minimum=None, maximum=None):
+    """Return `value` as an int within the bounds; bool and 2.0 are not integers."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{parameter}={value!r} must be an integer{_bounds(minimum, maximum)}.")
+    _check_bounds(value, parameter, "an integer", minimum, maximum)
+    return int(value)
+
+
+def check_real(value, parameter, *, minimum=None, maximum=None):
+    """Return `value` as a finite float within the bounds."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    if not is_number or not np.isfinite(value):
+        raise ValueError(
+            f"{parameter}={value!r} must be a finite number{_bounds(minimum, maximum)}."
+        )
+    _check_bounds(value, parameter, "a number", minimum, maximum)
+    return float(value)
+
+
+def _check_bounds(value, parameter, kind, minimum, maximum):
+    too_small = minimum is not None and value < minimum
+    if too_small or (maximum is not None and value > maximum):
+        raise ValueError(f"{parameter}={value!r} must be {kind}{_bounds(minimum, maximum)}.")
+
+
+def _bounds(minimum, maximum):
+    if minimum is not None and maximum is not None:
+        return f" from {minimum} to {maximum}"
+    if minimum is not None:
+        return f" of at least {minimum}"
+    return f" of at most {maximum}" if maximum is not None else ""
+
+
+def progress(iterable, *, total, description, enabled):
+    """Yield from `iterable`, drawing a rich progress bar on standard error if `enabled`."""
+    if not enabled:
+        yield from iterable
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(iterable, total=total, description=description, console=Console(stderr=True))
