@@ -1,0 +1,140 @@
+"""The house stays in order: imports point one way, files stay short, heavy libraries load late."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklearn_cbir
+
+ROOT = Path(sklearn_cbir.__file__).parent
+ORDER = [
+    "_validation",
+    "_labels",
+    "codes",
+    "metrics",
+    "model_selection",
+    "images",
+    "descriptors",
+    "datasets",
+    "losses",
+    "pooling",
+    "backbones",
+    "sampling",
+    "_training",
+    "_base",
+    "features",
+    "embedding",
+    "hashing",
+    "whitening",
+    "extraction",
+    "reranking",
+    "index",
+    "neighbors",
+    "persistence",
+    "display",
+    "testing",
+    "__init__",
+]
+FILES = sorted(ROOT.rglob("*.py"))
+HEAVY = ["torch", "torchvision", "skorch", "pynndescent", "numba", "matplotlib"]
+LIGHT_IMPORTS = [
+    "import sklearn_cbir",
+    "from sklearn_cbir import NeighborsRetriever",
+    "from sklearn_cbir.codes import hamming_top_k",
+    "from sklearn_cbir.metrics import mean_average_precision",
+    "from sklearn_cbir.model_selection import retrieval_scorer",
+    "from sklearn_cbir.datasets import make_shapes",
+    "from sklearn_cbir.display import RetrievalDisplay",
+]
+
+
+def _name(path):
+    return str(path.relative_to(ROOT))
+
+
+def _family(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _misplaced_imports(source, allowed):
+    """Return the lines of `source` that import from this package in a way the house forbids."""
+    bad = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            fine = not any(name.name.split(".")[0] == "sklearn_cbir" for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".")
+            ours = module[0] == "sklearn_cbir"
+            fine = node.level == 0 and (not ours or (len(module) > 1 and module[1] in allowed))
+        else:
+            continue
+        if not fine:
+            bad.append(node.lineno)
+    return bad
+
+
+def _imported_packages(source):
+    """Top-level names of everything that `source` imports, inside functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_every_file_belongs_to_the_order(path):
+    assert _family(path) in ORDER
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_point_one_way(path):
+    family = _family(path)
+    allowed = ORDER[: ORDER.index(family)]
+    if path.parent != ROOT:  # the files of one family may import each other
+        allowed.append(family)
+    assert _misplaced_imports(path.read_text(encoding="utf-8"), allowed) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import sklearn_cbir",
+        "import sklearn_cbir.codes",
+        "import numpy, sklearn_cbir.codes as codes",
+        "from sklearn_cbir import codes",
+        "from . import codes",
+        "from .codes import pack_codes",
+        "from sklearn_cbir.neighbors import NeighborsRetriever",
+        "def late():\n    from sklearn_cbir.neighbors import NeighborsRetriever",
+    ],
+)
+def test_a_misplaced_import_is_found(line):
+    assert _misplaced_imports(line, allowed=["codes"]) != []
+
+
+def test_an_import_from_above_is_allowed():
+    assert _misplaced_imports("from sklearn_cbir.codes import pack_codes", ["codes"]) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_no_file_is_longer_than_700_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 700
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_only_the_training_module_knows_skorch(path):
+    knows = "skorch" in _imported_packages(path.read_text(encoding="utf-8"))
+    assert not knows or _name(path) == "_training.py"
+
+
+@pytest.mark.parametrize("statement", LIGHT_IMPORTS)
+def test_light_imports_load_no_heavy_library(statement):
+    program = f"{statement}\nimport sys\nprint([x for x in {HEAVY} if x in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
