@@ -1,0 +1,99 @@
+"""Training losses: ``loss(outputs, y)`` is a scalar to minimize.
+
+`outputs` are (n, d); `y` holds class indices (n,) or rows of 0/1 labels (n, n_labels), and soft
+rows where a loss says ``soft_targets = True``. ``output`` names what the last layer of the network
+must give: "classes", "features" or "bits". A loss that must know all labels beforehand has
+``setup(*, n_outputs, y, generator)``. Any torch module with this signature works as well.
+"""
+
+from sklearn_cbir._validation import check_choice
+from sklearn_cbir.losses._classification import (
+    TORCH_CLASSIFICATION_LOSSES,
+    SoftmaxLoss,
+    SquaredHingeLoss,
+    squared_hinge_loss,
+)
+from sklearn_cbir.losses._hashing import (
+    DFEHLoss,
+    DSHLoss,
+    balance_loss,
+    contrastive_loss,
+    pair_mean,
+    quantization_loss,
+    squared_distances,
+)
+from sklearn_cbir.losses._proxy import CPFLoss, cpf_loss
+
+LOSSES = {
+    "softmax": SoftmaxLoss,
+    "squared_hinge": SquaredHingeLoss,
+    "dsh": DSHLoss,
+    "dfeh": DFEHLoss,
+    "cpf": CPFLoss,
+}
+
+
+def output_of(loss):
+    """What a loss expects from the last layer.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``output`` decides. Without one, torch's own
+        classification losses expect classes and anything else features.
+
+    Returns
+    -------
+    {"classes", "features", "bits"}
+        One score per class, features of free width, or one output per bit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> output_of(DSHLoss()), output_of(torch.nn.CrossEntropyLoss())
+    ('bits', 'classes')
+    """
+    default = "classes" if isinstance(loss, TORCH_CLASSIFICATION_LOSSES) else "features"
+    return check_choice(
+        getattr(loss, "output", default), "loss.output", ("classes", "features", "bits")
+    )
+
+
+def sampling_of(loss):
+    """How the batches of a loss are drawn.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``sampling`` decides. Without one, batches are
+        uniform for losses on classes, and else hold several rows per class.
+
+    Returns
+    -------
+    {"uniform", "balanced"}
+        Uniform batches, or class-balanced ones.
+
+    Examples
+    --------
+    >>> sampling_of(DSHLoss()), sampling_of(SoftmaxLoss())
+    ('balanced', 'uniform')
+    """
+    default = "uniform" if output_of(loss) == "classes" else "balanced"
+    return check_choice(
+        getattr(loss, "sampling", default), "loss.sampling", ("uniform", "balanced")
+    )
+
+
+__all__ = [
+    "LOSSES",
+    "balance_loss",
+    "contrastive_loss",
+    "cpf_loss",
+    "output_of",
+    "pair_mean",
+    "quantization_loss",
+    "sampling_of",
+    "squared_distances",
+    "squared_hinge_loss",
+    *(loss.__name__ for loss in LOSSES.values()),
+]

@@ -1,0 +1,193 @@
+"""Losses on one score per class, ``loss(scores, y)``; the features are what enters that layer."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sklearn_cbir._validation import check_choice
+from sklearn_cbir.losses._base import Loss, class_targets, count_labels, full_precision
+
+
+class SoftmaxLoss(Loss):
+    """Cross entropy of the softmax of the scores.
+
+    The baseline that [1]_ trains beside the squared hinge. Rows of 0/1
+    labels are shared out evenly among their labels; a row without labels
+    costs nothing.
+
+    References
+    ----------
+    .. [1] A. Rahman, E. Winarko, K. Mustofa. "Content-based product image
+       retrieval using squared-hinge loss trained convolutional neural
+       networks". International Journal of Electrical and Computer Engineering
+       13(5), 2023.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores = torch.tensor([[2.0, 0.5, -1.5], [0.2, -0.3, 0.4]])
+    >>> round(SoftmaxLoss()(scores, torch.tensor([0, 1])).item(), 4)
+    0.8827
+    """
+
+    output = "classes"
+    soft_targets = True
+
+    def forward(self, outputs, y):
+        """Mean cross entropy of scores (n, n_classes)."""
+        outputs = full_precision(outputs)
+        if y.ndim == 1:
+            return F.cross_entropy(outputs, y)
+        targets = class_targets(y, outputs.shape[1], outputs.dtype)
+        targets = targets / targets.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        return F.cross_entropy(outputs, targets)
+
+
+def squared_hinge_loss(scores, targets, weights=1.0):
+    """Sum over classes, mean over rows, of ``max(0, 1 - t s) ** 2`` with t = -1 or +1.
+
+    Parameters
+    ----------
+    scores : tensor of shape (n, n_classes)
+        No softmax before it: scores between 0 and 1 never meet the margin.
+
+    targets : tensor of shape (n, n_classes)
+        1 for the classes of a row, 0 for the others.
+
+    weights : tensor that broadcasts to (n, n_classes), default=1.0
+        Weight of every term.
+
+    Returns
+    -------
+    tensor
+        A scalar.
+
+    Examples
+    --------
+    >>> import torch
+    >>> squared_hinge_loss(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]))
+    tensor(3.)
+    """
+    margins = F.relu(1 - (2 * targets - 1) * scores)
+    return (weights * margins.square()).sum(dim=1).mean()
+
+
+class SquaredHingeLoss(Loss):
+    """Squared hinge loss of one linear classifier per class.
+
+    Parameters
+    ----------
+    form : {"ovr", "ovr_mean", "crammer_singer"}, default="ovr"
+        One class against the rest, summed over the classes, as in [2]_; the
+        same averaged over the classes, as Keras does; or the difference to
+        the score of the right class, ``max(0, 1 + s_j - s_y) ** 2`` summed
+        over the wrong classes j. Which one [1]_ uses is not known.
+
+    class_weight : None, "balanced" or array-like of shape (n_classes,), \
+            default=None
+        Weight of the term of a row's own class. "balanced" weighs, for every
+        class, its rows and all other rows alike, as scikit-learn does for
+        two classes: with many classes the others outvote the one. Not for
+        "crammer_singer".
+
+    References
+    ----------
+    .. [1] A. Rahman, E. Winarko, K. Mustofa. "Content-based product image
+       retrieval using squared-hinge loss trained convolutional neural
+       networks". International Journal of Electrical and Computer Engineering
+       13(5), 2023.
+    .. [2] Y. Tang. "Deep learning using linear support vector machines". ICML
+       workshop on challenges in representation learning, 2013.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores = torch.tensor([[2.0, 0.5, -1.5], [0.2, -0.3, 0.4]])
+    >>> round(SquaredHingeLoss()(scores, torch.tensor([0, 1])).item(), 4)
+    3.67
+    """
+
+    output = "classes"
+
+    def __init__(self, form="ovr", class_weight=None):
+        super().__init__()
+        self.form = check_choice(form, "form", ("ovr", "ovr_mean", "crammer_singer"))
+        if form == "crammer_singer" and class_weight is not None:
+            raise ValueError(
+                f"class_weight={class_weight!r} has no meaning with form='crammer_singer'. "
+                "Use form='ovr', or class_weight=None."
+            )
+        if isinstance(class_weight, str):
+            check_choice(class_weight, "class_weight", ("balanced",))
+        self.class_weight = class_weight
+        self.register_buffer("term_weights", None)
+
+    def setup(self, *, n_outputs, y, generator=None):
+        """Count the classes for ``class_weight="balanced"``.
+
+        Parameters
+        ----------
+        n_outputs : int
+            Number of scores per row.
+
+        y : array or tensor of shape (n,) or (n, n_labels)
+            All training labels.
+
+        generator : torch.Generator, default=None
+            Not used.
+        """
+        if not isinstance(self.class_weight, str):
+            return
+        own = torch.zeros(n_outputs)
+        counts = count_labels(y)
+        own[: len(counts)] = counts
+        other = len(y) - own
+        # (2, n_outputs): weight of a 0 and of a 1 in each column
+        self.term_weights = len(y) / (2 * torch.stack([other, own]).clamp(min=1))
+
+    def forward(self, outputs, y):
+        """Mean over rows of scores (n, n_classes)."""
+        outputs = full_precision(outputs)
+        targets = class_targets(y, outputs.shape[1], outputs.dtype)
+        if self.form == "crammer_singer":
+            return _crammer_singer(outputs, targets)
+        loss = squared_hinge_loss(outputs, targets, self._weights(outputs, targets))
+        return loss / outputs.shape[1] if self.form == "ovr_mean" else loss
+
+    def _weights(self, outputs, targets):
+        """Weight of every term, (n, n_classes) or a number."""
+        if self.class_weight is None:
+            return 1.0
+        if isinstance(self.class_weight, str):
+            if self.term_weights is None:
+                raise RuntimeError(
+                    "class_weight='balanced' counts the training labels. Call setup(n_outputs=..., "
+                    "y=...) before the loss."
+                )
+            other, own = self.term_weights.to(outputs)
+        else:
+            own = torch.as_tensor(self.class_weight).to(outputs)
+            other = torch.ones_like(own)
+            if own.shape != outputs.shape[1:]:
+                raise ValueError(
+                    f"class_weight has shape {tuple(own.shape)}, but there are {outputs.shape[1]} "
+                    "classes. Pass one weight per class."
+                )
+        return targets * own + (1 - targets) * other
+
+
+def _crammer_singer(scores, targets):
+    """Squared hinge of every wrong class against every right one."""
+    margins = F.relu(1 + scores[:, None, :] - scores[:, :, None])  # (n, right, wrong)
+    pairs = targets[:, :, None] * (1 - targets)[:, None, :]
+    return (pairs * margins.square()).sum(dim=(1, 2)).mean()
+
+
+# What torch's own losses expect from the last layer when they are given class indices or 0/1 rows.
+TORCH_CLASSIFICATION_LOSSES = (
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.MultiMarginLoss,
+    nn.MultiLabelSoftMarginLoss,
+    nn.BCEWithLogitsLoss,
+)

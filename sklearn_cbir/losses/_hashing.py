@@ -1,0 +1,317 @@
+"""Losses on the real outputs of a hash layer, one per bit: ``loss(outputs, y)``."""
+
+import torch
+import torch.nn.functional as F
+
+from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._validation import check_choice, check_real
+from sklearn_cbir.losses._base import Loss, full_precision
+
+
+def squared_distances(outputs):
+    """Squared Euclidean distances between all rows.
+
+    Parameters
+    ----------
+    outputs : tensor of shape (n, n_bits)
+        Real outputs.
+
+    Returns
+    -------
+    tensor of shape (n, n)
+        In float64 wherever the device has it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> squared_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    tensor([[ 0., 25.],
+            [25.,  0.]], dtype=torch.float64)
+    """
+    # Products cost a tenth of all differences; float64 undoes their cancellation. Not cdist(...) **
+    # 2: its square root costs exactness at small distances.
+    exact = outputs.float() if outputs.device.type == "mps" else outputs.double()
+    lengths = exact.square().sum(dim=1)
+    return lengths[:, None] + lengths[None, :] - 2 * exact @ exact.T
+
+
+def pair_mean(costs, similar, similar_weight=None):
+    """Mean cost of the pairs of different rows.
+
+    Parameters
+    ----------
+    costs : tensor of shape (n, n)
+        Cost of every pair.
+
+    similar : bool tensor of shape (n, n)
+        Which pairs are similar.
+
+    similar_weight : None, "balanced" or float, default=None
+        Weight of a similar pair, where a dissimilar one has 1; None counts
+        all pairs alike; "balanced" gives half of the mean to each kind.
+
+    Returns
+    -------
+    tensor
+        A scalar; 0 if there are no pairs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> costs = torch.tensor([[0.0, 6.0, 1.0], [6.0, 0.0, 2.0], [1.0, 2.0, 0.0]])
+    >>> y = torch.tensor([0, 0, 1])
+    >>> pair_mean(costs, y[:, None] == y)
+    tensor(3.)
+    >>> pair_mean(costs, y[:, None] == y, "balanced")
+    tensor(3.7500)
+    """
+    different = ~torch.eye(len(costs), dtype=torch.bool, device=costs.device)
+    similar, dissimilar = similar & different, ~similar & different
+    similar_cost = torch.where(similar, costs, 0).sum()
+    dissimilar_cost = torch.where(dissimilar, costs, 0).sum()
+    n_similar, n_dissimilar = similar.sum(), dissimilar.sum()
+    if similar_weight == "balanced":
+        means = similar_cost / n_similar.clamp(min=1) + dissimilar_cost / n_dissimilar.clamp(min=1)
+        return means / 2
+    weight = 1.0 if similar_weight is None else similar_weight
+    total = weight * n_similar + n_dissimilar
+    # A batch without weighted pairs costs 0, not 0 / 0.
+    return (weight * similar_cost + dissimilar_cost) / torch.where(total > 0, total, 1)
+
+
+def contrastive_loss(outputs, similar, margin, similar_weight=None):
+    """Half the mean over pairs: pull similar ones together, push others apart.
+
+    Parameters
+    ----------
+    outputs : tensor of shape (n, n_bits)
+        Real outputs.
+
+    similar : bool tensor of shape (n, n)
+        Which rows belong together.
+
+    margin : float
+        Squared distance beyond which a dissimilar pair costs nothing.
+
+    similar_weight : None, "balanced" or float, default=None
+        As in `pair_mean`.
+
+    Returns
+    -------
+    tensor
+        A scalar.
+
+    Examples
+    --------
+    >>> import torch
+    >>> outputs = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    >>> contrastive_loss(outputs, torch.eye(2).bool(), margin=6.0)
+    tensor(1.)
+    """
+    distances = squared_distances(outputs)
+    costs = torch.where(similar, distances, F.relu(margin - distances)) / 2
+    return pair_mean(costs, similar, similar_weight).to(full_precision(outputs).dtype)
+
+
+def quantization_loss(outputs, norm="l1"):
+    """Mean over rows of the distance of all outputs from -1 or +1.
+
+    Parameters
+    ----------
+    outputs : tensor of shape (n, n_bits)
+        Real outputs.
+
+    norm : {"l1", "l2"}, default="l1"
+        Sum of absolute or of squared differences.
+
+    Returns
+    -------
+    tensor
+        A scalar.
+
+    Examples
+    --------
+    >>> import torch
+    >>> quantization_loss(torch.tensor([[1.0, -0.5], [0.0, -1.0]]))
+    tensor(0.7500)
+    """
+    # The nearest code, 0 counting as +1: unlike ||u| - 1|, its slope at 0 is not 0.
+    errors = outputs - torch.where(outputs.detach() >= 0, 1.0, -1.0)
+    return (errors.abs() if norm == "l1" else errors.square()).sum(dim=1).mean()
+
+
+def balance_loss(outputs, axis="code"):
+    """Mean square of the mean output: as many +1 as -1.
+
+    Parameters
+    ----------
+    outputs : tensor of shape (n, n_bits)
+        Real outputs.
+
+    axis : {"code", "bit"}, default="code"
+        Within each row, or within each column of the batch.
+
+    Returns
+    -------
+    tensor
+        A scalar.
+
+    Examples
+    --------
+    >>> import torch
+    >>> outputs = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
+    >>> balance_loss(outputs), balance_loss(outputs, axis="bit")
+    (tensor(0.), tensor(1.))
+    """
+    return outputs.mean(dim=1 if axis == "code" else 0).square().mean()
+
+
+class DSHLoss(Loss):
+    """Deep supervised hashing: contrastive pairs plus quantization [1]_.
+
+    Rows are similar if they share a label.
+
+    Parameters
+    ----------
+    margin : float, default=None
+        Squared distance beyond which a dissimilar pair costs nothing; None
+        means ``2 * n_bits``: half of the bits differ.
+
+    quantization_weight : float, default=0.01
+        Weight of the quantization term, alpha in [1]_.
+
+    quantization_reduction : {"pair", "sample"}, default="pair"
+        "pair" adds the quantization of both rows to every pair, as [1]_ does;
+        "sample" adds that of every row once, half as much, as the authors'
+        code does.
+
+    References
+    ----------
+    .. [1] H. Liu, R. Wang, S. Shan, X. Chen. "Deep supervised hashing for fast
+       image retrieval". CVPR 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> outputs = torch.tensor(
+    ...     [[0.9, -0.8, 1.1, -1.0], [0.7, -1.2, 0.9, -0.6], [-0.5, 0.9, 1.0, 0.4]]
+    ... )
+    >>> round(DSHLoss()(outputs, torch.tensor([0, 0, 1])).item(), 4)
+    0.4707
+    """
+
+    output = "bits"
+
+    def __init__(self, margin=None, quantization_weight=0.01, quantization_reduction="pair"):
+        super().__init__()
+        self.margin = _check_margin(margin)
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.quantization_reduction = check_choice(
+            quantization_reduction, "quantization_reduction", ("pair", "sample")
+        )
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        outputs = full_precision(outputs)
+        similar = shared_labels(y, y) > 0
+        margin = 2 * outputs.shape[1] if self.margin is None else self.margin
+        # Both members of a pair are quantized, hence the 2.
+        weight = self.quantization_weight * (2 if self.quantization_reduction == "pair" else 1)
+        return contrastive_loss(outputs, similar, margin) + weight * quantization_loss(outputs)
+
+
+class DFEHLoss(Loss):
+    """Contrastive, quantization and balance terms of semantic-preserving hashing.
+
+    The loss of deep features enhance and semantic-preserving hashing [1]_, of
+    which the three terms and the weight 0.01 are known. Their form is that of
+    the papers that [1]_ names: DSH [2]_ for the pairs and the quantization,
+    SSDH [3]_ for the balance. It holds no classification term. Rows are
+    similar if they share a label.
+
+    Parameters
+    ----------
+    margin : float, default=None
+        Squared distance beyond which a dissimilar pair costs nothing; None
+        means ``2 * n_bits``: half of the bits differ.
+
+    quantization_weight : float, default=0.01
+        Weight of the quantization term.
+
+    balance_weight : float, default=0.01
+        Weight of the balance term.
+
+    quantization : {"l1", "l2"}, default="l1"
+        Absolute or squared differences from -1 and +1.
+
+    balance : {"code", "bit"}, default="code"
+        As many ones as zeros in each code, or in each bit over the batch.
+
+    similar_weight : None, "balanced" or float, default=None
+        Weight of a similar pair, where a dissimilar one has 1; None counts
+        all pairs alike; "balanced" gives half of the mean to each kind.
+        Unlike [1]_, which has no such weight.
+
+    squash : {None, "tanh"}, default=None
+        What the outputs go through first. Unlike [1]_, which has none.
+
+    References
+    ----------
+    .. [1] X. Zhao, J. Liu. "Leveraging deep features enhance and semantic-
+       preserving hashing for image retrieval". Electronics 11(15), 2022.
+    .. [2] H. Liu, R. Wang, S. Shan, X. Chen. "Deep supervised hashing for fast
+       image retrieval". CVPR 2016.
+    .. [3] H.-F. Yang, K. Lin, C.-S. Chen. "Supervised learning of semantics-
+       preserving hash via deep convolutional neural networks". IEEE TPAMI 40,
+       2018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> outputs = torch.tensor(
+    ...     [[0.9, -0.8, 1.1, -1.0], [0.7, -1.2, 0.9, -0.6], [-0.5, 0.9, 1.0, 0.4]]
+    ... )
+    >>> round(DFEHLoss()(outputs, torch.tensor([0, 0, 1])).item(), 4)
+    0.4627
+    """
+
+    output = "bits"
+
+    def __init__(
+        self,
+        margin=None,
+        quantization_weight=0.01,
+        balance_weight=0.01,
+        quantization="l1",
+        balance="code",
+        similar_weight=None,
+        squash=None,
+    ):
+        super().__init__()
+        self.margin = _check_margin(margin)
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.balance_weight = check_real(balance_weight, "balance_weight", minimum=0)
+        self.quantization = check_choice(quantization, "quantization", ("l1", "l2"))
+        self.balance = check_choice(balance, "balance", ("code", "bit"))
+        if similar_weight is not None and not isinstance(similar_weight, str):
+            check_real(similar_weight, "similar_weight", minimum=0)
+        elif similar_weight is not None:
+            check_choice(similar_weight, "similar_weight", (None, "balanced"))
+        self.similar_weight = similar_weight
+        self.squash = check_choice(squash, "squash", (None, "tanh"))
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        outputs = full_precision(outputs)
+        outputs = torch.tanh(outputs) if self.squash == "tanh" else outputs
+        similar = shared_labels(y, y) > 0
+        margin = 2 * outputs.shape[1] if self.margin is None else self.margin
+        return (
+            contrastive_loss(outputs, similar, margin, self.similar_weight)
+            + self.quantization_weight * quantization_loss(outputs, self.quantization)
+            + self.balance_weight * balance_loss(outputs, self.balance)
+        )
+
+
+def _check_margin(margin):
+    return margin if margin is None else check_real(margin, "margin", minimum=0)

@@ -1,0 +1,156 @@
+"""Losses on features that compare them with one learned proxy per class: ``loss(outputs, y)``."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sklearn_cbir._validation import check_real
+from sklearn_cbir.losses._base import Loss, class_targets, count_labels, full_precision
+
+
+def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0):
+    """Consistent penalizing field of given cosines: one minus a soft F1 of the whole batch.
+
+    Parameters
+    ----------
+    cosines : tensor of shape (n, n_classes)
+        Cosine of every feature with every proxy.
+
+    targets : tensor of shape (n, n_classes)
+        1 at the class of a row and 0 elsewhere, or soft weights.
+
+    tau, psi, sp, sn, mu, b : float
+        As in `CPFLoss`.
+
+    Returns
+    -------
+    tensor
+        A scalar in [0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> cosines = torch.tensor([[0.7, 0.4, 0.3], [0.5, 0.6, -0.2]])
+    >>> targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    >>> loss = cpf_loss(cosines, targets, tau=0.38, psi=0.2, sp=9, sn=9, mu=0)
+    >>> round(loss.item(), 4)
+    0.9207
+    """
+    # The exponential weights are constants of the step: no gradient flows through them.
+    pull = torch.exp(sp * (1 - cosines.detach()))
+    push = torch.exp(sn * (cosines.detach() - mu))
+    # clamp, not relu: its slope at a cosine of exactly 0 is 1.
+    true_positive = b + 2 * (targets * cosines.clamp(min=0)).sum()
+    positive = (targets * (1 - cosines) * pull).sum()
+    gated = torch.where(cosines > tau, (1 - targets) * (cosines - psi) * push, 0)
+    penalty = positive + gated.sum()
+    # (P + N) / (TP + P + N): without the cancellation of 1 - TP / (TP + P + N)
+    return penalty / (true_positive + penalty)
+
+
+class CPFLoss(Loss):
+    """Consistent penalizing field: all classes are held to the same threshold [1]_.
+
+    Every class has a learned proxy. Features are pulled to the proxy of their
+    class and pushed from those of other classes whose cosine exceeds `tau`,
+    with weights that grow exponentially with the error. The loss is a ratio
+    over the whole batch, not a mean over its rows: it depends on the batch
+    size, and gradients of parts of a batch do not add up to that of the whole.
+
+    Parameters
+    ----------
+    tau : float, default=0.38
+        Cosine above which the proxy of another class pushes.
+
+    psi : float, default=0.38
+        Cosine from which that push is counted; at most `tau`, else terms
+        would be negative. [1]_ leaves it at 0.2 for CUB, Cars and SOP.
+
+    sp, sn : float, default=3.0, 8.0
+        Steepness of the weights of pull and push. [1]_: 9 and 9 for CUB and
+        Cars, 3 and 8 for SOP, 1.5 and 1 for Shopee.
+
+    mu : float, default=1.0
+        Cosine at which the weight of a push is 1. [1]_: 0 for CUB and Cars, 1
+        for SOP and Shopee.
+
+    b : float, default=2.0
+        Smoothing of the ratio.
+
+    Attributes
+    ----------
+    proxies : Parameter of shape (n_classes, n_outputs)
+        Made by `setup`, trained with the network, of any length.
+
+    References
+    ----------
+    .. [1] C. Liu, W. She, M. Chen, X. Li, S. X. Yang. "Consistent penalizing
+       field loss for zero-shot image retrieval". Expert Systems with
+       Applications 236, 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = CPFLoss(tau=0.38, psi=0.2, sp=9.0, sn=9.0, mu=0.0)
+    >>> loss.setup(n_outputs=2, y=torch.tensor([0, 1, 2]))
+    >>> loss.proxies.data = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])
+    >>> features = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    >>> round(loss(features, torch.tensor([1, 0])).item(), 4)
+    0.9413
+    """
+
+    output = "features"
+    soft_targets = True
+
+    def __init__(self, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0):
+        super().__init__()
+        self.tau = check_real(tau, "tau", minimum=-1, maximum=1)
+        self.psi = check_real(psi, "psi", minimum=-1, maximum=1)
+        if psi > tau:
+            raise ValueError(
+                f"psi={psi!r} is above tau={tau!r}: pushes between the two would have negative "
+                "costs. Use psi <= tau."
+            )
+        self.sp = check_real(sp, "sp", minimum=0)
+        self.sn = check_real(sn, "sn", minimum=0)
+        self.mu = check_real(mu, "mu")
+        self.b = check_real(b, "b", minimum=0)
+        self.register_parameter("proxies", None)
+
+    def setup(self, *, n_outputs, y, generator=None):
+        """Draw one proxy per class, Xavier uniform.
+
+        Parameters
+        ----------
+        n_outputs : int
+            Width of the features.
+
+        y : array or tensor of shape (n,) or (n, n_labels)
+            All training labels: class indices from 0, or rows.
+
+        generator : torch.Generator, default=None
+            Source of randomness; None is torch's own.
+        """
+        proxies = torch.empty(len(count_labels(y)), n_outputs)
+        self.proxies = nn.Parameter(nn.init.xavier_uniform_(proxies, generator=generator))
+
+    def forward(self, outputs, y):
+        """Loss of features (n, n_outputs); `y` may hold soft rows."""
+        if self.proxies is None:
+            raise RuntimeError(
+                "CPFLoss has no proxies yet. Call setup(n_outputs=..., y=...) before the loss."
+            )
+        outputs = full_precision(outputs)
+        targets = class_targets(y, len(self.proxies), outputs.dtype)
+        proxies = self.proxies.to(outputs.dtype)
+        cosines = F.normalize(outputs, dim=1) @ F.normalize(proxies, dim=1).T  # (n, n_classes)
+        return cpf_loss(
+            cosines,
+            targets,
+            tau=self.tau,
+            psi=self.psi,
+            sp=self.sp,
+            sn=self.sn,
+            mu=self.mu,
+            b=self.b,
+        )
