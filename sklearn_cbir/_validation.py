@@ -8,7 +8,7 @@ import numpy as np
 
 
 def lazy_exports(package, modules):
-    """Return `__getattr__`, `__dir__` and `__all__` that import ``{module: [name]}`` on first use."""
+    """Return `__getattr__`, `__dir__` and `__all__` that import names on first use."""
     origin = {name: module for module, names in modules.items() for name in names}
 
     def __getattr__(name):

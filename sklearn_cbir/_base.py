@@ -1,0 +1,604 @@
+"""What the three network estimators share: input, network, training, inference, state."""
+
+import copy
+import functools
+import numbers
+import os
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+from torch.nn import functional
+
+from sklearn_cbir._labels import encode_labels
+from sklearn_cbir._training import (
+    OPTIMIZERS,
+    SCHEDULES,
+    ArraySource,
+    Batches,
+    Checkpoint,
+    ImageSource,
+    Settings,
+    derived_seed,
+    infer,
+    resolve_device,
+    seeded,
+    train,
+)
+from sklearn_cbir._validation import check_choice, check_integer, check_real, progress, resolve
+from sklearn_cbir.backbones import build_backbone, build_mlp
+from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
+from sklearn_cbir.losses import LOSSES, output_of, sampling_of
+from sklearn_cbir.sampling import balanced_batches, uniform_batches
+
+STATE_FORMAT = 1
+FILE_SIZE = 64  # px, for files under a net that takes any size
+CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
+# They change where or how loudly a fit runs, not what comes out of it.
+_NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir"}
+
+
+class Network(nn.Module):
+    """Trunk, a linear neck that makes the vector, and a classifier for losses that need one."""
+
+    def __init__(self, trunk, n_components=None, n_classes=None, unit_length=False):
+        super().__init__()
+        self.trunk = trunk
+        self.width = n_components or trunk.width
+        self.neck = nn.Linear(trunk.width, n_components) if n_components else nn.Identity()
+        self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
+        self.unit_length = unit_length
+        self.trunk_is_frozen = False
+        self.batch_norm_is_frozen = False
+
+    @property
+    def spec(self):
+        """Plain values to build it again, without weights."""
+        return {
+            "trunk": self.trunk.spec,
+            "n_components": self.width if isinstance(self.neck, nn.Linear) else None,
+            "n_classes": self.classifier.out_features if self.classifier else None,
+            "unit_length": self.unit_length,
+        }
+
+    def head_parameters(self):
+        """Return the named parameters that do not belong to the trunk."""
+        return [(n, p) for n, p in self.named_parameters() if not n.startswith("trunk.")]
+
+    def freeze_trunk(self, frozen):
+        """Train the head alone, with the trunk in eval mode, or everything."""
+        self.trunk_is_frozen = frozen
+
+    def train(self, mode=True):
+        """Set the mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        if self.trunk_is_frozen:
+            self.trunk.eval()
+        if self.batch_norm_is_frozen:
+            for module in self.trunk.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def vectors(self, x):
+        """Return what the neck gives, (n, width), of any length."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.trunk_is_frozen):
+            features = self.trunk(x)
+        return self.neck(features)
+
+    def embed(self, x):
+        """Return the vector that `transform` gives, (n, width)."""
+        vectors = self.vectors(x)
+        return functional.normalize(vectors) if self.unit_length else vectors
+
+    def forward(self, x):
+        """Return what the loss takes: class scores, or the vectors that `transform` gives."""
+        return self.embed(x) if self.classifier is None else self.classifier(self.vectors(x))
+
+
+class NetworkTransformer(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Base of the estimators that train a network on images or on feature rows.
+
+    A subclass lists its parameters and says how its network ends (`_network_ending`); it may
+    override `_training_loss` and `_after_training`.
+    """
+
+    _doc_link_module = "sklearn_cbir"
+
+    # What a subclass owes ------------------------------------------------------------------
+
+    def _network_ending(self, output, n_classes):
+        """Return keyword arguments of Network for a loss that takes `output`."""
+        raise AssertionError("a subclass defines this")
+
+    def _training_loss(self):
+        """Return a fresh loss, or None to train nothing; the user's object is never trained."""
+        loss = resolve(self.loss, LOSSES, "loss", own="your own torch module")
+        if isinstance(loss, type):
+            return loss()
+        return copy.deepcopy(loss)
+
+    def _hold_out_classes(self, y, seed):
+        """Return labels for training; -1 marks images of classes that are not trained on."""
+        return y
+
+    def _after_training(self, source, y, target, seed):
+        """Set further fitted attributes; `target` are the labels that were trained on."""
+
+    # scikit-learn's interface --------------------------------------------------------------
+
+    @with_callbacks
+    def fit(self, X, y=None):
+        """Train on images or feature rows.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            Arrays (n, H, W) or (n, H, W, C) with C in 1, 3, 4, uint8 or float
+            in [0, 1]; a sequence of paths, PIL images or arrays; or 2-D rows
+            of features, which train a small MLP instead of the backbone.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Labels of any one type, or 0/1 columns, dense or sparse.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For unreadable images (ImageReadError, with index and path), bad
+            labels or bad parameters; before training starts where that is
+            possible.
+        FloatingPointError
+            If the loss becomes infinite or NaN; names epoch, batch and rate.
+        """
+        self._check_parameters()
+        data = self._check_input(X, reset=True)
+        loss = self._training_loss()
+        y, classes = (None, None) if loss is None else self._check_target(y, len(data), loss)
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        device = resolve_device(self.device)
+        target = None if loss is None else self._hold_out_classes(y, seed)
+        with seeded(seed, device):
+            network = self._build_network(data, loss, target)
+            source = self._source(data, network.trunk, training=loss is not None)
+            history = []
+            if loss is not None:
+                history = self._train(network, loss, source, target, seed, device, X)
+            self._keep(network, source, classes, history)
+            if loss is not None:
+                self._after_training(source, y, target, seed)
+        return self
+
+    def transform(self, X):
+        """Return one vector per image or row.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            What `fit` takes, of the same kind.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_out)
+            In the order of `X`.
+        """
+        return self._embed(X)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = getattr(self, "loss", "cpf") is not None
+        tags.target_tags.two_d_labels = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __getstate__(self):
+        state = super().__getstate__().copy()
+        state.pop("_network", None)
+        state["_state_format"] = STATE_FORMAT
+        return state
+
+    def __setstate__(self, state):
+        found = state.pop("_state_format", STATE_FORMAT)
+        if found > STATE_FORMAT:
+            raise ValueError(
+                f"This {type(self).__name__} was saved in format {found}; this version of "
+                f"sklearn_cbir reads up to {STATE_FORMAT}. Install a newer version."
+            )
+        super().__setstate__(state)
+
+    @property
+    def _n_features_out(self):
+        return self.n_features_out_
+
+    # Input -----------------------------------------------------------------------------------
+
+    def _check_parameters(self):
+        check_integer(self.max_epochs, "max_epochs", minimum=1)
+        if self.head_epochs is not None:
+            check_integer(self.head_epochs, "head_epochs", minimum=0)
+        check_integer(self.batch_size, "batch_size", minimum=2)
+        check_integer(self.num_workers, "num_workers", minimum=0)
+        check_integer(self.n_iter_no_change, "n_iter_no_change", minimum=1)
+        check_real(self.validation_fraction, "validation_fraction", minimum=0.0, maximum=0.9)
+        check_real(self.tol, "tol", minimum=0.0)
+        check_real(self.weight_decay, "weight_decay", minimum=0.0)
+        for name in ("lr", "trunk_lr", "loss_lr"):
+            # An infinite rate is let through: training stops at once and names it.
+            value = getattr(self, name)
+            is_rate = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if value is not None and not (is_rate and value > 0):
+                raise ValueError(f"{name}={value!r} must be a positive number.")
+        check_choice(self.schedule, "schedule", sorted(SCHEDULES))
+        check_choice(self.sampling, "sampling", ["auto", "uniform", "balanced"])
+        resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
+
+    def _check_input(self, X, *, reset):
+        """Return feature rows as an array, or checked images; the kind is fixed by fit."""
+        is_rows = is_feature_rows(X)
+        if not reset and is_rows != hasattr(self, "n_features_in_"):
+            kinds = "images", "2-D feature rows"
+            raise ValueError(
+                f"{type(self).__name__} was fitted on {kinds[not is_rows]}, but X holds "
+                f"{kinds[is_rows]}. Pass the same kind of data."
+            )
+        if is_rows:
+            return validate_data(self, X, dtype=np.float64, reset=reset)
+        images = check_images(X)
+        if reset:
+            self.__dict__.pop("n_features_in_", None)
+            self.__dict__.pop("feature_names_in_", None)
+        images.check_readable(progress=self.verbose > 0)
+        return images
+
+    def _check_target(self, y, n, loss):
+        """Return encoded labels and what they stand for."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None. "
+                f"loss={getattr(self, 'loss', 'cpf')!r} learns from labels: pass one per image."
+            )
+        y, classes = encode_labels(y, n=n)
+        if y.ndim == 2:
+            return y, classes
+        if len(classes) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes to train, got 1 class: "
+                f"{classes[0]!r}."
+            )
+        if output_of(loss) != "classes" and len(classes) == n:
+            raise ValueError(
+                f"All {n} images have a class of their own, so no two are similar and "
+                f"{type(loss).__name__} has nothing to pull together. Give at least one class "
+                "two images."
+            )
+        return y, classes
+
+    # Network ---------------------------------------------------------------------------------
+
+    def _build_network(self, data, loss, y):
+        n_classes = None if loss is None else _count_classes(y)
+        ending = self._network_ending("features" if loss is None else output_of(loss), n_classes)
+        if isinstance(data, np.ndarray):
+            trunk = build_mlp(data) if loss is not None else _PassRows(data.shape[1])
+        else:
+            trunk = build_backbone(**self._backbone_parameters())
+        network = Network(trunk, **ending)
+        network.batch_norm_is_frozen = self._is_pretrained(trunk)
+        if hasattr(loss, "setup"):
+            generator = torch.Generator().manual_seed(torch.initial_seed())
+            n_outputs = network.classifier.out_features if network.classifier else network.width
+            trained_on = torch.from_numpy(y if y.ndim == 2 else y[y >= 0])
+            loss.setup(n_outputs=n_outputs, y=trained_on, generator=generator)
+        return network
+
+    def _backbone_parameters(self):
+        """Return keyword arguments of build_backbone."""
+        return {
+            name: getattr(self, name)
+            for name in ("backbone", "weights", "pooling", "image_size", "mean", "std")
+        }
+
+    def _is_pretrained(self, trunk):
+        return getattr(trunk, "image_size", None) is not None and self.weights is not None
+
+    def _source(self, data, trunk, training):
+        """Return the batches' source, decoded once if it fits the cache."""
+        if isinstance(data, np.ndarray):
+            return ArraySource(data)
+        size, resize = self._read_size(data, trunk)
+        self.image_shape_ = data.shape
+        if training:
+            data = data.cached(
+                size, resize=resize, max_bytes=CACHE_BYTES, progress=self.verbose > 0
+            )
+        augment = resolve_augmentation(self.augment, size) if training else None
+        return ImageSource(data, size, resize, augment)
+
+    def _read_size(self, images, trunk):
+        """Return the input size in px, None for the arrays' own, and the size resized to."""
+        if trunk.image_size is not None:
+            return trunk.image_size, trunk.resize_size
+        return (None, None) if images.shape is not None else (FILE_SIZE, FILE_SIZE)
+
+    # Training --------------------------------------------------------------------------------
+
+    def _train(self, network, loss, source, y, seed, device, X):
+        """Train the network in place and return the history."""
+        kept, held_out = self._split(y, loss, seed)
+        settings = self._settings(network.trunk)
+        batches = self._batches(source, y, kept, loss, seed, augmented=True)
+        valid = None
+        if len(held_out):
+            valid = self._batches(source, y, held_out, loss, seed, augmented=False)
+        checkpoint = self._checkpoint(source, y)
+        n_epochs = settings.head_epochs + settings.max_epochs
+        context = self._init_callback_context(max_subtasks=n_epochs)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        with _epoch_bar(n_epochs, type(self).__name__, self.verbose > 0) as advance:
+
+            def on_epoch(record):
+                advance(record)
+                task = context.subcontext(task_name="epoch")
+                task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+                return task.call_on_fit_task_end(
+                    estimator=self,
+                    X=X,
+                    y=y,
+                    reconstruction_attributes=functools.partial(self._snapshot, network, source),
+                )
+
+            history = train(
+                network,
+                loss,
+                batches,
+                valid,
+                settings,
+                seed=seed,
+                device=device,
+                checkpoint=checkpoint,
+                on_epoch=on_epoch,
+            )
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return history
+
+    def _settings(self, trunk):
+        pretrained = self._is_pretrained(trunk)
+        head_epochs = self.head_epochs
+        if head_epochs is None:
+            head_epochs = 5 if pretrained else 0
+        trunk_lr = self.trunk_lr
+        if trunk_lr is None:
+            trunk_lr = 0.1 * self.lr if pretrained else self.lr
+        return Settings(
+            optimizer=self.optimizer,
+            lr=self.lr,
+            trunk_lr=trunk_lr,
+            loss_lr=self.lr if self.loss_lr is None else self.loss_lr,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            head_epochs=head_epochs,
+            max_epochs=self.max_epochs,
+            n_iter_no_change=self.n_iter_no_change,
+            tol=self.tol,
+        )
+
+    def _batches(self, source, y, rows, loss, seed, *, augmented):
+        """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
+        sampling = sampling_of(loss) if self.sampling == "auto" else self.sampling
+        if sampling == "uniform":
+            plan = functools.partial(uniform_batches, len(rows), self.batch_size)
+        else:
+            n_per_class = self.n_per_class or max(4, self.batch_size // _count_classes(y))
+            plan = functools.partial(balanced_batches, y[rows], self.batch_size, n_per_class)
+        return Batches(
+            source,
+            y,
+            _Subset(plan, rows),
+            seed=derived_seed(seed, int(augmented)),
+            augmented=augmented,
+            num_workers=self.num_workers,
+        )
+
+    def _split(self, y, loss, seed):
+        """Return the rows to train on and the rows held out for early stopping.
+
+        Every class gives its share, rounded, but always keeps two images for losses that
+        compare images and one otherwise; classes too small to give any are all trained on.
+        """
+        rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
+        if not self.early_stopping:
+            return rows, rows[:0]
+        rng = np.random.default_rng(derived_seed(seed, 2))
+        groups = [rows]
+        if y.ndim == 1:
+            groups = [np.flatnonzero(y == c) for c in range(_count_classes(y))]
+        least = 1 if output_of(loss) == "classes" else 2
+        held_out = []
+        for group in groups:
+            n = min(round(self.validation_fraction * len(group)), len(group) - least)
+            held_out.append(rng.permutation(group)[: max(n, 0)])
+        held_out = np.sort(np.concatenate(held_out))
+        if not len(held_out):
+            raise ValueError(
+                f"early_stopping=True with validation_fraction={self.validation_fraction}: no "
+                f"class is large enough to give an image (the smallest has "
+                f"{min(map(len, groups))}, the largest {max(map(len, groups))}). Use "
+                "early_stopping=False or a larger share."
+            )
+        return np.setdiff1d(rows, held_out), held_out
+
+    def _checkpoint(self, source, y):
+        """Return the file that belongs to these parameters and data, or None."""
+        if self.checkpoint_dir is None:
+            return None
+        params = {
+            name: _fingerprint(value)
+            for name, value in self.get_params(deep=False).items()
+            if name not in _NOT_IN_CHECKPOINT_KEY
+        }
+        data = source.rows if isinstance(source, ArraySource) else source.images.fingerprint()
+        key = joblib.hash([type(self).__name__, params, data, y])
+        return Checkpoint(self.checkpoint_dir, type(self).__name__, key)
+
+    # State -----------------------------------------------------------------------------------
+
+    def _snapshot(self, network, source):
+        """Return the fitted attributes that make a copy of this estimator transform."""
+        weights = {name: value.cpu().numpy().copy() for name, value in network.state_dict().items()}
+        reading = None
+        if isinstance(source, ImageSource):
+            reading = {"size": source.size, "resize": source.resize}
+        return {
+            "_network_state": {"spec": network.spec, "weights": weights, "reading": reading},
+            "_network": None,
+            "n_features_out_": network.width,
+            "history_": [],
+        }
+
+    def _keep(self, network, source, classes, history):
+        """Set the fitted attributes; nothing of torch is among them."""
+        for name, value in self._snapshot(network, source).items():
+            setattr(self, name, value)
+        self._network = network.eval()
+        self.history_ = history
+        self.n_iter_ = len(history)
+        self.__dict__.pop("classes_", None)
+        if classes is not None:
+            self.classes_ = classes
+
+    def _fitted_network(self):
+        """Return the trained network, built again if this came out of a file."""
+        network = self.__dict__.get("_network")
+        if network is None:
+            spec = self._network_state["spec"]
+            trunk = self._rebuild_trunk(spec["trunk"])
+            network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
+            # np.array: memory-mapped weights are read-only, and torch would write through that.
+            weights = {k: torch.from_numpy(np.array(v)) for k, v in self._weights().items()}
+            network.load_state_dict(weights)
+            self._network = network.eval()
+        return network
+
+    def _weights(self):
+        return self._network_state["weights"]
+
+    def _rebuild_trunk(self, spec):
+        if spec["kind"] == "rows":
+            return _PassRows(spec["n_features"])
+        if spec["kind"] == "mlp":
+            return build_mlp(**{k: v for k, v in spec.items() if k != "kind"})
+        spec = {k: v for k, v in spec.items() if k != "kind"}
+        with seeded(0, torch.device("cpu")):
+            return build_backbone(**({"backbone": self.backbone} | spec))
+
+    def _embed(self, X):
+        """Return the network's vectors, float32 (n, width)."""
+        check_is_fitted(self)
+        data = self._check_input(X, reset=False)
+        network = self._fitted_network()
+        if isinstance(data, np.ndarray):
+            source = ArraySource(data)
+        else:
+            self._check_image_shape(data)
+            source = ImageSource(data, **self._network_state["reading"])
+        return self._infer(network, source)
+
+    def _infer(self, network, source):
+        ticks = functools.partial(
+            progress,
+            total=-(-len(source) // self.batch_size),
+            description=f"{type(self).__name__}: transform",
+            enabled=self.verbose > 0,
+        )
+        return infer(network, source, self.batch_size, resolve_device(self.device), ticks)
+
+    def _check_image_shape(self, images):
+        if self._network_state["reading"]["size"] is None and images.shape != self.image_shape_:
+            raise ValueError(
+                f"{type(self).__name__} was fitted on images of shape {self.image_shape_}, got "
+                f"{images.shape or 'images of mixed sizes or files'}. Pass images of that shape, "
+                "or set image_size, which resizes every image."
+            )
+
+
+class _PassRows(nn.Module):
+    """Feature rows as they are: the trunk of an estimator that trains nothing."""
+
+    image_size = None
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.width = n_features
+        self.spec = {"kind": "rows", "n_features": n_features}
+
+    def forward(self, x):
+        return x
+
+
+def _count_classes(y):
+    """Number of classes or label columns; -1 is none."""
+    return y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+
+
+class _Subset:
+    """A plan of batches over some of the rows."""
+
+    def __init__(self, plan, rows):
+        self.plan = plan
+        self.rows = rows
+
+    def __call__(self, rng):
+        return [self.rows[indices] for indices in self.plan(rng)]
+
+
+def _fingerprint(value):
+    """Return something that joblib hashes alike for equal parameters."""
+    if isinstance(value, nn.Module):
+        return repr(value), {k: v.cpu().numpy() for k, v in value.state_dict().items()}
+    if isinstance(value, (str, Path)) and os.path.isfile(value):
+        status = os.stat(value)
+        return str(value), status.st_size, status.st_mtime_ns
+    return value if not callable(value) else getattr(value, "__qualname__", repr(type(value)))
+
+
+class _epoch_bar:
+    """A rich progress bar over epochs that shows the losses."""
+
+    def __init__(self, n_epochs, name, enabled):
+        self.n_epochs = n_epochs
+        self.name = name
+        self.enabled = enabled
+
+    def __enter__(self):
+        if not self.enabled:
+            return lambda record: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True))
+        self.bar.start()
+        self.task = self.bar.add_task(f"{self.name}: fit", total=self.n_epochs)
+        return self.advance
+
+    def advance(self, record):
+        losses = ", ".join(f"{k} {record[k]:.4f}" for k in ("loss", "valid_loss") if k in record)
+        self.bar.update(
+            self.task, completed=record["epoch"], description=f"{self.name}: fit, {losses}"
+        )
+
+    def __exit__(self, *error):
+        if self.enabled:
+            self.bar.stop()

@@ -1,0 +1,441 @@
+"""Network + loss + batches -> trained network. The only module that knows skorch."""
+
+import contextlib
+import hashlib
+import io
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.helper import predefined_split
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from sklearn_cbir._validation import resolve
+
+CHECKPOINT_FORMAT = 1
+
+
+# Devices and seeds ---------------------------------------------------------------------------
+
+
+def resolve_device(device):
+    """Return the torch device that `device` stands for now; "auto" prefers a GPU."""
+    if device != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device={device!r} is not known to torch. Use 'auto', 'cpu', 'cuda' or 'mps'."
+            ) from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def seeded(seed, device):
+    """Seed torch inside the block; its global generators are untouched afterwards."""
+    devices = range(torch.cuda.device_count()) if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def derived_seed(*parts):
+    """Return a seed that depends on every one of the integers `parts`."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+# Batches -------------------------------------------------------------------------------------
+
+
+class ArraySource:
+    """Feature rows (n, n_features) as batches of float32."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def read(self, indices, rng=None):
+        """Return the rows at `indices` as a tensor; rows are never augmented."""
+        return torch.from_numpy(np.array(self.rows[indices], dtype=np.float32, order="C"))
+
+    def subset(self, indices):
+        """Return a source of some of the rows."""
+        return ArraySource(self.rows[indices])
+
+
+class ImageSource:
+    """Images as batches of uint8 tensors (n, 3, height, width)."""
+
+    def __init__(self, images, size, resize, augment=None):
+        self.images = images
+        self.size = size
+        self.resize = resize
+        self.augment = augment
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, indices, rng=None):
+        """Return the images at `indices`, augmented if a generator is given."""
+        batch = self.images.read(indices, self.size, resize=self.resize)
+        if rng is not None and self.augment is not None:
+            batch = self.augment(batch, rng)
+        # (n, H, W, 3) memory seen as (n, 3, H, W): torch's channels-last layout, no copy.
+        return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2)
+
+    def subset(self, indices):
+        """Return a source of some of the images."""
+        return ImageSource(self.images[indices], self.size, self.resize, self.augment)
+
+
+class Batches(Dataset):
+    """One epoch of `(inputs, targets)` at a time, the same for any number of workers.
+
+    `plan(rng)` gives the epoch's list of index arrays; every batch draws its augmentation from
+    a generator of its own, made from the seed, the epoch and the number of the batch.
+    """
+
+    def __init__(self, source, y, plan, *, seed, augmented, num_workers=0):
+        self.source = source
+        self.y = y
+        self.plan = plan
+        self.seed = seed
+        self.augmented = augmented
+        self.num_workers = num_workers
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch):
+        """Choose the order of the images of this epoch."""
+        self.epoch = epoch
+        self.indices = self.plan(np.random.default_rng((self.seed, epoch)))
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, number):
+        indices = self.indices[number]
+        rng = np.random.default_rng((self.seed, self.epoch, number)) if self.augmented else None
+        return self.source.read(indices, rng), torch.from_numpy(self.y[indices])
+
+    def __iter__(self):
+        # Loader workers cannot be started from joblib's own workers.
+        if self.num_workers == 0 or multiprocessing.parent_process() is not None:
+            return (self[number] for number in range(len(self)))
+        return iter(DataLoader(self, batch_size=None, num_workers=self.num_workers))
+
+
+# Optimization --------------------------------------------------------------------------------
+
+
+def _sgd(groups, lr, weight_decay):
+    return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True)
+
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": _sgd}
+
+
+def _one_cycle(done):
+    """Linear rise over the first fifth, then linear fall to zero."""
+    return done / 0.2 if done < 0.2 else (1 - done) / 0.8
+
+
+# Share of the phase that is done, 0 to 1 -> factor of the learning rate.
+SCHEDULES = {
+    "one_cycle": _one_cycle,
+    "cosine": lambda done: (1 + np.cos(np.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one training is asked to do; the estimators' parameters of the same names."""
+
+    optimizer: object
+    lr: float
+    trunk_lr: float
+    loss_lr: float
+    weight_decay: float
+    schedule: str
+    head_epochs: int
+    max_epochs: int
+    n_iter_no_change: int | None
+    tol: float
+    autocast: bool = False
+
+    def make_optimizer(self, network, loss, head_only):
+        """Return the optimizer of one phase; biases, norms and loss parameters do not decay."""
+        parts = [(network.head_parameters(), self.lr), (loss.named_parameters(), self.loss_lr)]
+        if not head_only:
+            parts.append((network.trunk.named_parameters(), self.trunk_lr))
+        groups = []
+        for position, (named, lr) in enumerate(parts):
+            by_decay = {True: [], False: []}
+            for _, parameter in named:
+                by_decay[parameter.ndim > 1 and position != 1].append(parameter)
+            for decays, parameters in by_decay.items():
+                if parameters:
+                    decay = self.weight_decay if decays else 0.0
+                    group = {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
+                    groups.append(group)
+        make = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
+        return make(groups, lr=self.lr, weight_decay=self.weight_decay)
+
+
+class _Net(NeuralNet):
+    """skorch's loop over ready-made batches, network, loss and optimizer."""
+
+    def __init__(self, *args, settings=None, head_only=False, n_steps=1, step=0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.settings = settings
+        self.head_only = head_only
+        self.n_steps = n_steps
+        self.step = step
+
+    def get_iterator(self, dataset, training=False):
+        return dataset
+
+    def initialize_optimizer(self, triggered_directly=None):
+        self.optimizer_ = self.settings.make_optimizer(
+            self.module_, self.criterion_, self.head_only
+        )
+        return self
+
+    def infer(self, x, **fit_params):
+        if not self.settings.autocast:
+            return super().infer(x, **fit_params)
+        device = torch.device(self.device).type
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return super().infer(x, **fit_params).float()
+
+    def train_step(self, batch, **fit_params):
+        factor = SCHEDULES[self.settings.schedule](self.step / self.n_steps)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.step += 1
+        return super().train_step(batch, **fit_params)
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        loss = super().get_loss(y_pred, y_true, X, training)
+        if not torch.isfinite(loss):
+            rates = sorted({group["lr"] for group in self.optimizer_.param_groups})
+            raise FloatingPointError(
+                f"The loss became {loss.item()} at epoch {len(self.history)}, batch "
+                f"{len(self.history[-1]['batches'])}, learning rate "
+                f"{', '.join(f'{rate:.3g}' for rate in rates)}. Lower lr, or check the images "
+                "and labels."
+            )
+        return loss
+
+
+class _CallableLoss(nn.Module):
+    """A plain function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs, y):
+        return self.function(outputs, y)
+
+
+# Checkpoints ---------------------------------------------------------------------------------
+
+
+class Checkpoint:
+    """The state after the last finished epoch, in one file that is replaced atomically."""
+
+    def __init__(self, folder, name, key):
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.path = Path(folder) / f"{name}-{digest}.pt"
+
+    def load(self):
+        """Return the saved state, or None if there is none."""
+        if not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"The checkpoint {str(self.path)!r} is truncated or corrupt. Delete it to train "
+                "from the start."
+            ) from error
+        if state["format"] != CHECKPOINT_FORMAT:
+            raise ValueError(
+                f"The checkpoint {str(self.path)!r} has format {state['format']}, this version "
+                f"reads {CHECKPOINT_FORMAT}. Delete it to train from the start."
+            )
+        return state
+
+    def save(self, **state):
+        """Write the state; a failure leaves the previous file as it was."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
+        replace_file(self.path, buffer.getbuffer())
+
+
+def replace_file(path, content):
+    """Write `content` beside `path`, flush it to the disk, then put it in place."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# Training ------------------------------------------------------------------------------------
+
+
+def train(network, loss, batches, valid_batches, settings, *, seed, device, checkpoint, on_epoch):
+    """Train in place: the head alone, then everything; return one dict per epoch.
+
+    `on_epoch(record)` is called after every epoch of this call; True ends the training.
+    """
+    loss = loss if isinstance(loss, nn.Module) else _CallableLoss(loss)
+    network.to(device)
+    loss.to(device)
+    run = _Run(network, loss, settings.n_iter_no_change, settings.tol)
+    state = checkpoint.load() if checkpoint else None
+    if state is not None:
+        run.restore(state)
+    start = 0
+    for n_epochs, head_only in ((settings.head_epochs, True), (settings.max_epochs, False)):
+        epochs = range(max(start, len(run.history)), start + n_epochs)
+        if epochs and not run.stopped:
+            network.freeze_trunk(head_only)
+            net = _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device)
+            if len(run.history) > start:
+                net.optimizer_.load_state_dict(state["optimizer"])
+                net.step = (len(run.history) - start) * len(batches)
+            _train_phase(net, run, epochs, batches, seed, checkpoint, on_epoch)
+        start += n_epochs
+    network.freeze_trunk(False)
+    run.restore_best()
+    network.cpu()
+    return run.history
+
+
+def _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device):
+    """Return skorch's net for one phase, initialized."""
+    return _Net(
+        run.network,
+        criterion=run.loss,
+        train_split=None if valid_batches is None else predefined_split(valid_batches),
+        callbacks="disable",
+        verbose=0,
+        device=str(device),
+        settings=settings,
+        head_only=head_only,
+        n_steps=n_epochs * len(batches),
+    ).initialize()
+
+
+def _train_phase(net, run, epochs, batches, seed, checkpoint, on_epoch):
+    """Run the epochs of one phase until one of them stops the run."""
+    for epoch in epochs:
+        torch.manual_seed(derived_seed(seed, epoch))
+        batches.start_epoch(epoch)
+        started = time.perf_counter()
+        # Not partial_fit: that one swallows Ctrl-C.
+        net.fit_loop(batches, epochs=1)
+        run.record(net, epoch, time.perf_counter() - started)
+        run.stopped |= bool(on_epoch(run.history[-1]))
+        if checkpoint:
+            checkpoint.save(optimizer=net.optimizer_.state_dict(), **run.state())
+        if run.stopped:
+            return
+
+
+class _Run:
+    """History, best weights and the reason to stop: what a checkpoint has to hold."""
+
+    def __init__(self, network, loss, n_iter_no_change, tol):
+        self.network = network
+        self.loss = loss
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.history = []
+        self.best = None
+        self.best_loss = float("inf")
+        self.waited = 0
+        self.stopped = False
+
+    def record(self, net, epoch, seconds):
+        """Add the epoch that `net` has just finished and decide whether to stop."""
+        row = net.history[-1]
+        record = {
+            "epoch": epoch + 1,
+            "phase": "head" if net.head_only else "all",
+            "loss": _epoch_mean(row["batches"], "train"),
+            "lr": max(group["lr"] for group in net.optimizer_.param_groups),
+            "seconds": seconds,
+        }
+        if "valid_batch_count" in row:
+            record["valid_loss"] = _epoch_mean(row["batches"], "valid")
+            if not net.head_only:
+                self._watch(record["valid_loss"])
+        self.history.append(record)
+
+    def _watch(self, valid_loss):
+        improved = valid_loss < self.best_loss - self.tol
+        self.waited = 0 if improved else self.waited + 1
+        if valid_loss < self.best_loss:
+            self.best_loss = valid_loss
+            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.stopped = self.waited >= self.n_iter_no_change
+
+    def restore_best(self):
+        if self.best is not None:
+            self.network.load_state_dict(self.best)
+
+    def state(self):
+        return {
+            "network": self.network.state_dict(),
+            "loss": self.loss.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "best_loss": self.best_loss,
+            "waited": self.waited,
+            "stopped": self.stopped,
+        }
+
+    def restore(self, state):
+        self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
+        for name in ("history", "best", "best_loss", "waited", "stopped"):
+            setattr(self, name, state[name])
+
+
+def _epoch_mean(batches, prefix):
+    """Mean loss of an epoch; a batch counts with its size."""
+    rows = [row for row in batches if f"{prefix}_loss" in row]
+    losses = [row[f"{prefix}_loss"] for row in rows]
+    return float(np.average(losses, weights=[row[f"{prefix}_batch_size"] for row in rows]))
+
+
+def infer(network, source, batch_size, device, ticks=None):
+    """Return `network.embed` of every row of `source`, float32 (n, d), in order."""
+    network.to(device).eval()
+    starts = range(0, len(source), batch_size)
+    outputs = []
+    with torch.inference_mode():
+        for start in starts if ticks is None else ticks(starts):
+            indices = np.arange(start, min(start + batch_size, len(source)))
+            outputs.append(network.embed(source.read(indices).to(device)).float().cpu().numpy())
+    network.cpu()
+    return np.concatenate(outputs)

@@ -1,0 +1,334 @@
+"""CPFEmbedder: unit-length embeddings under one threshold for all classes."""
+
+import warnings
+
+import numpy as np
+import torch
+
+from sklearn_cbir._base import NetworkTransformer
+from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._training import derived_seed
+from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir.losses import CPFLoss
+
+THRESHOLD_ROWS = 2000  # at most so many images choose the threshold
+
+
+class CPFEmbedder(NetworkTransformer):
+    """Embeddings trained with the consistent penalizing field loss.
+
+    Unit-length embeddings for retrieval among classes that were never trained
+    on. The CPF loss [1]_ holds all classes to the same cosine threshold, so
+    that one number, `threshold_`, tells whether two images show the same
+    thing.
+
+    Parameters
+    ----------
+    n_components : int, default=128
+        Length of the embeddings.
+
+    tau : float, default=0.38
+        Cosine above which the proxy of another class pushes. [1]_: 0.38 for
+        CUB, Cars and SOP, 0.25 for Shopee.
+
+    psi : float, default=0.38
+        Cosine from which that push is counted; at most `tau`. [1]_: 0.2 for
+        CUB, Cars and SOP, 0.25 for Shopee.
+
+    sp : float, default=3.0
+        Steepness of the weights of the pull to the own proxy. [1]_: 9 for CUB
+        and Cars, 3 for SOP, 1.5 for Shopee.
+
+    sn : float, default=8.0
+        Steepness of the weights of the push from other proxies. [1]_: 9 for
+        CUB and Cars, 8 for SOP, 1 for Shopee.
+
+    mu : float, default=1.0
+        Cosine at which the weight of a push is 1. [1]_: 0 for CUB and Cars, 1
+        for SOP and Shopee.
+
+    b : float, default=2.0
+        Smoothing of the ratio.
+
+    threshold_fraction : float, default=0.1
+        Share of the classes, at least two, that are left out of training and
+        choose `threshold_`; 0 chooses it on the training images, where it
+        comes out too high for new classes.
+
+    backbone : str, torch.nn.Module or None, default=None
+        A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
+        classification model of torchvision by name, or a module of your own,
+        which is copied and never trained in place. None is a small built-in
+        net for images of about 28 to 64 px. 2-D rows train a small MLP
+        instead.
+
+    weights : {"imagenet"}, path or None, default=None
+        Where the backbone's weights come from: torchvision's own, a file with a
+        state dict, or None for random ones. Built-in nets have no ImageNet
+        weights.
+
+    pooling : {"auto", "avg", "max", "gem"}, default="auto"
+        How a feature map becomes a vector; "auto" is the backbone's own way.
+
+    image_size : int, default=None
+        Side in px that images are resized and cropped to; None takes the
+        backbone's own size, or for a net of any size the size of the arrays
+        and 64 px for files.
+
+    mean, std : sequence of 3 floats, default=None
+        Normalization of pixels in [0, 1] for a module of your own; None takes
+        the backbone's.
+
+    augment : {"auto"}, callable or None, default="auto"
+        Random changes of training images; "auto" flips and crops. A callable
+        takes and returns one uint8 tensor (3, height, width).
+
+    head_epochs : int, default=None
+        Epochs with the trunk frozen, before `max_epochs` of all of it; None
+        means 5 with pretrained weights and 0 without.
+
+    max_epochs : int, default=30
+        Epochs in which everything is trained.
+
+    optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
+        "sgd" has Nesterov momentum 0.9.
+
+    lr : float, default=0.001
+        Highest learning rate of the new layers.
+
+    trunk_lr : float, default=None
+        The same for the trunk; None means ``lr``, or a tenth of it with
+        pretrained weights.
+
+    loss_lr : float, default=None
+        The same for parameters of the loss, such as proxies; None means
+        ``lr``.
+
+    weight_decay : float, default=0.0004
+        Of weight matrices; biases, norms and the loss have none.
+
+    schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
+        How rates change over the steps of a phase.
+
+    batch_size : int, default=90
+        Images per step, and per batch of `transform`.
+
+    sampling : {"auto", "uniform", "balanced"}, default="auto"
+        "balanced" draws classes, then images of each; "auto" does so for
+        losses that compare images with each other.
+
+    n_per_class : int, default=2
+        Images of a class in a balanced batch; None means an equal share of
+        the batch for every class, but at least 4.
+
+    early_stopping : bool, default=False
+        Hold out images, stop when their loss no longer falls and keep the
+        best weights.
+
+    validation_fraction : float, default=0.1
+        Share of every class that early stopping holds out, rounded; a class
+        keeps at least 2 images in training (1 under a classification loss).
+
+    n_iter_no_change : int, default=5
+        Epochs without improvement before early stopping.
+
+    tol : float, default=1e-4
+        Smallest fall of the loss that counts as an improvement.
+
+    checkpoint_dir : path, default=None
+        Folder for one file per combination of parameters and data, replaced
+        after every epoch; a fit that was cut off goes on from it, and one that
+        was finished is not repeated.
+
+    num_workers : int, default=0
+        Loader processes; 0 is used inside joblib's own workers.
+
+    device : str, default="auto"
+        Torch device; "auto" prefers a GPU and is resolved whenever it is
+        used.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; equal seeds give equal bits at the same
+        number of torch threads.
+
+    verbose : int, default=0
+        Above 0, progress bars on standard error.
+
+    Attributes
+    ----------
+    threshold_ : float
+        Cosine above which two images show the same thing: the one with the
+        highest mean F1 over the images of the held-out classes. As a radius
+        under ``metric="cosine"`` it is ``1 - threshold_``.
+
+    history_ : list of dict
+        One per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        "seconds", and "valid_loss" under early stopping.
+
+    n_iter_ : int
+        Epochs trained.
+
+    classes_ : ndarray of shape (n_classes,)
+        The labels seen by `fit`.
+
+    n_features_out_ : int
+        Length of the vectors.
+
+    n_features_in_ : int
+        Number of features, after `fit` on 2-D rows.
+
+    See Also
+    --------
+    CNNFeatureExtractor : Embeddings with other losses.
+
+    References
+    ----------
+    .. [1] C. Liu, W. She, M. Chen, X. Li, S. X. Yang. "Consistent penalizing
+       field loss for zero-shot image retrieval". Expert Systems with
+       Applications 236, 2024.
+
+    Examples
+    --------
+    >>> from sklearn_cbir import CPFEmbedder
+    >>> from sklearn_cbir.datasets import make_shapes
+    >>> images, y = make_shapes(60, random_state=0)
+    >>> embedder = CPFEmbedder(16, max_epochs=1, random_state=0).fit(images, y)
+    >>> embedder.transform(images).shape
+    (60, 16)
+    >>> -1 <= embedder.threshold_ <= 1
+    True
+    """
+
+    def __init__(
+        self,
+        n_components=128,
+        *,
+        tau=0.38,
+        psi=0.38,
+        sp=3.0,
+        sn=8.0,
+        mu=1.0,
+        b=2.0,
+        threshold_fraction=0.1,
+        backbone=None,
+        weights=None,
+        pooling="auto",
+        image_size=None,
+        mean=None,
+        std=None,
+        augment="auto",
+        head_epochs=None,
+        max_epochs=30,
+        optimizer="adamw",
+        lr=0.001,
+        trunk_lr=None,
+        loss_lr=None,
+        weight_decay=0.0004,
+        schedule="one_cycle",
+        batch_size=90,
+        sampling="auto",
+        n_per_class=2,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        tol=1e-4,
+        checkpoint_dir=None,
+        num_workers=0,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.tau = tau
+        self.psi = psi
+        self.sp = sp
+        self.sn = sn
+        self.mu = mu
+        self.b = b
+        self.threshold_fraction = threshold_fraction
+        self.backbone = backbone
+        self.weights = weights
+        self.pooling = pooling
+        self.image_size = image_size
+        self.mean = mean
+        self.std = std
+        self.augment = augment
+        self.head_epochs = head_epochs
+        self.max_epochs = max_epochs
+        self.optimizer = optimizer
+        self.lr = lr
+        self.trunk_lr = trunk_lr
+        self.loss_lr = loss_lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.sampling = sampling
+        self.n_per_class = n_per_class
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.checkpoint_dir = checkpoint_dir
+        self.num_workers = num_workers
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        check_integer(self.n_components, "n_components", minimum=1)
+        check_real(self.threshold_fraction, "threshold_fraction", minimum=0.0, maximum=0.9)
+
+    def _training_loss(self):
+        return CPFLoss(self.tau, self.psi, self.sp, self.sn, self.mu, self.b)
+
+    def _network_ending(self, output, n_classes):
+        return {"n_components": self.n_components, "unit_length": True}
+
+    def _hold_out_classes(self, y, seed):
+        """Return labels with -1 for the classes that choose the threshold."""
+        n_classes = y.shape[1] if y.ndim == 2 else y.max() + 1
+        if y.ndim == 2 or self.threshold_fraction == 0:
+            return y
+        if n_classes < 4:
+            warnings.warn(
+                f"CPFEmbedder got {n_classes} classes, too few to hold any out: threshold_ is "
+                "chosen on the training images and will be too high for new classes. Give it at "
+                "least 4 classes, or set threshold_fraction=0.",
+                stacklevel=4,
+            )
+            return y
+        n_held_out = max(2, round(self.threshold_fraction * n_classes))
+        rng = np.random.default_rng(derived_seed(seed, 3))
+        kept = np.sort(rng.permutation(n_classes)[n_held_out:])
+        target = np.full(len(y), -1)
+        target[np.isin(y, kept)] = np.searchsorted(kept, y[np.isin(y, kept)])
+        return target
+
+    def _after_training(self, source, y, target, seed):
+        rows = np.flatnonzero(target == -1) if y.ndim == 1 else []
+        rows = np.arange(len(y)) if len(rows) == 0 else rows
+        if len(rows) > THRESHOLD_ROWS:
+            rng = np.random.default_rng(derived_seed(seed, 4))
+            rows = np.sort(rng.permutation(rows)[:THRESHOLD_ROWS])
+        embeddings = self._infer(self._network, source.subset(rows))
+        self.threshold_ = best_threshold(embeddings, y[rows])
+
+
+def best_threshold(embeddings, y):
+    """Return the cosine with the highest mean F1 of "above it, the same class" per image."""
+    cosines = torch.from_numpy(embeddings @ embeddings.T)
+    similar = torch.from_numpy(shared_labels(y, y) > 0)
+    cosines.fill_diagonal_(-2)  # an image is not its own match
+    similar.fill_diagonal_(False)
+    # Each row's list from the highest cosine down: after t of them, F1 = 2 hits / (t + relevant).
+    ordered, order = cosines.sort(dim=1, descending=True)
+    hits = similar.gather(1, order).cumsum(1)
+    relevant = similar.sum(1, keepdim=True)
+    f1 = 2 * hits / (torch.arange(1, len(y) + 1) + relevant)
+    grid = np.quantile(embeddings @ embeddings.T, np.linspace(0.5, 1, 201))
+    counts = torch.searchsorted(
+        -ordered.contiguous(), -torch.from_numpy(grid).float().repeat(len(y), 1)
+    )
+    f1 = torch.cat([torch.zeros(len(y), 1), f1], dim=1).gather(1, counts)
+    return float(grid[f1.mean(0).argmax()])

@@ -1,0 +1,266 @@
+"""CNNFeatureExtractor: images to feature vectors, trained with a loss of choice."""
+
+import warnings
+
+from sklearn_cbir._base import NetworkTransformer
+from sklearn_cbir._validation import check_integer
+
+
+class CNNFeatureExtractor(NetworkTransformer):
+    """Features of a convolutional network, fine-tuned with a loss of choice.
+
+    The network is trained to classify, with the squared hinge loss of [1]_ or
+    another one; then its classifier is set aside and what entered it is the
+    feature. Transfer learning comes first: the head alone is trained on top of
+    a pretrained trunk whose batch norms stay as they are, then all of it.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module, default="resnet18"
+        A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
+        classification model of torchvision by name, or a module of your own,
+        which is copied and never trained in place. 2-D rows train a small MLP
+        instead.
+
+    weights : {"imagenet"}, path or None, default="imagenet"
+        Where the backbone's weights come from: torchvision's own, a file with a
+        state dict, or None for random ones. Built-in nets have no ImageNet
+        weights.
+
+    pooling : {"auto", "avg", "max", "gem"}, default="auto"
+        How a feature map becomes a vector; "auto" is the backbone's own way.
+
+    loss : str, torch.nn.Module or None, default="squared_hinge"
+        A name of `sklearn_cbir.losses.LOSSES` or any module called as
+        ``loss(outputs, y)``. None trains nothing: the network is used as it is
+        and feature rows pass unchanged but for their length.
+
+    n_components : int, default=None
+        Length of the vectors, made by one linear layer more; None keeps the
+        width of the backbone.
+
+    normalize : bool, default=True
+        Scale the vectors to unit length.
+
+    image_size : int, default=None
+        Side in px that images are resized and cropped to; None takes the
+        backbone's own size, or for a net of any size the size of the arrays
+        and 64 px for files.
+
+    mean, std : sequence of 3 floats, default=None
+        Normalization of pixels in [0, 1] for a module of your own; None takes
+        the backbone's.
+
+    augment : {"auto"}, callable or None, default="auto"
+        Random changes of training images; "auto" flips and crops. A callable
+        takes and returns one uint8 tensor (3, height, width).
+
+    head_epochs : int, default=None
+        Epochs with the trunk frozen, before `max_epochs` of all of it; None
+        means 5 with pretrained weights and 0 without.
+
+    max_epochs : int, default=10
+        Epochs in which everything is trained.
+
+    optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
+        "sgd" has Nesterov momentum 0.9.
+
+    lr : float, default=0.001
+        Highest learning rate of the new layers.
+
+    trunk_lr : float, default=None
+        The same for the trunk; None means ``lr``, or a tenth of it with
+        pretrained weights.
+
+    loss_lr : float, default=None
+        The same for parameters of the loss, such as proxies; None means
+        ``lr``.
+
+    weight_decay : float, default=0.01
+        Of weight matrices; biases, norms and the loss have none.
+
+    schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
+        How rates change over the steps of a phase.
+
+    batch_size : int, default=32
+        Images per step, and per batch of `transform`.
+
+    sampling : {"auto", "uniform", "balanced"}, default="auto"
+        "balanced" draws classes, then images of each; "auto" does so for
+        losses that compare images with each other.
+
+    n_per_class : int, default=None
+        Images of a class in a balanced batch; None means an equal share of
+        the batch for every class, but at least 4.
+
+    early_stopping : bool, default=False
+        Hold out images, stop when their loss no longer falls and keep the
+        best weights.
+
+    validation_fraction : float, default=0.1
+        Share of every class that early stopping holds out, rounded; a class
+        keeps at least 2 images in training (1 under a classification loss).
+
+    n_iter_no_change : int, default=5
+        Epochs without improvement before early stopping.
+
+    tol : float, default=1e-4
+        Smallest fall of the loss that counts as an improvement.
+
+    checkpoint_dir : path, default=None
+        Folder for one file per combination of parameters and data, replaced
+        after every epoch; a fit that was cut off goes on from it, and one that
+        was finished is not repeated.
+
+    num_workers : int, default=0
+        Loader processes; 0 is used inside joblib's own workers.
+
+    device : str, default="auto"
+        Torch device; "auto" prefers a GPU and is resolved whenever it is
+        used.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; equal seeds give equal bits at the same
+        number of torch threads.
+
+    verbose : int, default=0
+        Above 0, progress bars on standard error.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        One per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        "seconds", and "valid_loss" under early stopping.
+
+    n_iter_ : int
+        Epochs trained.
+
+    classes_ : ndarray of shape (n_classes,)
+        The labels seen by `fit`.
+
+    n_features_out_ : int
+        Length of the vectors.
+
+    n_features_in_ : int
+        Number of features, after `fit` on 2-D rows.
+
+    See Also
+    --------
+    DeepHasher : Binary codes instead of features.
+    CPFEmbedder : Embeddings for classes that were never trained on.
+
+    References
+    ----------
+    .. [1] A. Rahman, E. Winarko, K. Mustofa. "Content-based product image
+       retrieval using squared-hinge loss trained convolutional neural
+       networks". International Journal of Electrical and Computer Engineering
+       13(5), 2023.
+
+    Examples
+    --------
+    >>> from sklearn_cbir import CNNFeatureExtractor
+    >>> from sklearn_cbir.datasets import make_shapes
+    >>> images, y = make_shapes(60, random_state=0)
+    >>> extractor = CNNFeatureExtractor("small", weights=None, max_epochs=1, random_state=0)
+    >>> extractor.fit(images, y).transform(images[:2]).shape
+    (2, 256)
+    """
+
+    def __init__(
+        self,
+        backbone="resnet18",
+        *,
+        weights="imagenet",
+        pooling="auto",
+        loss="squared_hinge",
+        n_components=None,
+        normalize=True,
+        image_size=None,
+        mean=None,
+        std=None,
+        augment="auto",
+        head_epochs=None,
+        max_epochs=10,
+        optimizer="adamw",
+        lr=0.001,
+        trunk_lr=None,
+        loss_lr=None,
+        weight_decay=0.01,
+        schedule="one_cycle",
+        batch_size=32,
+        sampling="auto",
+        n_per_class=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        tol=1e-4,
+        checkpoint_dir=None,
+        num_workers=0,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.pooling = pooling
+        self.loss = loss
+        self.n_components = n_components
+        self.normalize = normalize
+        self.image_size = image_size
+        self.mean = mean
+        self.std = std
+        self.augment = augment
+        self.head_epochs = head_epochs
+        self.max_epochs = max_epochs
+        self.optimizer = optimizer
+        self.lr = lr
+        self.trunk_lr = trunk_lr
+        self.loss_lr = loss_lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.sampling = sampling
+        self.n_per_class = n_per_class
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.checkpoint_dir = checkpoint_dir
+        self.num_workers = num_workers
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _network_ending(self, output, n_classes):
+        if output == "bits":
+            raise ValueError(
+                f"loss={self.loss!r} learns binary codes. Use DeepHasher(loss={self.loss!r})."
+            )
+        classifier = n_classes if output == "classes" else None
+        return {
+            "n_components": self.n_components,
+            "n_classes": classifier,
+            "unit_length": self.normalize,
+        }
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        if self.n_components is None:
+            return
+        check_integer(self.n_components, "n_components", minimum=1)
+        if self.loss is None:
+            raise ValueError(
+                f"n_components={self.n_components} with loss=None: the layer that makes them "
+                "would stay random. Choose a loss, or put PCA after the extractor."
+            )
+
+    def _build_network(self, data, loss, y):
+        network = super()._build_network(data, loss, y)
+        is_random = loss is None and self.weights is None and isinstance(self.backbone, str)
+        if is_random and not hasattr(self, "n_features_in_"):
+            warnings.warn(
+                "loss=None and weights=None: the network is random, and so are its features. "
+                "Give it weights or a loss.",
+                stacklevel=4,
+            )
+        return network

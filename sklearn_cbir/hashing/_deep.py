@@ -1,0 +1,269 @@
+"""DeepHasher: images or features to binary codes, learned end to end."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_cbir._base import NetworkTransformer
+from sklearn_cbir._validation import check_integer
+
+
+class DeepHasher(NetworkTransformer):
+    """Binary codes from a network with a hash layer.
+
+    A linear layer with one output per bit ends the network and the loss makes
+    the signs of its outputs alike for similar images. The default is the loss
+    of deep features enhance and semantic-preserving hashing, DFEH [1]_.
+
+    Parameters
+    ----------
+    n_bits : int, default=48
+        Length of the codes.
+
+    loss : str or torch.nn.Module, default="dfeh"
+        A name of `sklearn_cbir.losses.LOSSES` or any module called as
+        ``loss(outputs, y)`` that does not want one output per class.
+
+    backbone : str, torch.nn.Module or None, default=None
+        A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
+        classification model of torchvision by name, or a module of your own,
+        which is copied and never trained in place. None is a small built-in
+        net for images of about 28 to 64 px. 2-D rows train a small MLP
+        instead.
+
+    weights : {"imagenet"}, path or None, default=None
+        Where the backbone's weights come from: torchvision's own, a file with a
+        state dict, or None for random ones. Built-in nets have no ImageNet
+        weights.
+
+    pooling : {"auto", "avg", "max", "gem"}, default="auto"
+        How a feature map becomes a vector; "auto" is the backbone's own way.
+
+    image_size : int, default=None
+        Side in px that images are resized and cropped to; None takes the
+        backbone's own size, or for a net of any size the size of the arrays
+        and 64 px for files.
+
+    mean, std : sequence of 3 floats, default=None
+        Normalization of pixels in [0, 1] for a module of your own; None takes
+        the backbone's.
+
+    augment : {"auto"}, callable or None, default="auto"
+        Random changes of training images; "auto" flips and crops. A callable
+        takes and returns one uint8 tensor (3, height, width).
+
+    head_epochs : int, default=None
+        Epochs with the trunk frozen, before `max_epochs` of all of it; None
+        means 5 with pretrained weights and 0 without.
+
+    max_epochs : int, default=30
+        Epochs in which everything is trained.
+
+    optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
+        "sgd" has Nesterov momentum 0.9.
+
+    lr : float, default=0.001
+        Highest learning rate of the new layers.
+
+    trunk_lr : float, default=None
+        The same for the trunk; None means ``lr``, or a tenth of it with
+        pretrained weights.
+
+    loss_lr : float, default=None
+        The same for parameters of the loss, such as proxies; None means
+        ``lr``.
+
+    weight_decay : float, default=0.01
+        Of weight matrices; biases, norms and the loss have none.
+
+    schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
+        How rates change over the steps of a phase.
+
+    batch_size : int, default=200
+        Images per step, and per batch of `transform`.
+
+    sampling : {"auto", "uniform", "balanced"}, default="auto"
+        "balanced" draws classes, then images of each; "auto" does so for
+        losses that compare images with each other.
+
+    n_per_class : int, default=None
+        Images of a class in a balanced batch; None means an equal share of
+        the batch for every class, but at least 4.
+
+    early_stopping : bool, default=False
+        Hold out images, stop when their loss no longer falls and keep the
+        best weights.
+
+    validation_fraction : float, default=0.1
+        Share of every class that early stopping holds out, rounded; a class
+        keeps at least 2 images in training (1 under a classification loss).
+
+    n_iter_no_change : int, default=5
+        Epochs without improvement before early stopping.
+
+    tol : float, default=1e-4
+        Smallest fall of the loss that counts as an improvement.
+
+    checkpoint_dir : path, default=None
+        Folder for one file per combination of parameters and data, replaced
+        after every epoch; a fit that was cut off goes on from it, and one that
+        was finished is not repeated.
+
+    num_workers : int, default=0
+        Loader processes; 0 is used inside joblib's own workers.
+
+    device : str, default="auto"
+        Torch device; "auto" prefers a GPU and is resolved whenever it is
+        used.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; equal seeds give equal bits at the same
+        number of torch threads.
+
+    verbose : int, default=0
+        Above 0, progress bars on standard error.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        One per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        "seconds", and "valid_loss" under early stopping.
+
+    n_iter_ : int
+        Epochs trained.
+
+    classes_ : ndarray of shape (n_classes,)
+        The labels seen by `fit`.
+
+    n_features_out_ : int
+        Length of the vectors.
+
+    n_features_in_ : int
+        Number of features, after `fit` on 2-D rows.
+
+    See Also
+    --------
+    NeighborsRetriever : Finds the nearest codes with ``metric="hamming"``.
+
+    References
+    ----------
+    .. [1] X. Zhao, J. Liu. "Leveraging deep features enhance and semantic-
+       preserving hashing for image retrieval". Electronics 11(15), 2022.
+
+    Examples
+    --------
+    >>> from sklearn_cbir import DeepHasher
+    >>> from sklearn_cbir.datasets import make_shapes
+    >>> images, y = make_shapes(60, random_state=0)
+    >>> hasher = DeepHasher(12, max_epochs=1, random_state=0).fit(images, y)
+    >>> codes = hasher.transform(images)
+    >>> codes.shape, codes.dtype
+    ((60, 12), dtype('uint8'))
+    """
+
+    def __init__(
+        self,
+        n_bits=48,
+        *,
+        loss="dfeh",
+        backbone=None,
+        weights=None,
+        pooling="auto",
+        image_size=None,
+        mean=None,
+        std=None,
+        augment="auto",
+        head_epochs=None,
+        max_epochs=30,
+        optimizer="adamw",
+        lr=0.001,
+        trunk_lr=None,
+        loss_lr=None,
+        weight_decay=0.01,
+        schedule="one_cycle",
+        batch_size=200,
+        sampling="auto",
+        n_per_class=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        tol=1e-4,
+        checkpoint_dir=None,
+        num_workers=0,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_bits = n_bits
+        self.loss = loss
+        self.backbone = backbone
+        self.weights = weights
+        self.pooling = pooling
+        self.image_size = image_size
+        self.mean = mean
+        self.std = std
+        self.augment = augment
+        self.head_epochs = head_epochs
+        self.max_epochs = max_epochs
+        self.optimizer = optimizer
+        self.lr = lr
+        self.trunk_lr = trunk_lr
+        self.loss_lr = loss_lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.sampling = sampling
+        self.n_per_class = n_per_class
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.checkpoint_dir = checkpoint_dir
+        self.num_workers = num_workers
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def project(self, X):
+        """Return the real outputs whose signs are the bits.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            What `fit` takes, of the same kind.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_bits), float32
+            A bit of the code is 1 where this is 0 or more.
+        """
+        return self._embed(X)
+
+    def transform(self, X):
+        """Return one binary code per image or row.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            What `fit` takes, of the same kind.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_bits), uint8
+            0 or 1; in the order of `X`.
+        """
+        check_is_fitted(self)
+        return (self.project(X) >= 0).astype(np.uint8)
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        check_integer(self.n_bits, "n_bits", minimum=1)
+        if self.loss is None:
+            raise ValueError("loss=None: codes are learned. Choose a loss, such as loss='dfeh'.")
+
+    def _network_ending(self, output, n_classes):
+        if output == "classes":
+            raise ValueError(
+                f"loss={self.loss!r} wants one output per class, DeepHasher has one per bit. Use a "
+                "hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
+            )
+        return {"n_components": self.n_bits}

@@ -1,0 +1,61 @@
+"""scikit-learn's own checks on 2-D rows, counted, and that they met estimators that train."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
+
+FEW_CLASSES = "ignore:CPFEmbedder got .* classes, too few"
+ESTIMATORS = {
+    "CNNFeatureExtractor": CNNFeatureExtractor(max_epochs=2, random_state=0),
+    "DeepHasher": DeepHasher(n_bits=8, max_epochs=2, random_state=0),
+    "CPFEmbedder": CPFEmbedder(n_components=8, max_epochs=2, random_state=0),
+    "NeighborsRetriever": NeighborsRetriever(n_neighbors=1),
+}
+
+
+def _checks(estimator):
+    with warnings.catch_warnings():
+        # The array-API check skips itself where array-api-compat is missing.
+        warnings.simplefilter("ignore")
+        return list(estimator_checks_generator(estimator, legacy=True))
+
+
+def _name(check):
+    return getattr(check, "func", check).__name__
+
+
+CASES = [
+    pytest.param(estimator, check, id=f"{name}-{_name(check)}")
+    for name, estimator in ESTIMATORS.items()
+    for estimator, check in _checks(estimator)
+]
+
+
+@pytest.mark.filterwarnings(FEW_CLASSES)
+@pytest.mark.parametrize(("estimator", "check"), CASES)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_at_least_40_checks_run_and_none_is_expected_to_fail(name):
+    assert len(_checks(ESTIMATORS[name])) >= 40
+
+
+@pytest.mark.parametrize("name", ["CNNFeatureExtractor", "DeepHasher", "CPFEmbedder"])
+def test_fit_on_rows_changes_the_weights(name):
+    X, y = make_blobs(60, 5, centers=4, random_state=0)
+    estimator = clone(ESTIMATORS[name])
+    barely = clone(estimator).set_params(lr=1e-12, max_epochs=1).fit(X, y)
+    trained = clone(estimator).set_params(lr=1e-2, max_epochs=5).fit(X, y)
+    start, end = (e._network_state["weights"] for e in (barely, trained))
+    assert start.keys() == end.keys()
+    moved = [np.abs(end[key] - start[key]).max() for key in start if key.endswith("weight")]
+    assert min(moved) > 1e-3
+    assert trained.history_[-1]["loss"] < trained.history_[0]["loss"]
