@@ -1,0 +1,18 @@
+"""Paths, PIL images and arrays as checked uint8 batches: lazy, in bounded memory.
+
+Pixels mean what a viewer shows: turned upright by EXIF, 16-bit and float scaled, transparency laid
+on white, first frame of several. A fault of a file is an `ImageReadError` with its row and path.
+"""
+
+from sklearn_cbir.images._augmentation import resolve_augmentation
+from sklearn_cbir.images._batches import Images
+from sklearn_cbir.images._checking import check_images, is_feature_rows
+from sklearn_cbir.images._decoding import ImageReadError
+
+__all__ = [
+    "ImageReadError",
+    "Images",
+    "check_images",
+    "is_feature_rows",
+    "resolve_augmentation",
+]

@@ -1,0 +1,140 @@
+"""Random changes of training batches."""
+
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from sklearn_cbir._validation import resolve
+from sklearn_cbir.images._decoding import FILTER
+from sklearn_cbir.images._threads import in_threads
+
+SMALL = 64  # px: images up to here are shifted, larger ones zoomed into
+
+
+def resolve_augmentation(augment, image_size=None):
+    """Return the function that changes training batches at random.
+
+    Parameters
+    ----------
+    augment : "auto", callable or None
+        `"auto"` flips left-right and shifts by up to an eighth of the size
+        (4 px of 32, edges reflected) up to 64 px; above, it flips and cuts a
+        random part, 60 to 100 percent of the area, and resizes it back. A
+        callable is given one uint8 tensor (3, H, W) at a time and returns
+        the same kind, as the transforms of torchvision do. None changes
+        nothing.
+
+    image_size : int, default=None
+        Size of the images in px; None looks at each batch.
+
+    Returns
+    -------
+    callable
+        ``f(batch, rng) -> batch`` on uint8 (n, H, W, 3), with a
+        `numpy.random.Generator`; the input is left as it is.
+
+    Raises
+    ------
+    ValueError
+        For another name or type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> batch = np.zeros((8, 32, 32, 3), dtype=np.uint8)
+    >>> resolve_augmentation("auto")(batch, np.random.default_rng(0)).shape
+    (8, 32, 32, 3)
+    """
+    if augment is None:
+        return _augment_nothing
+    automatic = partial(_augment_auto, image_size=image_size)
+    chosen = resolve(augment, {"auto": automatic}, "augment", own="your own callable, or None")
+    if chosen is automatic:
+        return automatic
+    if not callable(chosen):
+        raise ValueError(f"augment={augment!r} is not callable. Use 'auto', None or a callable.")
+    return partial(_augment_each, transform=chosen)
+
+
+def _augment_nothing(batch, rng):
+    """Return the batch."""
+    return batch
+
+
+def _augment_auto(batch, rng, image_size):
+    """Flip, and shift small images or zoom into large ones."""
+    size = max(batch.shape[1:3]) if image_size is None else image_size
+    return _shift_and_flip(batch, rng) if size <= SMALL else _zoom_and_flip(batch, rng)
+
+
+def _shift_and_flip(batch, rng):
+    """Cut each image from itself padded by reflection, half of them flipped."""
+    n, height, width, _ = batch.shape
+    rows = _shifted(height, n, rng)  # (n, H): the row that comes to each place
+    columns = _shifted(width, n, rng)  # (n, W)
+    flipped = rng.random(n) < 0.5
+    columns[flipped] = columns[flipped, ::-1]
+    # One lookup of whole pixels: (n, H, W) positions in the (n * H * W) pixels of the batch.
+    rows += np.arange(n)[:, None] * height
+    return batch.reshape(-1, 3).take(rows[:, :, None] * width + columns[:, None, :], axis=0)
+
+
+def _shifted(side, n, rng):
+    """Return n rows of 0..side-1, shifted by up to an eighth, reflected at the ends."""
+    reach = min(max(1, side // 8), side - 1)
+    places = np.abs(np.arange(side) + rng.integers(-reach, reach + 1, size=(n, 1)))
+    return np.where(places >= side, 2 * (side - 1) - places, places)
+
+
+def _zoom_and_flip(batch, rng):
+    """Resize a random part of each image to the whole, half of them flipped."""
+    n, height, width, _ = batch.shape
+    area = rng.uniform(0.6, 1.0, size=n)
+    stretch = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), size=n) / 2)
+    cut_height = np.minimum(np.sqrt(area) / stretch, 1) * height
+    cut_width = np.minimum(np.sqrt(area) * stretch, 1) * width
+    top = rng.random(n) * (height - cut_height)
+    left = rng.random(n) * (width - cut_width)
+    boxes = np.stack([left, top, left + cut_width, top + cut_height], axis=1)
+    # Rounding may leave the image by a hair, which Pillow refuses.
+    boxes = np.clip(boxes, 0, [width, height, width, height])
+    flipped = rng.random(n) < 0.5
+    out = np.empty_like(batch, order="C")
+
+    def zoom(i):
+        image = Image.fromarray(np.ascontiguousarray(batch[i]))
+        pixels = np.asarray(image.resize((width, height), FILTER, box=tuple(boxes[i])))
+        out[i] = pixels[:, ::-1] if flipped[i] else pixels
+
+    for _ in in_threads(zoom, range(n)):
+        pass
+    return out
+
+
+def _augment_each(batch, rng, transform):
+    """Apply a user's transform image by image, torch's generator seeded from `rng`."""
+    import torch
+
+    out = np.empty_like(batch, order="C")
+    seed = int(rng.integers(2**63))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for i, pixels in enumerate(batch):
+            image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))
+            changed = transform(image)
+            _check_augmented(changed, image)
+            out[i] = changed.numpy().transpose(1, 2, 0)
+    return out
+
+
+def _check_augmented(changed, image):
+    """Raise unless a user's transform returned the kind of tensor it was given."""
+    dtype, shape = getattr(changed, "dtype", None), getattr(changed, "shape", None)
+    if dtype == image.dtype and shape == image.shape:
+        return
+    got = f"{dtype} {tuple(shape)}" if shape is not None else type(changed).__name__
+    raise ValueError(
+        f"augment returned {got} for {image.dtype} {tuple(image.shape)}. It must return the same "
+        "type and shape: leave out Normalize and ToDtype, the network scales pixels itself."
+    )

@@ -1,0 +1,364 @@
+"""Images of any origin, read batch by batch."""
+
+import os
+
+import joblib
+import numpy as np
+from PIL import Image
+
+from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import progress as progress_bar
+from sklearn_cbir.images._decoding import (
+    PIL_LOCK,
+    ImageReadError,
+    Refusal,
+    check_pixel_count,
+    draft,
+    fault_of,
+    fit,
+    looks_whole,
+    open_file,
+    orientation_of,
+    reason_of,
+    to_rgb,
+    to_uint8,
+    viewable,
+)
+from sklearn_cbir.images._threads import blocks_of, in_threads
+
+BLOCK = 64  # images decoded between two updates of a progress bar
+
+# Where images come from -----------------------------------------------------------------------
+
+
+class Files:
+    """Paths in one fixed-width array, so that workers share their memory."""
+
+    shape = None
+
+    def __init__(self, paths, max_pixels):
+        self.paths = paths
+        self.max_pixels = max_pixels
+
+    def __len__(self):
+        return len(self.paths)
+
+    def name(self, row):
+        return str(self.paths[row])
+
+    def load(self, row, resize):
+        with open_file(self.name(row), self.max_pixels) as image:
+            if resize is not None:
+                draft(image, resize)
+            image.load()
+            return viewable(image)
+
+    def check(self, row):
+        """Raise if the header, or what is cheap to see of the end, shows a fault."""
+        path = self.name(row)
+        with open_file(path, self.max_pixels) as image:
+            if image.mode == "F" or not looks_whole(path, image):
+                # The look was no proof: files with something behind their end are fine.
+                image.load()
+                viewable(image)
+
+    def fingerprint(self, rows):
+        status = [os.stat(path) for path in self.paths[rows]]
+        return self.paths[rows], [(one.st_size, one.st_mtime_ns) for one in status]
+
+
+class ArrayOfImages:
+    """Images of one shape (n, H, W, 1 | 3 | 4) and one checked dtype."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+        self.shape = pixels.shape[1:]
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def name(self, row):
+        return None
+
+    def gather(self, rows):
+        return to_rgb(to_uint8(self.pixels[rows]))
+
+    def load(self, row, resize):
+        return Image.fromarray(np.ascontiguousarray(self.gather(row)))
+
+    def fingerprint(self, rows):
+        return self.pixels[rows]
+
+
+class ListOfImages:
+    """PIL images, or arrays of mixed sizes, (H, W, 1 | 3 | 4) each."""
+
+    def __init__(self, items, max_pixels):
+        self.items = items
+        self.max_pixels = max_pixels
+        shapes = {_item_shape(item) for item in items}
+        self.shape = shapes.pop() if len(shapes) == 1 else None
+
+    def __len__(self):
+        return len(self.items)
+
+    def name(self, row):
+        return getattr(self.items[row], "filename", None) or None
+
+    def load(self, row, resize):
+        item = self.items[row]
+        if isinstance(item, np.ndarray):
+            return Image.fromarray(np.ascontiguousarray(to_rgb(to_uint8(item))))
+        check_pixel_count(item, self.max_pixels)
+        with PIL_LOCK:
+            item.load()
+        return viewable(item)
+
+    def fingerprint(self, rows):
+        return [
+            item if isinstance(item, np.ndarray) else (item.mode, item.size, item.tobytes())
+            for item in self.items[rows]
+        ]
+
+
+def _item_shape(item):
+    """Return (H, W, C) of one array or PIL image as it will be read."""
+    if isinstance(item, np.ndarray):
+        return item.shape
+    width, height = item.size
+    if orientation_of(item) >= 5:
+        width, height = height, width
+    return height, width, 3
+
+
+# The public class -----------------------------------------------------------------------------
+
+
+class Images:
+    """Checked images, read batch by batch; made by `check_images`.
+
+    Selecting rows never reads or copies pixels. The same image gives the same pixels alone and
+    in any batch, as path, PIL image or array.
+
+    Parameters
+    ----------
+    source : object
+        Where the pixels come from; made by `check_images`.
+
+    rows : ndarray of shape (n,)
+        Rows of the source.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.images import check_images
+    >>> images = check_images(np.zeros((10, 28, 28), dtype=np.uint8))
+    >>> len(images), images.shape
+    (10, (28, 28, 1))
+    >>> images.read([0, 3], 32).shape
+    (2, 32, 32, 3)
+    """
+
+    def __init__(self, source, rows):
+        self._source = source
+        self._rows = rows
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, indices):
+        return Images(self._source, np.atleast_1d(self._rows[indices]))
+
+    def __repr__(self):
+        kind = "files" if self.is_path else f"shape {self.shape or 'of each its own'}"
+        return f"Images({len(self)}, {kind})"
+
+    @property
+    def shape(self):
+        """(H, W, C) of images of one size in memory; None for files and mixed sizes."""
+        return self._source.shape
+
+    @property
+    def is_path(self):
+        """Whether the images are files."""
+        return isinstance(self._source, Files)
+
+    def read(self, indices, size=None, resize=None):
+        """Return pixels.
+
+        Parameters
+        ----------
+        indices : array-like of int or bool, or slice
+            Which images.
+
+        size : int, default=None
+            Side of the square that is cut from the middle, in px; None keeps
+            the images' own size, which only works where `shape` is not None.
+
+        resize : int, default=None
+            The short side is resized to this before the cut, in px, bilinear
+            with antialiasing; None means `size`.
+
+        Returns
+        -------
+        ndarray of shape (n, height, width, 3), dtype uint8
+            RGB in 0..255; gray is replicated, float images are rounded.
+
+        Raises
+        ------
+        ImageReadError
+            For the first image, in this order, that cannot be read.
+        """
+        rows = np.atleast_1d(self._rows[indices])
+        height, width, resize = self._output_size(size, resize)
+        if self._is_native(height, width, resize):
+            return self._source.gather(rows)
+        pixels = np.empty((len(rows), height, width, 3), dtype=np.uint8)
+
+        def read_block(block):
+            for i in range(block.start, block.stop):
+                image = self._guard(self._load, rows[i], size, resize)
+                pixels[i] = np.atleast_3d(np.asarray(image))
+
+        # A few blocks per thread keep all of them busy and handing over cheap.
+        for _ in in_threads(read_block, blocks_of(len(rows), max(1, len(rows) // 32))):
+            pass
+        return pixels
+
+    def check_readable(self, progress=False):
+        """Look at every file without decoding it, as far as that shows a fault.
+
+        Each must be a regular file with the header of a known format, of a
+        size that is allowed, and end as its format does; one that does not is
+        decoded to be sure. Other damage shows only when the file is read.
+
+        Parameters
+        ----------
+        progress : bool, default=False
+            Whether to draw a progress bar.
+
+        Raises
+        ------
+        ImageReadError
+            For the first file at fault, saying how many more there are.
+        """
+        if not self.is_path:
+            return
+        blocks = blocks_of(len(self), BLOCK)
+        faults = []
+        bar = progress_bar(
+            blocks, total=len(blocks), description="Checking images", enabled=progress
+        )
+        for block in bar:
+            faults += filter(None, in_threads(self._find_fault, self._rows[block]))
+        if faults:
+            raise _with_others(faults)
+
+    def cached(self, size=None, resize=None, max_bytes=2**30, progress=False):
+        """Decode all images once, if they fit.
+
+        Parameters
+        ----------
+        size, resize : int, default=None
+            As for `read`.
+
+        max_bytes : int, default=2**30
+            Most bytes that the decoded images may take.
+
+        progress : bool, default=False
+            Whether to draw a progress bar.
+
+        Returns
+        -------
+        Images
+            Decoded images of `size`; or these, if they need no decoding or
+            would take more than `max_bytes`.
+
+        Raises
+        ------
+        ImageReadError
+            For the first image that cannot be read.
+        """
+        height, width, resize = self._output_size(size, resize)
+        if self._is_native(height, width, resize) and self._source.pixels.dtype == np.uint8:
+            return self
+        if len(self) * height * width * 3 > max_bytes:
+            return self
+        pixels = np.empty((len(self), height, width, 3), dtype=np.uint8)
+        blocks = blocks_of(len(self), BLOCK)
+        for block in progress_bar(
+            blocks, total=len(blocks), description="Reading images", enabled=progress
+        ):
+            pixels[block] = self.read(block, size, resize)
+        return Images(ArrayOfImages(pixels), np.arange(len(self)))
+
+    def fingerprint(self):
+        """Return a hash of the pixels; of path, size and time of change for files.
+
+        Returns
+        -------
+        str
+            The same for the same images in the same order.
+        """
+        return joblib.hash(self._source.fingerprint(self._rows))
+
+    def _output_size(self, size, resize):
+        """Return height, width and the checked `resize`, None for the images' own size."""
+        if size is None:
+            if self.shape is None:
+                kind = "files" if self.is_path else "images of mixed sizes"
+                raise ValueError(f"X holds {kind}, which have no common size: pass a size in px.")
+            return *self.shape[:2], None
+        size = check_integer(size, "size", minimum=1)
+        resize = size if resize is None else check_integer(resize, "resize", minimum=1)
+        if resize < size:
+            raise ValueError(
+                f"resize={resize} is smaller than size={size}, the square cut from the resized "
+                "image. Use at least the same."
+            )
+        return size, size, resize
+
+    def _is_native(self, height, width, resize):
+        """Say whether reading is only a selection of array rows."""
+        return (
+            isinstance(self._source, ArrayOfImages)
+            and self.shape[:2] == (height, width)
+            and resize in (None, height)
+        )
+
+    def _load(self, row, size, resize):
+        """Return one PIL image (RGB or L) of the wanted size."""
+        image = self._source.load(row, resize)
+        return image if size is None else fit(image, size, resize)
+
+    def _guard(self, function, row, *args):
+        """Call ``function(row, *args)``; whatever it raises names row and path."""
+        try:
+            return function(row, *args)
+        except MemoryError:
+            raise
+        except Refusal as refusal:
+            raise fault_of(int(row), self._source.name(row), str(refusal)) from refusal
+        except Exception as error:
+            path = self._source.name(row)
+            raise fault_of(int(row), path, reason_of(error, path)) from error
+
+    def _find_fault(self, row):
+        """Return the fault of one file, or None."""
+        try:
+            self._guard(self._source.check, row)
+        except ImageReadError as fault:
+            return fault
+
+
+def _with_others(faults):
+    """Return the first fault; its message counts the others."""
+    first = faults[0]
+    if len(faults) == 1:
+        return first
+    listed = ", ".join(f"X[{fault.index}]" for fault in faults[1:6])
+    more = ", ..." if len(faults) > 6 else ""
+    message = f"{first} {len(faults) - 1} more cannot be read: {listed}{more}."
+    error = ImageReadError(message, first.index, first.path)
+    error.__cause__ = first.__cause__
+    return error
