@@ -1,0 +1,136 @@
+"""Precision-recall curves of ranked lists, averaged over queries."""
+
+import numpy as np
+
+from sklearn_cbir.metrics._ranking import Relevance, check_distances, check_exclude, tie_groups
+from sklearn_cbir.metrics.averaging import mean_over_queries
+from sklearn_cbir.metrics.radius import _within
+
+__all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
+
+
+def precision_recall_curve(
+    y_queries, y_gallery, distances, *, ties="average", exclude=None, sample_weight=None
+):
+    """Precision and recall after every rank, averaged over queries.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    Returns
+    -------
+    precision : ndarray of shape (n_ranks,), float64
+        Mean share of the first 1, 2, ... results that are relevant. There are
+        as many ranks as the longest list has results.
+
+    recall : ndarray of shape (n_ranks,), float64
+        Mean share of the relevant items among them. Queries with nothing
+        relevant are left out of both with a warning.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import precision_recall_curve
+    >>> precision, recall = precision_recall_curve([1], [1, 0, 1], [[0.1, 0.2, 0.3]])
+    >>> precision
+    array([1.        , 0.5       , 0.66666667])
+    >>> recall
+    array([0.5, 0.5, 1. ])
+    """
+    distances = check_distances(distances)
+    relevance = Relevance(y_queries, y_gallery, distances.shape)
+    exclude = check_exclude(exclude, distances.shape)
+    n_ranks = distances.shape[1]
+    # Expected hits grow evenly within a group: sum the slopes of all groups, then integrate.
+    slopes = np.zeros((2, n_ranks + 1))  # of hits, and of hits / n_relevant
+    defined = np.full(distances.shape[0], np.nan)
+    weights = np.ones(len(defined)) if sample_weight is None else np.asarray(sample_weight)
+    start = 0
+    longest = 0
+    for groups in tie_groups(relevance, distances, ties=ties, exclude=exclude):
+        block = slice(start, start + len(groups.n_relevant))
+        defined[block] = np.where(groups.n_relevant > 0, 1.0, np.nan)
+        slope = groups.hits / groups.size * weights[block][groups.query]
+        for line, per_item in zip(slopes, (slope, slope / groups.n_relevant[groups.query])):
+            np.add.at(line, groups.before, per_item)
+            np.add.at(line, groups.before + groups.size, -per_item)
+        longest = max(longest, groups.n_results.max())
+        start = block.stop
+    mean_over_queries(defined, sample_weight)  # warns or raises
+    hits, recall = np.cumsum(np.cumsum(slopes, axis=1), axis=1)[:, :longest]
+    total = weights[~np.isnan(defined)].sum()
+    return hits / np.arange(1, longest + 1) / total, recall / total
+
+
+def radius_precision_recall_curve(
+    y_queries, y_gallery, distances, *, radii, exclude=None, sample_weight=None
+):
+    """Precision and recall within every radius, averaged over queries.
+
+    The usual curve of binary codes: it has no ties. Queries without any item
+    within a radius do not count for the precision there.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    radii : array-like of shape (n_radii,)
+        Largest distances, themselves included; for codes ``range(n_bits + 1)``.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    Returns
+    -------
+    precision : ndarray of shape (n_radii,), float64
+        NaN where no query has an item within the radius.
+
+    recall : ndarray of shape (n_radii,), float64
+        Queries with nothing relevant are left out of both with a warning.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import radius_precision_recall_curve
+    >>> precision, recall = radius_precision_recall_curve(
+    ...     [1], [1, 0, 1], [[0, 1, 2]], radii=range(3)
+    ... )
+    >>> recall
+    array([0.5, 0.5, 1. ])
+    """
+    found, hits, n_relevant = _within(
+        y_queries, y_gallery, distances, radii=np.asarray(radii, np.float64), exclude=exclude
+    )
+    defined = np.where(n_relevant > 0, 1.0, np.nan)
+    mean_over_queries(defined, sample_weight)  # warns or raises
+    weights = np.ones(len(defined)) if sample_weight is None else np.asarray(sample_weight)
+    weights = np.where(n_relevant > 0, weights, 0.0)
+    counted = weights @ (found > 0)
+    precision = np.full(found.shape[1], np.nan)
+    np.divide(weights @ (hits / np.maximum(found, 1)), counted, out=precision, where=counted > 0)
+    return precision, weights @ (hits / np.maximum(n_relevant, 1)[:, None]) / weights.sum()

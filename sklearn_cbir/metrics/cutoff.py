@@ -1,0 +1,395 @@
+"""Metrics of the first k results, exact over all orders of equally distant items."""
+
+import numpy as np
+from scipy.special import gammaln
+
+from sklearn_cbir.metrics._ranking import evaluate_groups
+
+__all__ = ["acg_at_k", "ndcg_at_k", "precision_at_k", "recall_at_k", "set_recall_at_k"]
+
+
+def precision_at_k(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    k=10,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Share of the first `k` results that are relevant.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    k : int, default=10
+        Number of results; None means all.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import precision_at_k
+    >>> precision_at_k([1], [1, 0, 1, 0], [[0.1, 0.2, 0.3, 0.4]], k=2)
+    0.5
+    """
+    return evaluate_groups(
+        lambda groups, k: _expected(groups, k, groups.hits) / _cutoff(groups, k),
+        y_queries,
+        y_gallery,
+        distances,
+        k=k,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def recall_at_k(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    k=1,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Share of the queries with something relevant among the first `k` results.
+
+    This is what papers on metric learning and on classes that were not trained on
+    call recall@k (elsewhere: hit rate, top-k accuracy, CMC at rank k). The share of
+    the relevant items that were found is `set_recall_at_k`.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    k : int, default=1
+        Number of results; None means all.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`: the chance of a hit over all orders.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import recall_at_k
+    >>> recall_at_k([1, 0], [1, 0, 1], [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]], k=1)
+    0.5
+    """
+    return evaluate_groups(
+        _chance_of_a_hit,
+        y_queries,
+        y_gallery,
+        distances,
+        k=k,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def set_recall_at_k(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    k=10,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Share of the relevant gallery items that are among the first `k` results.
+
+    The recall of information retrieval; for the recall@k of metric learning see
+    `recall_at_k`.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    k : int, default=10
+        Number of results; None means all.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import set_recall_at_k
+    >>> set_recall_at_k([1], [1, 0, 1, 0], [[0.1, 0.2, 0.3, 0.4]], k=2)
+    0.5
+    """
+    return evaluate_groups(
+        lambda groups, k: _expected(groups, k, groups.hits) / np.maximum(groups.n_relevant, 1),
+        y_queries,
+        y_gallery,
+        distances,
+        k=k,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def acg_at_k(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    k=10,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Mean number of labels that the first `k` results share with the query [1]_.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    k : int, default=10
+        Number of results; None means all.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to the number of labels; NaN as in `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] K. Järvelin, J. Kekäläinen. "IR evaluation methods for retrieving highly
+       relevant documents". SIGIR 2000.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import acg_at_k
+    >>> gallery = [[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]  # shared: 2, 0, 1, 3
+    >>> acg_at_k([[1, 1, 1]], gallery, [[0.1, 0.2, 0.3, 0.4]], k=2)
+    1.0
+    """
+    return evaluate_groups(
+        lambda groups, k: _expected(groups, k, groups.gain) / _cutoff(groups, k),
+        y_queries,
+        y_gallery,
+        distances,
+        gains=lambda n_levels: np.arange(n_levels, dtype=np.float64),
+        k=k,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def ndcg_at_k(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    k=None,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Discounted gain of the first `k` results, relative to the best order [1]_.
+
+    A result that shares ``c`` labels gains ``2 ** c - 1``, divided by ``log2(rank +
+    1)``. The best order is that of the whole gallery.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    k : int, default=None
+        Number of results that count; None means all.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] K. Järvelin, J. Kekäläinen. "Cumulated gain-based evaluation of IR
+       techniques". ACM TOIS 2002; gains as in C. Burges et al. "Learning to rank
+       using gradient descent". ICML 2005.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import ndcg_at_k
+    >>> gallery = [[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]  # shared: 2, 0, 1, 3
+    >>> ndcg_at_k([[1, 1, 1]], gallery, [[0.1, 0.2, 0.3, 0.4]])
+    0.6935...
+    """
+    return evaluate_groups(
+        _normalized_gain,
+        y_queries,
+        y_gallery,
+        distances,
+        gains=lambda n_levels: np.exp2(np.arange(n_levels)) - 1,
+        k=k,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def _cutoff(groups, k):
+    """Return the number of results that count, per query."""
+    return groups.n_results if k is None else np.full(len(groups.n_results), k)
+
+
+def _inside(groups, k):
+    """Return how many positions of each group are among the first `k`."""
+    return np.clip(_cutoff(groups, k)[groups.query] - groups.before, 0, groups.size)
+
+
+def _expected(groups, k, amount):
+    """Sum what the first `k` results hold of an amount that each group shares out evenly."""
+    return groups.sum(amount * _inside(groups, k) / groups.size)
+
+
+def _chance_of_a_hit(groups, k):
+    """Return the chance that something relevant is among the first `k`."""
+    values = np.zeros(len(groups.n_relevant))
+    # Only the nearest group matters: k either ends before it, or hits it by chance.
+    queries, nearest = np.unique(groups.query, return_index=True)
+    size, hits = groups.size[nearest], groups.hits[nearest]
+    drawn = _inside(groups, k)[nearest]
+    misses = size - hits
+    # All `drawn` are misses in C(misses, drawn) of C(size, drawn) cases.
+    possible = drawn <= misses
+    left = np.where(possible, misses - drawn, 0)
+    log = gammaln(misses + 1) - gammaln(left + 1) - gammaln(size + 1) + gammaln(size - drawn + 1)
+    values[queries] = np.where(possible, -np.expm1(np.minimum(log, 0.0)), 1.0)
+    return values
+
+
+def _normalized_gain(groups, k):
+    """Return the expected discounted gain relative to that of the best order."""
+    n = groups.n_results.max()
+    # discounts[t]: what t results of gain 1 at the top are worth together.
+    discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, n + 2)))])
+    worth = discounts[groups.before + _inside(groups, k)] - discounts[groups.before]
+    reached = groups.sum(groups.gain * worth / groups.size)
+    gains = np.exp2(np.arange(groups.levels.shape[1])) - 1
+    # Items that share most labels first.
+    descending = groups.levels[:, :0:-1]  # (n_queries, n_levels - 1)
+    last = np.minimum(np.cumsum(descending, axis=1), _cutoff(groups, k)[:, None])
+    steps = np.diff(discounts[np.minimum(last, n)], axis=1, prepend=0.0)
+    best = steps @ gains[:0:-1]
+    return reached / np.where(best > 0, best, 1.0)

@@ -1,0 +1,404 @@
+"""Average precision and its relatives, exact over all orders of equally distant items."""
+
+import numpy as np
+from scipy.special import gammaln
+
+from sklearn_cbir._validation import check_choice
+from sklearn_cbir.metrics._ranking import evaluate_groups
+
+__all__ = [
+    "map_at_r",
+    "mean_average_precision",
+    "trapezoid_mean_average_precision",
+    "weighted_mean_average_precision",
+]
+
+DENOMINATORS = ("relevant", "hits", "min_k")
+
+
+def mean_average_precision(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    k=None,
+    denominator="relevant",
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Average precision of ranked lists, averaged over queries (mAP).
+
+    The precision at the rank of every relevant item of the first `k`, summed and
+    divided by the number of relevant items in the gallery (``denominator``). Items
+    at equal distance are averaged over all their orders [1]_, [2]_, in closed form;
+    scikit-learn's `average_precision_score` treats them as one threshold instead.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer. Also anything with that `shape` that gives such an
+        array for a slice of rows, such as `codes.HammingDistances` or a
+        memory-mapped array.
+
+    k : int, default=None
+        Number of results that count; None means all.
+
+    denominator : {"relevant", "hits", "min_k"}, default="relevant"
+        What the sum is divided by: the number of relevant items in the gallery;
+        those among the first `k` (published mAP@5000 and mAP@1000 of hashing; a
+        single hit at rank 1 scores 1, no hit scores 0); or the smaller of `k` and
+        the number of relevant items. They differ only where `k` is given.
+
+    ties : {"average", "stable"}, default="average"
+        Average over all orders of equally distant items, or take the smaller
+        gallery row first, as some published numbers do.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked for a query: one row per query, shape
+        (n_queries,), -1 for none (leave-one-out); a boolean mask of shape
+        (n_queries, n_gallery), or a list of arrays of rows (junk images).
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1. A query with nothing relevant in the gallery is NaN, and left
+        out of the mean with a warning.
+
+    Raises
+    ------
+    ValueError
+        If labels, distances or `k` do not fit, or no query has anything relevant.
+
+    References
+    ----------
+    .. [1] F. McSherry, M. Najork. "Computing information retrieval performance
+       measures efficiently in the presence of tied scores". ECIR 2008.
+    .. [2] K. He, F. Cakir, S. A. Bargal, S. Sclaroff. "Hashing as tie-aware
+       learning to rank". CVPR 2018.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import mean_average_precision
+    >>> y_gallery = [1, 0, 1, 0, 1]
+    >>> mean_average_precision([1], y_gallery, [[0.1, 0.2, 0.3, 0.4, 0.5]])  # (1/1+2/3+3/5)/3
+    0.7555...
+    >>> mean_average_precision([1], y_gallery, [[0, 0, 1, 1, 1]])
+    0.6703...
+    """
+    check_choice(denominator, "denominator", DENOMINATORS)
+    return evaluate_groups(
+        lambda groups, k: _average_precision(groups, k, denominator),
+        y_queries,
+        y_gallery,
+        distances,
+        k=k,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def weighted_mean_average_precision(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    k=None,
+    denominator="hits",
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Average precision where an item counts as often as it shares labels.
+
+    The mean number of shared labels among the first ``t`` results (`acg_at_k`) at
+    the rank ``t`` of every relevant item of the first `k`, averaged over those
+    items [1]_. With one label per item it is the mean average precision.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    k : int, default=None
+        Number of results that count; None means all.
+
+    denominator : {"hits", "relevant", "min_k"}, default="hits"
+        As in `mean_average_precision`; "hits" is the published form.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to the largest number of shared labels; NaN as in
+        `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] F. Zhao, Y. Huang, L. Wang, T. Tan. "Deep semantic ranking based hashing
+       for multi-label image retrieval". CVPR 2015.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import weighted_mean_average_precision
+    >>> gallery = [[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]  # shared: 2, 0, 1, 3
+    >>> weighted_mean_average_precision([[1, 1, 1]], gallery, [[0.1, 0.2, 0.3, 0.4]])
+    1.5
+    """
+    check_choice(denominator, "denominator", DENOMINATORS)
+    return evaluate_groups(
+        lambda groups, k: _average_precision(groups, k, denominator),
+        y_queries,
+        y_gallery,
+        distances,
+        gains=lambda n_levels: np.arange(n_levels, dtype=np.float64),
+        k=k,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def map_at_r(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Average precision over the first R results, R being the number of relevant items.
+
+    ``k`` and the denominator are R of each query [1]_: unlike recall@1 it also
+    judges the order, and unlike mAP it ignores what comes after R results.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] K. Musgrave, S. Belongie, S.-N. Lim. "A metric learning reality check".
+       ECCV 2020.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import map_at_r
+    >>> map_at_r([1], [1, 0, 1, 0], [[0.1, 0.2, 0.3, 0.4]])  # one of the first two
+    0.5
+    """
+    return evaluate_groups(
+        lambda groups, k: _average_precision(groups, groups.n_relevant, "relevant"),
+        y_queries,
+        y_gallery,
+        distances,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def trapezoid_mean_average_precision(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Area under the precision-recall curve by trapezoids, as Oxford and Paris score.
+
+    Every relevant item adds the mean of the precision just before it (1 at the
+    first rank) and at it, divided by the number of relevant items [1]_.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`: the
+        junk images of each query.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] J. Philbin, O. Chum, M. Isard, J. Sivic, A. Zisserman. "Object retrieval
+       with large vocabularies and fast spatial matching". CVPR 2007.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import trapezoid_mean_average_precision
+    >>> trapezoid_mean_average_precision([1], [1, 0, 1, 1], [[0.1, 0.2, 0.3, 0.4]])
+    0.7638...
+    """
+    return evaluate_groups(
+        lambda groups, k: _trapezoid_average_precision(groups),
+        y_queries,
+        y_gallery,
+        distances,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
+def _harmonic(n):
+    """Return the harmonic numbers H_0 = 0 to H_n."""
+    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n + 1))])
+
+
+def _span(harmonic, before, n):
+    """Return 1 / (before + 1) + ... + 1 / (before + n)."""
+    # A single term directly: lists without ties come out to the last digit.
+    return np.where(n == 1, 1 / (before + 1), harmonic[before + n] - harmonic[before])
+
+
+def _average_precision(groups, k, denominator):
+    """Return the expected (gain-weighted) average precision of each query."""
+    cutoff = groups.n_results if k is None else np.broadcast_to(k, groups.n_results.shape)
+    inside = np.clip(cutoff[groups.query] - groups.before, 0, groups.size)  # positions up to k
+    harmonic = _harmonic(groups.n_results.max())
+    span = _span(harmonic, groups.before, inside)
+    mean_gain = groups.gain / groups.hits
+    # Mean gain of each other position of the group, given that a relevant item stands at one.
+    slope = (groups.gain - mean_gain) / np.maximum(groups.size - 1, 1)
+    # Sum over t = 1..inside of (gain_before + mean_gain + (t - 1) slope) / (before + t).
+    start = groups.gain_before + mean_gain - slope * (groups.before + 1)
+    sums = groups.hits / groups.size * (start * span + slope * inside)
+    if denominator == "hits":
+        return _over_hits(groups, inside, sums, span, mean_gain)
+    divisor = groups.n_relevant
+    if denominator == "min_k":
+        divisor = np.minimum(divisor, cutoff)
+    return groups.sum(sums) / np.maximum(divisor, 1)
+
+
+def _over_hits(groups, inside, sums, span, mean_gain):
+    """Divide by the number of hits, which is random where the cut-off splits a group."""
+    whole = inside == groups.size
+    total = groups.sum(np.where(whole, sums, 0.0))
+    n_hits = groups.sum(np.where(whole, groups.hits, 0))
+    values = total / np.maximum(n_hits, 1)
+    for group in np.flatnonzero((inside > 0) & ~whole):
+        query, drawn = groups.query[group], inside[group]
+        hits, probability = _hypergeometric(groups.size[group], groups.hits[group], drawn)
+        slope = mean_gain[group] * (hits - 1) / max(drawn - 1, 1)
+        start = groups.gain_before[group] + mean_gain[group] - slope * (groups.before[group] + 1)
+        sums_of_group = hits / drawn * (start * span[group] + slope * drawn)
+        ratio = (total[query] + sums_of_group) / np.maximum(n_hits[query] + hits, 1)
+        values[query] = probability @ ratio
+    return values
+
+
+def _hypergeometric(size, hits, drawn):
+    """Return the possible numbers of hits among `drawn` of `size` items, and their chances."""
+    x = np.arange(max(0, drawn - (size - hits)), min(hits, drawn) + 1)
+    log = -(
+        gammaln(x + 1)
+        + gammaln(hits - x + 1)
+        + gammaln(drawn - x + 1)
+        + gammaln(size - hits - drawn + x + 1)
+    )
+    chance = np.exp(log - log.max())
+    return x, chance / chance.sum()
+
+
+def _trapezoid_average_precision(groups):
+    """Return the expected trapezoid average precision of each query."""
+    harmonic = _harmonic(groups.n_results.max())
+    before, size, hits_before = groups.before, groups.size, groups.hits_before
+    slope = (groups.hits - 1) / np.maximum(size - 1, 1)
+    # Precision at the item, as in _average_precision with gains of 1.
+    span = _span(harmonic, before, size)
+    at = (hits_before + 1 - slope * (before + 1)) * span + slope * size
+    # Precision just before it: (hits_before + (t - 1) slope) / (before + t - 1), and 1 at rank 1.
+    at_top = before == 0
+    span = _span(harmonic, np.maximum(before - 1, 0), np.where(at_top, 0, size))
+    just_before = (hits_before - slope * before) * span + slope * size
+    just_before = np.where(at_top, 1 + slope * (size - 1), just_before)
+    sums = groups.hits / size * (at + just_before) / 2
+    return groups.sum(sums) / np.maximum(groups.n_relevant, 1)

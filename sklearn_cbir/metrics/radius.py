@@ -1,0 +1,277 @@
+"""Metrics of everything within a distance."""
+
+import numpy as np
+
+from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir.metrics._ranking import (
+    Relevance,
+    blocks,
+    check_distances,
+    check_exclude,
+    read_block,
+)
+from sklearn_cbir.metrics.averaging import mean_over_queries, mean_per_class
+
+__all__ = ["best_f1_radius", "precision_in_radius", "threshold_f1", "threshold_f1_curve"]
+
+
+def precision_in_radius(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    radius=2,
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Share of the items within `radius` that are relevant; 0 if there are none.
+
+    With codes and ``radius=2`` this is the precision of hash lookup.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    radius : float, default=2
+        Largest distance, itself included, in the unit of `distances`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import precision_in_radius
+    >>> precision_in_radius([1], [1, 0, 1, 1], [[0, 2, 2, 5]])  # two of three
+    0.6666...
+    """
+    radius = check_real(radius, "radius")
+    found, hits, n_relevant = _within(
+        y_queries, y_gallery, distances, radii=np.array([radius]), exclude=exclude
+    )
+    values = (hits / np.maximum(found, 1))[:, 0]
+    values[n_relevant == 0] = np.nan
+    return values if per_query else mean_over_queries(values, sample_weight)
+
+
+def threshold_f1(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    radius,
+    max_results=None,
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """F1 of "everything within `radius` is the same", with one radius for all queries.
+
+    Per query ``2 |P & T| / (|P| + |T|)``, where P is what lies within the radius and
+    T what is relevant [1]_. For a cosine threshold t give ``radius=1 - t``. The query
+    itself counts if it is in the gallery and not excluded, as in the Shopee challenge.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    radius : float
+        Largest distance, itself included, in the unit of `distances`.
+
+    max_results : int, default=None
+        At most so many nearest items are taken as the same.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] C. Liu, W. She, M. Chen, X. Li, S. X. Yang. "Consistent penalizing field
+       loss for zero-shot image retrieval". Expert Systems with Applications 2024.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import threshold_f1
+    >>> threshold_f1([1], [1, 0, 1], [[0.0, 0.2, 0.6]], radius=0.3)  # 2 * 1 / (2 + 2)
+    0.5
+    """
+    values = threshold_f1_curve(
+        y_queries,
+        y_gallery,
+        distances,
+        radii=[check_real(radius, "radius")],
+        max_results=max_results,
+        exclude=exclude,
+    )[:, 0]
+    return values if per_query else mean_over_queries(values, sample_weight)
+
+
+def threshold_f1_curve(y_queries, y_gallery, distances, *, radii, max_results=None, exclude=None):
+    """F1 of every query at every radius.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    radii : array-like of shape (n_radii,)
+        Largest distances, themselves included.
+
+    max_results : int, default=None
+        At most so many nearest items are taken as the same.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_radii), float64
+        As `threshold_f1` with ``per_query=True``.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import threshold_f1_curve
+    >>> threshold_f1_curve([1], [1, 0, 1], [[0.0, 0.2, 0.6]], radii=[0.1, 0.3, 0.7])
+    array([[0.66666667, 0.5       , 0.8       ]])
+    """
+    if max_results is not None:
+        max_results = check_integer(max_results, "max_results", minimum=1)
+    found, hits, n_relevant = _within(
+        y_queries,
+        y_gallery,
+        distances,
+        radii=np.asarray(radii, dtype=np.float64),
+        max_results=max_results,
+        exclude=exclude,
+    )
+    values = 2 * hits / np.maximum(found + n_relevant[:, None], 1)
+    values[n_relevant == 0] = np.nan
+    return values
+
+
+def best_f1_radius(radii, curve, *, y_queries=None):
+    """Find the radius with the highest mean F1, for all queries or for each class.
+
+    How far the best radii of the classes spread tells how well one threshold can
+    serve them all.
+
+    Parameters
+    ----------
+    radii : array-like of shape (n_radii,)
+        Candidates.
+
+    curve : ndarray of shape (n_queries, n_radii)
+        What `threshold_f1_curve` returned for them.
+
+    y_queries : array-like of shape (n_queries,), default=None
+        Labels of the queries, to find one radius per class.
+
+    Returns
+    -------
+    radius : float, or ndarray of shape (n_classes,)
+        The smallest of equally good ones; classes sorted by label.
+
+    f1 : float, or ndarray of shape (n_classes,)
+        Mean F1 at that radius.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import best_f1_radius, threshold_f1_curve
+    >>> radii = [0.1, 0.3, 0.7]
+    >>> curve = threshold_f1_curve([1], [1, 0, 1], [[0.0, 0.2, 0.6]], radii=radii)
+    >>> best_f1_radius(radii, curve)
+    (0.7, 0.8)
+    """
+    radii = np.asarray(radii, dtype=np.float64)
+    order = np.argsort(radii, kind="stable")
+    radii, curve = radii[order], np.asarray(curve)[:, order]
+    if y_queries is None:
+        f1 = np.array([mean_over_queries(column) for column in curve.T])
+        best = int(np.argmax(f1))
+        return float(radii[best]), float(f1[best])
+    # (n_classes, n_radii); a class with nothing relevant anywhere is left out.
+    f1 = np.stack([mean_per_class(y_queries, column)[1] for column in curve.T], axis=1)
+    f1 = f1[~np.isnan(f1).any(axis=1)]
+    return radii[np.argmax(f1, axis=1)], f1.max(axis=1)
+
+
+def _within(y_queries, y_gallery, distances, *, radii, max_results=None, exclude=None):
+    """Count what lies within each radius: found and hits (n_queries, n_radii), relevant in all."""
+    distances = check_distances(distances)
+    relevance = Relevance(y_queries, y_gallery, distances.shape)
+    exclude = check_exclude(exclude, distances.shape)
+    found = np.empty((distances.shape[0], len(radii)))
+    hits = np.empty_like(found)
+    n_relevant = np.empty(distances.shape[0], dtype=np.int64)
+    for rows in blocks(distances.shape, distances):
+        block = read_block(distances, rows)
+        for query, row, (positions, _) in zip(
+            range(rows.start, rows.stop), block, relevance.rows(rows)
+        ):
+            if exclude is not None and len(exclude[query]):
+                keep = np.ones(len(row), dtype=bool)
+                keep[exclude[query]] = False
+                positions = positions[keep[positions]]
+                everything = np.sort(row[keep])
+            else:
+                everything = np.sort(row)
+            relevant = np.sort(row[positions])
+            found[query] = np.searchsorted(everything, radii, side="right")
+            hits[query] = np.searchsorted(relevant, radii, side="right")
+            n_relevant[query] = len(positions)
+            if max_results is not None and len(everything) > max_results:
+                _cap(found[query], hits[query], everything, relevant, max_results)
+    return found, hits, n_relevant
+
+
+def _cap(found, hits, everything, relevant, max_results):
+    """Keep the nearest `max_results` items, on average over the orders of equal ones."""
+    last = everything[max_results - 1]
+    nearer, within = np.searchsorted(everything, last), np.searchsorted(everything, last, "right")
+    sure, possible = np.searchsorted(relevant, last), np.searchsorted(relevant, last, "right")
+    share = (max_results - nearer) / (within - nearer)
+    capped = found > max_results
+    found[capped] = max_results
+    hits[capped] = sure + share * (possible - sure)

@@ -1,0 +1,122 @@
+"""Metrics by name: "map@100" is `mean_average_precision` with ``k=100``."""
+
+from sklearn_cbir._validation import resolve
+from sklearn_cbir.metrics.cutoff import (
+    acg_at_k,
+    ndcg_at_k,
+    precision_at_k,
+    recall_at_k,
+    set_recall_at_k,
+)
+from sklearn_cbir.metrics.precision import (
+    map_at_r,
+    mean_average_precision,
+    trapezoid_mean_average_precision,
+    weighted_mean_average_precision,
+)
+from sklearn_cbir.metrics.radius import precision_in_radius
+
+__all__ = ["METRICS", "evaluate", "parse_metric"]
+
+
+def parse_metric(name):
+    """Split the name of a metric into its function and its number of results.
+
+    Parameters
+    ----------
+    name : str or callable
+        A key of `METRICS`, alone or with ``@k``: ``"map"``, ``"map@100"``,
+        ``"recall@1"``. A callable is returned as it is.
+
+    Returns
+    -------
+    function : callable
+        Takes ``(y_queries, y_gallery, distances)`` and, if there is one, ``k``.
+
+    k : int or None
+        None if the name has none.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, its cut-off is no number, or a cut-off is
+        missing or out of place.
+
+    Examples
+    --------
+    >>> parse_metric("ndcg@100")
+    (<function ndcg_at_k at 0x...>, 100)
+    """
+    if callable(name):
+        return name, None
+    if not isinstance(name, str):
+        raise ValueError(
+            f"scoring={name!r} is no metric. Use a name such as 'map' or 'recall@1', or a function "
+            "of the labels of queries and gallery and their distances."
+        )
+    base, at, cutoff = name.partition("@")
+    function = resolve(base.strip(), METRICS, "scoring", own="a function")
+    if not at:
+        if base.strip() in NEED_K:
+            raise ValueError(f"scoring={name!r} needs a number of results, such as '{base}@10'.")
+        return function, None
+    if base.strip() in WITHOUT_K:
+        raise ValueError(f"scoring={name!r} takes no number of results. Use '{base.strip()}'.")
+    if not cutoff.strip().isdecimal() or int(cutoff) == 0:
+        raise ValueError(
+            f"scoring={name!r} needs a whole number of at least 1 after '@', such as '{base}@10'."
+        )
+    return function, int(cutoff)
+
+
+def evaluate(scoring, y_queries, y_gallery, distances, **options):
+    """Evaluate a metric by its name.
+
+    Parameters
+    ----------
+    scoring : str or callable
+        A name that `parse_metric` knows, or a function like those of this
+        package.
+
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    **options : dict
+        Passed on: `exclude`, `sample_weight`, `per_query`, `ties`, ...
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        What the metric returns.
+
+    Examples
+    --------
+    >>> evaluate("precision@2", [1], [1, 0, 1, 0], [[0.1, 0.2, 0.3, 0.4]])
+    0.5
+    """
+    function, k = parse_metric(scoring)
+    if k is not None:
+        options["k"] = k
+    return function(y_queries, y_gallery, distances, **options)
+
+
+METRICS = {
+    "map": mean_average_precision,
+    "precision": precision_at_k,
+    "recall": recall_at_k,
+    "set_recall": set_recall_at_k,
+    "ndcg": ndcg_at_k,
+    "acg": acg_at_k,
+    "wmap": weighted_mean_average_precision,
+    "map_at_r": map_at_r,
+    "trapezoid_map": trapezoid_mean_average_precision,
+    "precision_in_radius": precision_in_radius,
+}
+NEED_K = {"precision", "recall", "set_recall", "acg"}
+WITHOUT_K = {"map_at_r", "trapezoid_map", "precision_in_radius"}
