@@ -1,8 +1,8 @@
 """Train an image search, measure it, save it, load it in another process and draw its answers.
 
-    python examples/search_photos.py                     # drawings that ship with the project
-    python examples/search_photos.py --photos FOLDER     # your photos; sub-folders are labels
-    python examples/search_photos.py --load search.joblib --query photo.jpg
+python examples/search_photos.py                     # drawings that ship with the project
+python examples/search_photos.py --photos FOLDER     # your photos; sub-folders are labels
+python examples/search_photos.py --load search.joblib --query photo.jpg
 """
 
 import argparse

@@ -32,12 +32,13 @@ from sklearn_cbir._training import (
     train,
 )
 from sklearn_cbir._validation import check_choice, check_integer, check_real, progress, resolve
-from sklearn_cbir.backbones import build_backbone, build_mlp
+from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
 from sklearn_cbir.losses import LOSSES, output_of, sampling_of
 from sklearn_cbir.sampling import balanced_batches, uniform_batches
 
 STATE_FORMAT = 1
+DEFAULT_BACKBONE = "resnet9"
 FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 # They change where or how loudly a fit runs, not what comes out of it.
@@ -55,7 +56,6 @@ class Network(nn.Module):
         self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
         self.unit_length = unit_length
         self.trunk_is_frozen = False
-        self.batch_norm_is_frozen = False
 
     @property
     def spec(self):
@@ -76,14 +76,10 @@ class Network(nn.Module):
         self.trunk_is_frozen = frozen
 
     def train(self, mode=True):
-        """Set the mode; frozen parts stay in eval mode."""
+        """Set the mode; a frozen trunk stays in eval mode."""
         super().train(mode)
         if self.trunk_is_frozen:
             self.trunk.eval()
-        if self.batch_norm_is_frozen:
-            for module in self.trunk.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
         return self
 
     def vectors(self, x):
@@ -255,7 +251,7 @@ class NetworkTransformer(
                 f"{kinds[is_rows]}. Pass the same kind of data."
             )
         if is_rows:
-            return validate_data(self, X, dtype=np.float64, reset=reset)
+            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         images = check_images(X)
         if reset:
             self.__dict__.pop("n_features_in_", None)
@@ -292,11 +288,15 @@ class NetworkTransformer(
         n_classes = None if loss is None else _count_classes(y)
         ending = self._network_ending("features" if loss is None else output_of(loss), n_classes)
         if isinstance(data, np.ndarray):
-            trunk = build_mlp(data) if loss is not None else _PassRows(data.shape[1])
+            n_features = data.shape[1]
+            trunk = _PassRows(n_features)
+            if loss is not None:
+                trunk = build_mlp(n_features, **row_statistics(data))
         else:
             trunk = build_backbone(**self._backbone_parameters())
         network = Network(trunk, **ending)
-        network.batch_norm_is_frozen = self._is_pretrained(trunk)
+        # Statistics estimated again from few photos are worse than those of the weights.
+        trunk.frozen_batch_norm = self._is_pretrained(data)
         if hasattr(loss, "setup"):
             generator = torch.Generator().manual_seed(torch.initial_seed())
             n_outputs = network.classifier.out_features if network.classifier else network.width
@@ -306,13 +306,12 @@ class NetworkTransformer(
 
     def _backbone_parameters(self):
         """Return keyword arguments of build_backbone."""
-        return {
-            name: getattr(self, name)
-            for name in ("backbone", "weights", "pooling", "image_size", "mean", "std")
-        }
+        names = ("weights", "pooling", "image_size", "mean", "std")
+        backbone = DEFAULT_BACKBONE if self.backbone is None else self.backbone
+        return {"backbone": backbone} | {name: getattr(self, name) for name in names}
 
-    def _is_pretrained(self, trunk):
-        return getattr(trunk, "image_size", None) is not None and self.weights is not None
+    def _is_pretrained(self, data):
+        return self.weights is not None and not isinstance(data, np.ndarray)
 
     def _source(self, data, trunk, training):
         """Return the batches' source, decoded once if it fits the cache."""
@@ -338,7 +337,7 @@ class NetworkTransformer(
     def _train(self, network, loss, source, y, seed, device, X):
         """Train the network in place and return the history."""
         kept, held_out = self._split(y, loss, seed)
-        settings = self._settings(network.trunk)
+        settings = self._settings(isinstance(source, ImageSource) and self.weights is not None)
         batches = self._batches(source, y, kept, loss, seed, augmented=True)
         valid = None
         if len(held_out):
@@ -374,8 +373,7 @@ class NetworkTransformer(
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return history
 
-    def _settings(self, trunk):
-        pretrained = self._is_pretrained(trunk)
+    def _settings(self, pretrained):
         head_epochs = self.head_epochs
         if head_epochs is None:
             head_epochs = 5 if pretrained else 0
@@ -487,22 +485,16 @@ class NetworkTransformer(
             trunk = self._rebuild_trunk(spec["trunk"])
             network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
             # np.array: memory-mapped weights are read-only, and torch would write through that.
-            weights = {k: torch.from_numpy(np.array(v)) for k, v in self._weights().items()}
-            network.load_state_dict(weights)
+            weights = self._network_state["weights"]
+            network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
             self._network = network.eval()
         return network
 
-    def _weights(self):
-        return self._network_state["weights"]
-
     def _rebuild_trunk(self, spec):
-        if spec["kind"] == "rows":
-            return _PassRows(spec["n_features"])
-        if spec["kind"] == "mlp":
-            return build_mlp(**{k: v for k, v in spec.items() if k != "kind"})
-        spec = {k: v for k, v in spec.items() if k != "kind"}
+        if "n_features" in spec:
+            return _PassRows(**spec)
         with seeded(0, torch.device("cpu")):
-            return build_backbone(**({"backbone": self.backbone} | spec))
+            return build_backbone(**spec)
 
     def _embed(self, X):
         """Return the network's vectors, float32 (n, width)."""
@@ -542,7 +534,7 @@ class _PassRows(nn.Module):
     def __init__(self, n_features):
         super().__init__()
         self.width = n_features
-        self.spec = {"kind": "rows", "n_features": n_features}
+        self.spec = {"n_features": n_features}
 
     def forward(self, x):
         return x

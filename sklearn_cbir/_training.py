@@ -56,7 +56,7 @@ def derived_seed(*parts):
 
 
 class ArraySource:
-    """Feature rows (n, n_features) as batches of float32."""
+    """Feature rows (n, n_features) as batches of their own floating type."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -66,7 +66,7 @@ class ArraySource:
 
     def read(self, indices, rng=None):
         """Return the rows at `indices` as a tensor; rows are never augmented."""
-        return torch.from_numpy(np.array(self.rows[indices], dtype=np.float32, order="C"))
+        return torch.from_numpy(np.array(self.rows[indices], order="C"))
 
     def subset(self, indices):
         """Return a source of some of the rows."""

@@ -46,7 +46,7 @@ def is_feature_rows(X):
         return len(X) > 0 and _is_row(X[0])
     shape = getattr(X, "shape", None)
     if shape is None:
-        return False
+        return hasattr(X, "__array__") and is_feature_rows(np.asarray(X))
     if len(shape) == 2:
         return not (shape[1] == 1 and shape[0] > 0 and _is_single(_first(X)))
     return len(shape) < 2 and not (len(shape) == 1 and shape[0] > 0 and _is_item(_first(X)))

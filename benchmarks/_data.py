@@ -1,0 +1,90 @@
+"""Reading the benchmarks' data, and writing down what came out and where it ran."""
+
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def load_cifar10(path, part):
+    """Return uint8 images (n, 32, 32, 3) and labels of "train" or "test".
+
+    The file holds CIFAR-10 as JPEG bytes: `jpeg_train` (one stream), `offset_train` (n + 1,) and
+    `y_train`, and the same for test.
+    """
+    with np.load(path) as file:
+        stream, offsets = file[f"jpeg_{part}"], file[f"offset_{part}"]
+        y = file[f"y_{part}"]
+    images = np.empty((len(y), 32, 32, 3), dtype=np.uint8)
+    for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:])):
+        images[i] = Image.open(io.BytesIO(stream[start:end].tobytes())).convert("RGB")
+    return images, y.astype(np.int64)
+
+
+def environment():
+    """Return where and on what a benchmark ran."""
+    import sklearn
+    import torch
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__.split("+")[0],
+        "threads": torch.get_num_threads(),
+        "scikit-learn": sklearn.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+class Cells:
+    """Finished results in one JSON file; a cell that is there is not run again."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.cells = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def run(self, name, function, *args):
+        """Return the result of a cell, running it only if it is not there yet."""
+        if name not in self.cells:
+            started, used = time.perf_counter(), time.process_time()
+            result = function(*args)
+            result["seconds"] = round(time.perf_counter() - started, 1)
+            result["cpu_seconds"] = round(time.process_time() - used, 1)
+            self.cells[name] = result | {"environment": environment()}
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps(self.cells, indent=1))
+            part.replace(self.path)
+        print(name, {k: v for k, v in self.cells[name].items() if k != "environment"}, flush=True)
+        return self.cells[name]
+
+
+def paired_bootstrap(a, b, *, n=10000, seed=0):
+    """Return mean(b - a) and its 95 % interval over resampled queries."""
+    rng = np.random.default_rng(seed)
+    difference = np.asarray(b) - np.asarray(a)
+    means = [rng.choice(difference, len(difference)).mean() for _ in range(n)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return difference.mean(), low, high
