@@ -1,0 +1,118 @@
+"""Torchvision's classification networks: everything before the classifier, found by name."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sklearn_cbir.backbones._built_in import BACKBONES
+from sklearn_cbir.backbones._trunk import Net
+from sklearn_cbir.backbones._weights import load_state, read_weights
+
+CLASSIFIERS = ("classifier", "fc", "heads", "head")
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+
+
+def _import_torchvision():
+    try:
+        import torchvision
+    except Exception as error:
+        raise ImportError(
+            f"torchvision does not work with torch {torch.__version__} ({error}). Install the two "
+            "together, from the same index and in one command: pip install --upgrade torch "
+            "torchvision. The built-in backbones "
+            f"{sorted(BACKBONES)} need no torchvision."
+        ) from error
+    return torchvision
+
+
+def from_torchvision(name, weights, pooling, image_size):
+    models = _import_torchvision().models
+    names = models.list_models(module=models)
+    if name not in names:
+        close = get_close_matches(name, [*BACKBONES, *names], n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"backbone={name!r} is not known.{hint} Use one of {sorted(BACKBONES)}, a "
+            "classification network of torchvision, or pass your own torch module."
+        )
+    published = models.get_model_weights(name).DEFAULT
+    recipe = published.transforms()
+    trained_at, resized = recipe.crop_size[0], recipe.resize_size[0]
+    one_size = name.startswith(("vit_", "maxvit_"))
+    size = image_size or trained_at
+    model = _construct(models, name, size if one_size else None)
+    if weights is not None:
+        state = _download(published) if weights == "imagenet" else read_weights(weights)
+        if "encoder.pos_embedding" in state:
+            state = models.vision_transformer.interpolate_embeddings(size, model.patch_size, state)
+        load_state(model, state, name, (f"{_last_layer(model)}.", *AUXILIARY))
+    # Inception was trained on colors from -1 to 1, which torchvision hides inside the network.
+    centered = name in ("inception_v3", "googlenet")
+    return Net(
+        _without_classifier(model, name, pooling),
+        image_size=trained_at if weights is not None or one_size else None,
+        resize_ratio=resized / trained_at,
+        mean=(0.5,) * 3 if centered else tuple(recipe.mean),
+        std=(0.5,) * 3 if centered else tuple(recipe.std),
+        one_size=one_size,
+    )
+
+
+def _construct(models, name, size):
+    """Network with new weights; `size` is that of networks which take one size only."""
+    options = {}
+    if name in ("inception_v3", "googlenet"):
+        # Their own initialization takes seconds, and batch normalization makes up for it.
+        options = {"aux_logits": False, "init_weights": False, "transform_input": False}
+    elif size is not None:
+        options = {"input_size": (size, size)} if name == "maxvit_t" else {"image_size": size}
+    try:
+        return models.get_model(name, weights=None, **options)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"backbone={name!r} does not take images of {size} x {size} pixels ({error}). Set "
+            "image_size to what it takes."
+        ) from error
+
+
+def _last_layer(model):
+    """Name of the layer that gives one score per class."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    # SqueezeNet has none: it scores by a convolution.
+    return linear[-1] if linear else "classifier"
+
+
+def _without_classifier(model, name, pooling):
+    """All that comes before the last layer; before the network's own pooling if it is replaced."""
+    if pooling == "auto":
+        last = _last_layer(model)
+        pool = nn.AdaptiveAvgPool2d(1) if name.startswith("squeezenet") else nn.Identity()
+        model.set_submodule(last, pool)
+        return model
+    if name.startswith("vit_"):
+        raise ValueError(
+            f"pooling={pooling!r} needs a feature map, and backbone={name!r} has none. "
+            "Use pooling='auto'."
+        )
+    layers = []
+    for child_name, child in model.named_children():
+        if child_name in ("avgpool", *CLASSIFIERS):
+            break
+        layers.extend(child if isinstance(child, nn.ModuleList) else [child])
+    # DenseNet applies its last ReLU outside its layers.
+    return nn.Sequential(*layers, *[nn.ReLU()] * name.startswith("densenet"))
+
+
+def _download(published):
+    """State dict of torchvision's weights, from its cache or from the network."""
+    try:
+        return published.get_state_dict(progress=True, check_hash=True, map_location="cpu")
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ConnectionError(
+            f"The ImageNet weights {published.url} cannot be downloaded ({error}). Download that "
+            f"file elsewhere and put it into {folder}, or pass its path as weights=..., or use "
+            "weights=None to train from scratch."
+        ) from error

@@ -1,0 +1,102 @@
+"""The trunk that all backbones become, and the network without its classifier that it wraps."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Net:
+    """A network without its classifier, and the images it was made for."""
+
+    features: nn.Module
+    image_size: int | None = None
+    resize_ratio: float = 1.0
+    mean: tuple = IMAGENET_MEAN
+    std: tuple = IMAGENET_STD
+    one_size: bool = False
+
+
+class Trunk(nn.Module):
+    """A network from uint8 images to one vector each.
+
+    Built by `build_backbone`.
+
+    Parameters
+    ----------
+    features : Module
+        From normalized images to feature maps or vectors.
+
+    pooling : Module
+        From what `features` gives to vectors.
+
+    width : int
+        Length of the vectors.
+
+    spec : dict
+        Arguments of `build_backbone` that build this trunk again, without its
+        weights.
+
+    Attributes
+    ----------
+    image_size, resize_size : int or None
+        Images come as the centered square of `image_size` pixels of an image
+        whose shorter side has `resize_size` pixels. None: any size.
+
+    frozen_batch_norm : bool
+        Whether batch normalization keeps its statistics while training.
+    """
+
+    def __init__(self, features, pooling, width, spec):
+        super().__init__()
+        self.features = features
+        self.pooling = pooling
+        self.width = width
+        self.spec = spec
+        self.image_size = spec["image_size"]
+        self.resize_size = spec["resize_size"]
+        self.frozen_batch_norm = False
+        # In units of uint8, (3, 1, 1); not persistent, since `spec` carries them.
+        mean, std = (255 * torch.tensor(spec[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, images):
+        """Vectors (n, width) of uint8 images (n, 3, height, width)."""
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
+        return self.pooling(self.features(normalized)).float()
+
+    def train(self, mode=True):
+        """Switch to training, leaving frozen batch normalization as it is."""
+        super().train(mode)
+        if self.frozen_batch_norm:
+            freeze_batch_norm(self)
+        return self
+
+
+def freeze_batch_norm(network):
+    """Let batch normalization use the statistics it has; its weights still train.
+
+    Lasts until the next ``network.train()``; set ``trunk.frozen_batch_norm``
+    to make it last.
+
+    Parameters
+    ----------
+    network : Module
+        Changed in place.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> freeze_batch_norm(network)
+    >>> network[0].training, network[1].training
+    (True, False)
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

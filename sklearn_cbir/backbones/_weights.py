@@ -1,0 +1,105 @@
+"""Trained weights: files -> state dicts -> networks."""
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+
+
+def read_weights(path):
+    """Read a state dict from a file.
+
+    Parameters
+    ----------
+    path : str or path
+        A file that ``torch.save`` wrote, or one that ends in .safetensors.
+        Nothing in it is executed.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU, without the prefixes that parallel or compiled training
+        adds to the names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+
+    ValueError
+        If it holds anything else than a state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights={str(path)!r} is not a file. Pass the path of a state dict, 'imagenet' or "
+            "None."
+        )
+    try:
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
+        raise ValueError(
+            f"weights={str(path)!r} cannot be read as a state dict ({_first_line(error)}). Save "
+            "it with torch.save(network.state_dict(), path)."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
+    if not tensors or not state:
+        raise ValueError(
+            f"weights={str(path)!r} holds no state dict of names and tensors. Save it with "
+            "torch.save(network.state_dict(), path)."
+        )
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in state.items()}
+
+
+def _read_torch(path):
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path):
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(
+            f"Reading weights={str(path)!r} needs safetensors. Install it with "
+            "pip install safetensors."
+        ) from error
+    return load_file(path)
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]
+
+
+def load_state(model, state, name, optional=()):
+    """Load all of `state` into `model`; names that start with `optional` are left as they are."""
+    # Torchvision's DenseNet files have one dot more than its networks.
+    state = {re.sub(r"(denselayer\d+\.\w+)\.(\d\.)", r"\1\2", k): v for k, v in state.items()}
+    state = {key: value for key, value in state.items() if not key.startswith(optional)}
+    target = model.state_dict()
+    needed = {k for k in target if not k.startswith(optional) and "num_batches_tracked" not in k}
+    shapes = [
+        f"{key} {tuple(state[key].shape)}, not {tuple(target[key].shape)}"
+        for key in target
+        if key in state and state[key].shape != target[key].shape
+    ]
+    faults = [
+        f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''})"
+        for what, keys in (
+            ("missing", needed - state.keys()),
+            ("unexpected", state.keys() - target.keys()),
+            ("of another shape", set(shapes)),
+        )
+        if keys
+    ]
+    if faults:
+        raise ValueError(
+            f"The weights do not fit backbone={name!r}: of its {len(target)} tensors "
+            f"{'; '.join(faults)}. Pass the weights of the same network."
+        )
+    # Updating the model's own dict keeps the version numbers that its layers look at.
+    target.update(state)
+    model.load_state_dict(target)
