@@ -1,0 +1,301 @@
+"""Exact search over float rows under the cosine or the Euclidean distance."""
+
+import copy
+
+import numpy as np
+
+from sklearn_cbir.index._rows import find_copies, row_blocks
+
+# Affinities held at once: they stay in the processor's cache.
+AFFINITIES_AT_ONCE = 2**20
+# Numbers of float64 held at once where pairs are measured.
+DIFFERENCES_AT_ONCE = 2**21
+
+
+class ExactEngine:
+    """Search every row: a matrix product screens, the rows themselves decide.
+
+    The product gives the affinity (larger is nearer) of a query to all rows up to
+    a bounded rounding error. What that error leaves among the nearest is measured
+    again as the length of a difference in float64. So equal rows are exactly
+    tied, whatever else is searched in the same call, and no distance is negative.
+    """
+
+    name = "exact"
+    recall = 1.0
+
+    def build(self, rows):
+        """Hold a copy of `rows`, in the form in which they are compared."""
+        self.rows = self.encode(rows)
+        return self
+
+    @property
+    def exact(self):
+        """The engine that answers exactly."""
+        return self
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getstate__(self):
+        return {key: value for key, value in vars(self).items() if not key.startswith("_cached")}
+
+    def add(self, rows):
+        """Return an engine with `rows` appended."""
+        return self._with(np.concatenate([self.rows, self.encode(rows)]))
+
+    def remove(self, positions):
+        """Return an engine without the rows at `positions`."""
+        return self._with(np.delete(self.rows, positions, axis=0))
+
+    def query(self, queries, k):
+        """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
+        distances = np.empty((len(queries), k))
+        positions = np.empty((len(queries), k), dtype=np.int64)
+        for block in self._blocks(len(queries)):
+            which, found = self._pairs(queries[block], k=k)
+            measured = self.measure(queries[block], which, found)
+            order = np.lexsort((found, measured, which))
+            first = np.searchsorted(which[order], np.arange(block.stop - block.start))
+            nearest = order[first[:, None] + np.arange(k)]
+            distances[block], positions[block] = measured[nearest], found[nearest]
+        return distances, positions
+
+    def query_radius(self, queries, radius):
+        """Return lists of the distances and positions of all rows within `radius`."""
+        distances, positions = [], []
+        for block in self._blocks(len(queries)):
+            which, found = self._pairs(queries[block], radius=radius)
+            measured = self.measure(queries[block], which, found)
+            inside = measured <= radius
+            which, found, measured = which[inside], found[inside], measured[inside]
+            order = np.lexsort((found, measured, which))
+            stops = np.searchsorted(which[order], np.arange(1, block.stop - block.start))
+            distances += np.split(measured[order], stops)
+            positions += np.split(found[order], stops)
+        return distances, positions
+
+    def distances(self, queries):
+        """Return the distances to all rows, (n_queries, n), as exact as one product is."""
+        if "_cached_copies" not in vars(self):
+            self._cached_copies = find_copies(self.rows)
+        affinity = self._affinity(queries, slice(None))
+        copies, firsts = self._cached_copies
+        affinity[:, copies] = affinity[:, firsts]  # equal rows are exactly tied
+        distances = self._from_affinity(queries, affinity)
+        unsafe = np.flatnonzero(~self._is_safe(self._error(queries)))
+        for row in unsafe:
+            everything = np.arange(len(self))
+            distances[row] = self.measure(queries, np.full(len(self), row), everything)
+        return distances
+
+    def measure(self, queries, which, positions):
+        """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
+        lengths = np.empty(len(which))
+        step = max(1, DIFFERENCES_AT_ONCE // self.rows.shape[1])
+        for start in range(0, len(which), step):
+            part = slice(start, start + step)
+            difference = queries[which[part]].astype(np.float64) - self.rows[positions[part]]
+            lengths[part] = _lengths(difference)
+        return self._from_lengths(lengths, queries, which, positions)
+
+    def _with(self, rows):
+        """Return an engine like this one over other rows."""
+        engine = copy.copy(self)
+        engine.__dict__ = self.__getstate__()
+        engine.rows = rows
+        return engine
+
+    def _blocks(self, n_queries):
+        """Yield blocks of about 100 queries, more of them if the gallery is small."""
+        largest = max(128, AFFINITIES_AT_ONCE // max(1, len(self)))
+        return row_blocks(n_queries, self._tile(128), itemsize=32, largest=largest)
+
+    def _tile(self, n_queries):
+        """Return how many rows are screened at once."""
+        return min(len(self), max(1024, AFFINITIES_AT_ONCE // n_queries))
+
+    def _pairs(self, queries, k=None, radius=None):
+        """Return all pairs (query, position) that may be wanted, and a few more."""
+        error = self._error(queries)
+        safe = self._is_safe(error)
+        slack = np.where(safe, 2 * error, 0).astype(self.rows.dtype)
+        select = _Nearest(k, len(self)) if radius is None else None
+        pairs = []
+        tile = self._tile(len(queries))
+        for start in range(0, len(self), tile):
+            affinity = self._affinity(queries, slice(start, start + tile))
+            if select is not None:
+                which, found, value = select(affinity, slack)
+            else:
+                floor = self._floor(queries, radius) - slack
+                which, found = np.nonzero(affinity >= floor[:, None])
+                value = affinity[which, found]
+            pairs.append((which, found + start, value))
+        which, found, value = (np.concatenate(part) for part in zip(*pairs))
+        keep = safe[which]
+        if select is not None:
+            keep &= value >= select.floor[which] - slack[which]
+        which, found = which[keep], found[keep]
+        for row in np.flatnonzero(~safe):
+            which = np.r_[which, np.full(len(self), row)]
+            found = np.r_[found, np.arange(len(self))]
+        return which, found
+
+    def _is_safe(self, error):
+        """Say for which queries the product cannot overflow."""
+        eps = np.finfo(self.rows.dtype).eps
+        with np.errstate(invalid="ignore"):
+            return error < np.finfo(self.rows.dtype).max * eps
+
+
+class CosineEngine(ExactEngine):
+    """Rows of unit length; a zero row has distance 1 to everything."""
+
+    def encode(self, rows):
+        """Return rows of unit length; zero rows stay zero."""
+        peaks = np.abs(rows).max(axis=1, keepdims=True)  # squares cannot over- or underflow
+        rows = rows / np.where(peaks > 0, peaks, 1)
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+        rows /= np.where(lengths > 0, lengths, 1)
+        return rows
+
+    def _affinity(self, queries, part):
+        return queries @ self.rows[part].T
+
+    def _error(self, queries):
+        eps = float(np.finfo(self.rows.dtype).eps)
+        return np.full(len(queries), (2 * self.rows.shape[1] + 16) * eps)
+
+    def _floor(self, queries, radius):
+        return np.full(len(queries), 1 - radius, dtype=self.rows.dtype)
+
+    def _from_affinity(self, queries, affinity):
+        np.subtract(1, affinity, out=affinity)
+        return np.maximum(affinity, 0, out=affinity)
+
+    def _from_lengths(self, lengths, queries, which, positions):
+        distances = lengths**2 / 2  # 1 - u.v for unit rows
+        empty_queries, empty_rows = ~queries.any(axis=1), self._empty_rows()
+        if empty_queries.any() or empty_rows.any():
+            distances[empty_queries[which] | empty_rows[positions]] = 1
+        return distances
+
+    def _empty_rows(self):
+        if "_cached_empty" not in vars(self):
+            self._cached_empty = ~self.rows.any(axis=1)
+        return self._cached_empty
+
+
+class EuclideanEngine(ExactEngine):
+    """Rows as they are, up to a power of two that keeps squares within range."""
+
+    scale = 1.0
+
+    def build(self, rows):
+        """Hold a copy of `rows`, scaled if their squares would leave the range."""
+        peak = float(np.abs(rows).max())
+        if peak > 0 and not 1e-6 < peak < 1e6:
+            self.scale = 2.0 ** -np.clip(np.frexp(peak)[1], -1000, 1000)
+        return super().build(rows)
+
+    def encode(self, rows):
+        """Return a copy of the rows in C order, scaled."""
+        if self.scale == 1:
+            return np.array(rows, order="C")
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(rows * rows.dtype.type(self.scale))
+
+    def _half_squares(self):
+        if "_cached_half_squares" not in vars(self):
+            self._cached_half_squares = np.einsum("ij,ij->i", self.rows, self.rows) / 2
+        return self._cached_half_squares
+
+    def _affinity(self, queries, part):
+        # q.g - |g|^2 / 2 = (|q|^2 - |q - g|^2) / 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            affinity = queries @ self.rows[part].T
+            affinity -= self._half_squares()[part]
+        return affinity
+
+    def _error(self, queries):
+        eps = float(np.finfo(self.rows.dtype).eps)
+        longest = np.sqrt(2 * float(self._half_squares().max()))
+        lengths = _lengths(queries.astype(np.float64, copy=False))
+        with np.errstate(over="ignore"):
+            return (2 * self.rows.shape[1] + 16) * eps * (lengths + longest) ** 2
+
+    def _floor(self, queries, radius):
+        lengths = _lengths(queries.astype(np.float64, copy=False))
+        with np.errstate(over="ignore", invalid="ignore"):
+            floor = (lengths**2 - (radius * self.scale) ** 2) / 2
+            return floor.astype(self.rows.dtype)
+
+    def _from_affinity(self, queries, affinity):
+        squares = np.einsum("ij,ij->i", queries, queries)[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(affinity, -2, out=affinity)
+            affinity += squares
+            np.maximum(affinity, 0, out=affinity)
+            np.sqrt(affinity, out=affinity)
+            affinity /= affinity.dtype.type(self.scale)
+        return affinity
+
+    def _from_lengths(self, lengths, queries, which, positions):
+        return lengths / self.scale
+
+
+class _Nearest:
+    """Pick out of tiles of affinities all that may be among the `k` largest of their row.
+
+    The largest of every group of columns is enough to find a floor that `k`
+    affinities reach; only groups whose largest reaches it are looked into.
+    """
+
+    def __init__(self, k, n):
+        self.k = k
+        self.width = max(1, min(64, n // (8 * k)))
+        self.best = None
+
+    def __call__(self, affinity, slack):
+        n_queries, n = affinity.shape
+        n_groups = n // self.width
+        # Column g of the view holds the affinities g, g + n_groups, g + 2 * n_groups, ...
+        groups = affinity[:, : n_groups * self.width].reshape(n_queries, self.width, n_groups)
+        rest = affinity[:, n_groups * self.width :]
+        largest = groups.max(axis=1)  # (n_queries, n_groups)
+        self._raise_floor(largest, rest)
+        limit = self.floor - slack
+        which, group = np.nonzero(largest >= limit[:, None])
+        members = groups[which, :, group]  # (n_hot, width)
+        hot, offset = np.nonzero(members >= limit[which, None])
+        which_rest, column_rest = np.nonzero(rest >= limit[:, None])
+        return (
+            np.r_[which[hot], which_rest],
+            np.r_[group[hot] + offset * n_groups, column_rest + n_groups * self.width],
+            np.r_[members[hot, offset], rest[which_rest, column_rest]],
+        )
+
+    def _raise_floor(self, largest, rest):
+        """Take in a tile: `floor` is reached by at least `k` affinities of each query so far."""
+        parts = [largest, rest] if self.best is None else [self.best, largest, rest]
+        best = np.concatenate(parts, axis=1)
+        if best.shape[1] >= self.k:
+            best = np.partition(best, -self.k, axis=1)[:, -self.k :]
+            self.floor = best[:, 0]
+        else:
+            self.floor = np.full(len(best), -np.inf, dtype=best.dtype)
+        self.best = best
+
+
+def _lengths(difference):
+    """Return the length of every row without over- or underflow."""
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("ij,ij->i", difference, difference)
+    odd = np.flatnonzero(~((squares > 1e-290) & (squares < np.inf)))
+    lengths = np.sqrt(squares)
+    if len(odd):
+        peaks = np.abs(difference[odd]).max(axis=1)
+        scaled = difference[odd] / np.where(peaks > 0, peaks, 1)[:, None]
+        lengths[odd] = np.sqrt(np.einsum("ij,ij->i", scaled, scaled)) * peaks
+    return lengths

@@ -1,0 +1,182 @@
+"""What a retriever holds: an engine, and the id and the label of every position."""
+
+import numbers
+import os
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from sklearn_cbir._labels import check_labels, check_same_kind
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """One consistent state; a retriever replaces it as a whole when rows come or go."""
+
+    metric: str
+    engine: object
+    ids: "GalleryIds"
+    labels: "GalleryLabels | None"
+
+    def __len__(self):
+        return len(self.engine)
+
+
+class GalleryIds:
+    """The id of every position: what the caller gave, or numbers that are never used twice."""
+
+    def __init__(self, ids, n):
+        self.given = ids is not None
+        self.values = check_ids(ids, n) if self.given else np.arange(n)
+        self.next_id = n
+
+    def __getstate__(self):
+        # Consecutive numbers and the look-up table are made again, not stored.
+        state = {key: value for key, value in vars(self).items() if key != "_positions"}
+        n = len(self.values)
+        first = self.values[0] if n and not self.given else 0
+        if not self.given and (self.values == np.arange(first, first + n)).all():
+            state["values"] = range(int(first), int(first) + n)
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__ = {**state, "values": np.asarray(state["values"])}
+
+    def add(self, ids, n):
+        """Return the ids with those of `n` new positions behind them."""
+        if (ids is not None) != self.given:
+            have, way = (
+                (f"its own ids, such as {self.values[0]!r}", "Pass ids for the new rows too")
+                if self.given
+                else ("counted ids", "Leave ids out here too, or fit again with ids")
+            )
+            raise ValueError(f"The gallery has {have}. {way}.")
+        new = check_ids(ids, n) if self.given else np.arange(self.next_id, self.next_id + n)
+        if self.given:
+            known = np.flatnonzero(self.find(new) >= 0)
+            if len(known):
+                raise ValueError(
+                    f"ids[{known[0]}]={_shown(new[known[0]])} is in the gallery already. "
+                    "Remove it first, or leave the row out."
+                )
+        return self._with(np.concatenate([self.values, new]), self.next_id + n)
+
+    def remove(self, positions):
+        """Return the ids without those at `positions`."""
+        return self._with(np.delete(self.values, positions), self.next_id)
+
+    def find(self, ids):
+        """Return the position of every id, -1 where the gallery does not have it."""
+        if _kind(ids) != _kind(self.values):
+            raise ValueError(
+                f"ids are {_kind(ids)} such as {_shown(ids[0])}, those of the gallery are "
+                f"{_kind(self.values)} such as {_shown(self.values[0])}: they can never be "
+                "equal. Use one type for both."
+            )
+        if "_positions" not in vars(self):
+            self._positions = {id_: i for i, id_ in enumerate(self.values.tolist())}
+        return np.array([self._positions.get(id_, -1) for id_ in ids.tolist()], dtype=np.int64)
+
+    def _with(self, values, next_id):
+        ids = GalleryIds.__new__(GalleryIds)
+        ids.given, ids.values, ids.next_id = self.given, values, next_id
+        return ids
+
+
+class GalleryLabels:
+    """The label of every position, stored as small class numbers or 0/1 columns."""
+
+    def __init__(self, y, n):
+        y = check_labels(y, n=n)
+        if y.ndim == 2:
+            self.classes, self.codes = None, y.astype(np.uint8)
+        else:
+            self.classes, codes = np.unique(y, return_inverse=True)
+            self.codes = codes.astype(np.min_scalar_type(len(self.classes)))
+
+    @property
+    def values(self):
+        """Labels as they were given."""
+        return self.codes if self.classes is None else self.classes[self.codes]
+
+    def add(self, y, n):
+        """Return the labels with those of `n` new positions behind them."""
+        new = GalleryLabels(y, n)
+        check_same_kind(new.values[:1], self.values[:1])
+        if self.classes is None:
+            return self._with(None, np.concatenate([self.codes, new.codes]))
+        classes, number = np.unique(np.r_[self.classes, new.classes], return_inverse=True)
+        old = number[: len(self.classes)][self.codes]
+        new = number[len(self.classes) :][new.codes]
+        dtype = np.min_scalar_type(len(classes))
+        return self._with(classes, np.concatenate([old, new]).astype(dtype))
+
+    def remove(self, positions):
+        """Return the labels without those at `positions`."""
+        return self._with(self.classes, np.delete(self.codes, positions, axis=0))
+
+    def _with(self, classes, codes):
+        labels = GalleryLabels.__new__(GalleryLabels)
+        labels.classes, labels.codes = classes, codes
+        return labels
+
+
+class ProcessLock:
+    """A lock that a forked child gets anew, in case another thread of its parent held it."""
+
+    def __init__(self):
+        self._renew()
+
+    def _renew(self):
+        self._process, self._lock = os.getpid(), threading.RLock()
+
+    def __enter__(self):
+        if self._process != os.getpid():
+            self._renew()
+        self._lock.acquire()
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+
+def check_ids(ids, n, *, unique=True):
+    """Return ids as a 1-D array of text, whole numbers or other hashable objects."""
+    if isinstance(ids, str):
+        raise ValueError(f"ids={ids!r} is one string. Wrap it in a list.")
+    listed = list(ids.tolist() if hasattr(ids, "tolist") else ids)
+    if len(listed) != n:
+        raise ValueError(f"There are {len(listed)} ids for {n} rows. Give one per row.")
+    for row, id_ in enumerate(listed):
+        if id_ is None or id_ != id_ or getattr(id_, "__hash__", None) is None:
+            raise ValueError(
+                f"ids[{row}] is {id_!r}. Ids are text, whole numbers or other hashable objects, "
+                "such as paths, and none may be missing."
+            )
+    if unique and len(set(listed)) < len(listed):
+        seen = {}
+        row = next(i for i, id_ in enumerate(listed) if seen.setdefault(id_, i) != i)
+        raise ValueError(
+            f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[listed[row]]}]. Ids name one row "
+            "each: make them unique."
+        )
+    values = np.empty(n, dtype=object)
+    values[:] = listed
+    if all(isinstance(id_, str) for id_ in listed):
+        return values.astype(str)
+    if all(_is_integer(id_) for id_ in listed):
+        return values.astype(np.int64)
+    return values
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _kind(values):
+    """Say in a word what kind of ids these are."""
+    return {"U": "text", "i": "numbers"}.get(values.dtype.kind, "objects")
+
+
+def _shown(value):
+    return repr(value.item() if isinstance(value, np.generic) else value)

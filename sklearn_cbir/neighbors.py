@@ -1,0 +1,690 @@
+"""Search a gallery: nearest neighbors, ids, and retrieval scores, as a scikit-learn estimator."""
+
+import warnings
+
+import numpy as np
+from scipy import sparse
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_cbir._labels import check_labels
+from sklearn_cbir._validation import check_choice, check_integer, check_real, progress
+from sklearn_cbir.index._engines import ENGINES, choose_algorithm
+from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, ProcessLock, check_ids
+from sklearn_cbir.index._rows import row_keys
+from sklearn_cbir.metrics import evaluate, mean_over_queries, mean_per_class, worst_queries
+
+__all__ = ["NeighborsRetriever"]
+
+METRICS = ("cosine", "euclidean", "hamming")
+CHANGING = ProcessLock()  # held while a gallery is replaced
+
+
+class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Search a gallery of features or binary codes for what is nearest to queries.
+
+    The last step of a retrieval pipeline: `predict` gives the ids of the nearest
+    gallery rows, nearest first, and `score` a retrieval metric such as mean average
+    precision, so that everything before it can be tuned by `GridSearchCV`.
+
+    A query is left out of its own results by identity, never by position or
+    distance: with ``X=None``, where the gallery queries itself, and where the
+    caller gave the same ids to `fit` and to the query.
+
+    Parameters
+    ----------
+    n_neighbors : int, default=10
+        Number of results per query.
+
+    metric : {"cosine", "euclidean", "hamming"}, default="cosine"
+        Distance. ``"cosine"`` is 1 - cosine, from 0 to 2, and 1 between a zero row
+        and anything. ``"hamming"`` takes rows of {0, 1} and counts the bits that
+        differ (scikit-learn's gives the fraction).
+
+    algorithm : {"auto", "exact", "nndescent"}, default="auto"
+        How neighbors are found. ``"exact"`` compares with every row.
+        ``"nndescent"`` searches a graph [1]_, approximately, which pays for large
+        galleries and many queries: it compiles for some 20 seconds in every
+        process. ``"auto"`` takes the graph for floats beyond 20,000 rows and
+        5,000,000 numbers. `score` and `radius_neighbors` are exact always.
+
+    rerank : callable, default=None
+        Reorders the first `rerank_depth` results of every query:
+        ``rerank(queries, distances, positions, engine)`` returns one number per
+        result, smaller is nearer. `distances` and `positions` have the shape
+        (n_queries, depth); `queries` and ``engine.rows`` are what is compared (rows
+        of unit length under the cosine distance), and ``engine.query(rows, k)``
+        searches further.
+
+    rerank_depth : int, default=100
+        How many results `rerank` may reorder; the rest keep their order.
+
+    scoring : str or callable, default="map"
+        What `score` returns: a key of `sklearn_cbir.metrics.METRICS`, with or
+        without a number of results, such as ``"map@100"`` or ``"recall@1"``.
+
+    expected_queries : int, default=None
+        How many queries one process will ask, for ``algorithm="auto"``; None means
+        many.
+
+    recall_target : float, default=0.95
+        A graph that finds a smaller share of the true neighbors warns in `fit`.
+
+    n_jobs : int, default=None
+        Threads that build the graph; None means 1. The graph depends on it.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the graph.
+
+    verbose : int, default=0
+        Above 0, `score` shows its progress.
+
+    Attributes
+    ----------
+    ids_ : ndarray of shape (n_samples_fit_,)
+        Id of every gallery row: what the caller gave, or numbers that are never
+        used again after `remove`.
+
+    algorithm_ : str
+        The algorithm in use, ``"exact"`` or ``"nndescent"``.
+
+    recall_ : float
+        Share of the true neighbors that the algorithm found for rows that the
+        graph does not hold; 1.0 if it is exact.
+
+    n_samples_fit_ : int
+        Number of gallery rows.
+
+    n_features_in_ : int
+        Numbers, or bits, per row.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if `X` had such.
+
+    References
+    ----------
+    .. [1] W. Dong, C. Moses, K. Li. "Efficient k-nearest neighbor graph construction
+       for generic similarity measures". WWW 2011.
+
+    Examples
+    --------
+    >>> from sklearn_cbir import NeighborsRetriever
+    >>> gallery = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]
+    >>> retriever = NeighborsRetriever(n_neighbors=2)
+    >>> retriever = retriever.fit(gallery, ["a", "a", "b", "b"], ids=["p", "q", "r", "s"])
+    >>> retriever.predict([[1.0, 0.2]])
+    array([['q', 'p']], dtype='<U1')
+    >>> retriever.score([[1.0, 0.2], [0.2, 1.0]], ["a", "b"])
+    1.0
+    """
+
+    def __init__(
+        self,
+        n_neighbors=10,
+        *,
+        metric="cosine",
+        algorithm="auto",
+        rerank=None,
+        rerank_depth=100,
+        scoring="map",
+        expected_queries=None,
+        recall_target=0.95,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.algorithm = algorithm
+        self.rerank = rerank
+        self.rerank_depth = rerank_depth
+        self.scoring = scoring
+        self.expected_queries = expected_queries
+        self.recall_target = recall_target
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y=None, *, ids=None):
+        """Take in a gallery.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to search, copied. Floats, or {0, 1} under the Hamming distance.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
+            Labels that `score` needs: one per row, or 0/1 columns.
+
+        ids : array-like of shape (n_samples,), default=None
+            What `predict` returns: unique text, whole numbers or other hashable
+            objects, such as paths. None counts the rows.
+
+        Returns
+        -------
+        NeighborsRetriever
+            The fitted retriever.
+        """
+        self._check_parameters()
+        X = self._check_rows(X, self.metric)
+        ids = GalleryIds(ids, len(X))
+        labels = None if y is None else GalleryLabels(y, len(X))
+        engine = self._new_engine(*X.shape).build(X)
+        self._gallery = Gallery(self.metric, engine, ids, labels)
+        return self
+
+    def partial_fit(self, X, y=None, *, ids=None):
+        """Add rows to the gallery; the next query finds them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to add.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
+            Labels; needed if, and only if, the gallery has labels.
+
+        ids : array-like of shape (n_samples,), default=None
+            Ids that the gallery does not have; needed if, and only if, it has ids
+            of the caller.
+
+        Returns
+        -------
+        NeighborsRetriever
+            The retriever.
+        """
+        if not self.__sklearn_is_fitted__():
+            return self.fit(X, y, ids=ids)
+        with CHANGING:
+            gallery = self._gallery
+            X = self._check_rows(X, gallery.metric, gallery.engine)
+            if (y is None) != (gallery.labels is None):
+                raise ValueError(
+                    "The gallery has labels, but y is None. Pass y with the new rows."
+                    if y is None
+                    else "The gallery has no labels. Leave y out, or fit again with y."
+                )
+            ids = gallery.ids.add(ids, len(X))
+            labels = None if y is None else gallery.labels.add(y, len(X))
+            engine = gallery.engine.add(X)
+            if self.algorithm == "auto" and engine.name == "exact":
+                larger = self._new_engine(len(engine), X.shape[1])
+                engine = engine if larger.name == "exact" else larger.build_on(engine)
+            self._gallery = Gallery(gallery.metric, engine, ids, labels)
+        return self
+
+    def remove(self, ids):
+        """Take rows out of the gallery.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n_samples,)
+            Ids of the rows, as `ids_` has them.
+
+        Returns
+        -------
+        NeighborsRetriever
+            The retriever. Positions of later rows move up; ids stay.
+        """
+        check_is_fitted(self)
+        with CHANGING:
+            gallery = self._gallery
+            ids = check_ids(ids, np.size(ids) if not isinstance(ids, list) else len(ids))
+            if len(ids) == 0:
+                return self
+            positions = gallery.ids.find(ids)
+            if (positions < 0).any():
+                missing = ids[positions < 0]
+                raise ValueError(
+                    f"{len(missing)} of {len(ids)} ids are not in the gallery, such as "
+                    f"{missing.tolist()[0]!r}. Nothing was removed."
+                )
+            if len(positions) == len(gallery):
+                raise ValueError(
+                    f"This would remove all {len(gallery)} rows of the gallery. Fit a new one "
+                    "instead."
+                )
+            labels = None if gallery.labels is None else gallery.labels.remove(positions)
+            engine = gallery.engine.remove(positions)
+            self._gallery = Gallery(gallery.metric, engine, gallery.ids.remove(positions), labels)
+        return self
+
+    def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, ids=None):
+        """Find the nearest gallery rows of every query.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries. None asks the gallery about itself, each row left out of its
+            own results.
+
+        n_neighbors : int, default=None
+            Number of results; None means that of the retriever.
+
+        return_distance : bool, default=True
+            Whether to return the distances too.
+
+        ids : array-like of shape (n_queries,), default=None
+            Ids of the queries. A query whose id the caller also gave to `fit` is
+            left out of its own results.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_queries, n_neighbors)
+            Nearest first (in the order of `rerank` if there is one); numbers of
+            bits under the Hamming distance. Only if `return_distance`.
+
+        positions : ndarray of shape (n_queries, n_neighbors), int64
+            Current positions in the gallery; at equal distance the smaller first.
+        """
+        distances, positions = self._nearest(self._fitted(), X, n_neighbors, ids)
+        return (distances, positions) if return_distance else positions
+
+    def radius_neighbors(
+        self, X=None, radius=None, return_distance=True, sort_results=False, *, ids=None
+    ):
+        """Find all gallery rows within a distance of every query, exactly.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries. None asks the gallery about itself, each row left out of its
+            own results.
+
+        radius : float
+            Largest distance, itself included: a number of bits under the Hamming
+            distance.
+
+        return_distance : bool, default=True
+            Whether to return the distances too.
+
+        sort_results : bool, default=False
+            Whether the nearest come first; otherwise the smaller positions do.
+
+        ids : array-like of shape (n_queries,), default=None
+            Ids of the queries, as in `kneighbors`.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_queries,) of arrays
+            Only if `return_distance`.
+
+        positions : ndarray of shape (n_queries,) of arrays, int64
+            Current positions in the gallery.
+        """
+        gallery = self._fitted()
+        queries, own = self._queries(gallery, X, ids)
+        if radius is None:
+            raise ValueError("radius is None. Say within which distance to search, such as 0.2.")
+        radius = check_real(radius, "radius", minimum=0)
+        found = [np.empty(len(queries), dtype=object) for _ in range(2)]
+        for row, pair in enumerate(zip(*gallery.engine.query_radius(queries, radius))):
+            keep = slice(None) if own is None else pair[1] != own[row]
+            distances, positions = pair[0][keep], pair[1][keep]
+            order = slice(None) if sort_results else np.argsort(positions)
+            found[0][row], found[1][row] = distances[order], positions[order]
+        return tuple(found) if return_distance else found[1]
+
+    def kneighbors_graph(self, X=None, n_neighbors=None, mode="connectivity"):
+        """Return the nearest gallery rows of every query as a sparse matrix.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries, as in `kneighbors`.
+
+        n_neighbors : int, default=None
+            Number of results; None means that of the retriever.
+
+        mode : {"connectivity", "distance"}, default="connectivity"
+            Whether entries are 1 or the distance.
+
+        Returns
+        -------
+        sparse matrix in CSR format of shape (n_queries, n_samples_fit_), float64
+            With `n_neighbors` explicit entries per row, nearest first.
+        """
+        check_choice(mode, "mode", ("connectivity", "distance"))
+        gallery = self._fitted()
+        distances, positions = self._nearest(gallery, X, n_neighbors, None)
+        values = np.ones(positions.shape) if mode == "connectivity" else distances
+        starts = np.arange(0, positions.size + 1, positions.shape[1])
+        as_array = get_config()["sparse_interface"] == "sparray"
+        graph = sparse.csr_array if as_array else sparse.csr_matrix
+        return graph(
+            (values.ravel().astype(np.float64), positions.ravel(), starts),
+            shape=(len(positions), len(gallery)),
+        )
+
+    def transform(self, X):
+        """Return the graph of distances, as scikit-learn's `KNeighborsTransformer` does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+
+        Returns
+        -------
+        sparse matrix in CSR format of shape (n_queries, n_samples_fit_), float64
+            Distances to the nearest ``n_neighbors + 1`` rows: one more, because a
+            row of the gallery finds itself.
+        """
+        self._fitted()
+        more = check_integer(self.n_neighbors, "n_neighbors", minimum=1) + 1
+        return self.kneighbors_graph(X, more, mode="distance")
+
+    def predict(self, X, *, ids=None):
+        """Return the ids of the nearest gallery rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+
+        ids : array-like of shape (n_queries,), default=None
+            Ids of the queries, as in `kneighbors`.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, n_neighbors)
+            Ids, nearest first.
+        """
+        gallery = self._fitted()
+        return gallery.ids.values[self._nearest(gallery, X, None, ids)[1]]
+
+    def score(self, X=None, y=None, sample_weight=None, *, ids=None):
+        """Return the mean of the metric `scoring` over queries, by exact search.
+
+        Gallery rows are relevant if they share a label with the query. Equal
+        distances are averaged over all their orders.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries. None asks the gallery about itself, each row left out of its
+            own results.
+
+        y : array-like of shape (n_queries,) or (n_queries, n_labels), default=None
+            Labels of the queries; None means those of the gallery if `X` is None.
+
+        sample_weight : array-like of shape (n_queries,), default=None
+            Weights of the queries.
+
+        ids : array-like of shape (n_queries,), default=None
+            Ids of the queries. A query whose id the caller also gave to `fit` is
+            left out of its own results.
+
+        Returns
+        -------
+        float
+            Larger is better. Queries that have nothing relevant in the gallery are
+            left out; a warning counts them.
+
+        Raises
+        ------
+        ValueError
+            If labels are missing or of another type than those of the gallery, or
+            no query has anything relevant.
+        """
+        values = self._per_query(X, y, ids, [self.scoring])[1][0]
+        return mean_over_queries(values, sample_weight)
+
+    def evaluate(self, X=None, y=None, sample_weight=None, *, scoring=None, ids=None):
+        """Score queries one by one: by any metric, per query, per class, the worst first.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries, as in `score`.
+
+        y : array-like of shape (n_queries,) or (n_queries, n_labels), default=None
+            Labels of the queries, as in `score`.
+
+        sample_weight : array-like of shape (n_queries,), default=None
+            Weights of the queries in the mean.
+
+        scoring : str, callable or list of them, default=None
+            Metrics, as in the constructor; None means that of the retriever.
+
+        ids : array-like of shape (n_queries,), default=None
+            Ids of the queries, as in `score`.
+
+        Returns
+        -------
+        :class:`~sklearn.utils.Bunch`, or a dict of them by metric for a list
+            ``score``: the mean; ``per_query``: (n_queries,), NaN where nothing is
+            relevant; ``classes`` and ``per_class``: labels and their means;
+            ``worst``: positions of all scored queries, worst first.
+
+        Examples
+        --------
+        >>> retriever = NeighborsRetriever().fit([[1, 0], [2, 1], [0, 1]], [0, 0, 1])
+        >>> result = retriever.evaluate([[3, 1], [1, 3], [0, 2]], [0, 0, 1], scoring="precision@1")
+        >>> result.score, result.per_class, result.worst
+        (0.666..., array([0.5, 1. ]), array([1, 0, 2]))
+        """
+        names = scoring if isinstance(scoring, list) else [scoring or self.scoring]
+        y, per_metric = self._per_query(X, y, ids, names)
+        results = {}
+        for name, values in zip(names, per_metric):
+            classes, per_class = mean_per_class(y, values)
+            results[name] = Bunch(
+                score=mean_over_queries(values, sample_weight),
+                per_query=values,
+                classes=classes,
+                per_class=per_class,
+                worst=worst_queries(values, n=len(values)),
+            )
+        return results if isinstance(scoring, list) else results[names[0]]
+
+    @property
+    def ids_(self):
+        """Id of every gallery row."""
+        return self._gallery.ids.values
+
+    @property
+    def algorithm_(self):
+        """The algorithm in use."""
+        return self._gallery.engine.name
+
+    @property
+    def recall_(self):
+        """Share of the true neighbors that the algorithm finds."""
+        return self._gallery.engine.recall
+
+    @property
+    def n_samples_fit_(self):
+        """Number of gallery rows."""
+        return len(self._gallery)
+
+    @property
+    def _n_features_out(self):
+        return len(self._gallery)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "_gallery")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _check_parameters(self):
+        check_integer(self.n_neighbors, "n_neighbors", minimum=1)
+        check_choice(self.metric, "metric", METRICS)
+        check_choice(self.algorithm, "algorithm", ("auto", *ENGINES))
+        if self.metric == "hamming" and self.algorithm not in ("auto", "exact"):
+            raise ValueError(
+                f"algorithm={self.algorithm!r} does not search binary codes. Exact search is "
+                "faster for them: use 'auto' or 'exact'."
+            )
+        check_integer(self.rerank_depth, "rerank_depth", minimum=1)
+        if self.rerank is not None and not callable(self.rerank):
+            raise ValueError(
+                f"rerank={self.rerank!r} is not known. Use None, or a function as the docstring "
+                "of NeighborsRetriever describes it."
+            )
+        if self.expected_queries is not None:
+            check_integer(self.expected_queries, "expected_queries", minimum=0)
+        check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
+
+    def _new_engine(self, n_rows, n_features):
+        """Return an empty engine for a gallery of this size."""
+        name = self.algorithm
+        if name == "auto":
+            name = choose_algorithm(self.metric, n_rows, n_features, self.expected_queries)
+        return ENGINES[name](
+            self.metric,
+            n_neighbors=self.n_neighbors,
+            recall_target=self.recall_target,
+            n_jobs=self.n_jobs,
+            random_state=self.random_state,
+        )
+
+    def _fitted(self):
+        """Return the gallery as it is now: one state, whatever other threads do to it."""
+        check_is_fitted(self)
+        return self._gallery
+
+    def _check_rows(self, X, metric, engine=None):
+        """Return `X` as finite floats of the engine's type, or as it is for codes."""
+        if metric == "hamming":
+            return validate_data(self, X, reset=engine is None)  # uint8 stays uint8
+        dtype = [np.float64, np.float32] if engine is None else engine.rows.dtype
+        X = validate_data(self, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
+        if not np.isfinite(X.sum()) and not np.isfinite(X).all():
+            row, column = np.argwhere(~np.isfinite(X))[0]
+            kind = "NaN" if np.isnan(X[row, column]) else f"infinity or too large for {X.dtype}"
+            raise ValueError(
+                f"Input X contains {kind}: X[{row}, {column}] is {X[row, column]}. "
+                "Distances need finite numbers: leave the row out, or impute."
+            )
+        return X
+
+    def _queries(self, gallery, X, ids):
+        """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
+        if X is None:
+            return gallery.engine.rows, np.arange(len(gallery))
+        queries = gallery.engine.encode(self._check_rows(X, gallery.metric, gallery.engine))
+        if ids is None:
+            return queries, None
+        ids = check_ids(ids, len(queries), unique=False)
+        own = gallery.ids.find(ids) if gallery.ids.given else np.full(len(ids), -1)
+        return queries, own if (own >= 0).any() else None
+
+    def _nearest(self, gallery, X, n_neighbors, ids):
+        """Return distances and positions of the nearest rows that are not the queries."""
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        k = check_integer(k, "n_neighbors", minimum=1)
+        queries, own = self._queries(gallery, X, ids)
+        available = len(gallery) - (own is not None)
+        if k > available:
+            raise ValueError(
+                f"Expected n_neighbors {'<=' if own is None else '<'} n_samples_fit, but "
+                f"n_neighbors = {k}, n_samples_fit = {len(gallery)}, n_samples = {len(queries)}."
+            )
+        if self.rerank is None:
+            return _search(gallery.engine, queries, k, own)
+        depth = min(self.rerank_depth, available)
+        distances, positions = _search(gallery.engine, queries, max(k, depth), own)
+        new = _rerank(self.rerank, gallery.engine, queries, distances, positions, depth)
+        order = np.argsort(new, axis=1, kind="stable")
+        for result in (distances, positions):
+            result[:, :depth] = np.take_along_axis(result[:, :depth], order, axis=1)
+        return distances[:, :k], positions[:, :k]
+
+    def _per_query(self, X, y, ids, names):
+        """Return the queries' labels and, per metric, one value per query."""
+        gallery = self._fitted()
+        queries, own = self._queries(gallery, X, ids)
+        if gallery.labels is None:
+            raise ValueError("Scoring needs the labels of the gallery: pass y to fit.")
+        y_gallery = gallery.labels.values
+        y = y_gallery if X is None and y is None else check_labels(y, n=len(queries))
+        if X is not None and (ids is None or not gallery.ids.given):
+            _warn_of_copies(gallery, queries)
+        values = []
+        for name in names:
+            distances = gallery.engine.distances
+            if gallery.metric == "hamming" and self.rerank is None:
+                distances = gallery.engine.distances(queries)
+            else:
+                distances = _Distances(gallery.engine, queries, own, self)
+            values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
+        return y, values
+
+
+class _Distances:
+    """Exact distances, as re-ranked, in the blocks of queries that a metric asks for."""
+
+    def __init__(self, engine, queries, own, retriever):
+        self.engine, self.queries, self.own = engine.exact, queries, own
+        self.rerank, self.depth = retriever.rerank, retriever.rerank_depth
+        self.shape = len(queries), len(engine)
+        self.bar = progress(
+            range(len(queries)),
+            total=len(queries),
+            description="Scoring",
+            enabled=retriever.verbose,
+        )
+
+    def __getitem__(self, rows):
+        queries = self.queries[rows]
+        distances = self.engine.distances(queries)
+        if self.rerank is not None:
+            distances = self._reranked(queries, distances, rows)
+        for _ in queries:
+            next(self.bar, None)
+        return distances
+
+    def _reranked(self, queries, distances, rows):
+        """Give the re-ranked results negative distances, so that they come first, in order."""
+        own = None if self.own is None else self.own[rows]
+        depth = min(self.depth, self.shape[1] - (own is not None))
+        nearest, positions = _search(self.engine, queries, depth, own)
+        new = _rerank(self.rerank, self.engine, queries, nearest, positions, depth)
+        distances = np.array(distances[:], dtype=np.float64)
+        for row, (values, places) in enumerate(zip(new, positions)):
+            distances[row, places] = np.unique(values, return_inverse=True)[1] - depth
+        return distances
+
+
+def _search(engine, queries, k, own):
+    """Return the `k` nearest rows without the query's own, wherever it stands among them."""
+    if own is None:
+        return engine.query(queries, k)
+    distances, positions = engine.query(queries, k + 1)
+    keep = positions != own[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = len(queries), k
+    return distances[keep].reshape(shape), positions[keep].reshape(shape)
+
+
+def _rerank(rerank, engine, queries, distances, positions, depth):
+    """Return the re-ranker's numbers for the first `depth` results."""
+    new = np.asarray(rerank(queries, distances[:, :depth], positions[:, :depth], engine))
+    if new.shape != (len(queries), depth) or not np.isfinite(new).all():
+        raise ValueError(
+            f"rerank={rerank!r} returned an array of shape {new.shape}. It must return one "
+            f"finite number per result: shape {(len(queries), depth)}."
+        )
+    return new
+
+
+def _warn_of_copies(gallery, queries):
+    """Warn if most queries are in the gallery too, so that they find themselves."""
+    keys = row_keys(gallery.engine.rows)
+    share = np.isin(row_keys(queries), keys).mean()
+    # Codes of different images may well be equal; then those of the gallery are, too.
+    collide = gallery.metric == "hamming" and len(np.unique(keys)) < 0.5 * len(keys)
+    if share > 0.5 and not collide:
+        warnings.warn(
+            f"{share:.0%} of the queries are equal to rows of the gallery, so they find "
+            "themselves. To leave each query out of its own results, pass X=None, or the same "
+            "ids to fit and to score.",
+            UserWarning,
+            stacklevel=4,
+        )
