@@ -272,7 +272,7 @@ class NetworkTransformer(
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes to train, got 1 class: "
-                f"{classes[0]!r}."
+                f"{classes.tolist()[0]!r}."
             )
         if output_of(loss) != "classes" and len(classes) == n:
             raise ValueError(

@@ -1,0 +1,273 @@
+"""Checks for estimators that take images, for those of other packages too."""
+
+import functools
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.base import clone
+from sklearn.utils import get_tags
+
+from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.images import ImageReadError
+
+N_IMAGES = 24
+
+
+def check_image_estimator(estimator, *, generate_only=False):
+    """Check that a transformer keeps what this package promises for images.
+
+    scikit-learn's own estimator checks pass 2-D rows only; these pass stacks
+    of arrays, paths, PIL images and multi-label targets.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        An unfitted transformer of images; it is cloned. Give it few epochs
+        and a fixed `random_state`.
+
+    generate_only : bool, default=False
+        Return the checks instead of running them.
+
+    Returns
+    -------
+    list of tuple (str, callable)
+        Name and check, each called without arguments, if `generate_only`.
+
+    Raises
+    ------
+    AssertionError
+        By the first check that fails.
+
+    Examples
+    --------
+    >>> from sklearn_cbir import DeepHasher
+    >>> hasher = DeepHasher(8, backbone="small", max_epochs=1, random_state=0)
+    >>> checks = check_image_estimator(hasher, generate_only=True)
+    >>> len(checks) >= 15
+    True
+    """
+    checks = [
+        (check.__name__, functools.partial(check, estimator)) for check in _checks_for(estimator)
+    ]
+    if generate_only:
+        return checks
+    for _, check in checks:
+        check()
+    return None
+
+
+def _checks_for(estimator):
+    checks = [check for name, check in globals().items() if name.startswith("check_image_with_")]
+    tags = get_tags(estimator).target_tags
+    if tags.required:
+        checks += [check_labels_of_any_type, check_labels_of_wrong_length]
+        if tags.two_d_labels:
+            checks.append(check_multi_label_targets)
+    return checks
+
+
+@functools.lru_cache
+def _data():
+    images, y = make_shapes(N_IMAGES, n_classes=3, random_state=0)
+    images.flags.writeable = False
+    return images, y
+
+
+@functools.lru_cache
+def _fit_pickled(key):
+    return pickle.dumps(clone(pickle.loads(key)).fit(*_data()))
+
+
+def _fitted(estimator):
+    """Fit once for all checks that only transform."""
+    return pickle.loads(_fit_pickled(pickle.dumps(clone(estimator))))
+
+
+def _save(images, folder):
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(str(Path(folder) / f"{i:02d}.png"))
+        Image.fromarray(image).save(paths[-1])
+    return paths
+
+
+def _assert_same(actual, expected):
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def _assert_raises(error, parts, function, *args):
+    message = None
+    try:
+        function(*args)
+    except error as raised:
+        message = str(raised)
+    assert message is not None, f"{error.__name__} was not raised by {function} on bad input"
+    missing = [part for part in parts if part not in message]
+    assert not missing, f"{missing} is not in the message: {message}"
+
+
+def check_image_with_arrays(estimator):
+    """One finite row of features or bits per image, and their names."""
+    images, _ = _data()
+    fitted = _fitted(estimator)
+    rows = fitted.transform(images)
+    assert rows.ndim == 2
+    assert len(rows) == len(images)
+    assert rows.dtype in (np.float32, np.uint8)
+    assert np.isfinite(rows).all()
+    assert len(fitted.get_feature_names_out()) == rows.shape[1]
+
+
+def check_image_with_equal_seeds(estimator):
+    """Two fits with one seed give the same rows, as does fit_transform."""
+    images, y = _data()
+    expected = clone(estimator).fit(images, y).transform(images)
+    np.testing.assert_array_equal(clone(estimator).fit(images, y).transform(images), expected)
+    np.testing.assert_array_equal(clone(estimator).fit_transform(images, y), expected)
+
+
+def check_image_with_subsets(estimator):
+    """An image gives the same row alone, in a batch and in another order."""
+    images, _ = _data()
+    fitted = _fitted(estimator)
+    transform = getattr(fitted, "project", fitted.transform)
+    rows = transform(images)
+    _assert_same(np.concatenate([transform(images[i : i + 1]) for i in range(4)]), rows[:4])
+    _assert_same(transform(images[::-1])[::-1], rows)
+
+
+def check_image_with_paths(estimator):
+    """Paths as str, Path and array give the same rows, and train."""
+    images, y = _data()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _save(images, folder)
+        fitted = clone(estimator).fit(paths, y)
+        rows = fitted.transform(paths)
+        assert np.isfinite(rows).all()
+        for others in ([Path(path) for path in paths], np.array(paths)):
+            np.testing.assert_array_equal(fitted.transform(others), rows)
+
+
+def check_image_with_pil_images(estimator):
+    """PIL images give what the files of the same pixels give."""
+    images, y = _data()
+    pictures = [Image.fromarray(image) for image in images]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _save(images, folder)
+        fitted = clone(estimator).fit(paths, y)
+        np.testing.assert_array_equal(fitted.transform(pictures), fitted.transform(paths))
+
+
+def check_image_with_mixed_sizes(estimator):
+    """Images of different sizes train and transform together."""
+    images, y = _data()
+    mixed = [image[: 24 + i % 8] for i, image in enumerate(images)]
+    assert len(clone(estimator).fit(mixed, y).transform(mixed)) == len(mixed)
+
+
+def check_image_with_gray(estimator):
+    """(n, H, W) and (n, H, W, 1) are the same images."""
+    images, y = _data()
+    gray = images[..., 0]
+    fitted = clone(estimator).fit(gray, y)
+    rows = fitted.transform(gray)
+    np.testing.assert_array_equal(fitted.transform(gray[..., None]), rows)
+
+
+def check_image_with_floats(estimator):
+    """Floats in [0, 1] mean what uint8 means; values outside are an error."""
+    images, _ = _data()
+    fitted = _fitted(estimator)
+    transform = getattr(fitted, "project", fitted.transform)
+    _assert_same(transform(images / np.float32(255)), transform(images))
+    _assert_raises(ValueError, ["1"], fitted.transform, images.astype(np.float32))
+
+
+def check_image_with_nan(estimator):
+    """NaN pixels are an error that names the image."""
+    images, y = _data()
+    bad = images / np.float32(255)
+    bad[17, 3, 3] = np.nan
+    _assert_raises(ValueError, ["NaN", "17"], clone(estimator).fit, bad, y)
+    _assert_raises(ValueError, ["NaN", "17"], _fitted(estimator).transform, bad)
+
+
+def check_image_with_broken_file(estimator):
+    """A file that cannot be read is named with its position, in fit and transform."""
+    images, y = _data()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _save(images, folder)
+        fitted = clone(estimator).fit(paths, y)
+        Path(paths[5]).write_bytes(b"not an image")
+        for function, args in ((clone(estimator).fit, (paths, y)), (fitted.transform, (paths,))):
+            _assert_raises(ImageReadError, ["X[5]", "05.png"], function, *args)
+
+
+def check_image_with_single_path(estimator):
+    """A str is not a list of paths."""
+    _, y = _data()
+    _assert_raises(ValueError, ["list"], clone(estimator).fit, "photo.jpg", y)
+
+
+def check_image_with_no_images(estimator):
+    """Zero images are an error."""
+    images, y = _data()
+    _assert_raises(ValueError, ["0"], clone(estimator).fit, images[:0], y[:0])
+
+
+def check_image_with_channels_first(estimator):
+    """(n, 3, H, W) is an error."""
+    images, y = _data()
+    wrong = images.transpose(0, 3, 1, 2)
+    _assert_raises(ValueError, ["shape"], clone(estimator).fit, wrong, y)
+
+
+def check_image_with_read_only_input(estimator):
+    """Read-only, Fortran-ordered and reversed arrays work and stay as they are."""
+    images, y = _data()
+    before = images.tobytes()
+    rows = _fitted(estimator).transform(images)
+    for view in (np.asfortranarray(images), images[::-1][::-1]):
+        np.testing.assert_array_equal(_fitted(estimator).transform(view), rows)
+    clone(estimator).fit(images, y)
+    assert images.tobytes() == before
+
+
+def check_image_with_pickle(estimator):
+    """A pickled copy gives the same rows, and a clone is unfitted."""
+    images, _ = _data()
+    fitted = _fitted(estimator)
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copy.transform(images), fitted.transform(images))
+    assert not [name for name in vars(clone(fitted)) if name.endswith("_")]
+
+
+def check_labels_of_any_type(estimator):
+    """Strings, booleans' integers and floats that are classes train alike."""
+    images, y = _data()
+    expected = clone(estimator).fit(images, y).transform(images)
+    names = np.array(["a", "b", "c"])
+    for labels in (names[y], list(names[y]), y.astype(np.float64), (y + 5).astype(object)):
+        np.testing.assert_array_equal(
+            clone(estimator).fit(images, labels).transform(images), expected
+        )
+
+
+def check_labels_of_wrong_length(estimator):
+    """A missing label is an error with both numbers; so are no labels at all."""
+    images, y = _data()
+    _assert_raises(ValueError, [str(len(y)), str(len(y) - 1)], clone(estimator).fit, images, y[:-1])
+    _assert_raises(ValueError, ["y"], clone(estimator).fit, images, None)
+
+
+def check_multi_label_targets(estimator):
+    """0/1 columns train, dense and sparse alike."""
+    from scipy import sparse
+
+    images, y = make_shapes(N_IMAGES, multilabel=True, random_state=0)
+    expected = clone(estimator).fit(images, y).transform(images)
+    rows = clone(estimator).fit(images, sparse.csr_array(y)).transform(images)
+    np.testing.assert_array_equal(rows, expected)
