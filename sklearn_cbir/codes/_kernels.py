@@ -1,0 +1,290 @@
+"""Compiled loops over packed codes; imported when the first of them is needed.
+
+Galleries come word by word, shape (n_words, n), so that neighboring items lie side by side.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 64  # items per step of the search; one bit of a word each
+TILE = 2048  # items that stay in the first-level cache while a block of queries passes over them
+QUERIES = 64  # queries that share a tile
+CANDIDATES = 2**20  # candidates (12 bytes) of all of them
+
+
+def compiled(function):
+    """Compile on first call, for all Python threads at once, and keep the machine code on disk."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # numba found no folder that it may write to
+        return njit(nogil=True)(function)
+
+
+@intrinsic
+def popcount(typing_context, word):
+    """Count the ones of a 64-bit word."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def trailing_zeros(typing_context, word):
+    """Return the position of the lowest one of a 64-bit word that is not 0."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def nearer_lanes(typing_context, gallery, item, queries, query, limit):
+    """Return one bit for each of `LANES` items from `item` on: is it nearer than `limit`?
+
+    Written as vector instructions: from a loop, numba does not make a mask.
+    """
+
+    def generate(context, builder, signature, arguments):
+        gallery_type, _, queries_type, _, _ = signature.args
+        gallery = context.make_array(gallery_type)(context, builder, arguments[0])
+        queries = context.make_array(queries_type)(context, builder, arguments[2])
+        _, item, _, query, limit = arguments
+        n_words, n = cgutils.unpack_tuple(builder, gallery.shape, 2)
+        word = ir.IntType(64)
+        vector = ir.VectorType(word, LANES)
+        undefined = ir.Constant(vector, ir.Undefined)
+        lanes = ir.VectorType(ir.IntType(32), LANES)
+        count_ones = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector]), f"llvm.ctpop.v{LANES}i64"
+        )
+
+        def spread(value):
+            first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+            return builder.shuffle_vector(first, undefined, ir.Constant(lanes, [0] * LANES))
+
+        distances = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * LANES))
+        with cgutils.for_range(builder, n_words, intp=item.type) as loop:
+            start = builder.add(builder.mul(loop.index, n), item)
+            place = builder.gep(gallery.data, [start])
+            items = builder.load(builder.bitcast(place, vector.as_pointer()), align=8)
+            place = builder.add(builder.mul(query, n_words), loop.index)
+            bits = builder.xor(items, spread(builder.load(builder.gep(queries.data, [place]))))
+            ones = builder.call(count_ones, [bits])
+            builder.store(builder.add(builder.load(distances), ones), distances)
+        nearer = builder.icmp_unsigned("<", builder.load(distances), spread(limit))
+        return builder.bitcast(nearer, word)
+
+    return types.uint64(gallery, types.intp, queries, types.intp, types.uint64), generate
+
+
+@compiled
+def distance(queries, query, gallery, item):
+    """Count the bits in which one query and one item differ."""
+    count = 0
+    for word in range(gallery.shape[0]):
+        count += popcount(queries[query, word] ^ gallery[word, item])
+    return count
+
+
+@compiled
+def nearer_items(gallery, item, stop, queries, query, limit):
+    """Return one bit for each of up to `LANES` items before `stop`: is it nearer than `limit`?"""
+    if item + LANES <= stop:
+        return nearer_lanes(gallery, item, queries, query, np.uint64(limit))
+    mask = np.uint64(0)
+    for lane in range(stop - item):
+        if distance(queries, query, gallery, item + lane) < limit:
+            mask |= np.uint64(1) << np.uint64(lane)
+    return mask
+
+
+@compiled
+def drop_far(items, distances, size, limit):
+    """Keep the candidates within `limit`, in order; return how many."""
+    kept = 0
+    for place in range(size):
+        if distances[place] <= limit:
+            items[kept] = items[place]
+            distances[kept] = distances[place]
+            kept += 1
+    return kept
+
+
+@compiled
+def top_k(queries, gallery, k, found_distances, found_items):
+    """Write the k nearest items of every query, by distance and then by position.
+
+    Per query, `limit` is the distance below which an item still changes the result: fewer than
+    k items lie below it (`n_below`), at least k lie below or on it. Items come in order of their
+    position, so one on the limit never displaces another.
+    """
+    n_words, n = gallery.shape
+    n_queries = len(queries)
+    capacity = min(4 * k, n)  # at most 2 k candidates are ever within the limit
+    n_rows = max(1, min(QUERIES, n_queries, CANDIDATES // capacity))
+    items = np.empty((n_rows, capacity), np.int64)
+    distances = np.empty((n_rows, capacity), np.int32)
+    counts = np.empty((n_rows, 64 * n_words + 2), np.int64)
+    sizes = np.empty(n_rows, np.int64)
+    limits = np.empty(n_rows, np.int64)
+    n_below = np.empty(n_rows, np.int64)
+    for first in range(0, n_queries, n_rows):
+        n_block = min(n_rows, n_queries - first)
+        counts[:] = 0
+        sizes[:] = 0
+        limits[:] = 64 * n_words + 1
+        n_below[:] = 0
+        for start in range(0, n, TILE):
+            stop = min(start + TILE, n)
+            for row in range(n_block):
+                limit, size, below = limits[row], sizes[row], n_below[row]
+                for item in range(start, stop, LANES):
+                    mask = nearer_items(gallery, item, stop, queries, first + row, limit)
+                    while mask:
+                        candidate = item + trailing_zeros(mask)
+                        mask &= mask - np.uint64(1)
+                        far = distance(queries, first + row, gallery, candidate)
+                        if far >= limit:
+                            continue
+                        if size == capacity:
+                            size = drop_far(items[row], distances[row], size, limit)
+                        items[row, size] = candidate
+                        distances[row, size] = far
+                        size += 1
+                        counts[row, far] += 1
+                        below += 1
+                        while below >= k:
+                            limit -= 1
+                            below -= counts[row, limit]
+                limits[row], sizes[row], n_below[row] = limit, size, below
+        for row in range(n_block):
+            # Counting sort: counts become the places where each distance starts.
+            place = 0
+            for far in range(limits[row] + 1):
+                place, counts[row, far] = place + counts[row, far], place
+            for candidate in range(sizes[row]):
+                far = distances[row, candidate]
+                if far <= limits[row]:
+                    place = counts[row, far]
+                    counts[row, far] += 1
+                    if place < k:
+                        found_distances[first + row, place] = far
+                        found_items[first + row, place] = items[row, candidate]
+
+
+@compiled
+def count_within(queries, gallery, radius, counts):
+    """Write how many items lie within `radius` of every query."""
+    n = gallery.shape[1]
+    for query in range(len(queries)):
+        count = 0
+        for item in range(0, n, LANES):
+            count += popcount(nearer_items(gallery, item, n, queries, query, radius + 1))
+        counts[query] = count
+
+
+@compiled
+def list_within(queries, gallery, radius, starts, found_distances, found_items):
+    """Write the items within `radius` of query i, by position, from ``starts[i]`` on."""
+    n = gallery.shape[1]
+    for query in range(len(queries)):
+        place = starts[query]
+        for item in range(0, n, LANES):
+            mask = nearer_items(gallery, item, n, queries, query, radius + 1)
+            while mask:
+                candidate = item + trailing_zeros(mask)
+                mask &= mask - np.uint64(1)
+                found_items[place] = candidate
+                found_distances[place] = distance(queries, query, gallery, candidate)
+                place += 1
+
+
+@compiled
+def measure(queries, query, gallery, start, stop, distances):
+    """Write the distances of the items from `start` to `stop`."""
+    # Sliced before the loop: indexing from `start` would keep it from being vectorized.
+    words = gallery[0, start:stop]
+    near = distances[: stop - start]
+    mine = queries[query, 0]
+    for item in range(stop - start):
+        near[item] = popcount(mine ^ words[item])
+    for word in range(1, gallery.shape[0]):
+        words = gallery[word, start:stop]
+        mine = queries[query, word]
+        for item in range(stop - start):
+            near[item] += popcount(mine ^ words[item])
+
+
+@compiled
+def measure_all(queries, gallery, distances):
+    """Write the matrix of distances."""
+    for query in range(len(queries)):
+        for start in range(0, gallery.shape[1], TILE):
+            stop = min(start + TILE, gallery.shape[1])
+            measure(queries, query, gallery, start, stop, distances[query, start:stop])
+
+
+@compiled
+def count_distances(queries, query, gallery, start, stop, buffer, counts, total):
+    """Add to `total` how many items from `start` to `stop` lie at each distance."""
+    counts[:] = 0
+    for first in range(start, stop, TILE):
+        last = min(first + TILE, stop)
+        measure(queries, query, gallery, first, last, buffer)
+        n_fours = (last - first) // 4 * 4
+        # Four tables: items at one distance would wait for each other's sum.
+        for item in range(0, n_fours, 4):
+            counts[0, buffer[item]] += 1
+            counts[1, buffer[item + 1]] += 1
+            counts[2, buffer[item + 2]] += 1
+            counts[3, buffer[item + 3]] += 1
+        for item in range(n_fours, last - first):
+            counts[0, buffer[item]] += 1
+    for far in range(counts.shape[1]):
+        total[far] += counts[0, far] + counts[1, far] + counts[2, far] + counts[3, far]
+
+
+@compiled
+def count_by_class(queries, gallery, starts, stops, totals, hits):
+    """Count items, and those from ``starts[i]`` to ``stops[i]``, at each distance of query i."""
+    buffer = np.empty(TILE, np.uint16)
+    counts = np.empty((4, totals.shape[1]), np.int32)
+    n = gallery.shape[1]
+    for query in range(len(queries)):
+        count_distances(queries, query, gallery, 0, n, buffer, counts, totals[query])
+        start, stop = starts[query], stops[query]
+        count_distances(queries, query, gallery, start, stop, buffer, counts, hits[query])
+
+
+@compiled
+def count_by_labels(
+    queries, gallery, query_labels, gallery_labels, gains, totals, hits, gain, levels
+):
+    """Count items, relevant items and their gains at each distance, and items per shared labels.
+
+    Labels are packed like codes.
+    """
+    buffer = np.empty(TILE, np.uint16)
+    n = gallery.shape[1]
+    for query in range(len(queries)):
+        for start in range(0, n, TILE):
+            stop = min(start + TILE, n)
+            measure(queries, query, gallery, start, stop, buffer)
+            for item in range(stop - start):
+                shared = 0
+                for word in range(gallery_labels.shape[0]):
+                    shared += popcount(
+                        query_labels[query, word] & gallery_labels[word, start + item]
+                    )
+                far = buffer[item]
+                totals[query, far] += 1
+                if shared:
+                    hits[query, far] += 1
+                    gain[query, far] += gains[shared]
+                    levels[query, shared] += 1

@@ -1,0 +1,295 @@
+"""Exact search of packed codes by Hamming distance.
+
+Compiled loops do the work; where numba cannot run, numpy gives the same results.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir.codes.packing import WORD, check_packed
+
+__all__ = ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_top_k"]
+
+# Pairs whose intermediate results (8 bytes each) the numpy routes hold at once.
+PAIRS_AT_ONCE = 2**20
+# Below this, starting a second thread costs more than it saves.
+PAIRS_PER_THREAD = 5e7
+
+
+def hamming_distances(queries, gallery):
+    """Count the bits in which every query differs from every gallery code.
+
+    Parameters
+    ----------
+    queries : array of shape (n_queries, n_words), uint64
+        Packed codes.
+
+    gallery : array of shape (n_gallery, n_words), uint64
+        Packed codes of the same length.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_gallery), int32
+        Numbers of bits (scikit-learn's "hamming" gives the fraction).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.codes import hamming_distances, pack_codes
+    >>> codes = pack_codes(np.array([[0, 0, 0], [0, 1, 1]]))
+    >>> hamming_distances(codes, codes)
+    array([[0, 2],
+           [2, 0]], dtype=int32)
+    """
+    queries, gallery = _check_pair(queries, gallery)
+    distances = np.empty((len(queries), len(gallery)), dtype=np.int32)
+    compiled = kernels()
+    if compiled is None:
+        for rows in query_blocks(distances.shape):
+            distances[rows] = measure(queries[rows], gallery)
+        return distances
+    by_query, by_word = layout(queries, gallery)
+    run_in_threads(
+        lambda rows: compiled.measure_all(by_query[rows], by_word, distances[rows]),
+        distances.shape,
+    )
+    return distances
+
+
+def hamming_top_k(queries, gallery, k):
+    """Find the `k` nearest gallery codes of every query, exactly.
+
+    Parameters
+    ----------
+    queries : array of shape (n_queries, n_words), uint64
+        Packed codes.
+
+    gallery : array of shape (n_gallery, n_words), uint64
+        Packed codes of the same length. Codes laid out as `pack_codes` returns
+        them are searched in place, others are copied first.
+
+    k : int
+        Number of neighbors, from 1 to ``n_gallery``.
+
+    Returns
+    -------
+    distances : ndarray of shape (n_queries, k), int32
+        Numbers of differing bits, smallest first.
+
+    indices : ndarray of shape (n_queries, k), int64
+        Gallery rows; at equal distance the smaller row comes first.
+
+    Raises
+    ------
+    ValueError
+        If `k` is out of bounds or the codes do not have the same length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.codes import hamming_top_k, pack_codes
+    >>> gallery = pack_codes(np.array([[1, 1, 1], [0, 1, 1], [0, 0, 0], [0, 0, 1]]))
+    >>> distances, indices = hamming_top_k(gallery[:1], gallery, k=3)
+    >>> distances
+    array([[0, 1, 2]], dtype=int32)
+    >>> indices
+    array([[0, 1, 3]])
+    """
+    queries, gallery = _check_pair(queries, gallery)
+    n = len(gallery)
+    k = check_integer(k, "k", minimum=1)
+    if k > n:
+        raise ValueError(f"k={k} is more than the {n} codes of the gallery.")
+    distances = np.empty((len(queries), k), dtype=np.int32)
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    compiled = kernels()
+    if compiled is None:
+        for rows in query_blocks((len(queries), n)):
+            # One integer that sorts by distance, then by row.
+            keys = measure(queries[rows], gallery) * np.int64(n) + np.arange(n)
+            nearest = np.sort(np.partition(keys, k - 1, axis=1)[:, :k], axis=1)
+            distances[rows], indices[rows] = np.divmod(nearest, n)
+        return distances, indices
+    by_query, by_word = layout(queries, gallery)
+    run_in_threads(
+        lambda rows: compiled.top_k(by_query[rows], by_word, k, distances[rows], indices[rows]),
+        (len(queries), n),
+    )
+    return distances, indices
+
+
+def hamming_radius(queries, gallery, radius):
+    """Find all gallery codes within `radius` differing bits of every query.
+
+    Parameters
+    ----------
+    queries : array of shape (n_queries, n_words), uint64
+        Packed codes.
+
+    gallery : array of shape (n_gallery, n_words), uint64
+        Packed codes of the same length.
+
+    radius : float
+        Largest number of differing bits, itself included.
+
+    Returns
+    -------
+    distances : list of n_queries arrays, int32
+        Numbers of differing bits, smallest first.
+
+    indices : list of n_queries arrays, int64
+        Gallery rows; at equal distance the smaller row comes first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.codes import hamming_radius, pack_codes
+    >>> gallery = pack_codes(np.array([[1, 1, 1], [0, 1, 1], [0, 0, 0], [0, 0, 1]]))
+    >>> hamming_radius(gallery[:2], gallery, radius=1)[1]
+    [array([0, 1]), array([1, 0, 3])]
+    """
+    queries, gallery = _check_pair(queries, gallery)
+    # No two codes differ in more bits than they have.
+    radius = int(min(check_real(radius, "radius", minimum=0), WORD * gallery.shape[1]))
+    counts, distances, indices = _list_within(queries, gallery, radius)
+    ends = np.cumsum(counts)
+    found_distances, found_indices = [], []
+    for start, end in zip(ends - counts, ends):
+        order = np.argsort(distances[start:end], kind="stable")
+        found_distances.append(distances[start:end][order])
+        found_indices.append(indices[start:end][order])
+    return found_distances, found_indices
+
+
+class HammingDistances:
+    """Distances between two sets of codes, computed when rows are asked for.
+
+    The functions of `sklearn_cbir.metrics` take it in place of a matrix of
+    distances, and count per distance instead of sorting.
+
+    Parameters
+    ----------
+    queries : array of shape (n_queries, n_words), uint64
+        Packed codes.
+
+    gallery : array of shape (n_gallery, n_words), uint64
+        Packed codes of the same length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.codes import HammingDistances, pack_codes
+    >>> codes = pack_codes(np.array([[0, 0, 0], [0, 1, 1]]))
+    >>> HammingDistances(codes, codes)[1:]
+    array([[2, 0]], dtype=int32)
+    """
+
+    def __init__(self, queries, gallery):
+        self.queries, self.gallery = _check_pair(queries, gallery)
+
+    @property
+    def shape(self):
+        """Number of queries and of gallery codes."""
+        return len(self.queries), len(self.gallery)
+
+    def __getitem__(self, rows):
+        """Return the distances of a slice of the queries."""
+        return hamming_distances(self.queries[rows], self.gallery)
+
+
+@lru_cache(maxsize=1)
+def kernels():
+    """Return the module of compiled loops, or None where numba cannot be imported."""
+    try:
+        from sklearn_cbir.codes import _kernels
+    except ImportError:
+        return None
+    return _kernels
+
+
+def layout(queries, gallery):
+    """Return queries row by row and the gallery word by word, as the compiled loops read them."""
+    return np.ascontiguousarray(queries), np.ascontiguousarray(gallery.T)
+
+
+def run_in_threads(work, shape):
+    """Call ``work(rows)`` for slices of the queries, in several threads if that pays."""
+    n_queries, n_gallery = shape
+    n_threads = 1
+    if n_queries * n_gallery >= 2 * PAIRS_PER_THREAD:
+        from joblib import cpu_count
+        from numba import config
+
+        # numba's limit too: joblib sets it in its worker processes.
+        n_threads = min(cpu_count(), config.NUMBA_NUM_THREADS)
+    # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
+    step = max(1, int(10 * PAIRS_PER_THREAD) // max(1, n_gallery))
+    if n_threads > 1:
+        step = max(1, min(step, -(-n_queries // (4 * n_threads))))
+    pieces = [slice(start, start + step) for start in range(0, n_queries, step)]
+    if n_threads == 1 or len(pieces) == 1:
+        for rows in pieces:
+            work(rows)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(work, pieces))
+
+
+def query_blocks(shape):
+    """Yield slices of queries for the numpy routes."""
+    step = max(1, PAIRS_AT_ONCE // max(1, shape[1]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def measure(queries, gallery):
+    """Return the distances of a block of queries by numpy, int32."""
+    distances = np.zeros((len(queries), len(gallery)), dtype=np.int32)
+    for word in range(queries.shape[1]):
+        distances += np.bitwise_count(queries[:, word, None] ^ gallery[None, :, word])
+    return distances
+
+
+def _list_within(queries, gallery, radius):
+    """Return how many items lie within the radius of each query, their distances and rows."""
+    shape = len(queries), len(gallery)
+    compiled = kernels()
+    if compiled is None:
+        counts = np.zeros(len(queries), dtype=np.int64)
+        distances, indices = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        for rows in query_blocks(shape):
+            block = measure(queries[rows], gallery)
+            within = block <= radius
+            counts[rows] = within.sum(axis=1)
+            distances.append(block[within])
+            indices.append(np.nonzero(within)[1])
+        return counts, np.concatenate(distances), np.concatenate(indices)
+    by_query, by_word = layout(queries, gallery)
+    counts = np.empty(len(queries), dtype=np.int64)
+    run_in_threads(
+        lambda rows: compiled.count_within(by_query[rows], by_word, radius, counts[rows]), shape
+    )
+    starts = np.cumsum(counts) - counts
+    distances = np.empty(counts.sum(), dtype=np.int32)
+    indices = np.empty(counts.sum(), dtype=np.int64)
+    run_in_threads(
+        lambda rows: compiled.list_within(
+            by_query[rows], by_word, radius, starts[rows], distances, indices
+        ),
+        shape,
+    )
+    return counts, distances, indices
+
+
+def _check_pair(queries, gallery):
+    """Return packed codes of one and the same length."""
+    queries, gallery = check_packed(queries, "queries"), check_packed(gallery, "gallery")
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} words of 64 bits per code, the gallery has "
+            f"{gallery.shape[1]}. Use codes of one length."
+        )
+    return queries, gallery
