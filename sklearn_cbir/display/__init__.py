@@ -1,0 +1,15 @@
+"""Pictures of a search: queries with their results, and precision over recall.
+
+A display is computed first and drawn afterwards, so that it can be drawn again elsewhere. Drawing
+needs matplotlib, the extra ``[plot]``; nothing here loads it before something is drawn.
+"""
+
+from sklearn_cbir._validation import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "_precision_recall": ["PrecisionRecallDisplay"],
+        "_retrieval": ["RetrievalDisplay"],
+    },
+)

@@ -1,0 +1,476 @@
+"""RetrievalDisplay: queries and their results, right and wrong ones marked."""
+
+from pathlib import PurePath
+
+import numpy as np
+from sklearn.utils import _safe_indexing
+
+from sklearn_cbir._labels import check_labels, check_same_kind, shared_labels
+from sklearn_cbir._validation import check_integer
+from sklearn_cbir.display._sheet import Sheet, pyplot
+from sklearn_cbir.display._steps import labels_of, n_rows, split_steps
+from sklearn_cbir.images import check_images, is_feature_rows
+
+THUMBNAIL = 224  # px: files and images of mixed sizes are cut to squares of this side
+
+
+class RetrievalDisplay:
+    """Picture of queries and their nearest gallery images, in order.
+
+    One row per query: the query, then its results from the nearest on. Where
+    labels are known, a result that shares a label with its query has a green
+    frame and a tick, any other an orange frame and a cross.
+
+    Use `from_estimator` or `from_predictions` to make one. Files, and images
+    of mixed sizes, are shown as the square in their middle.
+
+    Parameters
+    ----------
+    query_images : Images of length n_queries
+        As `sklearn_cbir.images.check_images` returns them.
+
+    result_images : Images of length n_queries * n_neighbors
+        Results of the first query, then those of the second, ...
+
+    right : ndarray of shape (n_queries, n_neighbors), dtype bool, default=None
+        Whether a result shares a label with its query; None marks nothing.
+
+    distances : ndarray of shape (n_queries, n_neighbors), default=None
+        Distances of the results, in the unit of the metric.
+
+    query_labels : sequence of n_queries str, default=None
+        What is written below the queries.
+
+    result_labels : ndarray of shape (n_queries, n_neighbors), default=None
+        Labels of the results, as text.
+
+    result_ids : ndarray of shape (n_queries, n_neighbors), default=None
+        Ids of the results, as text.
+
+    unit : str, default=None
+        What is written after a distance, such as "bits".
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        The figure of the last `plot`.
+
+    axes_ : ndarray of shape (n_queries, 1 + n_neighbors)
+        Its axes: the query of every row, then the results.
+
+    See Also
+    --------
+    PrecisionRecallDisplay : All queries and all ranks, as one curve.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.display import RetrievalDisplay
+    >>> images = np.random.default_rng(0).integers(0, 256, (9, 16, 16), dtype=np.uint8)
+    >>> display = RetrievalDisplay.from_predictions(
+    ...     [[4, 7, 8], [2, 5, 3]], images=images[:2], gallery_images=images
+    ... )
+    >>> display.axes_.shape
+    (2, 4)
+    """
+
+    def __init__(
+        self,
+        query_images,
+        result_images,
+        *,
+        right=None,
+        distances=None,
+        query_labels=None,
+        result_labels=None,
+        result_ids=None,
+        unit=None,
+    ):
+        self.query_images = query_images
+        self.result_images = result_images
+        self.right = right
+        self.distances = distances
+        self.query_labels = query_labels
+        self.result_labels = result_labels
+        self.result_ids = result_ids
+        self.unit = unit
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        y=None,
+        *,
+        images=None,
+        gallery_images=None,
+        gallery_labels=None,
+        class_names=None,
+        queries=None,
+        n_queries=5,
+        n_neighbors=5,
+        ids=None,
+        captions=None,
+        ax=None,
+    ):
+        """Search for some queries and draw what comes out.
+
+        Parameters
+        ----------
+        estimator : NeighborsRetriever, Pipeline or search over them
+            A fitted retriever, a fitted Pipeline that ends in one, or a grid
+            search that was refitted.
+
+        X : images, array-like of shape (n_samples, n_features), or None
+            Queries, as the estimator takes them; only the rows that are shown
+            are computed. None: images of the gallery are the queries, each
+            searched in the rest of the gallery.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
+            Labels of the queries. None marks nothing as right or wrong.
+
+        images : images, default=None
+            What to show for the queries; None shows `X`.
+
+        gallery_images : images, default=None
+            What to show for the gallery, in the order of its rows; None reads
+            the files whose names the gallery was given as ids.
+
+        gallery_labels : array-like, default=None
+            Labels of the gallery; None takes those that it was fitted with.
+
+        class_names : sequence of str, default=None
+            Names for integer labels or for label columns.
+
+        queries : array-like of int, default=None
+            Rows of `X` to show; None takes `n_queries` spread evenly.
+
+        n_queries : int, default=5
+            Number of queries to show.
+
+        n_neighbors : int, default=5
+            Number of results per query.
+
+        ids : array-like of shape (n_samples,), default=None
+            Ids of the queries. A query whose id the caller also gave to `fit`
+            is left out of its own results.
+
+        captions : sequence of {"label", "distance", "id"}, default=None
+            As for `plot`.
+
+        ax : matplotlib Axes, default=None
+            As for `plot`.
+
+        Returns
+        -------
+        RetrievalDisplay
+            The picture, drawn.
+
+        Raises
+        ------
+        ValueError
+            If nothing says what the images of the queries or of the gallery
+            are.
+        """
+        pyplot()
+        steps, retriever = split_steps(estimator)
+        if gallery_labels is None:
+            gallery_labels = labels_of(retriever)
+        if X is None:
+            rows = _chosen_rows(queries, n_queries, retriever.n_samples_fit_)
+            found = retriever.kneighbors(None, n_neighbors)
+            distances, positions = (part[rows] for part in found)
+            shown = _gallery_rows(gallery_images, retriever.ids_, rows)
+            y = gallery_labels if y is None else y
+        else:
+            rows = _chosen_rows(queries, n_queries, n_rows(X))
+            asked = _safe_indexing(X, rows)
+            vectors = asked if steps is None else steps.transform(asked)
+            ids = None if ids is None else _safe_indexing(ids, rows)
+            distances, positions = retriever.kneighbors(vectors, n_neighbors, ids=ids)
+            shown = _query_rows(images, asked, rows)
+        flat = positions.ravel()
+        display = cls(
+            shown,
+            _gallery_rows(gallery_images, retriever.ids_, flat),
+            distances=distances,
+            result_ids=_grid(map(_id_text, retriever.ids_[flat]), len(rows)),
+            unit="bits" if retriever.metric == "hamming" else None,
+        )
+        y = None if y is None else check_labels(y, name="y")[rows]
+        display._set_labels(y, gallery_labels, positions, class_names)
+        return display.plot(ax, captions=captions)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        positions,
+        distances=None,
+        *,
+        images,
+        gallery_images,
+        y=None,
+        gallery_labels=None,
+        gallery_ids=None,
+        class_names=None,
+        unit=None,
+        captions=None,
+        ax=None,
+    ):
+        """Draw results that were computed before.
+
+        Parameters
+        ----------
+        positions : array-like of shape (n_queries, n_neighbors), dtype int
+            Rows of `gallery_images`, nearest first, as `kneighbors` returns
+            them.
+
+        distances : array-like of shape (n_queries, n_neighbors), default=None
+            Their distances.
+
+        images : images
+            The queries, n_queries of them.
+
+        gallery_images : images
+            The gallery.
+
+        y : array-like of shape (n_queries,) or (n_queries, n_labels), default=None
+            Labels of the queries. None marks nothing as right or wrong.
+
+        gallery_labels : array-like, default=None
+            Labels of the gallery, of the same form.
+
+        gallery_ids : sequence, default=None
+            Ids of the gallery; None takes the positions.
+
+        class_names : sequence of str, default=None
+            Names for integer labels or for label columns.
+
+        unit : str, default=None
+            What is written after a distance, such as "bits".
+
+        captions : sequence of {"label", "distance", "id"}, default=None
+            As for `plot`.
+
+        ax : matplotlib Axes, default=None
+            As for `plot`.
+
+        Returns
+        -------
+        RetrievalDisplay
+            The picture, drawn.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not agree or a position is outside the gallery.
+        """
+        pyplot()
+        images, gallery = check_images(images), check_images(gallery_images)
+        positions = _check_positions(positions, len(images), len(gallery))
+        flat = positions.ravel()
+        ids = flat if gallery_ids is None else [gallery_ids[position] for position in flat]
+        display = cls(
+            images,
+            gallery[flat],
+            distances=None if distances is None else _check_distances(distances, positions.shape),
+            result_ids=_grid(map(_id_text, ids), len(positions)),
+            unit=unit,
+        )
+        y = None if y is None else check_labels(y, name="y", n=len(positions))
+        display._set_labels(y, gallery_labels, positions, class_names)
+        return display.plot(ax, captions=captions)
+
+    def plot(self, ax=None, *, captions=None, image_size=1.1):
+        """Draw the picture; the data stay as they are.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw inside; None makes a figure of fitting size.
+
+        captions : sequence of {"label", "distance", "id"}, default=None
+            Lines below a result; None writes the label, or without labels the
+            id, and the distance.
+
+        image_size : float, default=1.1
+            Side of an image in inches, in a figure of its own.
+
+        Returns
+        -------
+        RetrievalDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, which the extra ``[plot]`` installs.
+
+        ImageReadError
+            If a file cannot be read.
+        """
+        lines = self._lines(captions)
+        n_queries = len(self.query_images)
+        n_results = len(self.result_images) // n_queries
+        has_legend = self.right is not None
+        sheet = Sheet(n_queries, n_results, max(len(lines), 1), image_size, has_legend)
+        sheet.open(ax)
+        sheet.titles(["query", *range(1, n_results + 1)])
+        queries, results = _pixels(self.query_images), _pixels(self.result_images)
+        axes = np.empty((n_queries, 1 + n_results), dtype=object)
+        for row in range(n_queries):
+            axes[row, 0] = sheet.image(row, 0, queries[row])
+            sheet.caption(row, 0, [] if self.query_labels is None else [self.query_labels[row]])
+            for rank in range(n_results):
+                right = bool(self.right[row, rank]) if has_legend else None
+                pixels = results[row * n_results + rank]
+                axes[row, 1 + rank] = sheet.result(row, 1 + rank, pixels, right)
+                sheet.caption(row, 1 + rank, [line(row, rank) for line in lines])
+        if has_legend:
+            sheet.legend(["shares a label with the query", "shares none"])
+        self.figure_ = sheet.figure
+        self.axes_ = axes
+        return self
+
+    def _set_labels(self, y, gallery_labels, positions, class_names):
+        """Set the labels that are known and, where both are, what is right."""
+        if y is not None:
+            self.query_labels = _label_texts(y, class_names)
+        if gallery_labels is None:
+            return
+        gallery_labels = check_labels(gallery_labels, name="gallery_labels")
+        texts = _label_texts(gallery_labels[positions.ravel()], class_names)
+        self.result_labels = _grid(texts, len(positions))
+        if y is not None:
+            check_same_kind(y, gallery_labels)
+            shared = shared_labels(y, gallery_labels)  # (n_queries, n_gallery)
+            self.right = np.take_along_axis(shared, positions, axis=1) > 0
+
+    def _lines(self, captions):
+        """Return one function per line of a caption, ``(row, rank) -> text``."""
+        known = {}
+        if self.result_labels is not None:
+            known["label"] = lambda row, rank: self.result_labels[row, rank]
+        elif self.result_ids is not None:
+            known["id"] = lambda row, rank: self.result_ids[row, rank]
+        if self.distances is not None:
+            known["distance"] = lambda row, rank: self._distance_text(self.distances[row, rank])
+        if captions is None:
+            return list(known.values())
+        if self.result_ids is not None:
+            known["id"] = lambda row, rank: self.result_ids[row, rank]
+        for name in captions:
+            if name not in known:
+                raise ValueError(
+                    f"captions={captions!r} names {name!r}. Known here: {sorted(known)}."
+                )
+        return [known[name] for name in captions]
+
+    def _distance_text(self, distance):
+        """Return a distance with its unit; counts without decimals."""
+        if self.unit == "bits":
+            return f"{distance:.0f} bit" + ("" if distance == 1 else "s")
+        text = f"{distance:.0f}" if np.issubdtype(type(distance), np.integer) else f"{distance:.3f}"
+        return f"{text} {self.unit}" if self.unit else text
+
+
+# Which images ---------------------------------------------------------------------------------
+
+
+def _chosen_rows(queries, n_queries, n):
+    """Return the rows to show: those asked for, or `n_queries` spread evenly over `n`."""
+    if queries is None:
+        n_queries = min(check_integer(n_queries, "n_queries", minimum=1), n)
+        return np.linspace(0, n - 1, n_queries).round().astype(np.int64)
+    rows = np.atleast_1d(queries)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
+        raise ValueError(f"queries={queries!r} must be a list of row numbers of X.")
+    outside = rows[(rows < -n) | (rows >= n)]
+    if len(outside):
+        raise ValueError(f"queries names row {outside[0]}, but there are {n} queries.")
+    return rows % n
+
+
+def _query_rows(images, asked, rows):
+    """Return the images of the chosen queries; `asked` are the chosen rows of X."""
+    if images is not None:
+        return check_images(images)[rows]
+    if is_feature_rows(asked):
+        raise ValueError(
+            "X holds feature rows, which cannot be shown. Pass images, one image per row of X."
+        )
+    return check_images(asked)
+
+
+def _gallery_rows(gallery_images, ids, rows):
+    """Return the images of the given rows of the gallery."""
+    if gallery_images is not None:
+        gallery_images = check_images(gallery_images)
+        if len(gallery_images) != len(ids):
+            raise ValueError(
+                f"gallery_images has {len(gallery_images)} images, but the gallery has {len(ids)} "
+                "rows. Pass its images in the order of its rows."
+            )
+        return gallery_images[rows]
+    if np.asarray(ids).dtype.kind not in "USO":
+        raise ValueError(
+            "gallery_images is None, and the ids of the gallery are numbers, not file names. Pass "
+            "gallery_images, the images that the gallery was fitted on, or fit with ids=paths."
+        )
+    return check_images([ids[row] for row in rows])
+
+
+def _pixels(images):
+    """Return pixels (n, H, W, 3), at the images' own size if they have one."""
+    return images.read(np.arange(len(images)), None if images.shape else THUMBNAIL)
+
+
+def _check_positions(positions, n_queries, n_gallery):
+    """Return positions as an int array (n_queries, n_neighbors) inside the gallery."""
+    positions = np.asarray(positions)
+    if positions.ndim != 2 or positions.dtype.kind not in "iu" or 0 in positions.shape:
+        raise ValueError(
+            f"positions has shape {positions.shape} and dtype {positions.dtype}. Pass integers of "
+            "shape (n_queries, n_neighbors)."
+        )
+    if len(positions) != n_queries:
+        raise ValueError(
+            f"positions has {len(positions)} rows, but there are {n_queries} images of queries."
+        )
+    if positions.min() < 0 or positions.max() >= n_gallery:
+        raise ValueError(
+            f"positions go from {positions.min()} to {positions.max()}, but the gallery has rows 0 "
+            f"to {n_gallery - 1}."
+        )
+    return positions
+
+
+def _check_distances(distances, shape):
+    """Return distances as an array of `shape`."""
+    distances = np.asarray(distances)
+    if distances.shape != shape:
+        raise ValueError(f"distances has shape {distances.shape}, but positions has {shape}.")
+    return distances
+
+
+# What is written ------------------------------------------------------------------------------
+
+
+def _label_texts(labels, class_names):
+    """Return one line of text per label, or per row of 0/1 columns."""
+    if labels.ndim == 2:
+        names = np.asarray(np.arange(labels.shape[1]) if class_names is None else class_names)
+        return [", ".join(map(str, names[row > 0])) or "no label" for row in labels]
+    if class_names is None or labels.dtype.kind not in "iu":
+        return [str(label) for label in labels]
+    return [str(class_names[label]) for label in labels]
+
+
+def _id_text(value):
+    """Return the name of a file without its folders, or the id as it is."""
+    return PurePath(value).name if isinstance(value, (str, PurePath)) else str(value)
+
+
+def _grid(texts, n_queries):
+    """Arrange one text per result as (n_queries, n_neighbors)."""
+    return np.array(list(texts), dtype=object).reshape(n_queries, -1)

@@ -1,0 +1,142 @@
+"""The sheet that a search is drawn on: a grid of square images with captions, in inches."""
+
+# Bluish green and vermilion of Okabe and Ito: told apart with any color vision.
+RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#4D4D4D"
+BLACK, GRAY, PAPER = "#1A1A1A", "#595959", "#F2F2F2"
+
+# Inches and points at the natural size of the sheet.
+GAP, QUERY_GAP, HEADER, LINE, ROW_GAP, LEGEND, MARGIN = 0.13, 0.30, 0.22, 0.15, 0.13, 0.30, 0.10
+POINTS = 8.0
+CHARACTER = 0.62  # width of a character, as a share of the font size
+
+# Vertices, and 1 = move there, 2 = draw there.
+TICK = [(-1, 0), (-0.25, -0.7), (1, 0.75)], [1, 2, 2]
+CROSS = [(-1, -1), (1, 1), (-1, 1), (1, -1)], [1, 2, 1, 2]
+
+
+def pyplot():
+    """Return matplotlib's pyplot, or say how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "Drawing needs matplotlib. Install it with: pip install 'sklearn-cbir[plot]'."
+        ) from error
+    return plt
+
+
+def shorten(text, width):
+    """Cut `text` to `width` characters, in the middle where it ends like a file name."""
+    if len(text) <= width:
+        return text
+    dot = text.rfind(".")
+    tail = len(text) - dot + 2 if 1 <= len(text) - dot <= 6 else 0
+    if not 0 < tail < width - 2:
+        return text[: width - 1] + "…"
+    return text[: width - tail - 1] + "…" + text[-tail:]
+
+
+class Sheet:
+    """Cells in rows, the first of each row set apart; everything scales with the axes given."""
+
+    def __init__(self, n_rows, n_results, n_lines, cell, has_legend):
+        self.cell = cell
+        self.row_height = cell + n_lines * LINE + ROW_GAP
+        self.legend_height = LEGEND if has_legend else 0
+        self.width = 2 * MARGIN + cell * (1 + n_results) + QUERY_GAP + GAP * (n_results - 1)
+        self.height = MARGIN + HEADER + n_rows * self.row_height + self.legend_height
+
+    def open(self, ax=None):
+        """Make a figure of the natural size, or fit into `ax`."""
+        if ax is None:
+            self.figure = pyplot().figure(figsize=(self.width, self.height))
+            ax = self.figure.add_axes((0, 0, 1, 1))
+        else:
+            self.figure = ax.figure
+        ax.set_axis_off()
+        self.canvas = ax
+        box = ax.get_window_extent().transformed(self.figure.dpi_scale_trans.inverted())
+        self.scale = min(box.width / self.width, box.height / self.height)
+        # Shares of `ax` per inch of the sheet, which stands in its middle.
+        self.per_inch = self.scale / box.width, self.scale / box.height
+        self.left = (1 - self.width * self.per_inch[0]) / 2
+        self.top = (1 + self.height * self.per_inch[1]) / 2
+
+    def image(self, row, column, pixels, color=NEUTRAL, line_width=1.0):
+        """Show pixels (H, W, 3) in a framed square, whole and in proportion; return its axes."""
+        x, y = self._corner(row, column)
+        left, bottom = self._place(x, y + self.cell)
+        ax = self.canvas.inset_axes((left, bottom, *(self.cell * share for share in self.per_inch)))
+        height, width = pixels.shape[:2]
+        side = max(height, width)
+        is_enlarged = side < 1.5 * self.cell * self.scale * self.figure.dpi
+        ax.imshow(pixels, interpolation="nearest" if is_enlarged else "antialiased")
+        ax.set(
+            xlim=((width - side) / 2 - 0.5, (width + side) / 2 - 0.5),
+            ylim=((height + side) / 2 - 0.5, (height - side) / 2 - 0.5),
+            xticks=[],
+            yticks=[],
+            facecolor=PAPER,
+        )
+        for spine in ax.spines.values():
+            spine.set(color=color, linewidth=line_width * self.scale)
+        return ax
+
+    def result(self, row, column, pixels, right):
+        """Show a result; the color of its frame and a sign say whether it is right."""
+        if right is None:
+            return self.image(row, column, pixels)
+        ax = self.image(row, column, pixels, RIGHT if right else WRONG, 3.0)
+        inset = 8.5 / 72 / self.cell  # share of the cell
+        self._sign(ax, inset, 1 - inset, right)
+        return ax
+
+    def caption(self, row, column, lines):
+        """Write lines below a cell."""
+        x, y = self._corner(row, column)
+        room = int((self.cell + GAP) * 72 / (POINTS * CHARACTER))
+        for i, line in enumerate(lines):
+            below = y + self.cell + 0.06 + i * LINE
+            color = GRAY if i else BLACK
+            self._write(x + self.cell / 2, below, shorten(line, room), color, va="top")
+
+    def titles(self, titles):
+        """Write what the columns are."""
+        for column, title in enumerate(titles):
+            x, y = self._corner(0, column)
+            self._write(x + self.cell / 2, y - 0.07, str(title), GRAY, va="bottom")
+
+    def legend(self, texts):
+        """Write what the tick and the cross mean."""
+        x, y = MARGIN + 0.09, self.height - self.legend_height / 2
+        for right, text in zip((True, False), texts):
+            self._sign(self.canvas, *self._place(x, y), right)
+            self._write(x + 0.14, y, text, BLACK, ha="left", va="center")
+            x += 0.45 + len(text) * POINTS * 0.5 / 72
+
+    def _corner(self, row, column):
+        """Return the top left corner of a cell, in inches from that of the sheet."""
+        x = MARGIN + column * (self.cell + GAP) + (QUERY_GAP - GAP if column else 0)
+        return x, MARGIN + HEADER + row * self.row_height
+
+    def _place(self, x, y):
+        """Turn inches from the top left corner into coordinates of the axes drawn on."""
+        return self.left + x * self.per_inch[0], self.top - y * self.per_inch[1]
+
+    def _sign(self, ax, x, y, right):
+        """Draw a tick or a cross on a disk of its color, at `x`, `y` of `ax`."""
+        from matplotlib.path import Path
+
+        style = {"transform": ax.transAxes, "clip_on": False, "linestyle": "none", "zorder": 5}
+        disk = {"markersize": 12 * self.scale, "color": RIGHT if right else WRONG}
+        ax.plot(x, y, marker="o", markeredgecolor="white", **disk, **style)
+        stroke = {"markeredgecolor": "white", "markeredgewidth": 1.6 * self.scale}
+        shape = Path(*(TICK if right else CROSS))
+        stroke |= {"markerfacecolor": "none", "markersize": 5.5 * self.scale}
+        ax.plot(x, y, marker=shape, **stroke, **style)
+
+    def _write(self, x, y, text, color, *, ha="center", va):
+        """Write at a point given in inches; file names may hold dollar signs, so no formulas."""
+        style = {"ha": ha, "va": va, "color": color, "fontsize": POINTS * self.scale}
+        x, y = self._place(x, y)
+        self.canvas.text(x, y, text, transform=self.canvas.transAxes, parse_math=False, **style)
