@@ -45,7 +45,7 @@ def trailing_zeros(typing_context, word):
 
 @intrinsic
 def nearer_lanes(typing_context, gallery, item, queries, query, limit):
-    """Return one bit for each of `LANES` items from `item` on: is it nearer than `limit`?
+    """Say by one bit each which of `LANES` items, from `item` on, are nearer than `limit`.
 
     Written as vector instructions: from a loop, numba does not make a mask.
     """
@@ -94,7 +94,7 @@ def distance(queries, query, gallery, item):
 
 @compiled
 def nearer_items(gallery, item, stop, queries, query, limit):
-    """Return one bit for each of up to `LANES` items before `stop`: is it nearer than `limit`?"""
+    """Say by one bit each which of up to `LANES` items before `stop` are nearer than `limit`."""
     if item + LANES <= stop:
         return nearer_lanes(gallery, item, queries, query, np.uint64(limit))
     mask = np.uint64(0)
