@@ -18,7 +18,6 @@ from sklearn_cbir.images._decoding import (
     fit,
     looks_whole,
     open_file,
-    orientation_of,
     reason_of,
     to_rgb,
     to_uint8,
@@ -55,9 +54,8 @@ class Files:
 
     def check(self, row):
         """Raise if the header, or what is cheap to see of the end, shows a fault."""
-        path = self.name(row)
-        with open_file(path, self.max_pixels) as image:
-            if image.mode == "F" or not looks_whole(path, image):
+        with open_file(self.name(row), self.max_pixels) as image:
+            if image.mode == "F" or not looks_whole(image):
                 # The look was no proof: files with something behind their end are fine.
                 image.load()
                 viewable(image)
@@ -96,7 +94,8 @@ class ListOfImages:
     def __init__(self, items, max_pixels):
         self.items = items
         self.max_pixels = max_pixels
-        shapes = {_item_shape(item) for item in items}
+        # Reading the size of a PIL image would load some kinds of files, for their EXIF block.
+        shapes = {getattr(item, "shape", None) for item in items}
         self.shape = shapes.pop() if len(shapes) == 1 else None
 
     def __len__(self):
@@ -119,16 +118,6 @@ class ListOfImages:
             item if isinstance(item, np.ndarray) else (item.mode, item.size, item.tobytes())
             for item in self.items[rows]
         ]
-
-
-def _item_shape(item):
-    """Return (H, W, C) of one array or PIL image as it will be read."""
-    if isinstance(item, np.ndarray):
-        return item.shape
-    width, height = item.size
-    if orientation_of(item) >= 5:
-        width, height = height, width
-    return height, width, 3
 
 
 # The public class -----------------------------------------------------------------------------
@@ -170,12 +159,12 @@ class Images:
         return Images(self._source, np.atleast_1d(self._rows[indices]))
 
     def __repr__(self):
-        kind = "files" if self.is_path else f"shape {self.shape or 'of each its own'}"
+        kind = "files" if self.is_path else f"shape {self.shape}" if self.shape else "any sizes"
         return f"Images({len(self)}, {kind})"
 
     @property
     def shape(self):
-        """(H, W, C) of images of one size in memory; None for files and mixed sizes."""
+        """(H, W, C) of arrays of one shape; None for files, PIL images and mixed shapes."""
         return self._source.shape
 
     @property
@@ -306,8 +295,8 @@ class Images:
         """Return height, width and the checked `resize`, None for the images' own size."""
         if size is None:
             if self.shape is None:
-                kind = "files" if self.is_path else "images of mixed sizes"
-                raise ValueError(f"X holds {kind}, which have no common size: pass a size in px.")
+                kind = "files" if self.is_path else "images of any sizes"
+                raise ValueError(f"X holds {kind}, which must be resized: pass a size in px.")
             return *self.shape[:2], None
         size = check_integer(size, "size", minimum=1)
         resize = size if resize is None else check_integer(resize, "resize", minimum=1)

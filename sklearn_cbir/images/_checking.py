@@ -142,14 +142,19 @@ def _as_array_or_list(X):
         return list(X)
     if hasattr(X, "to_numpy"):
         X = X.to_numpy()
-    elif hasattr(X, "detach"):
-        X = X.detach().cpu()
     if not hasattr(X, "__array__"):
         raise ValueError(f"X is {X!r:.60} of type {type(X).__name__}. {_EXPECTED}.")
-    X = np.asarray(X)
+    X = _array(X)
     if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in "USO":
         X = X[:, 0]
+    if X.ndim == 0:
+        raise ValueError(f"X is one value, {X!r:.60}. {_EXPECTED}.")
     return list(X) if X.ndim == 1 and X.dtype.kind in "SO" else X
+
+
+def _array(X):
+    """Return an array, or torch's tensor wherever it is, as a NumPy array; no copy in memory."""
+    return np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
 
 
 def _nested_array(X):
@@ -181,9 +186,11 @@ def _from_list(items, max_pixels):
     if kind == "a path":
         return Files(np.array([_path(item, row) for row, item in enumerate(items)]), max_pixels)
     if kind == "an array":
-        items = [_check_item(np.asarray(item), row) for row, item in enumerate(items)]
+        items = [_check_item(_array(item), row) for row, item in enumerate(items)]
+        _check_16_bit([item for item in items if item.dtype.itemsize == 2])
     objects = np.empty(len(items), dtype=object)
-    objects[:] = items
+    for row, item in enumerate(items):  # NumPy would look inside, were they assigned at once
+        objects[row] = item
     return ListOfImages(objects, max_pixels)
 
 
@@ -225,6 +232,8 @@ def _from_array(pixels):
     step = max(1, 2**24 // pixels[0].size)
     for start in range(0, len(pixels), step):
         _check_values(pixels[start : start + step], start)
+    if pixels.dtype.itemsize == 2:
+        _check_16_bit(pixels)
     return ArrayOfImages(pixels)
 
 
@@ -281,3 +290,13 @@ def _check_values(pixels, first_row):
         f"{where} has pixels from {low[bad]:g} to {high[bad]:g}, but float images must be in 0 "
         "to 1. Pass uint8 for 0 to 255, or scale them."
     )
+
+
+def _check_16_bit(images):
+    """Raise if uint16 images hold 8-bit values: all of them would be black."""
+    high = max((image.max() for image in images if image.dtype.kind == "u"), default=0)
+    if 0 < high < 256:
+        raise ValueError(
+            f"X has dtype uint16, but no pixel is above {high}, where 16-bit images go to 65535. "
+            "Pass X.astype(np.uint8) if these are 8-bit images."
+        )
