@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from sklearn_cbir.metrics._ranking import Relevance, check_distances, check_exclude, tie_groups
+from sklearn_cbir.metrics._groups import tie_groups
+from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
 from sklearn_cbir.metrics.averaging import mean_over_queries
 from sklearn_cbir.metrics.radius import _within
 

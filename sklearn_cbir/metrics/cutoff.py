@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import gammaln
 
-from sklearn_cbir.metrics._ranking import evaluate_groups
+from sklearn_cbir.metrics._groups import evaluate_groups
 
 __all__ = ["acg_at_k", "ndcg_at_k", "precision_at_k", "recall_at_k", "set_recall_at_k"]
 

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from sklearn_cbir._validation import check_choice
-from sklearn_cbir.metrics._ranking import evaluate_groups
+from sklearn_cbir.metrics._groups import evaluate_groups
 
 __all__ = [
     "map_at_r",

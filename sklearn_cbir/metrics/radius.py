@@ -3,7 +3,7 @@
 import numpy as np
 
 from sklearn_cbir._validation import check_integer, check_real
-from sklearn_cbir.metrics._ranking import (
+from sklearn_cbir.metrics._relevance import (
     Relevance,
     blocks,
     check_distances,

@@ -12,14 +12,21 @@ closed form per group [1]_, [2]_; only groups that hold something relevant contr
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn import get_config
 
-from sklearn_cbir._labels import check_labels, check_same_kind, shared_labels
-from sklearn_cbir._validation import check_choice, check_integer
+from sklearn_cbir._validation import check_choice
+from sklearn_cbir.codes import HammingDistances
+from sklearn_cbir.metrics._counts import count_codes
+from sklearn_cbir.metrics._relevance import (
+    Relevance,
+    blocks,
+    check_distances,
+    check_exclude,
+    check_k,
+    read_block,
+)
 from sklearn_cbir.metrics.averaging import mean_over_queries
 
 TIES = ("average", "stable")
-MAX_ROWS_AT_ONCE = 128
 
 
 @dataclass
@@ -45,138 +52,6 @@ class TieGroups:
         return np.bincount(self.query, weights=values, minlength=len(self.n_relevant))
 
 
-class Relevance:
-    """Checked labels of queries and gallery, ready to say which gallery rows are relevant."""
-
-    def __init__(self, y_queries, y_gallery, shape):
-        self.y_queries = check_labels(y_queries, name="y_queries")
-        self.y_gallery = check_labels(y_gallery, name="y_gallery")
-        check_same_kind(self.y_queries, self.y_gallery)
-        if len(shape) != 2 or shape != (len(self.y_queries), len(self.y_gallery)):
-            raise ValueError(
-                f"distances has shape {tuple(shape)}, but there are {len(self.y_queries)} labels "
-                f"of queries and {len(self.y_gallery)} of the gallery. It needs one row per query "
-                "and one column per gallery item."
-            )
-        if 0 in shape:
-            raise ValueError(
-                f"distances has shape {tuple(shape)}: there must be at least one query and one "
-                "gallery item."
-            )
-        if self.graded:
-            self.n_levels = self.y_gallery.shape[1] + 1
-        else:
-            self.n_levels = 2
-            self._group_gallery()
-
-    @property
-    def graded(self):
-        """Whether items may share more than one label."""
-        return self.y_queries.ndim == 2
-
-    def rows(self, queries):
-        """Yield the relevant gallery rows, ascending, of a slice of queries, and shared labels."""
-        if self.graded:
-            for shared in shared_labels(self.y_queries[queries], self.y_gallery):
-                positions = np.flatnonzero(shared)
-                yield positions, shared[positions].astype(np.int64)
-        else:
-            for code in self.query_class[queries]:
-                yield self.by_class[self.starts[code] : self.starts[code + 1]], None
-
-    def _group_gallery(self):
-        """Sort the gallery by class, once, and find the class of every query."""
-        classes, members = np.unique(self.y_gallery, return_inverse=True)
-        self.by_class = np.argsort(members, kind="stable")
-        # The last class, without members, is that of labels that the gallery lacks.
-        counts = np.bincount(members, minlength=len(classes) + 1)
-        self.starts = np.concatenate([[0], np.cumsum(counts)])
-        place = np.searchsorted(classes, self.y_queries)
-        known = classes[np.minimum(place, len(classes) - 1)] == self.y_queries
-        self.query_class = np.where(known, place, len(classes))
-
-
-def blocks(shape, distances=None):
-    """Yield slices of queries that fit into scikit-learn's working memory."""
-    n_queries, n_gallery = shape
-    # Distances and their sorted copy, float64 at worst.
-    fitting = int(get_config()["working_memory"] * 2**20 // (16 * n_gallery))
-    step = getattr(distances, "block_size", None) or max(1, min(MAX_ROWS_AT_ONCE, fitting))
-    for start in range(0, n_queries, step):
-        yield slice(start, min(start + step, n_queries))
-
-
-def check_distances(distances):
-    """Return distances as an array, or as they are if they are made when sliced."""
-    if hasattr(distances, "shape") and not isinstance(distances, np.ndarray):
-        return distances
-    distances = np.asarray(distances)
-    if distances.dtype.kind not in "buif":
-        raise ValueError(f"distances has dtype {distances.dtype}. Pass real numbers.")
-    return distances
-
-
-def read_block(distances, rows):
-    """Return the distances of a slice of queries, all of them numbers."""
-    block = np.asarray(distances[rows])
-    if block.dtype.kind == "f" and np.isnan(block).any():
-        row, column = np.argwhere(np.isnan(block))[0]
-        raise ValueError(
-            f"distances[{rows.start + row}, {column}] is NaN: it has no place in a ranking. "
-            "Look for NaN or zero vectors in what the distances were computed from."
-        )
-    return block
-
-
-def check_k(k, n_gallery):
-    """Return `k` as an int of at most the size of the gallery, or None."""
-    if k is None:
-        return None
-    k = check_integer(k, "k", minimum=1)
-    if k > n_gallery:
-        raise ValueError(
-            f"k={k} is more than the {n_gallery} items of the gallery. Use a smaller k, or k=None "
-            "for all of them."
-        )
-    return k
-
-
-def check_exclude(exclude, shape):
-    """Return, per query, the gallery rows that are not ranked; None if all are."""
-    if exclude is None:
-        return None
-    n_queries, n_gallery = shape
-    if isinstance(exclude, (list, tuple)) and any(np.ndim(rows) for rows in exclude):
-        rows = [np.unique(np.asarray(row, dtype=np.int64)) for row in exclude]
-        _check_excluded(rows, n_queries, n_gallery)
-        return rows
-    exclude = np.asarray(exclude)
-    if exclude.dtype == bool and exclude.shape == (n_queries, n_gallery):
-        return [np.flatnonzero(row) for row in exclude]
-    if exclude.dtype.kind in "iu" and exclude.shape == (n_queries,):
-        rows = [own[own >= 0] for own in exclude.astype(np.int64)[:, None]]
-        _check_excluded(rows, n_queries, n_gallery)
-        return rows
-    raise ValueError(
-        f"exclude has shape {exclude.shape} and dtype {exclude.dtype}. Pass a boolean mask of "
-        f"shape ({n_queries}, {n_gallery}), one gallery row per query (-1: none), or a list of "
-        "arrays of gallery rows."
-    )
-
-
-def _check_excluded(rows, n_queries, n_gallery):
-    """Raise unless there is one list of existing gallery rows per query."""
-    if len(rows) != n_queries:
-        raise ValueError(
-            f"exclude holds {len(rows)} lists of gallery rows for {n_queries} queries."
-        )
-    for query, row in enumerate(rows):
-        if len(row) and not (row[0] >= 0 and row[-1] < n_gallery):
-            raise ValueError(
-                f"exclude[{query}] names a gallery row outside 0 to {n_gallery - 1}: {row}."
-            )
-
-
 def tie_groups(relevance, distances, *, ties="average", gains=None, exclude=None):
     """Yield the `TieGroups` of one block of queries after the other.
 
@@ -185,6 +60,9 @@ def tie_groups(relevance, distances, *, ties="average", gains=None, exclude=None
     check_choice(ties, "ties", TIES)
     if gains is None:
         gains = np.minimum(np.arange(relevance.n_levels), 1.0)
+    if isinstance(distances, HammingDistances) and ties == "average":
+        yield from map(_groups_of_counts, count_codes(relevance, distances, gains, exclude))
+        return
     for rows in blocks(distances.shape, distances):
         block = read_block(distances, rows)
         if ties == "stable":
@@ -260,6 +138,24 @@ def _collect(rows):
         n_relevant=levels[:, 1:].sum(axis=1),
         levels=levels,
         n_results=np.array(n_results),
+    )
+
+
+def _groups_of_counts(counts):
+    """Return the groups of a block of queries: the distances that hold something relevant."""
+    place = np.nonzero(counts.hits)
+    sums = [np.cumsum(x, axis=1) - x for x in (counts.totals, counts.hits, counts.gain)]
+    return TieGroups(
+        query=place[0],
+        before=sums[0][place],
+        size=counts.totals[place],
+        hits=counts.hits[place],
+        hits_before=sums[1][place],
+        gain=counts.gain[place],
+        gain_before=sums[2][place],
+        n_relevant=counts.hits.sum(axis=1),
+        levels=counts.levels,
+        n_results=counts.n_results,
     )
 
 
