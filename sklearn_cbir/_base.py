@@ -493,6 +493,7 @@ class NetworkTransformer(
     def _rebuild_trunk(self, spec):
         if "n_features" in spec:
             return _PassRows(**spec)
+        spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
         with seeded(0, torch.device("cpu")):
             return build_backbone(**spec)
 
