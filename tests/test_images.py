@@ -775,6 +775,21 @@ def test_a_pil_image_that_cannot_be_read_is_named(rng, save, open_image):
         check_images([open_image(io.BytesIO(data[:-99]))]).read([0], 8)
 
 
+def test_pil_images_are_checked_before_training_without_loading_them(save, open_image):
+    good = Image.new("RGB", (8, 8))
+    images = check_images([good, Image.new("I", (8, 8))])
+    for act in (images.check_readable, lambda: images.read([0, 1], 8)):
+        with pytest.raises(ImageReadError, match=r"^X\[1\]: 32-bit integer pixels"):
+            act()
+    large = open_image(save("a.png", flat_png(9000, 9000)))
+    with pytest.raises(ImageReadError, match=r"X\[1\] .*81,000,000 pixels"):
+        check_images([good, large]).check_readable()
+    with open_image(save("b.png", np.zeros((8, 8), np.uint8))) as closed:
+        pass
+    with pytest.raises(ImageReadError, match=r"X\[1\] .*b\.png': the image cannot be decoded"):
+        check_images([good, closed]).read([0, 1], 8)
+
+
 def test_the_error_survives_a_pickle_and_what_loader_workers_do(save):
     path = save("a.jpg", b"text")
     with pytest.raises(ValueError, match="not an image") as raised:

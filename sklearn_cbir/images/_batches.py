@@ -12,7 +12,7 @@ from sklearn_cbir.images._decoding import (
     PIL_LOCK,
     ImageReadError,
     Refusal,
-    check_pixel_count,
+    check_header,
     draft,
     fault_of,
     fit,
@@ -108,10 +108,15 @@ class ListOfImages:
         item = self.items[row]
         if isinstance(item, np.ndarray):
             return Image.fromarray(np.ascontiguousarray(to_rgb(to_uint8(item))))
-        check_pixel_count(item, self.max_pixels)
+        check_header(item, self.max_pixels)
         with PIL_LOCK:
             item.load()
         return viewable(item)
+
+    def check(self, row):
+        """Raise if what is known without reading shows a fault; arrays were checked whole."""
+        if not isinstance(self.items[row], np.ndarray):
+            check_header(self.items[row], self.max_pixels)
 
     def fingerprint(self, rows):
         return [
@@ -215,11 +220,12 @@ class Images:
         return pixels
 
     def check_readable(self, progress=False):
-        """Look at every file without decoding it, as far as that shows a fault.
+        """Look at every image without decoding it, as far as that shows a fault.
 
-        Each must be a regular file with the header of a known format, of a
-        size that is allowed, and end as its format does; one that does not is
-        decoded to be sure. Other damage shows only when the file is read.
+        A path must lead to a regular file with the header of a known format,
+        of a size that is allowed, that ends as its format does; one that does
+        not end so is decoded to be sure. Other damage shows only when the
+        image is read: `cached` reads all.
 
         Parameters
         ----------
@@ -229,9 +235,9 @@ class Images:
         Raises
         ------
         ImageReadError
-            For the first file at fault, saying how many more there are.
+            For the first image at fault, saying how many more there are.
         """
-        if not self.is_path:
+        if isinstance(self._source, ArrayOfImages):
             return
         blocks = blocks_of(len(self), BLOCK)
         faults = []
@@ -333,7 +339,7 @@ class Images:
             raise fault_of(int(row), path, reason_of(error, path)) from error
 
     def _find_fault(self, row):
-        """Return the fault of one file, or None."""
+        """Return the fault of one image, or None."""
         try:
             self._guard(self._source.check, row)
         except ImageReadError as fault:

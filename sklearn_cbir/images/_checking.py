@@ -106,6 +106,18 @@ def check_images(X, *, max_pixels=MAX_PIXELS):
         If `X` has no images, or a shape, type or values that images cannot
         have; it names the shape or the row.
 
+    Notes
+    -----
+    Pixels are what a viewer shows. EXIF turns an image upright; transparent
+    parts are white; 16-bit gray keeps its upper 8 bits and float TIFF in 0..1
+    is scaled; CMYK, LAB, palettes and gray become RGB; of several frames the
+    first is read. Color profiles are not applied. JPEG, PNG, WEBP, BMP, GIF
+    and TIFF are read, whatever the file is called.
+
+    A truncated file is an error, unless another library has switched on
+    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``. A JPEG with altered bytes inside
+    may decode to other pixels, which nothing can notice.
+
     Examples
     --------
     >>> import numpy as np

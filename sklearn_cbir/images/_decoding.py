@@ -104,9 +104,6 @@ def _reason_missing(path):
 # One image -----------------------------------------------------------------------------------
 
 
-_NO_RANGE = "32-bit integer pixels have no fixed range; convert it to 8 or 16 bit"
-
-
 class Refusal(Exception):
     """A reason to refuse an image that is ours, not Pillow's."""
 
@@ -120,13 +117,17 @@ def _check_file(path):
         raise Refusal("not a regular file (a pipe, socket or device)")
 
 
-def check_pixel_count(image, max_pixels):
-    """Raise before decoding if that would take too much memory."""
+def check_header(image, max_pixels):
+    """Raise if size or mode show that the image must not or cannot be decoded."""
     width, height = image.size
     if width * height > max_pixels:
         raise Refusal(
             f"{width} x {height} = {width * height:,} pixels are more than the {max_pixels:,} "
             "that are allowed"
+        )
+    if image.mode == "I":
+        raise Refusal(
+            "32-bit integer pixels have no fixed range, so it must be converted to 8 or 16 bit"
         )
 
 
@@ -135,9 +136,7 @@ def open_file(path, max_pixels):
     _check_file(path)
     image = Image.open(path, formats=FORMATS)
     try:
-        check_pixel_count(image, max_pixels)
-        if image.mode == "I":
-            raise Refusal(_NO_RANGE)
+        check_header(image, max_pixels)
     except BaseException:
         image.close()
         raise
@@ -157,8 +156,6 @@ def _in_8_bit(image):
         return _from_16_bit(image)
     if image.mode == "F":
         return _from_float(image)
-    if image.mode == "I":
-        raise Refusal(_NO_RANGE)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
