@@ -1,7 +1,5 @@
 """Search a gallery: nearest neighbors, ids, and retrieval scores, as a scikit-learn estimator."""
 
-import warnings
-
 import numpy as np
 from scipy import sparse
 from sklearn import get_config
@@ -10,10 +8,16 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_choice, check_integer, check_real, progress
+from sklearn_cbir._validation import check_choice, check_integer, check_real
 from sklearn_cbir.index._engines import ENGINES, choose_algorithm
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, ProcessLock, check_ids
-from sklearn_cbir.index._rows import row_keys
+from sklearn_cbir.index._search import (
+    FullRanking,
+    search,
+    search_radius,
+    search_reranked,
+    warn_of_copies,
+)
 from sklearn_cbir.metrics import evaluate, mean_over_queries, mean_per_class, worst_queries
 
 __all__ = ["NeighborsRetriever"]
@@ -168,11 +172,17 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             The fitted retriever.
         """
         self._check_parameters()
-        X = self._check_rows(X, self.metric)
-        ids = GalleryIds(ids, len(X))
-        labels = None if y is None else GalleryLabels(y, len(X))
-        engine = self._new_engine(*X.shape).build(X)
-        self._gallery = Gallery(self.metric, engine, ids, labels)
+        before = vars(self).copy()
+        try:
+            X = self._check_rows(X, self.metric)
+            ids = GalleryIds(ids, len(X))
+            labels = None if y is None else GalleryLabels(y, len(X))
+            engine = self._new_engine(*X.shape).build(X)
+            self._gallery = Gallery(self.metric, engine, ids, labels)
+        except BaseException:  # whatever was fitted before goes on working
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         return self
 
     def partial_fit(self, X, y=None, *, ids=None):
@@ -209,9 +219,8 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             ids = gallery.ids.add(ids, len(X))
             labels = None if y is None else gallery.labels.add(y, len(X))
             engine = gallery.engine.add(X)
-            if self.algorithm == "auto" and engine.name == "exact":
-                larger = self._new_engine(len(engine), X.shape[1])
-                engine = engine if larger.name == "exact" else larger.build_on(engine)
+            if engine is engine.exact and self._algorithm(len(engine), X.shape[1]) != "exact":
+                engine = self._new_engine(len(engine), X.shape[1]).build_on(engine)
             self._gallery = Gallery(gallery.metric, engine, ids, labels)
         return self
 
@@ -320,9 +329,8 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise ValueError("radius is None. Say within which distance to search, such as 0.2.")
         radius = check_real(radius, "radius", minimum=0)
         found = [np.empty(len(queries), dtype=object) for _ in range(2)]
-        for row, pair in enumerate(zip(*gallery.engine.query_radius(queries, radius))):
-            keep = slice(None) if own is None else pair[1] != own[row]
-            distances, positions = pair[0][keep], pair[1][keep]
+        results = search_radius(gallery.engine, queries, radius, own)
+        for row, (distances, positions) in enumerate(results):
             order = slice(None) if sort_results else np.argsort(positions)
             found[0][row], found[1][row] = distances[order], positions[order]
         return tuple(found) if return_distance else found[1]
@@ -531,12 +539,15 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             check_integer(self.expected_queries, "expected_queries", minimum=0)
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
 
+    def _algorithm(self, n_rows, n_features):
+        """Return the name of the algorithm for a gallery of this size."""
+        if self.algorithm != "auto":
+            return self.algorithm
+        return choose_algorithm(self.metric, n_rows, n_features, self.expected_queries)
+
     def _new_engine(self, n_rows, n_features):
         """Return an empty engine for a gallery of this size."""
-        name = self.algorithm
-        if name == "auto":
-            name = choose_algorithm(self.metric, n_rows, n_features, self.expected_queries)
-        return ENGINES[name](
+        return ENGINES[self._algorithm(n_rows, n_features)](
             self.metric,
             n_neighbors=self.n_neighbors,
             recall_target=self.recall_target,
@@ -554,8 +565,10 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if metric == "hamming":
             return validate_data(self, X, reset=engine is None)  # uint8 stays uint8
         dtype = [np.float64, np.float32] if engine is None else engine.rows.dtype
-        X = validate_data(self, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
-        if not np.isfinite(X.sum()) and not np.isfinite(X).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            X = validate_data(self, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
+            suspect = not np.isfinite(X.sum())
+        if suspect and not np.isfinite(X).all():
             row, column = np.argwhere(~np.isfinite(X))[0]
             kind = "NaN" if np.isnan(X[row, column]) else f"infinity or too large for {X.dtype}"
             raise ValueError(
@@ -587,14 +600,8 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"n_neighbors = {k}, n_samples_fit = {len(gallery)}, n_samples = {len(queries)}."
             )
         if self.rerank is None:
-            return _search(gallery.engine, queries, k, own)
-        depth = min(self.rerank_depth, available)
-        distances, positions = _search(gallery.engine, queries, max(k, depth), own)
-        new = _rerank(self.rerank, gallery.engine, queries, distances, positions, depth)
-        order = np.argsort(new, axis=1, kind="stable")
-        for result in (distances, positions):
-            result[:, :depth] = np.take_along_axis(result[:, :depth], order, axis=1)
-        return distances[:, :k], positions[:, :k]
+            return search(gallery.engine, queries, k, own)
+        return search_reranked(gallery.engine, queries, k, own, self.rerank, self.rerank_depth)
 
     def _per_query(self, X, y, ids, names):
         """Return the queries' labels and, per metric, one value per query."""
@@ -605,86 +612,20 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         y_gallery = gallery.labels.values
         y = y_gallery if X is None and y is None else check_labels(y, n=len(queries))
         if X is not None and (ids is None or not gallery.ids.given):
-            _warn_of_copies(gallery, queries)
+            warn_of_copies(gallery.engine, queries)
+        engine = gallery.engine.exact
         values = []
         for name in names:
-            distances = gallery.engine.distances
             if gallery.metric == "hamming" and self.rerank is None:
-                distances = gallery.engine.distances(queries)
+                distances = engine.distances(queries)  # metrics count its distances
             else:
-                distances = _Distances(gallery.engine, queries, own, self)
+                distances = FullRanking(
+                    engine,
+                    queries,
+                    own,
+                    rerank=self.rerank,
+                    depth=self.rerank_depth,
+                    verbose=self.verbose,
+                )
             values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
         return y, values
-
-
-class _Distances:
-    """Exact distances, as re-ranked, in the blocks of queries that a metric asks for."""
-
-    def __init__(self, engine, queries, own, retriever):
-        self.engine, self.queries, self.own = engine.exact, queries, own
-        self.rerank, self.depth = retriever.rerank, retriever.rerank_depth
-        self.shape = len(queries), len(engine)
-        self.bar = progress(
-            range(len(queries)),
-            total=len(queries),
-            description="Scoring",
-            enabled=retriever.verbose,
-        )
-
-    def __getitem__(self, rows):
-        queries = self.queries[rows]
-        distances = self.engine.distances(queries)
-        if self.rerank is not None:
-            distances = self._reranked(queries, distances, rows)
-        for _ in queries:
-            next(self.bar, None)
-        return distances
-
-    def _reranked(self, queries, distances, rows):
-        """Give the re-ranked results negative distances, so that they come first, in order."""
-        own = None if self.own is None else self.own[rows]
-        depth = min(self.depth, self.shape[1] - (own is not None))
-        nearest, positions = _search(self.engine, queries, depth, own)
-        new = _rerank(self.rerank, self.engine, queries, nearest, positions, depth)
-        distances = np.array(distances[:], dtype=np.float64)
-        for row, (values, places) in enumerate(zip(new, positions)):
-            distances[row, places] = np.unique(values, return_inverse=True)[1] - depth
-        return distances
-
-
-def _search(engine, queries, k, own):
-    """Return the `k` nearest rows without the query's own, wherever it stands among them."""
-    if own is None:
-        return engine.query(queries, k)
-    distances, positions = engine.query(queries, k + 1)
-    keep = positions != own[:, None]
-    keep[keep.all(axis=1), -1] = False
-    shape = len(queries), k
-    return distances[keep].reshape(shape), positions[keep].reshape(shape)
-
-
-def _rerank(rerank, engine, queries, distances, positions, depth):
-    """Return the re-ranker's numbers for the first `depth` results."""
-    new = np.asarray(rerank(queries, distances[:, :depth], positions[:, :depth], engine))
-    if new.shape != (len(queries), depth) or not np.isfinite(new).all():
-        raise ValueError(
-            f"rerank={rerank!r} returned an array of shape {new.shape}. It must return one "
-            f"finite number per result: shape {(len(queries), depth)}."
-        )
-    return new
-
-
-def _warn_of_copies(gallery, queries):
-    """Warn if most queries are in the gallery too, so that they find themselves."""
-    keys = row_keys(gallery.engine.rows)
-    share = np.isin(row_keys(queries), keys).mean()
-    # Codes of different images may well be equal; then those of the gallery are, too.
-    collide = gallery.metric == "hamming" and len(np.unique(keys)) < 0.5 * len(keys)
-    if share > 0.5 and not collide:
-        warnings.warn(
-            f"{share:.0%} of the queries are equal to rows of the gallery, so they find "
-            "themselves. To leave each query out of its own results, pass X=None, or the same "
-            "ids to fit and to score.",
-            UserWarning,
-            stacklevel=4,
-        )

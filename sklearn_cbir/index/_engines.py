@@ -2,6 +2,7 @@
 
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 from sklearn_cbir.index._hamming import HammingEngine
+from sklearn_cbir.index._nndescent import NNDescentEngine
 
 EXACT = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
 # Up to either of these, comparing with every row is fast enough for anybody.
@@ -16,6 +17,7 @@ def exact_engine(metric, **options):
 
 ENGINES = {
     "exact": exact_engine,
+    "nndescent": NNDescentEngine,
 }
 
 

@@ -91,13 +91,13 @@ class ExactEngine:
 
     def measure(self, queries, which, positions):
         """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
-        lengths = np.empty(len(which))
+        distances = np.empty(len(which))
         step = max(1, DIFFERENCES_AT_ONCE // self.rows.shape[1])
         for start in range(0, len(which), step):
             part = slice(start, start + step)
             difference = queries[which[part]].astype(np.float64) - self.rows[positions[part]]
-            lengths[part] = _lengths(difference)
-        return self._from_lengths(lengths, queries, which, positions)
+            distances[part] = self._from_difference(difference)
+        return distances
 
     def _with(self, rows):
         """Return an engine like this one over other rows."""
@@ -174,8 +174,12 @@ class CosineEngine(ExactEngine):
         np.subtract(1, affinity, out=affinity)
         return np.maximum(affinity, 0, out=affinity)
 
-    def _from_lengths(self, lengths, queries, which, positions):
-        distances = lengths**2 / 2  # 1 - u.v for unit rows
+    def _from_difference(self, difference):
+        return np.einsum("ij,ij->i", difference, difference) / 2  # 1 - u.v for unit rows
+
+    def measure(self, queries, which, positions):
+        """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
+        distances = super().measure(queries, which, positions)
         empty_queries, empty_rows = ~queries.any(axis=1), self._empty_rows()
         if empty_queries.any() or empty_rows.any():
             distances[empty_queries[which] | empty_rows[positions]] = 1
@@ -241,8 +245,8 @@ class EuclideanEngine(ExactEngine):
             affinity /= affinity.dtype.type(self.scale)
         return affinity
 
-    def _from_lengths(self, lengths, queries, which, positions):
-        return lengths / self.scale
+    def _from_difference(self, difference):
+        return _lengths(difference) / self.scale
 
 
 class _Nearest:

@@ -1,0 +1,94 @@
+"""Searching with any engine: queries left out of their own results, re-ranking, full rankings."""
+
+import warnings
+
+import numpy as np
+
+from sklearn_cbir._validation import progress
+from sklearn_cbir.index._rows import row_keys
+
+
+def search(engine, queries, k, own=None):
+    """Return the `k` nearest rows but for each query's own, wherever that stands among them."""
+    if own is None:
+        return engine.query(queries, k)
+    distances, positions = engine.query(queries, k + 1)
+    keep = positions != own[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = len(queries), k
+    return distances[keep].reshape(shape), positions[keep].reshape(shape)
+
+
+def search_radius(engine, queries, radius, own=None):
+    """Yield the distances and positions of all rows within `radius` but for each query's own."""
+    for row, (distances, positions) in enumerate(zip(*engine.query_radius(queries, radius))):
+        keep = slice(None) if own is None else positions != own[row]
+        yield distances[keep], positions[keep]
+
+
+def search_reranked(engine, queries, k, own, rerank, depth):
+    """Return the `k` first results after `rerank` has put the first `depth` into its order."""
+    depth = min(depth, len(engine) - (own is not None))
+    distances, positions = search(engine, queries, max(k, depth), own)
+    new = _rerank(rerank, engine, queries, distances, positions, depth)
+    order = np.argsort(new, axis=1, kind="stable")
+    for result in (distances, positions):
+        result[:, :depth] = np.take_along_axis(result[:, :depth], order, axis=1)
+    return distances[:, :k], positions[:, :k]
+
+
+class FullRanking:
+    """Exact distances, in the re-ranker's order, in the blocks of queries that a metric reads."""
+
+    def __init__(self, engine, queries, own, *, rerank, depth, verbose):
+        self.engine, self.queries, self.own = engine, queries, own
+        self.rerank, self.depth = rerank, min(depth, len(engine) - (own is not None))
+        self.shape = len(queries), len(engine)
+        rows = range(len(queries))
+        self.bar = progress(rows, total=len(rows), description="Scoring", enabled=verbose)
+
+    def __getitem__(self, rows):
+        queries = self.queries[rows]
+        distances = self.engine.distances(queries)
+        if self.rerank is not None:
+            own = None if self.own is None else self.own[rows]
+            distances = self._reranked(queries, distances, own)
+        for _ in queries:
+            next(self.bar, None)
+        return distances
+
+    def _reranked(self, queries, distances, own):
+        """Give the re-ranked results negative distances, so that they come first, in order."""
+        nearest, positions = search(self.engine, queries, self.depth, own)
+        new = _rerank(self.rerank, self.engine, queries, nearest, positions, self.depth)
+        distances = np.array(distances[:], dtype=np.float64)
+        for row, (values, found) in enumerate(zip(new, positions)):
+            distances[row, found] = np.unique(values, return_inverse=True)[1] - self.depth
+        return distances
+
+
+def warn_of_copies(engine, queries):
+    """Warn if most queries are in the gallery too, so that they find themselves."""
+    keys = row_keys(engine.rows)
+    share = np.isin(row_keys(queries), keys).mean()
+    # Codes of different images may well be equal; then those of the gallery are, too.
+    collide = engine.rows.dtype.kind == "u" and len(np.unique(keys)) < 0.5 * len(keys)
+    if share > 0.5 and not collide:
+        warnings.warn(
+            f"{share:.0%} of the queries are equal to rows of the gallery, so they find "
+            "themselves. To leave each query out of its own results, pass X=None, or the same "
+            "ids to fit and to score.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _rerank(rerank, engine, queries, distances, positions, depth):
+    """Return the re-ranker's numbers for the first `depth` results."""
+    new = np.asarray(rerank(queries, distances[:, :depth], positions[:, :depth], engine))
+    if new.shape != (len(queries), depth) or not np.isfinite(new).all():
+        raise ValueError(
+            f"rerank={rerank!r} returned an array of shape {new.shape}. It must return one "
+            f"finite number per result: shape {(len(queries), depth)}."
+        )
+    return new

@@ -1,0 +1,361 @@
+"""Search engines against plain loops: exact, stable at ties, safe at every scale."""
+
+import math
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from sklearn import config_context
+
+from sklearn_cbir.index import ENGINES, choose_algorithm
+from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels, ProcessLock
+from sklearn_cbir.index._rows import find_copies, row_keys
+
+METRICS = ["cosine", "euclidean", "hamming"]
+FLOATS = METRICS[:2]
+
+
+def loop_distance(a, b, metric):
+    if metric == "hamming":
+        return sum(x != y for x, y in zip(a, b))
+    if metric == "euclidean":
+        return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b)))
+    lengths = math.sqrt(math.fsum(x * x for x in a)) * math.sqrt(math.fsum(x * x for x in b))
+    if lengths == 0:
+        return 1.0
+    return 1 - math.fsum(x * y for x, y in zip(a, b)) / lengths
+
+
+def loop_search(queries, gallery, metric, k):
+    """Sort the whole gallery by distance, then by position."""
+    distances, positions = [], []
+    for query in queries.tolist():
+        pairs = [(loop_distance(query, row, metric), i) for i, row in enumerate(gallery.tolist())]
+        pairs = sorted(pairs)[:k]
+        distances.append([pair[0] for pair in pairs])
+        positions.append([pair[1] for pair in pairs])
+    return np.array(distances), np.array(positions)
+
+
+def make_rows(rng, n, metric, n_features=16, dtype=np.float32):
+    if metric == "hamming":
+        return rng.integers(2, size=(n, n_features)).astype(np.uint8)
+    return rng.standard_normal((n, n_features)).astype(dtype)
+
+
+def build(rows, metric):
+    return ENGINES["exact"](metric).build(rows)
+
+
+@pytest.mark.parametrize("k", [1, 7, 300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", METRICS)
+def test_query_finds_what_a_loop_finds(metric, dtype, k, rng):
+    gallery = make_rows(rng, 300, metric, dtype=dtype)
+    queries = make_rows(rng, 9, metric, dtype=dtype)
+    engine = build(gallery, metric)
+    distances, positions = engine.query(engine.encode(queries), k)
+    expected_distances, expected_positions = loop_search(queries, gallery, metric, k)
+    np.testing.assert_array_equal(positions, expected_positions)
+    np.testing.assert_allclose(distances, expected_distances, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("k", [1, 10, 100, 2000])
+def test_ties_come_in_the_order_of_positions(k, rng):
+    # Whole numbers: squared distances are exact, and most of them are tied.
+    gallery = rng.integers(-2, 3, size=(2000, 3)).astype(np.float32)
+    queries = rng.integers(-2, 3, size=(20, 3)).astype(np.float32)
+    squares = ((queries[:, None] - gallery[None]).astype(np.float64) ** 2).sum(axis=2)
+    engine = build(gallery, "euclidean")
+    distances, positions = engine.query(engine.encode(queries), k)
+    expected = np.argsort(squares, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_array_equal(distances, np.sqrt(np.sort(squares, axis=1)[:, :k]))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equal_rows_are_exactly_tied_wherever_they_stand(metric, rng):
+    gallery = make_rows(rng, 3001, metric, n_features=37)
+    copies = rng.choice(3001, 500, replace=False)
+    gallery[copies] = gallery[copies[0]]
+    engine = build(gallery, metric)
+    queries = engine.encode(np.vstack([gallery[copies[:1]], make_rows(rng, 4, metric, 37)]))
+    distances, positions = engine.query(queries, 600)
+    np.testing.assert_array_equal(positions[0, :500], np.sort(copies))
+    assert (distances[0, :500] == 0).all()
+    full = np.asarray(engine.distances(queries)[:])
+    assert (full[:, copies] == full[:, copies[:1]]).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_answer_does_not_depend_on_what_else_is_asked(metric, rng):
+    gallery = make_rows(rng, 1500, metric, n_features=70)
+    engine = build(gallery, metric)
+    queries = engine.encode(make_rows(rng, 40, metric, n_features=70))
+    distances, positions = engine.query(queries, 12)
+    for row in range(40):
+        alone = engine.query(engine.encode(make_rows(rng, 1, metric, 70))[:0], 12)
+        assert alone[0].shape == (0, 12)
+        alone = engine.query(queries[row : row + 1], 12)
+        np.testing.assert_array_equal(alone[0][0], distances[row])
+        np.testing.assert_array_equal(alone[1][0], positions[row])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_little_working_memory_gives_the_same_answer(metric, rng):
+    engine = build(make_rows(rng, 700, metric), metric)
+    queries = engine.encode(make_rows(rng, 30, metric))
+    expected = engine.query(queries, 5)
+    with config_context(working_memory=0.01):
+        small = engine.query(queries, 5)
+    np.testing.assert_array_equal(small[0], expected[0])
+    np.testing.assert_array_equal(small[1], expected[1])
+
+
+@pytest.mark.parametrize("metric", FLOATS)
+def test_galleries_of_several_tiles_are_searched_whole(metric, rng, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._exact.AFFINITIES_AT_ONCE", 2**10)
+    gallery = make_rows(rng, 5000, metric)
+    queries = gallery[[0, 1023, 1024, 4999]]
+    engine = build(gallery, metric)
+    positions = engine.query(engine.encode(queries), 20)[1]
+    np.testing.assert_array_equal(positions, loop_search(queries, gallery, metric, 20)[1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_radius_finds_what_a_loop_finds(metric, rng):
+    gallery, queries = make_rows(rng, 200, metric), make_rows(rng, 6, metric)
+    radius = {"cosine": 0.8, "euclidean": 5.0, "hamming": 6}[metric]
+    engine = build(gallery, metric)
+    found = zip(*engine.query_radius(engine.encode(queries), radius))
+    all_distances, all_positions = loop_search(queries, gallery, metric, 200)
+    for (distances, positions), expected, order in zip(found, all_distances, all_positions):
+        inside = expected <= radius
+        assert inside.any()
+        np.testing.assert_array_equal(positions, order[inside])
+        np.testing.assert_allclose(distances, expected[inside], rtol=1e-5, atol=1e-7)
+
+
+def test_radius_includes_its_border():
+    engine = build(np.array([[3.0, 4.0], [3.0, 4.1], [0.0, 1.0]]), "euclidean")
+    assert engine.query_radius(engine.encode(np.zeros((1, 2))), 5.0)[1][0].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_full_distances_match_a_loop(metric, rng):
+    gallery, queries = make_rows(rng, 50, metric), make_rows(rng, 6, metric)
+    engine = build(gallery, metric)
+    expected = [[loop_distance(q, g, metric) for g in gallery.tolist()] for q in queries.tolist()]
+    found = engine.distances(engine.encode(queries))[:]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_added_and_removed_are_as_if_built_at_once(metric, rng):
+    rows = make_rows(rng, 120, metric)
+    removed = np.array([0, 7, 50, 119])
+    first = build(rows[:70], metric)
+    first.query(first.encode(rows[:2]), 3)  # fills what an engine remembers
+    first.distances(first.encode(rows[:2]))[:]
+    engine = first.add(rows[70:]).remove(removed)
+    fresh = build(np.delete(rows, removed, axis=0), metric)
+    queries = fresh.encode(rows[:10])
+    for found, expected in zip(engine.query(queries, 20), fresh.query(queries, 20)):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(engine.distances(queries)[:], fresh.distances(queries)[:])
+    assert len(first) == 70
+    assert len(engine) == 116
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_engines_hold_a_copy(metric, rng):
+    rows = make_rows(rng, 60, metric)
+    engine = build(rows, metric)
+    before = engine.query(engine.rows, 5)[1]
+    rows[:] = 0
+    np.testing.assert_array_equal(engine.query(engine.rows, 5)[1], before)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_pickle_holds_the_rows_and_little_else(metric, rng):
+    engine = build(make_rows(rng, 5000, metric, n_features=64), metric)
+    before = engine.query(engine.rows[:7], 5)
+    engine.distances(engine.rows[:2])[:]
+    stored = pickle.dumps(engine)
+    assert len(stored) < 1.01 * engine.rows.nbytes + 1000
+    after = pickle.loads(stored).query(engine.rows[:7], 5)
+    np.testing.assert_array_equal(before[1], after[1])
+    np.testing.assert_array_equal(before[0], after[0])
+
+
+def test_zero_rows_are_at_cosine_distance_1_from_everything():
+    gallery = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
+    engine = build(gallery, "cosine")
+    queries = engine.encode(np.array([[0.0, 0.0], [5.0, 0.0]]))
+    distances, positions = engine.query(queries, 5)
+    assert positions.tolist() == [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2]]
+    assert distances.tolist() == [[1, 1, 1, 1, 1], [0, 1, 1, 1, 2]]
+    np.testing.assert_array_equal(engine.distances(queries), [[1] * 5, [1, 0, 2, 1, 1]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", FLOATS)
+@pytest.mark.parametrize("exponent", [-36, -30, -12, 12, 30, 36])
+def test_the_scale_of_the_rows_changes_nothing(exponent, metric, dtype, rng):
+    rows = make_rows(rng, 200, metric, dtype=dtype)
+    scaled = rows * dtype(10.0**exponent)
+    plain, engine = build(rows, metric), build(scaled, metric)
+    expected = plain.query(plain.rows[:9], 12)
+    distances, positions = engine.query(engine.rows[:9], 12)
+    factor = 10.0**exponent if metric == "euclidean" else 1
+    np.testing.assert_array_equal(positions, expected[1])
+    np.testing.assert_allclose(distances, expected[0] * factor, rtol=1e-5, atol=factor * 1e-6)
+    full = engine.distances(engine.rows[:9])
+    np.testing.assert_array_equal(np.argsort(full[:, :50], axis=1)[:, 0], np.arange(9))
+
+
+def test_float64_rows_at_the_end_of_their_range(rng):
+    rows = rng.standard_normal((50, 4)) * 1e200
+    engine = build(rows, "euclidean")
+    distances, positions = engine.query(engine.rows, 2)
+    assert (positions[:, 0] == np.arange(50)).all()
+    expected = [[math.dist(a / 1e200, b / 1e200) for b in rows] for a in rows]
+    np.testing.assert_allclose(distances[:, 1], np.sort(expected)[:, 1] * 1e200)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_queries_far_beyond_the_gallery_are_answered(dtype, rng):
+    rows = rng.standard_normal((40, 3)).astype(dtype)
+    engine = build(rows, "euclidean")
+    huge = np.full((2, 3), 1e30 if dtype == np.float32 else 1e160, dtype=dtype)
+    huge[1] = rows[5]
+    distances, positions = engine.query(engine.encode(huge), 40)
+    np.testing.assert_allclose(distances[0], float(huge[0, 0]) * math.sqrt(3), rtol=1e-6)
+    assert sorted(positions[0]) == list(range(40))
+    assert positions[1, 0] == 5
+    assert np.isfinite(engine.distances(engine.encode(huge))).all()
+
+
+def test_rows_far_from_the_origin_keep_their_neighbors(rng):
+    # The squares lose all digits in float32; the measured differences do not.
+    rows = (rng.standard_normal((400, 5)) * 4).round().astype(np.float32) / 8 + 4096
+    engine = build(rows, "euclidean")
+    expected = loop_search(rows[:20], rows, "euclidean", 10)
+    distances, positions = engine.query(engine.rows[:20], 10)
+    np.testing.assert_array_equal(positions, expected[1])
+    np.testing.assert_allclose(distances, expected[0])
+
+
+def test_one_long_row_spoils_no_answer(rng):
+    rows = rng.standard_normal((500, 6)).astype(np.float32)
+    rows[100] *= 1e6
+    engine = build(rows, "euclidean")
+    positions = engine.query(engine.rows[:30], 5)[1]
+    np.testing.assert_array_equal(positions, loop_search(rows[:30], rows, "euclidean", 5)[1])
+
+
+@pytest.mark.parametrize("metric", FLOATS)
+def test_distances_are_never_negative(metric, rng):
+    rows = make_rows(rng, 500, metric, n_features=99)
+    engine = build(rows, metric)
+    distances = engine.query(engine.rows, 3)[0]
+    assert (distances[:, 0] == 0).all()
+    assert (distances >= 0).all()
+    assert (engine.distances(engine.rows) >= 0).all()
+
+
+def test_a_read_only_gallery_is_not_written_to(rng):
+    rows = rng.standard_normal((30, 4))
+    rows[3] = 0
+    rows.flags.writeable = False
+    before = rows.copy()
+    for metric in FLOATS:
+        engine = build(rows, metric)
+        engine.query(engine.encode(rows), 3)
+    np.testing.assert_array_equal(rows, before)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.array([[1, 2], [3, 4], [1, 2], [1, 2], [3, 4.5]], dtype=np.float32),
+        np.array([[1, 2, 3], [3, 4, 3], [1, 2, 3], [1, 2, 3], [3, 4, 4]], dtype=np.float32),
+        np.array([[1.0], [2.0], [1.0], [1.0], [3.0]]),
+        np.array([[1], [2], [1], [1], [3]], dtype=np.uint64),
+    ],
+    ids=["one word", "padded", "float64", "codes"],
+)
+def test_copies_are_found_with_their_first_row(rows):
+    copies, firsts = find_copies(rows)
+    assert sorted(zip(copies.tolist(), firsts.tolist())) == [(2, 0), (3, 0)]
+
+
+def test_keys_of_different_rows_differ(rng):
+    rows = rng.integers(2, size=(20000, 40)).astype(np.float32)
+    assert len(np.unique(row_keys(rows))) == len(np.unique(rows, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("metric", "n_rows", "n_features", "expected_queries", "algorithm"),
+    [
+        ("hamming", 10**7, 64, None, "exact"),
+        ("cosine", 20_000, 4096, None, "exact"),
+        ("cosine", 20_001, 4096, None, "nndescent"),
+        ("cosine", 78_125, 64, None, "exact"),
+        ("euclidean", 78_126, 64, None, "nndescent"),
+        ("cosine", 200_000, 64, 10_000, "exact"),
+        ("cosine", 200_000, 64, 1_000_000, "nndescent"),
+        ("cosine", 200_000, 64, 0, "exact"),
+    ],
+)
+def test_auto_takes_the_graph_only_where_it_pays(
+    metric, n_rows, n_features, expected_queries, algorithm
+):
+    assert choose_algorithm(metric, n_rows, n_features, expected_queries) == algorithm
+
+
+def test_counted_ids_are_never_used_twice():
+    ids = GalleryIds(None, 3).remove(np.array([2])).add(None, 2)
+    assert ids.values.tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("given", [None, ["a", "b", "c"]], ids=["counted", "given"])
+def test_ids_survive_a_pickle(given):
+    ids = GalleryIds(given, 3)
+    restored = pickle.loads(pickle.dumps(ids))
+    assert restored.values.tolist() == ids.values.tolist()
+    more = None if given is None else ["d"]
+    assert restored.add(more, 1).values.tolist() == ids.add(more, 1).values.tolist()
+    gaps = ids.remove(np.array([1]))
+    assert pickle.loads(pickle.dumps(gaps)).values.tolist() == gaps.values.tolist()
+
+
+def test_a_million_counted_ids_take_no_space():
+    assert len(pickle.dumps(GalleryIds(None, 10**6))) < 300
+
+
+def test_labels_of_a_gallery_are_stored_small_and_given_back():
+    y = np.array(["a long name of a class", "b"] * 1000)
+    labels = GalleryLabels(y, 2000)
+    assert len(pickle.dumps(labels)) < 3000
+    assert labels.values.tolist() == y.tolist()
+    grown = labels.add(["aa", "b"], 2).remove(np.arange(1999))
+    assert grown.values.tolist() == ["b", "aa", "b"]
+
+
+def test_label_columns_of_a_gallery_grow_and_shrink():
+    labels = GalleryLabels([[1, 0], [1, 1]], 2).add([[0, 1]], 1).remove(np.array([0]))
+    assert labels.values.tolist() == [[1, 1], [0, 1]]
+
+
+def test_a_forked_child_can_take_a_lock_that_its_parent_held():
+    lock = ProcessLock()
+    thread = threading.Thread(target=lock.__enter__)
+    thread.start()
+    thread.join()
+    # What fork leaves to the child: a lock that a thread of another process holds.
+    lock._process = os.getpid() + 1
+    with lock:
+        pass
