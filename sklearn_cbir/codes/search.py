@@ -3,6 +3,7 @@
 Compiled loops do the work; where numba cannot run, numpy gives the same results.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -216,33 +217,42 @@ def layout(queries, gallery):
 
 
 def run_in_threads(work, shape):
-    """Call ``work(rows)`` for slices of the queries, in several threads if that pays."""
+    """Call ``work(rows)`` for slices of the queries of compiled loops, in threads if that pays."""
     n_queries, n_gallery = shape
-    n_threads = 1
-    if n_queries * n_gallery >= 2 * PAIRS_PER_THREAD:
-        from joblib import cpu_count
-        from numba import config
-
-        # numba's limit too: joblib sets it in its worker processes.
-        n_threads = min(cpu_count(), config.NUMBA_NUM_THREADS)
     # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
-    step = max(1, int(10 * PAIRS_PER_THREAD) // max(1, n_gallery))
-    if n_threads > 1:
-        step = max(1, min(step, -(-n_queries // (4 * n_threads))))
-    pieces = [slice(start, start + step) for start in range(0, n_queries, step)]
-    if n_threads == 1 or len(pieces) == 1:
-        for rows in pieces:
-            work(rows)
+    step = int(10 * PAIRS_PER_THREAD) // max(1, n_gallery)
+    n_wanted = n_queries * n_gallery / PAIRS_PER_THREAD
+    if n_wanted >= 2:
+        step = min(step, -(-n_queries // 8))
+    for _ in in_threads(work, slices(n_queries, max(1, step)), n_wanted):
+        pass
+
+
+def in_threads(work, pieces, n_wanted):
+    """Yield ``work(piece)`` in order, from as many threads as are wanted and there."""
+    pieces = list(pieces)
+    n_threads = 1
+    if min(n_wanted, len(pieces)) >= 2:
+        from joblib import cpu_count
+
+        # What joblib sets in its workers, so that they do not fight for cores.
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        n_threads = min(cpu_count(), int(limit)) if limit.isdecimal() else cpu_count()
+    if n_threads <= 1:
+        yield from map(work, pieces)
         return
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(work, pieces))
+        yield from pool.map(work, pieces)
+
+
+def slices(n, step):
+    """Return the slices of at most `step` rows that cover `n` rows."""
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def query_blocks(shape):
-    """Yield slices of queries for the numpy routes."""
-    step = max(1, PAIRS_AT_ONCE // max(1, shape[1]))
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))
+    """Return slices of queries for the numpy routes."""
+    return slices(shape[0], max(1, PAIRS_AT_ONCE // max(1, shape[1])))
 
 
 def measure(queries, gallery):

@@ -16,14 +16,14 @@ class Counts:
 
     totals: np.ndarray
     hits: np.ndarray  # relevant items
-    gain: np.ndarray  # sum of their gains
+    gain: np.ndarray | None  # sum of their gains; None: one per relevant item
     levels: np.ndarray  # (n_queries, n_levels): relevant items that share 0, 1, 2, ... labels
     n_results: np.ndarray  # (n_queries,): items that were ranked
 
     def part(self, rows):
         """Return the counts of some of the queries, sharing memory."""
         arrays = self.totals, self.hits, self.gain, self.levels, self.n_results
-        return Counts(*(array[rows] for array in arrays))
+        return Counts(*(None if array is None else array[rows] for array in arrays))
 
 
 def count_codes(relevance, distances, gains, exclude):
@@ -40,17 +40,17 @@ def count_codes(relevance, distances, gains, exclude):
         counts = Counts(
             totals=np.zeros(shape, dtype=np.int64),
             hits=np.zeros(shape, dtype=np.int64),
-            gain=np.zeros(shape),
+            gain=None if gains is None else np.zeros(shape),
             levels=np.zeros((len(queries), relevance.n_levels), dtype=np.int64),
             n_results=np.full(len(queries), n_gallery),
         )
-        _count_in_threads(count, queries, counts, n_gallery)
+        _fill(count, queries, counts, n_gallery)
         if exclude is not None:
             _take_out(counts, relevance, distances, gains, queries, exclude)
         yield counts
 
 
-def _count_in_threads(count, queries, counts, n_gallery):
+def _fill(count, queries, counts, n_gallery):
     """Fill the counts of a block."""
     run_in_threads(lambda rows: count(queries[rows], counts.part(rows)), (len(queries), n_gallery))
 
@@ -80,7 +80,8 @@ def _class_counter(compiled, relevance, distances, gains):
             counts.totals,
             counts.hits,
         )
-        counts.gain[:] = gains[1] * counts.hits
+        if gains is not None:
+            counts.gain[:] = gains[1] * counts.hits
         counts.levels[:, 1] = stops[queries] - starts[queries]
 
     return count
@@ -99,10 +100,10 @@ def _label_counter(compiled, relevance, distances, gains):
             by_word,
             query_labels[queries],
             gallery_labels,
-            gains,
+            np.zeros(relevance.n_levels) if gains is None else gains,
             counts.totals,
             counts.hits,
-            counts.gain,
+            np.zeros(counts.totals.shape) if gains is None else counts.gain,
             counts.levels,
         )
 
@@ -121,7 +122,8 @@ def _numpy_counter(relevance, distances, gains):
             shared = np.ones(len(items), dtype=np.int64) if shared is None else shared
             counts.totals[row] = np.bincount(far, minlength=n_distances)
             counts.hits[row] = np.bincount(near, minlength=n_distances)
-            counts.gain[row] = np.bincount(near, weights=gains[shared], minlength=n_distances)
+            if gains is not None:
+                counts.gain[row] = np.bincount(near, weights=gains[shared], minlength=n_distances)
             counts.levels[row] = np.bincount(shared, minlength=relevance.n_levels)
 
     return count
@@ -140,5 +142,6 @@ def _take_out(counts, relevance, distances, gains, queries, exclude):
     counts.n_results -= n_excluded
     np.subtract.at(counts.totals, (row, far), 1)
     np.subtract.at(counts.hits, (row, far), relevant)
-    np.subtract.at(counts.gain, (row, far), np.where(relevant, gains[shared], 0))
+    if gains is not None:
+        np.subtract.at(counts.gain, (row, far), np.where(relevant, gains[shared], 0))
     np.subtract.at(counts.levels, (row[relevant], shared[relevant]), 1)

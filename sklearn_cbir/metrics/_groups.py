@@ -15,6 +15,7 @@ import numpy as np
 
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances
+from sklearn_cbir.codes.search import in_threads, slices
 from sklearn_cbir.metrics._counts import count_codes
 from sklearn_cbir.metrics._relevance import (
     Relevance,
@@ -27,6 +28,8 @@ from sklearn_cbir.metrics._relevance import (
 from sklearn_cbir.metrics.averaging import mean_over_queries
 
 TIES = ("average", "stable")
+PAIRS_AT_ONCE = 2**19  # whose groups fit into a cache
+PAIRS_PER_THREAD = 2**20  # below this a second thread costs more than it saves
 
 
 @dataclass
@@ -41,11 +44,21 @@ class TieGroups:
     size: np.ndarray  # items of the group
     hits: np.ndarray  # relevant items of the group
     hits_before: np.ndarray  # relevant items nearer than the group
-    gain: np.ndarray  # sum of the gains of the group
-    gain_before: np.ndarray  # sum of the gains nearer than the group
+    gains: np.ndarray | None  # sum of the gains of the group; None: one per relevant item
+    gains_before: np.ndarray | None  # sum of the gains nearer than the group
     n_relevant: np.ndarray  # (n_queries,)
     levels: np.ndarray  # (n_queries, n_levels): relevant items that share 0, 1, 2, ... labels
     n_results: np.ndarray  # (n_queries,): items that were ranked
+
+    @property
+    def gain(self):
+        """Sum of the gains of the group."""
+        return self.hits if self.gains is None else self.gains
+
+    @property
+    def gain_before(self):
+        """Sum of the gains nearer than the group."""
+        return self.hits_before if self.gains is None else self.gains_before
 
     def sum(self, values):
         """Add one value per group up to one per query."""
@@ -55,25 +68,53 @@ class TieGroups:
 def tie_groups(relevance, distances, *, ties="average", gains=None, exclude=None):
     """Yield the `TieGroups` of one block of queries after the other.
 
-    `gains` gives the gain of an item that shares 0, 1, 2, ... labels (default: 0, 1, 1, ...).
+    `gains` gives the gain of an item that shares 0, 1, 2, ... labels; None is 0, 1, 1, ...
     """
     check_choice(ties, "ties", TIES)
-    if gains is None:
-        gains = np.minimum(np.arange(relevance.n_levels), 1.0)
     if isinstance(distances, HammingDistances) and ties == "average":
         yield from map(_groups_of_counts, count_codes(relevance, distances, gains, exclude))
         return
     for rows in blocks(distances.shape, distances):
         block = read_block(distances, rows)
-        if ties == "stable":
-            block = _ranks(block)
-        skipped = [None] * len(block) if exclude is None else exclude[rows]
-        yield _collect(
-            [
-                _groups_of_row(row, positions, shared, skip, relevance.n_levels, gains)
-                for row, skip, (positions, shared) in zip(block, skipped, relevance.rows(rows))
-            ]
-        )
+
+        def groups_of(part, block=block, first=rows.start):
+            queries = slice(first + part.start, first + part.stop)
+            excluded = None if exclude is None else exclude[queries]
+            return _groups_of_rows(block[part], relevance, queries, ties, gains, excluded)
+
+        step = max(1, PAIRS_AT_ONCE // block.shape[1])
+        yield from in_threads(groups_of, slices(len(block), step), block.size / PAIRS_PER_THREAD)
+
+
+def _groups_of_rows(block, relevance, queries, ties, gains, exclude):
+    """Return the `TieGroups` of a few queries."""
+    if ties == "stable":
+        block = _ranks(block)
+    n_results = np.full(len(block), block.shape[1])
+    if exclude is None:
+        exclude = [None] * len(block)
+    else:
+        n_results -= [len(items) for items in exclude]
+    groups = [
+        _groups_of_row(row, items, shared, skip, gains)
+        for row, skip, (items, shared) in zip(block, exclude, relevance.rows(queries))
+    ]
+    before, size, hits, gain = zip(*(group[:4] for group in groups))
+    levels = np.zeros((len(block), relevance.n_levels), dtype=np.int64)
+    for level, group in zip(levels, groups):
+        level[: len(group[4])] = group[4]
+    return TieGroups(
+        query=np.repeat(np.arange(len(groups)), [len(x) for x in before]),
+        before=np.concatenate(before),
+        size=np.concatenate(size),
+        hits=np.concatenate(hits),
+        hits_before=np.concatenate([np.cumsum(x) - x for x in hits]),
+        gains=None if gains is None else np.concatenate(gain),
+        gains_before=None if gains is None else np.concatenate([np.cumsum(x) - x for x in gain]),
+        n_relevant=levels.sum(axis=1),
+        levels=levels,
+        n_results=n_results,
+    )
 
 
 def _ranks(block):
@@ -84,75 +125,67 @@ def _ranks(block):
     return ranks
 
 
-def _groups_of_row(row, positions, shared, skip, n_levels, gains):
-    """Return the groups of one query: before, size, hits, gain, levels and number of results."""
-    n_results = len(row)
-    if skip is not None and len(skip):
-        n_results -= len(skip)
-        keep = ~np.isin(positions, skip, assume_unique=True)
-        positions = positions[keep]
+def _groups_of_row(row, items, shared, skip, gains):
+    """Return before, size, hits and gains of the groups of one query, and its levels."""
+    skip = None if skip is None or len(skip) == 0 else skip
+    if skip is not None:
+        keep = ~np.isin(items, skip, assume_unique=True)
+        items = items[keep]
         shared = None if shared is None else shared[keep]
     # Sorting values is several times faster than sorting positions, and only the relevant ones
     # have to be found again.
     ordered = np.sort(row)
-    if shared is None:
-        values = np.sort(row[positions])
-        gain_of = None
-        levels = np.array([0, len(positions)])
+    values = row[items]
+    levels = [0, len(items)] if shared is None else np.bincount(shared)
+    if gains is None:
+        gain = None
+        values.sort()
     else:
-        order = np.argsort(row[positions])
-        values = row[positions][order]
-        gain_of = gains[shared[order]]
-        levels = np.bincount(shared, minlength=n_levels)
-    first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])[: len(values)])
-    hits = np.diff(np.append(first, len(values)))
-    values = values[first]
+        shared = np.ones(len(items), dtype=np.int64) if shared is None else shared
+        order = np.argsort(values)
+        values, gain = values[order], gains[shared[order]]
+    values, hits, gain = _merge_equal(values, gain)
     before = np.searchsorted(ordered, values)
-    after = np.searchsorted(ordered, values, side="right")
-    if skip is not None and len(skip):
+    after = _end_of_group(ordered, values, before + hits)
+    if skip is not None:
         left_out = np.sort(row[skip])
         before -= np.searchsorted(left_out, values)
         after -= np.searchsorted(left_out, values, side="right")
-    if gain_of is None:
-        gain = hits * gains[1]
-    else:
-        gain = np.add.reduceat(gain_of, first) if len(first) else np.zeros(0)
-    return before, after - before, hits, gain, levels, n_results
+    return before, after - before, hits, gain, levels
 
 
-def _collect(rows):
-    """Join the groups of several queries."""
-    before, size, hits, gain, levels, n_results = zip(*rows)
-    lengths = [len(x) for x in before]
-    hits_before = [np.cumsum(x) - x for x in hits]
-    gain_before = [np.cumsum(x) - x for x in gain]
-    levels = np.stack(levels)
-    return TieGroups(
-        query=np.repeat(np.arange(len(rows)), lengths),
-        before=np.concatenate(before),
-        size=np.concatenate(size),
-        hits=np.concatenate(hits),
-        hits_before=np.concatenate(hits_before),
-        gain=np.concatenate(gain),
-        gain_before=np.concatenate(gain_before),
-        n_relevant=levels[:, 1:].sum(axis=1),
-        levels=levels,
-        n_results=np.array(n_results),
-    )
+def _merge_equal(values, gain):
+    """Return the distinct ones of sorted values, how often each occurs, and their gains' sums."""
+    changes = values[1:] != values[:-1]
+    if changes.all():
+        return values, np.ones(len(values), dtype=np.int64), gain
+    first = np.append(0, np.flatnonzero(changes) + 1)
+    gain = None if gain is None else np.add.reduceat(gain, first)
+    return values[first], np.diff(first, append=len(values)), gain
+
+
+def _end_of_group(ordered, values, after):
+    """Move `after`, which counts relevant items only, past others at the same distance."""
+    more = ordered.take(after, mode="clip") == values
+    more[-1:] &= after[-1:] < len(ordered)
+    if more.any():
+        after[more] = np.searchsorted(ordered, values[more], side="right")
+    return after
 
 
 def _groups_of_counts(counts):
     """Return the groups of a block of queries: the distances that hold something relevant."""
     place = np.nonzero(counts.hits)
-    sums = [np.cumsum(x, axis=1) - x for x in (counts.totals, counts.hits, counts.gain)]
+    sums = [np.cumsum(x, axis=1) - x for x in (counts.totals, counts.hits)]
+    gain = counts.gain
     return TieGroups(
         query=place[0],
         before=sums[0][place],
         size=counts.totals[place],
         hits=counts.hits[place],
         hits_before=sums[1][place],
-        gain=counts.gain[place],
-        gain_before=sums[2][place],
+        gains=None if gain is None else gain[place],
+        gains_before=None if gain is None else (np.cumsum(gain, axis=1) - gain)[place],
         n_relevant=counts.hits.sum(axis=1),
         levels=counts.levels,
         n_results=counts.n_results,

@@ -44,7 +44,7 @@ def mean_over_queries(values, sample_weight=None):
     0.75
     """
     values = np.asarray(values, dtype=np.float64)
-    weights = _check_weights(sample_weight, len(values))
+    weights = check_weights(sample_weight, len(values))
     defined = ~np.isnan(values)
     n_left_out = len(values) - np.count_nonzero(defined)
     if n_left_out == len(values):
@@ -136,7 +136,7 @@ def worst_queries(values, n=10):
     return order[: min(n, np.count_nonzero(~np.isnan(values)))]
 
 
-def _check_weights(sample_weight, n_queries):
+def check_weights(sample_weight, n_queries):
     """Return one non-negative finite weight per query."""
     if sample_weight is None:
         return np.ones(n_queries)

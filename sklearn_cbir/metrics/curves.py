@@ -4,7 +4,7 @@ import numpy as np
 
 from sklearn_cbir.metrics._groups import tie_groups
 from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
-from sklearn_cbir.metrics.averaging import mean_over_queries
+from sklearn_cbir.metrics.averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics.radius import _within
 
 __all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
@@ -61,7 +61,7 @@ def precision_recall_curve(
     # Expected hits grow evenly within a group: sum the slopes of all groups, then integrate.
     slopes = np.zeros((2, n_ranks + 1))  # of hits, and of hits / n_relevant
     defined = np.full(distances.shape[0], np.nan)
-    weights = np.ones(len(defined)) if sample_weight is None else np.asarray(sample_weight)
+    weights = check_weights(sample_weight, len(defined))
     start = 0
     longest = 0
     for groups in tie_groups(relevance, distances, ties=ties, exclude=exclude):
@@ -129,7 +129,7 @@ def radius_precision_recall_curve(
     )
     defined = np.where(n_relevant > 0, 1.0, np.nan)
     mean_over_queries(defined, sample_weight)  # warns or raises
-    weights = np.ones(len(defined)) if sample_weight is None else np.asarray(sample_weight)
+    weights = check_weights(sample_weight, len(defined))
     weights = np.where(n_relevant > 0, weights, 0.0)
     counted = weights @ (found > 0)
     precision = np.full(found.shape[1], np.nan)

@@ -326,51 +326,62 @@ def trapezoid_mean_average_precision(
     )
 
 
-def _harmonic(n):
-    """Return the harmonic numbers H_0 = 0 to H_n."""
-    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n + 1))])
-
-
-def _span(harmonic, before, n):
-    """Return 1 / (before + 1) + ... + 1 / (before + n)."""
-    # A single term directly: lists without ties come out to the last digit.
+def _span(before, n):
+    """Return 1 / (before + 1) + ... + 1 / (before + n) of each group."""
+    longest = int(np.max(before + n, initial=0))
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, longest + 1))])
+    # A single term directly: what has no ties comes out to the last digit.
     return np.where(n == 1, 1 / (before + 1), harmonic[before + n] - harmonic[before])
 
 
 def _average_precision(groups, k, denominator):
     """Return the expected (gain-weighted) average precision of each query."""
     cutoff = groups.n_results if k is None else np.broadcast_to(k, groups.n_results.shape)
-    inside = np.clip(cutoff[groups.query] - groups.before, 0, groups.size)  # positions up to k
-    harmonic = _harmonic(groups.n_results.max())
-    span = _span(harmonic, groups.before, inside)
-    mean_gain = groups.gain / groups.hits
-    # Mean gain of each other position of the group, given that a relevant item stands at one.
-    slope = (groups.gain - mean_gain) / np.maximum(groups.size - 1, 1)
-    # Sum over t = 1..inside of (gain_before + mean_gain + (t - 1) slope) / (before + t).
-    start = groups.gain_before + mean_gain - slope * (groups.before + 1)
-    sums = groups.hits / groups.size * (start * span + slope * inside)
-    if denominator == "hits":
-        return _over_hits(groups, inside, sums, span, mean_gain)
+    # What an item alone at its distance adds: the mean gain up to its rank.
+    sums = (groups.gain_before + groups.gain) / (groups.before + 1)
+    tied = np.flatnonzero(groups.size > 1)
+    sums[tied] = _sums_of_ties(groups, tied, groups.size[tied])
+    if k is not None:
+        inside = np.clip(cutoff[groups.query] - groups.before, 0, groups.size)
+        sums[inside == 0] = 0
+        split = np.flatnonzero((inside > 0) & (inside < groups.size))
+        sums[split] = _sums_of_ties(groups, split, inside[split])
+        if denominator == "hits":
+            return _over_hits(groups, inside, sums, split)
     divisor = groups.n_relevant
     if denominator == "min_k":
         divisor = np.minimum(divisor, cutoff)
     return groups.sum(sums) / np.maximum(divisor, 1)
 
 
-def _over_hits(groups, inside, sums, span, mean_gain):
+def _sums_of_ties(groups, tied, inside):
+    """Return what the first `inside` positions of groups of several items add on average."""
+    before, size, hits = groups.before[tied], groups.size[tied], groups.hits[tied]
+    mean_gain = groups.gain[tied] / hits
+    # Mean gain of each other position of the group, given that a relevant item stands at one.
+    slope = (groups.gain[tied] - mean_gain) / (size - 1)
+    # Sum over t = 1..inside of (gain_before + mean_gain + (t - 1) slope) / (before + t).
+    start = groups.gain_before[tied] + mean_gain - slope * (before + 1)
+    return hits / size * (start * _span(before, inside) + slope * inside)
+
+
+def _over_hits(groups, inside, sums, split):
     """Divide by the number of hits, which is random where the cut-off splits a group."""
     whole = inside == groups.size
     total = groups.sum(np.where(whole, sums, 0.0))
     n_hits = groups.sum(np.where(whole, groups.hits, 0))
     values = total / np.maximum(n_hits, 1)
-    for group in np.flatnonzero((inside > 0) & ~whole):
+    spans = _span(groups.before[split], inside[split])
+    for group, span in zip(split, spans):
         query, drawn = groups.query[group], inside[group]
-        hits, probability = _hypergeometric(groups.size[group], groups.hits[group], drawn)
-        slope = mean_gain[group] * (hits - 1) / max(drawn - 1, 1)
-        start = groups.gain_before[group] + mean_gain[group] - slope * (groups.before[group] + 1)
-        sums_of_group = hits / drawn * (start * span[group] + slope * drawn)
-        ratio = (total[query] + sums_of_group) / np.maximum(n_hits[query] + hits, 1)
-        values[query] = probability @ ratio
+        hits, chance = _hypergeometric(groups.size[group], groups.hits[group], drawn)
+        mean_gain = groups.gain[group] / groups.hits[group]
+        slope = mean_gain * (hits - 1) / max(drawn - 1, 1)
+        start = groups.gain_before[group] + mean_gain - slope * (groups.before[group] + 1)
+        sums_of_group = hits / drawn * (start * span + slope * drawn)
+        values[query] = chance @ (
+            (total[query] + sums_of_group) / np.maximum(n_hits[query] + hits, 1)
+        )
     return values
 
 
@@ -389,15 +400,13 @@ def _hypergeometric(size, hits, drawn):
 
 def _trapezoid_average_precision(groups):
     """Return the expected trapezoid average precision of each query."""
-    harmonic = _harmonic(groups.n_results.max())
     before, size, hits_before = groups.before, groups.size, groups.hits_before
     slope = (groups.hits - 1) / np.maximum(size - 1, 1)
-    # Precision at the item, as in _average_precision with gains of 1.
-    span = _span(harmonic, before, size)
-    at = (hits_before + 1 - slope * (before + 1)) * span + slope * size
+    # Precision at the item: (hits_before + 1 + (t - 1) slope) / (before + t).
+    at = (hits_before + 1 - slope * (before + 1)) * _span(before, size) + slope * size
     # Precision just before it: (hits_before + (t - 1) slope) / (before + t - 1), and 1 at rank 1.
     at_top = before == 0
-    span = _span(harmonic, np.maximum(before - 1, 0), np.where(at_top, 0, size))
+    span = _span(np.maximum(before - 1, 0), np.where(at_top, 0, size))
     just_before = (hits_before - slope * before) * span + slope * size
     just_before = np.where(at_top, 1 + slope * (size - 1), just_before)
     sums = groups.hits / size * (at + just_before) / 2
