@@ -18,7 +18,13 @@ from sklearn_cbir.index._search import (
     search_reranked,
     warn_of_copies,
 )
-from sklearn_cbir.metrics import evaluate, mean_over_queries, mean_per_class, worst_queries
+from sklearn_cbir.metrics import (
+    evaluate,
+    mean_over_queries,
+    mean_per_class,
+    parse_metric,
+    worst_queries,
+)
 
 __all__ = ["NeighborsRetriever"]
 
@@ -538,6 +544,7 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if self.expected_queries is not None:
             check_integer(self.expected_queries, "expected_queries", minimum=0)
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
+        parse_metric(self.scoring)
 
     def _algorithm(self, n_rows, n_features):
         """Return the name of the algorithm for a gallery of this size."""
@@ -563,7 +570,8 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _check_rows(self, X, metric, engine=None):
         """Return `X` as finite floats of the engine's type, or as it is for codes."""
         if metric == "hamming":
-            return validate_data(self, X, reset=engine is None)  # uint8 stays uint8
+            # uint8 stays uint8; the engine names what is neither 0 nor 1.
+            return validate_data(self, X, reset=engine is None, ensure_all_finite=False)
         dtype = [np.float64, np.float32] if engine is None else engine.rows.dtype
         with np.errstate(over="ignore", invalid="ignore"):
             X = validate_data(self, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)

@@ -47,7 +47,7 @@ class GalleryIds:
         """Return the ids with those of `n` new positions behind them."""
         if (ids is not None) != self.given:
             have, way = (
-                (f"its own ids, such as {self.values[0]!r}", "Pass ids for the new rows too")
+                (f"its own ids, such as {_shown(self.values[0])}", "Pass ids for the new rows too")
                 if self.given
                 else ("counted ids", "Leave ids out here too, or fit again with ids")
             )
