@@ -3,13 +3,13 @@
 import warnings
 
 import numpy as np
-import torch
 
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._training import derived_seed
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.losses import CPFLoss
+from sklearn_cbir.metrics import best_f1_radius, threshold_f1_curve
 
 THRESHOLD_ROWS = 2000  # at most so many images choose the threshold
 
@@ -53,7 +53,8 @@ class CPFEmbedder(NetworkTransformer):
     threshold_fraction : float, default=0.1
         Share of the classes, at least two, that are left out of training and
         choose `threshold_`; 0 chooses it on the training images, where it
-        comes out too high for new classes.
+        comes out too high for new classes. With fewer than four classes that
+        is done too, with a warning.
 
     backbone : str, torch.nn.Module or None, default=None
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
@@ -287,48 +288,59 @@ class CPFEmbedder(NetworkTransformer):
 
     def _hold_out_classes(self, y, seed):
         """Return labels with -1 for the classes that choose the threshold."""
-        n_classes = y.shape[1] if y.ndim == 2 else y.max() + 1
         if y.ndim == 2 or self.threshold_fraction == 0:
             return y
-        if n_classes < 4:
+        sizes = np.bincount(y)
+        n_held_out = max(2, round(self.threshold_fraction * len(sizes)))
+        pairs = np.flatnonzero(sizes >= 2)
+        # Two classes must be left to train on, and one of them must have similar images.
+        if len(sizes) < n_held_out + 2 or len(pairs) < n_held_out + 1:
             warnings.warn(
-                f"CPFEmbedder got {n_classes} classes, too few to hold any out: threshold_ is "
-                "chosen on the training images and will be too high for new classes. Give it at "
-                "least 4 classes, or set threshold_fraction=0.",
+                f"CPFEmbedder got {len(sizes)} classes, {len(pairs)} of them with two images or "
+                "more: too few to hold any out. threshold_ is chosen on the training images and "
+                "will be too high for new classes. Give it at least 4 classes, or set "
+                "threshold_fraction=0.",
                 stacklevel=4,
             )
             return y
-        n_held_out = max(2, round(self.threshold_fraction * n_classes))
         rng = np.random.default_rng(derived_seed(seed, 3))
-        kept = np.sort(rng.permutation(n_classes)[n_held_out:])
-        target = np.full(len(y), -1)
-        target[np.isin(y, kept)] = np.searchsorted(kept, y[np.isin(y, kept)])
-        return target
+        held_out = rng.permutation(pairs)[:n_held_out]
+        kept = np.setdiff1d(np.arange(len(sizes)), held_out)
+        # Classes that are kept are numbered anew.
+        return np.where(np.isin(y, held_out), -1, np.searchsorted(kept, y))
 
     def _after_training(self, source, y, target, seed):
-        rows = np.flatnonzero(target == -1) if y.ndim == 1 else []
-        rows = np.arange(len(y)) if len(rows) == 0 else rows
-        if len(rows) > THRESHOLD_ROWS:
-            rng = np.random.default_rng(derived_seed(seed, 4))
-            rows = np.sort(rng.permutation(rows)[:THRESHOLD_ROWS])
+        """Choose the threshold on the held-out classes, or else on all images."""
+        counts = (shared_labels(y, y) > 0).sum(1) if y.ndim == 2 else np.bincount(y)[y]
+        rows = np.flatnonzero((counts > 1) & (target == -1)) if y.ndim == 1 else []
+        rows = rows if len(rows) else np.flatnonzero(counts > 1)
+        rows = _whole_classes(rows, y, THRESHOLD_ROWS, seed)
         embeddings = self._infer(self._network, source.subset(rows))
-        self.threshold_ = best_threshold(embeddings, y[rows])
+        self.threshold_ = _best_threshold(embeddings, y[rows])
 
 
-def best_threshold(embeddings, y):
-    """Return the cosine with the highest mean F1 of "above it, the same class" per image."""
-    cosines = torch.from_numpy(embeddings @ embeddings.T)
-    similar = torch.from_numpy(shared_labels(y, y) > 0)
-    cosines.fill_diagonal_(-2)  # an image is not its own match
-    similar.fill_diagonal_(False)
-    # Each row's list from the highest cosine down: after t of them, F1 = 2 hits / (t + relevant).
-    ordered, order = cosines.sort(dim=1, descending=True)
-    hits = similar.gather(1, order).cumsum(1)
-    relevant = similar.sum(1, keepdim=True)
-    f1 = 2 * hits / (torch.arange(1, len(y) + 1) + relevant)
-    grid = np.quantile(embeddings @ embeddings.T, np.linspace(0.5, 1, 201))
-    counts = torch.searchsorted(
-        -ordered.contiguous(), -torch.from_numpy(grid).float().repeat(len(y), 1)
-    )
-    f1 = torch.cat([torch.zeros(len(y), 1), f1], dim=1).gather(1, counts)
-    return float(grid[f1.mean(0).argmax()])
+def _whole_classes(rows, y, n, seed):
+    """Return at most about `n` of the rows, class by class, so that matches stay together."""
+    if len(rows) <= n:
+        return rows
+    rng = np.random.default_rng(derived_seed(seed, 4))
+    if y.ndim == 2:
+        return np.sort(rng.permutation(rows)[:n])
+    chosen = []
+    for label in rng.permutation(np.unique(y[rows])):
+        members = rows[y[rows] == label]
+        chosen.append(rng.permutation(members)[: max(2, n // 2)])
+        if sum(map(len, chosen)) >= n:
+            break
+    return np.sort(np.concatenate(chosen))
+
+
+def _best_threshold(embeddings, y):
+    """Return the cosine with the highest mean F1 of "above it, the same thing"."""
+    distances = np.clip(1 - embeddings @ embeddings.T, 0, 2)
+    # Similar pairs are the near ones: most candidates lie there.
+    radii = np.unique(np.quantile(distances, np.linspace(0, 1, 201) ** 2))
+    own = np.eye(len(y), dtype=bool)
+    curve = threshold_f1_curve(y, y, distances, radii=radii, exclude=own)
+    curve = curve[~np.isnan(curve).any(axis=1)]
+    return 1 - best_f1_radius(radii, curve)[0]

@@ -13,6 +13,8 @@ from sklearn.utils import get_tags
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 
+__all__ = ["check_image_estimator"]
+
 N_IMAGES = 24
 
 
