@@ -101,8 +101,7 @@ class ExactEngine:
 
     def _with(self, rows):
         """Return an engine like this one over other rows."""
-        engine = copy.copy(self)
-        engine.__dict__ = self.__getstate__()
+        engine = copy.copy(self)  # without what it remembers of its rows
         engine.rows = rows
         return engine
 

@@ -9,7 +9,6 @@ Python and numba, and 1.2 to 2.5 times the size of the rows; and reading it save
 since every process compiles the search for some 20 seconds while building takes a few.
 """
 
-import copy
 import os
 import warnings
 from contextlib import contextmanager
@@ -102,16 +101,14 @@ class NNDescentEngine:
         graph = self._graph() if len(self.members) and k <= self.degree else None
         if graph is None:
             return self.exact.query(queries, k)
-        positions = np.hstack([self._from_graph(graph, queries, k), self._from_loose(queries, k)])
+        positions, lacking = self._from_graph(graph, queries, k)
+        positions = np.hstack([positions, self._from_loose(queries, k)])
         which, column = np.nonzero(positions >= 0)
         distances = np.full(positions.shape, np.inf)
         distances[which, column] = self.exact.measure(queries, which, positions[which, column])
         order = np.lexsort((positions, distances), axis=1)[:, :k]
         distances = np.take_along_axis(distances, order, axis=1)
         positions = np.take_along_axis(positions, order, axis=1)
-        lacking = np.isinf(distances[:, -1])
-        lacking |= (positions[:, 1:] == positions[:, :-1]).any(axis=1)
-        lacking |= ~queries.any(axis=1)  # a zero row has no direction to follow
         if lacking.any():
             distances[lacking], positions[lacking] = self.exact.query(queries[lacking], k)
         return distances, positions
@@ -133,7 +130,8 @@ class NNDescentEngine:
 
     def _with(self, exact, members, loose):
         """Return an engine over other rows, its graph built again if too much has changed."""
-        engine = copy.copy(self)
+        engine = object.__new__(type(self))
+        vars(engine).update(vars(self))  # the graph with it, unlike a copy
         engine.exact, engine.members, engine.loose = exact, members, loose
         vars(engine).pop("_cached_loose", None)
         outside = len(loose) - self.n_loose + np.count_nonzero(members < 0)
@@ -176,15 +174,20 @@ class NNDescentEngine:
         )
 
     def _from_graph(self, graph, queries, k):
-        """Return what the graph finds, (n_queries, k or more); -1 where it found nothing."""
-        n_removed = np.count_nonzero(self.members < 0)
-        wanted = k + min(k, n_removed)
+        """Return what the graph finds, -1 where it found nothing, and which answers lack rows."""
+        wanted = k + min(k, np.count_nonzero(self.members < 0))
         with LOCK:
             vertices, distances = graph.query(
                 np.ascontiguousarray(queries, dtype=np.float32), k=wanted, epsilon=self.epsilon
             )
-        # A slot that was not filled holds an infinite distance and some row's number.
-        return np.where(np.isfinite(distances), self.members[vertices], -1)
+        # A slot that was not filled holds an infinite distance and the number of some row.
+        filled = np.isfinite(distances)
+        positions = np.where(filled, self.members[vertices], -1)
+        in_order = np.sort(vertices, axis=1)
+        lacking = ~filled.all(axis=1) | (in_order[:, 1:] == in_order[:, :-1]).any(axis=1)
+        lacking |= np.count_nonzero(positions >= 0, axis=1) < k
+        lacking |= ~queries.any(axis=1)  # a zero row has no direction to follow
+        return positions, lacking
 
     def _from_loose(self, queries, k):
         """Return the nearest rows that the graph does not hold."""

@@ -1,0 +1,328 @@
+"""The graph engine: close to exact on hard data, never wrong silently. One process compiles it."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.utils.estimator_checks import check_estimator
+
+from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir.index import _nndescent
+
+pytestmark = pytest.mark.ann
+
+N = 3000
+
+
+def make_clusters(n, n_features=32, n_clusters=30, spread=0.1, seed=0):
+    """Tight, well separated clusters: what metric learning makes, and graphs get lost in."""
+    rng = np.random.default_rng(seed)
+    centers = np.random.default_rng(1).standard_normal((n_clusters, n_features))
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    noise = spread * rng.standard_normal((n, n_features)) / np.sqrt(n_features)
+    return (centers[rng.integers(n_clusters, size=n)] + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return make_clusters(N)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return make_clusters(300, seed=2)
+
+
+@pytest.fixture(scope="module")
+def graph(rows):
+    return NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
+
+
+@pytest.fixture(scope="module")
+def exact(rows):
+    return NeighborsRetriever(algorithm="exact").fit(rows)
+
+
+def recall(found, expected):
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, expected)])
+
+
+def assert_sound(retriever, queries, k):
+    """Distances are those of the positions, sorted; positions are different rows."""
+    distances, positions = retriever.kneighbors(queries, k)
+    assert (np.diff(distances, axis=1) >= 0).all()
+    assert np.isfinite(distances).all()
+    assert all(len(set(row)) == k for row in positions)
+    engine = retriever._gallery.engine
+    which = np.repeat(np.arange(len(queries)), k)
+    measured = engine.exact.measure(engine.encode(queries), which, positions.ravel())
+    np.testing.assert_array_equal(distances.ravel(), measured)
+
+
+def test_tight_clusters_are_searched_with_high_recall(graph, exact, queries):
+    assert graph.algorithm_ == "nndescent"
+    assert graph.recall_ >= 0.95
+    expected, found = exact.kneighbors(queries), graph.kneighbors(queries)
+    assert recall(found[1], expected[1]) >= 0.95
+    # Nobody ends in another cluster.
+    np.testing.assert_allclose(found[0][:, 0], expected[0][:, 0], atol=0.05)
+
+
+@pytest.mark.parametrize("k", [1, 10, 30, 31, 150, N])
+def test_any_number_of_neighbors_is_answered_soundly(k, graph, exact, queries):
+    assert_sound(graph, queries[:40], k)
+    if k > 30:  # beyond what the graph supports: exact
+        np.testing.assert_array_equal(
+            graph.kneighbors(queries[:40], k)[1], exact.kneighbors(queries[:40], k)[1]
+        )
+
+
+def test_the_gallery_asked_about_itself_leaves_each_row_out(graph, exact):
+    positions = graph.kneighbors(return_distance=False)
+    assert not (positions == np.arange(N)[:, None]).any()
+    assert recall(positions, exact.kneighbors(return_distance=False)) >= 0.95
+
+
+def test_radii_are_exact(graph, exact, queries):
+    for found, expected in zip(
+        graph.radius_neighbors(queries, 0.01)[1], exact.radius_neighbors(queries, 0.01)[1]
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_scores_are_exact(rows, queries, graph):
+    labelled = NeighborsRetriever(algorithm="nndescent", random_state=0)
+    labelled.fit(rows, np.arange(N) % 7)
+    exact = NeighborsRetriever(algorithm="exact").fit(rows, np.arange(N) % 7)
+    y_queries = np.arange(300) % 7
+    assert labelled.score(queries, y_queries) == exact.score(queries, y_queries)
+    assert labelled.algorithm_ == "nndescent"
+
+
+def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
+    class Broken:
+        def query(self, queries, k, epsilon):
+            indices = np.tile(np.arange(k), (len(queries), 1))
+            distances = np.ones(indices.shape, dtype=np.float32)
+            indices[::3, 1:] = indices[::3, :1]  # the same row again and again
+            distances[1::3, 2:] = np.inf  # slots that were not filled
+            return indices, distances
+
+    engine = copy.copy(graph._gallery.engine)
+    engine._cached_graph = Broken()
+    encoded = engine.encode(queries)
+    found, expected = engine.query(encoded, 10), engine.exact.query(encoded, 10)
+    for row in [*range(0, 300, 3), *range(1, 300, 3)]:
+        np.testing.assert_array_equal(found[1][row], expected[1][row])
+    assert all(len(set(row)) == 10 for row in found[1])
+
+
+def test_zero_and_repeated_rows(rows, queries):
+    gallery = np.vstack([rows, np.zeros((50, 32), np.float32), np.tile(rows[:1], (300, 1))])
+    graph = NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=0).fit(gallery)
+    distances, positions = graph.kneighbors(np.zeros((2, 32)), 5)
+    assert (distances == 1).all()
+    assert positions.tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert_sound(graph, queries, 10)
+    assert not np.isin(graph.kneighbors(queries)[1], np.arange(N, N + 50)).any()
+    distances = graph.kneighbors(rows[:1], 30)[0]
+    assert (distances == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_euclidean_rows_of_any_scale(scale, queries, rows):
+    graph = NeighborsRetriever(algorithm="nndescent", metric="euclidean", random_state=0)
+    exact = NeighborsRetriever(algorithm="exact", metric="euclidean")
+    scaled = rows * np.float32(scale)
+    found = graph.fit(scaled).kneighbors(queries * np.float32(scale))
+    expected = exact.fit(scaled).kneighbors(queries * np.float32(scale))
+    assert recall(found[1], expected[1]) >= 0.95
+    assert graph.recall_ >= 0.95
+
+
+def test_rows_added_and_removed_show_at_once(rows, queries):
+    more = make_clusters(400, seed=3)
+    graph = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
+    built = graph._gallery.engine._cached_graph
+    graph.partial_fit(more[:100])
+    assert (graph.predict(more[:100])[:, 0] == np.arange(N, N + 100)).all()
+    victims = graph.predict(queries[:3])[:, :9].ravel()
+    graph.remove(np.unique(victims))
+    assert graph._gallery.engine._cached_graph is built  # too little has changed to build again
+    assert not np.isin(graph.predict(queries), victims).any()
+    assert_sound(graph, queries, 10)
+    graph.partial_fit(more[100:])
+    assert graph._gallery.engine._cached_graph is not built
+    expected = NeighborsRetriever(algorithm="exact").fit(
+        np.delete(np.vstack([rows, more]), np.unique(victims), axis=0)
+    )
+    found = graph.kneighbors(queries, return_distance=False)
+    assert recall(found, expected.kneighbors(queries, return_distance=False)) >= 0.95
+    assert graph.remove(graph.ids_[900:]).algorithm_ == "exact"  # too few rows for a graph
+
+
+def test_a_pickle_holds_no_graph_and_builds_it_again(graph, queries):
+    stored = pickle.dumps(graph)
+    assert b"pynndescent" not in stored
+    assert len(stored) < 1.1 * graph._gallery.engine.rows.nbytes + 20_000
+    loaded = pickle.loads(stored)
+    for found, expected in zip(loaded.kneighbors(queries), graph.kneighbors(queries)):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_seed_fixes_the_graph_and_leaves_the_global_generator(rows, queries, graph):
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    again = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    np.testing.assert_array_equal(again.kneighbors(queries)[1], graph.kneighbors(queries)[1])
+
+
+def test_low_recall_warns(rows, monkeypatch):
+    monkeypatch.setattr(_nndescent, "EPSILONS", (0.0,))
+    with pytest.warns(UserWarning, match="less than recall_target=1.0"):
+        NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=1.0).fit(
+            np.random.default_rng(0).standard_normal((N, 200)).astype(np.float32)
+        )
+
+
+def test_threads_get_the_answers_of_one(graph, queries):
+    expected = graph.kneighbors(queries, return_distance=False)
+    wrong = []
+
+    def ask():
+        for row in range(len(queries)):
+            if (graph.kneighbors(queries[row : row + 1])[1][0] != expected[row]).any():
+                wrong.append(row)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []
+
+
+def test_thread_counts_are_restored(rows, monkeypatch):
+    import numba
+
+    before = numba.get_num_threads()
+    NeighborsRetriever(algorithm="nndescent", n_jobs=1, random_state=0).fit(rows)
+    assert numba.get_num_threads() == before
+    NeighborsRetriever(algorithm="nndescent", n_jobs=64, random_state=0).fit(rows)
+    assert numba.get_num_threads() == before
+
+    def fail(*arguments, **options):
+        numba.set_num_threads(1)
+        raise MemoryError
+
+    monkeypatch.setattr(_nndescent, "_import_nndescent", lambda: fail)
+    with pytest.raises(MemoryError):
+        NeighborsRetriever(algorithm="nndescent").fit(rows)
+    assert numba.get_num_threads() == before
+
+
+def test_few_rows_are_searched_exactly():
+    retriever = NeighborsRetriever(3, algorithm="nndescent").fit(np.eye(5))
+    assert retriever.algorithm_ == "exact"
+    assert retriever.recall_ == 1.0
+    assert retriever.predict(np.eye(5))[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_auto_builds_the_graph_when_the_gallery_grows(rows, queries, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._engines.EXACT_UP_TO_ROWS", 1500)
+    monkeypatch.setattr("sklearn_cbir.index._engines.EXACT_UP_TO_NUMBERS", 1500)
+    retriever = NeighborsRetriever(random_state=0).fit(rows[:1500])
+    assert retriever.algorithm_ == "exact"
+    assert retriever.partial_fit(rows[1500:]).algorithm_ == "nndescent"
+    assert_sound(retriever, queries, 10)
+    assert NeighborsRetriever(expected_queries=10).fit(rows).algorithm_ == "exact"
+
+
+def test_bad_queries_are_refused(graph):
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="Input X contains"):
+            graph.kneighbors(np.full((1, 32), value))
+    with pytest.raises(ValueError, match="expecting 32"):
+        graph.kneighbors(np.zeros((1, 31)))
+    with pytest.raises(ValueError, match="n_samples_fit = 3000"):
+        graph.kneighbors(np.zeros((1, 32)), N + 1)
+
+
+def test_no_place_for_compiled_code_is_explained(monkeypatch):
+    class NoLocator:
+        def find_spec(self, name, path=None, target=None):
+            if name == "pynndescent":
+                raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.delitem(sys.modules, "pynndescent", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoLocator(), *sys.meta_path])
+    with pytest.raises(ImportError, match="NUMBA_CACHE_DIR"):
+        _nndescent._import_nndescent()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_answers(rows, queries, graph, exact):
+    # Its parent's threads cannot be used to build: the child answers exactly instead.
+    unbuilt = pickle.loads(pickle.dumps(graph))
+    expected = exact.kneighbors(queries, return_distance=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of later Pythons: forking is unwise
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            same = (graph.kneighbors(queries)[1] == expected).mean() > 0.95
+            same &= (unbuilt.kneighbors(queries)[1] == expected).all()
+            fresh = NeighborsRetriever(algorithm="nndescent").fit(rows)
+            same &= (fresh.kneighbors(queries)[1] == expected).all()
+            code = 0 if same else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.slow
+def test_sklearn_checks():
+    check_estimator(NeighborsRetriever(algorithm="nndescent"))
+
+
+@pytest.mark.slow
+def test_a_saved_graph_retriever_answers_in_another_process(graph, queries, tmp_path):
+    (tmp_path / "saved.pickle").write_bytes(pickle.dumps(graph))
+    np.save(tmp_path / "queries.npy", queries)
+    program = (
+        "import pickle, sys, numpy as np\n"
+        f"stored = open({str(tmp_path / 'saved.pickle')!r}, 'rb').read()\n"
+        "retriever = pickle.loads(stored)\n"
+        "assert 'pynndescent' not in sys.modules\n"
+        f"positions = retriever.kneighbors(np.load({str(tmp_path / 'queries.npy')!r}))[1]\n"
+        f"np.save({str(tmp_path / 'found.npy')!r}, positions)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    found = np.load(tmp_path / "found.npy")
+    np.testing.assert_array_equal(found, graph.kneighbors(queries)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_features", [64, 512])
+@pytest.mark.parametrize("spread", [0.05, 0.3, 1.0])
+def test_recall_or_a_warning_on_20000_rows(n_features, spread):
+    rows = make_clusters(20_000, n_features, 100, spread)
+    queries = make_clusters(500, n_features, 100, spread, seed=2)
+    graph = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
+    exact = NeighborsRetriever(algorithm="exact").fit(rows)
+    expected = exact.kneighbors(queries, return_distance=False)
+    found = graph.kneighbors(queries, return_distance=False)
+    assert recall(found, expected) >= 0.95
+    assert abs(recall(found, expected) - graph.recall_) < 0.03
