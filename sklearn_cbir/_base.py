@@ -391,6 +391,7 @@ class NetworkTransformer(
             max_epochs=self.max_epochs,
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,
+            autocast=self.autocast,
         )
 
     def _batches(self, source, y, rows, loss, seed, *, augmented):
@@ -455,7 +456,10 @@ class NetworkTransformer(
 
     def _snapshot(self, network, source):
         """Return the fitted attributes that make a copy of this estimator transform."""
-        weights = {name: value.cpu().numpy().copy() for name, value in network.state_dict().items()}
+        weights = {
+            name: np.array(value.cpu().numpy(), order="C")
+            for name, value in network.state_dict().items()
+        }
         reading = None
         if isinstance(source, ImageSource):
             reading = {"size": source.size, "resize": source.resize}

@@ -145,8 +145,8 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": _sgd}
 
 
 def _one_cycle(done):
-    """Linear rise over the first fifth, then linear fall to zero."""
-    return done / 0.2 if done < 0.2 else (1 - done) / 0.8
+    """Linear rise over the first quarter, then a half cosine down to zero."""
+    return 4 * done if done < 0.25 else (1 + np.cos(np.pi * (4 * done - 1) / 3)) / 2
 
 
 # Share of the phase that is done, 0 to 1 -> factor of the learning rate.
@@ -171,7 +171,7 @@ class Settings:
     max_epochs: int
     n_iter_no_change: int | None
     tol: float
-    autocast: bool = False
+    autocast: bool
 
     def make_optimizer(self, network, loss, head_only):
         """Return the optimizer of one phase; biases, norms and loss parameters do not decay."""
@@ -307,7 +307,7 @@ def train(network, loss, batches, valid_batches, settings, *, seed, device, chec
     `on_epoch(record)` is called after every epoch of this call; True ends the training.
     """
     loss = loss if isinstance(loss, nn.Module) else _CallableLoss(loss)
-    network.to(device)
+    network.to(device, memory_format=torch.channels_last)
     loss.to(device)
     run = _Run(network, loss, settings.n_iter_no_change, settings.tol)
     state = checkpoint.load() if checkpoint else None
@@ -430,7 +430,7 @@ def _epoch_mean(batches, prefix):
 
 def infer(network, source, batch_size, device, ticks=None):
     """Return `network.embed` of every row of `source`, float32 (n, d), in order."""
-    network.to(device).eval()
+    network.to(device, memory_format=torch.channels_last).eval()
     starts = range(0, len(source), batch_size)
     outputs = []
     with torch.inference_mode():
