@@ -28,7 +28,9 @@ from sklearn_cbir.metrics import mean_average_precision, precision_at_k
 METRICS = ["cosine", "euclidean", "hamming"]
 
 
-@parametrize_with_checks([NeighborsRetriever(), NeighborsRetriever(metric="euclidean")])
+@parametrize_with_checks(
+    [NeighborsRetriever(), NeighborsRetriever(metric="euclidean", algorithm="nndescent")]
+)
 def test_sklearn_checks(estimator, check):
     check(estimator)
 

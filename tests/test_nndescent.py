@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.utils.estimator_checks import check_estimator
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import _nndescent
@@ -290,11 +289,6 @@ def test_a_forked_child_answers(rows, queries, graph, exact):
         finally:
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
-
-
-@pytest.mark.slow
-def test_sklearn_checks():
-    check_estimator(NeighborsRetriever(algorithm="nndescent"))
 
 
 @pytest.mark.slow

@@ -153,7 +153,8 @@ class CosineEngine(ExactEngine):
 
     def encode(self, rows):
         """Return rows of unit length; zero rows stay zero."""
-        peaks = np.abs(rows).max(axis=1, keepdims=True)  # squares cannot over- or underflow
+        # Divided by their peaks, squares cannot over- or underflow.
+        peaks = np.maximum(rows.max(axis=1, keepdims=True), -rows.min(axis=1, keepdims=True))
         rows = rows / np.where(peaks > 0, peaks, 1)
         lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
         rows /= np.where(lengths > 0, lengths, 1)
@@ -197,7 +198,7 @@ class EuclideanEngine(ExactEngine):
 
     def build(self, rows):
         """Hold a copy of `rows`, scaled if their squares would leave the range."""
-        peak = float(np.abs(rows).max())
+        peak = float(max(rows.max(), -rows.min()))
         if peak > 0 and not 1e-6 < peak < 1e6:
             self.scale = 2.0 ** -np.clip(np.frexp(peak)[1], -1000, 1000)
         return super().build(rows)

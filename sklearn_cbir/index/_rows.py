@@ -14,14 +14,20 @@ def row_blocks(n_rows, n_columns, *, itemsize=8, largest=1024):
 
 def row_keys(rows):
     """Return one 64-bit key per row; equal rows have equal keys, others all but never."""
-    words = np.ascontiguousarray(rows)
-    padding = -words.shape[1] * words.itemsize % 8 // words.itemsize
-    if padding:
-        words = np.pad(words, ((0, 0), (0, padding)))
-    words = words.view(np.uint64)  # (n, n_words)
-    factors = np.random.default_rng(0).integers(2**63, size=words.shape[1], dtype=np.uint64)
-    mixed = (words ^ (words >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    return ((mixed ^ (mixed >> np.uint64(32))) * (2 * factors + np.uint64(1))).sum(axis=1)
+    keys = np.empty(len(rows), dtype=np.uint64)
+    factors = None
+    for part in row_blocks(len(rows), rows.shape[1], itemsize=64, largest=len(rows) or 1):
+        words = np.ascontiguousarray(rows[part])
+        padding = -words.shape[1] * words.itemsize % 8 // words.itemsize
+        if padding:
+            words = np.pad(words, ((0, 0), (0, padding)))
+        words = words.view(np.uint64)  # (n, n_words)
+        if factors is None:
+            factors = np.random.default_rng(0).integers(2**63, size=words.shape[1], dtype=np.uint64)
+        mixed = (words ^ (words >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(32)
+        keys[part] = (mixed * (2 * factors + np.uint64(1))).sum(axis=1)
+    return keys
 
 
 def find_copies(rows):
@@ -31,5 +37,7 @@ def find_copies(rows):
     is_new = np.r_[True, keys[order][1:] != keys[order][:-1]]
     firsts = order[np.flatnonzero(is_new)[np.cumsum(is_new) - 1]]
     copies, firsts = order[~is_new], firsts[~is_new]
-    same = (rows[copies] == rows[firsts]).all(axis=1)
+    same = np.empty(len(copies), dtype=bool)
+    for part in row_blocks(len(copies), rows.shape[1], itemsize=32):
+        same[part] = (rows[copies[part]] == rows[firsts[part]]).all(axis=1)
     return copies[same], firsts[same]
