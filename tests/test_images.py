@@ -149,8 +149,10 @@ def test_exif_orientation_of_a_jpeg_and_of_a_pil_image(pixels, save, open_image)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_broken_exif_is_no_reason_to_refuse_a_photo(pixels, save):
-    path = save("a.jpg", pixels, exif=b"Exif\0\0MM\0*\0\0\xff\xff\x01\x12")
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("exif", [b"MM\0*\0\0\xff\xff\x01\x12", b"junk"], ids=["cut", "junk"])
+def test_broken_exif_is_no_reason_to_refuse_a_photo(exif, name, pixels, save):
+    path = save(name, pixels, exif=b"Exif\0\0" + exif)
     assert read_one(path, 48).shape == (48, 48, 3)
 
 
@@ -170,6 +172,19 @@ def test_16_bit_big_endian_and_inverted_tiff(save):
     )
     inverted = read_one(save("b.tif", gradient, tiffinfo={PHOTOMETRIC: 0}), 32)
     assert np.array_equal(inverted, 255 - plain)
+
+
+def test_12_bit_tiff_is_scaled_from_its_own_range(save):
+    # Two rows of two pixels, (0, 4095) and (2048, 0), each row packed into three bytes.
+    pixels = bytes.fromhex("000fff800000")
+    tags = [
+        *((256, 3, 2), (257, 3, 2), (258, 3, 12), (259, 3, 1), (262, 3, 1)),
+        *((273, 4, 8), (277, 3, 1), (278, 3, 2), (279, 4, 6)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    data = b"II*\0" + struct.pack("<I", 14) + pixels + struct.pack("<H", len(tags)) + entries
+    path = save("a.tif", data + bytes(4))
+    assert read_one(path)[..., 0].tolist() == [[0, 255], [128, 0]]
 
 
 def test_transparent_value_of_16_bit_png_is_white(save):
@@ -277,8 +292,9 @@ def test_gray_is_replicated_and_float_and_16_bit_scaled(rng):
 
 
 def test_array_path_and_pil_image_give_the_same_pixels(pixels, save, open_image):
+    pixels = np.ascontiguousarray(pixels[:, :48])
     path = save("a.png", pixels)
-    for size, resize in [(48, None), (32, None), (32, 40), (64, 70)]:
+    for size, resize in [(48, None), (48, 56), (32, None), (32, 40), (64, 70)]:
         reads = [
             check_images(X).read([0], size, resize)
             for X in ([path], [open_image(path)], [pixels], pixels[None])
@@ -334,6 +350,7 @@ def test_an_image_is_the_same_alone_and_in_any_batch(n_threads):
     order = [7, 3, 3, 30]
     assert np.array_equal(images.read(order, 40), together[order])
     assert np.array_equal(images[order].read([1, 3], 40), together[[3, 30]])
+    assert np.array_equal(images[order][2:].read([1], 40), together[[30]])
 
 
 @pytest.mark.parametrize(
@@ -784,7 +801,7 @@ def test_pil_images_are_checked_before_training_without_loading_them(save, open_
     large = open_image(save("a.png", flat_png(9000, 9000)))
     with pytest.raises(ImageReadError, match=r"X\[1\] .*81,000,000 pixels"):
         check_images([good, large]).check_readable()
-    with open_image(save("b.png", np.zeros((8, 8), np.uint8))) as closed:
+    with Image.open(save("b.png", np.zeros((8, 8), np.uint8))) as closed:
         pass
     with pytest.raises(ImageReadError, match=r"X\[1\] .*b\.png': the image cannot be decoded"):
         check_images([good, closed]).read([0, 1], 8)
@@ -1018,7 +1035,9 @@ def test_transforms_of_torchvision_are_applied_image_by_image(rng):
     flipped = (changed == batch[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (kept ^ flipped).all()
     assert 0 < kept.sum() < 16
+    torch.manual_seed(99)
     assert np.array_equal(changed, augment(batch, np.random.default_rng(0)))
+    assert not np.array_equal(changed, augment(batch, np.random.default_rng(1)))
 
 
 def test_augmentations_survive_a_pickle(rng):
