@@ -12,7 +12,7 @@ class Loss(torch.nn.Module):
     def extra_repr(self):
         """Parameters as they were given."""
         names = inspect.signature(type(self)).parameters
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name))
 
 
 def class_targets(y, n_outputs, dtype):

@@ -39,8 +39,8 @@ def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=
     # The exponential weights are constants of the step: no gradient flows through them.
     pull = torch.exp(sp * (1 - cosines.detach()))
     push = torch.exp(sn * (cosines.detach() - mu))
-    # clamp, not relu: its slope at a cosine of exactly 0 is 1.
-    true_positive = b + 2 * (targets * cosines.clamp(min=0)).sum()
+    # Neither relu nor clamp: the slope at a cosine of exactly 0 is 1.
+    true_positive = b + 2 * (targets * torch.where(cosines >= 0, cosines, 0)).sum()
     positive = (targets * (1 - cosines) * pull).sum()
     gated = torch.where(cosines > tau, (1 - targets) * (cosines - psi) * push, 0)
     penalty = positive + gated.sum()
