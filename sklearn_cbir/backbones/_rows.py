@@ -106,6 +106,7 @@ def row_statistics(X, chunk=4096):
     unit = np.where(largest > 0, largest, 1.0)
     mean = sum((X[part] / unit).sum(axis=0) for part in parts) / len(X)
     variance = sum(((X[part] / unit - mean) ** 2).sum(axis=0) for part in parts) / len(X)
-    # What is left of a constant column is rounding.
-    constant = variance <= (1e-12 * np.maximum(np.abs(mean), 1e-300)) ** 2
-    return {"mean": mean * unit, "std": np.where(constant, 1.0, np.sqrt(variance) * unit)}
+    std = np.sqrt(variance) * unit
+    # What is left of a constant column is rounding; float32 rows cannot be divided by less.
+    constant = (np.sqrt(variance) <= 1e-12 * np.abs(mean)) | (std < np.finfo(np.float32).tiny)
+    return {"mean": mean * unit, "std": np.where(constant, 1.0, std)}

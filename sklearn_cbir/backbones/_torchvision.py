@@ -39,7 +39,7 @@ def from_torchvision(name, weights, pooling, image_size):
         )
     published = models.get_model_weights(name).DEFAULT
     recipe = published.transforms()
-    trained_at, resized = recipe.crop_size[0], recipe.resize_size[0]
+    trained_at = recipe.crop_size[0]
     one_size = name.startswith(("vit_", "maxvit_"))
     size = image_size or trained_at
     model = _construct(models, name, size if one_size else None)
@@ -53,7 +53,6 @@ def from_torchvision(name, weights, pooling, image_size):
     return Net(
         _without_classifier(model, name, pooling),
         image_size=trained_at if weights is not None or one_size else None,
-        resize_ratio=resized / trained_at,
         mean=(0.5,) * 3 if centered else tuple(recipe.mean),
         std=(0.5,) * 3 if centered else tuple(recipe.std),
         one_size=one_size,

@@ -15,7 +15,6 @@ class Net:
 
     features: nn.Module
     image_size: int | None = None
-    resize_ratio: float = 1.0
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
     one_size: bool = False
