@@ -14,19 +14,16 @@ def row_blocks(n_rows, n_columns, *, itemsize=8, largest=1024):
 
 def row_keys(rows):
     """Return one 64-bit key per row; equal rows have equal keys, others all but never."""
+    padding = -rows.shape[1] * rows.itemsize % 8 // rows.itemsize
+    n_words = (rows.shape[1] + padding) * rows.itemsize // 8
+    factors = np.random.default_rng(0).integers(2**63, size=n_words, dtype=np.uint64)
+    factors = 2 * factors + np.uint64(1)
     keys = np.empty(len(rows), dtype=np.uint64)
-    factors = None
-    for part in row_blocks(len(rows), rows.shape[1], itemsize=64, largest=len(rows) or 1):
+    for part in row_blocks(len(rows), n_words, itemsize=16, largest=2**16):
         words = np.ascontiguousarray(rows[part])
-        padding = -words.shape[1] * words.itemsize % 8 // words.itemsize
         if padding:
             words = np.pad(words, ((0, 0), (0, padding)))
-        words = words.view(np.uint64)  # (n, n_words)
-        if factors is None:
-            factors = np.random.default_rng(0).integers(2**63, size=words.shape[1], dtype=np.uint64)
-        mixed = (words ^ (words >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(32)
-        keys[part] = (mixed * (2 * factors + np.uint64(1))).sum(axis=1)
+        keys[part] = np.einsum("ij,j->i", words.view(np.uint64), factors)  # modulo 2**64
     return keys
 
 
