@@ -15,12 +15,17 @@ QUERIES = 64  # queries that share a tile
 CANDIDATES = 2**20  # candidates (12 bytes) of all of them
 
 
-def compiled(function):
+def compiled(function, **options):
     """Compile on first call, for all Python threads at once, and keep the machine code on disk."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **options)(function)
+
+
+def inlined(function):
+    """Write into its callers before they are compiled: a call would count references to arrays."""
+    return compiled(function, inline="always")
 
 
 @intrinsic
@@ -68,22 +73,34 @@ def nearer_lanes(typing_context, gallery, item, queries, query, limit):
             first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
             return builder.shuffle_vector(first, undefined, ir.Constant(lanes, [0] * LANES))
 
-        distances = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * LANES))
-        with cgutils.for_range(builder, n_words, intp=item.type) as loop:
-            start = builder.add(builder.mul(loop.index, n), item)
-            place = builder.gep(gallery.data, [start])
-            items = builder.load(builder.bitcast(place, vector.as_pointer()), align=8)
-            place = builder.add(builder.mul(query, n_words), loop.index)
-            bits = builder.xor(items, spread(builder.load(builder.gep(queries.data, [place]))))
-            ones = builder.call(count_ones, [bits])
-            builder.store(builder.add(builder.load(distances), ones), distances)
-        nearer = builder.icmp_unsigned("<", builder.load(distances), spread(limit))
-        return builder.bitcast(nearer, word)
+        before = builder.block
+        loop = builder.append_basic_block("word")
+        after = builder.append_basic_block("after")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        index = builder.phi(item.type)
+        distances = builder.phi(vector)
+        start = builder.add(builder.mul(index, n), item)
+        place = builder.gep(gallery.data, [start])
+        items = builder.load(builder.bitcast(place, vector.as_pointer()), align=8)
+        place = builder.add(builder.mul(query, n_words), index)
+        bits = builder.xor(items, spread(builder.load(builder.gep(queries.data, [place]))))
+        longer = builder.add(distances, builder.call(count_ones, [bits]))
+        next_index = builder.add(index, ir.Constant(item.type, 1))
+        for value, first, following in (
+            (index, ir.Constant(item.type, 0), next_index),
+            (distances, ir.Constant(vector, [0] * LANES), longer),
+        ):
+            value.add_incoming(first, before)
+            value.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", next_index, n_words), loop, after)
+        builder.position_at_end(after)
+        return builder.bitcast(builder.icmp_unsigned("<", longer, spread(limit)), word)
 
     return types.uint64(gallery, types.intp, queries, types.intp, types.uint64), generate
 
 
-@compiled
+@inlined
 def distance(queries, query, gallery, item):
     """Count the bits in which one query and one item differ."""
     count = 0
@@ -92,7 +109,7 @@ def distance(queries, query, gallery, item):
     return count
 
 
-@compiled
+@inlined
 def nearer_items(gallery, item, stop, queries, query, limit):
     """Say by one bit each which of up to `LANES` items before `stop` are nearer than `limit`."""
     if item + LANES <= stop:
@@ -138,8 +155,8 @@ def top_k(queries, gallery, k, found_distances, found_items):
         n_block = min(n_rows, n_queries - first)
         counts[:] = 0
         sizes[:] = 0
-        limits[:] = 64 * n_words + 1
         n_below[:] = 0
+        limits[:] = 64 * n_words + 1
         for start in range(0, n, TILE):
             stop = min(start + TILE, n)
             for row in range(n_block):

@@ -213,17 +213,21 @@ def kernels():
 
 def layout(queries, gallery):
     """Return queries row by row and the gallery word by word, as the compiled loops read them."""
-    return np.ascontiguousarray(queries), np.ascontiguousarray(gallery.T)
+    by_query, by_word = np.ascontiguousarray(queries).view(), np.ascontiguousarray(gallery.T).view()
+    # Memory-mapped codes are read-only, and to numba that is a type of its own: one for all.
+    by_query.flags.writeable = by_word.flags.writeable = False
+    return by_query, by_word
 
 
 def run_in_threads(work, shape):
     """Call ``work(rows)`` for slices of the queries of compiled loops, in threads if that pays."""
     n_queries, n_gallery = shape
-    # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
-    step = int(10 * PAIRS_PER_THREAD) // max(1, n_gallery)
     n_wanted = n_queries * n_gallery / PAIRS_PER_THREAD
-    if n_wanted >= 2:
-        step = min(step, -(-n_queries // 8))
+    if n_wanted < 2:
+        work(slice(0, n_queries))
+        return
+    # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
+    step = min(int(10 * PAIRS_PER_THREAD) // n_gallery, -(-n_queries // 8))
     for _ in in_threads(work, slices(n_queries, max(1, step)), n_wanted):
         pass
 

@@ -228,7 +228,8 @@ def best_f1_radius(radii, curve, *, y_queries=None):
     order = np.argsort(radii, kind="stable")
     radii, curve = radii[order], np.asarray(curve)[:, order]
     if y_queries is None:
-        f1 = np.array([mean_over_queries(column) for column in curve.T])
+        mean_over_queries(curve[:, 0])  # warns or raises
+        f1 = curve[~np.isnan(curve[:, 0])].mean(axis=0)
         best = int(np.argmax(f1))
         return float(radii[best]), float(f1[best])
     # (n_classes, n_radii); a class with nothing relevant anywhere is left out.
