@@ -1,15 +1,31 @@
 """Scoring of binary codes without a matrix of distances."""
 
+import numpy as np
+
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics.precision import mean_average_precision
 
 __all__ = ["hamming_mean_average_precision"]
 
 
-def hamming_mean_average_precision(y_queries, y_gallery, query_codes, gallery_codes, **options):
+def hamming_mean_average_precision(
+    y_queries,
+    y_gallery,
+    query_codes,
+    gallery_codes,
+    *,
+    k=None,
+    denominator="relevant",
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
     """Mean average precision of binary codes by Hamming distance.
 
-    Equal to `mean_average_precision` of the distances.
+    Equal to `mean_average_precision` of the distances, but from counts of how many
+    codes lie at each distance: nothing is sorted, and no matrix is formed. For other
+    metrics pass `codes.HammingDistances` in place of the distances.
 
     Parameters
     ----------
@@ -25,14 +41,34 @@ def hamming_mean_average_precision(y_queries, y_gallery, query_codes, gallery_co
     gallery_codes : array-like of shape (n_gallery, n_bits)
         Zeros and ones.
 
-    **options : dict
-        `k`, `denominator`, `ties`, `exclude`, `sample_weight` and `per_query` of
-        `mean_average_precision`.
+    k : int, default=None
+        Number of results that count; None means all.
+
+    denominator : {"relevant", "hits", "min_k"}, default="relevant"
+        As in `mean_average_precision`.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
 
     Returns
     -------
     float, or ndarray of shape (n_queries,), float64
-        From 0 to 1.
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    Raises
+    ------
+    ValueError
+        If the codes are not zeros and ones of one length, and as in
+        `mean_average_precision`.
 
     Examples
     --------
@@ -40,5 +76,20 @@ def hamming_mean_average_precision(y_queries, y_gallery, query_codes, gallery_co
     >>> hamming_mean_average_precision([1], [1, 0], [[0, 1]], [[0, 1], [1, 1]])
     1.0
     """
-    distances = HammingDistances(pack_codes(query_codes), pack_codes(gallery_codes))
-    return mean_average_precision(y_queries, y_gallery, distances, **options)
+    n_bits = [np.shape(codes)[-1:] for codes in (query_codes, gallery_codes)]
+    if n_bits[0] != n_bits[1]:
+        raise ValueError(
+            f"query_codes have {n_bits[0][0]} bits, gallery_codes have {n_bits[1][0]}. Use codes "
+            "of one length."
+        )
+    return mean_average_precision(
+        y_queries,
+        y_gallery,
+        HammingDistances(pack_codes(query_codes), pack_codes(gallery_codes)),
+        k=k,
+        denominator=denominator,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
