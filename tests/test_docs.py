@@ -1,0 +1,57 @@
+"""The code of the pages runs and prints what they say."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+sys.path.append(str(DOCS))
+
+import code_blocks  # noqa: E402
+
+LONG = {"tutorial.md", "guide/display.md", "guide/tuning.md"}  # they train for tens of seconds
+PAGES = {path.relative_to(DOCS).as_posix(): path for path in code_blocks.pages()}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in PAGES]
+)
+def test_code_of_the_page_runs(name, tmp_path):
+    code_blocks.run(PAGES[name], tmp_path)
+
+
+def test_code_that_prints_something_else_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n")
+    with pytest.raises(AssertionError, match="line 2 prints"):
+        code_blocks.run(page, tmp_path / "run")
+
+
+def test_only_output_directly_behind_code_is_compared(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(2)\n```\n\nSome words.\n\n```text\n3\n```\n")
+    assert [expected for _, _, expected in code_blocks.blocks(page)] == [None]
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)
+def test_pictures_and_pages_that_are_named_exist(path):
+    if path.is_relative_to(DOCS / "generated") or path.is_relative_to(DOCS / "_build"):
+        return
+    text = path.read_text(encoding="utf-8")
+    pictures = re.findall(r"^```\{(?:image|figure)\} (\S+)$", text, flags=re.MULTILINE)
+    links = re.findall(r"\]\(([\w./]+\.md)", text)
+    for name in [*pictures, *links]:
+        assert (path.parent / name).exists(), name
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = set()
+    for folder in (DOCS, DOCS / "guide"):
+        text = (folder / "index.md").read_text(encoding="utf-8")
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", text, flags=re.DOTALL):
+            names = [line for line in block.splitlines() if line and not line.startswith(":")]
+            listed |= {folder / f"{name}.md" for name in names}
+    pages = {*DOCS.glob("*.md"), *(DOCS / "guide").glob("*.md")} - {DOCS / "index.md"}
+    assert pages - listed == set()
