@@ -121,7 +121,7 @@ class ClassDisjointKFold(BaseCrossValidator):
                 f"n_splits={n_splits} is more than the {len(classes)} classes in y. Use at most "
                 f"n_splits={len(classes)}."
                 if len(classes) > 1
-                else f"y holds the single class {classes[0]!r}. At least two are needed to split."
+                else f"y holds the single class {classes.tolist()[0]!r}. At least two are needed to split."
             )
         order = np.arange(len(classes))
         if self.shuffle:
