@@ -53,12 +53,13 @@ def main():
             weights=None,
             loss="softmax",
             n_components=128,
+            augment="crop",
             batch_size=90,
             max_epochs=options.epochs,
             random_state=seed,
         ),
         "CPF": lambda seed: CPFEmbedder(
-            max_epochs=options.epochs, threshold_fraction=0.0, random_state=seed
+            max_epochs=options.epochs, augment="crop", threshold_fraction=0.0, random_state=seed
         ),
     }
     for name, make in methods.items():

@@ -30,7 +30,7 @@ def search_drawings(out, epochs):
     drawings = load_drawings(DRAWINGS)
     unseen = np.isin(drawings.alphabet, np.unique(drawings.alphabet)[-2:])
     print(f"Training on {np.sum(~unseen)} drawings of {count(drawings.target[~unseen])} characters")
-    embedder = CPFEmbedder(max_epochs=epochs, random_state=0, verbose=1)
+    embedder = CPFEmbedder(max_epochs=epochs, augment="crop", random_state=0, verbose=1)
     embedder.fit(drawings.data[~unseen], drawings.target[~unseen])
 
     # The first half of the drawers is the gallery, the others ask.

@@ -51,9 +51,10 @@ class CNNFeatureExtractor(NetworkTransformer):
         Normalization of pixels in [0, 1] for a module of your own; None takes
         the backbone's.
 
-    augment : {"auto"}, callable or None, default="auto"
-        Random changes of training images; "auto" flips and crops. A callable
-        takes and returns one uint8 tensor (3, height, width).
+    augment : {"auto", "crop"}, callable or None, default="auto"
+        Random changes of training images; "auto" crops and flips left-right,
+        "crop" does not flip, for letters and the like. A callable takes and
+        returns one uint8 tensor (3, height, width).
 
     head_epochs : int, default=None
         Epochs with the trunk frozen, before `max_epochs` of all of it; None

@@ -1068,9 +1068,26 @@ def test_a_transform_that_returns_something_else_is_refused(augment, message, rn
     ("augment", "message"),
     [
         ("atuo", r"augment='atuo' is not known. Did you mean 'auto'\?"),
-        (3, "augment=3 is not callable. Use 'auto', None or a callable"),
+        (3, "augment=3 is not callable. Use 'auto', 'crop', None or a callable"),
     ],
 )
 def test_other_augmentations_are_refused(augment, message):
     with pytest.raises(ValueError, match=message):
         resolve_augmentation(augment)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_crop_never_mirrors(size):
+    half = np.zeros((64, size, size, 3), dtype=np.uint8)
+    half[:, :, : size // 2] = 255
+    left_is_brighter = {
+        name: (
+            lambda batch: (
+                batch[:, :, : size // 4].mean((1, 2, 3))
+                > batch[:, :, -(size // 4) :].mean((1, 2, 3))
+            )
+        )(resolve_augmentation(name)(half, np.random.default_rng(0)))
+        for name in ("auto", "crop")
+    }
+    assert left_is_brighter["crop"].all()
+    assert 0 < left_is_brighter["auto"].sum() < 64

@@ -17,13 +17,14 @@ def resolve_augmentation(augment, image_size=None):
 
     Parameters
     ----------
-    augment : "auto", callable or None
-        `"auto"` flips left-right and shifts by up to an eighth of the size
-        (4 px of 32, edges reflected) up to 64 px; above, it flips and cuts a
-        random part, 60 to 100 percent of the area, and resizes it back. A
-        callable is given one uint8 tensor (3, H, W) at a time and returns
-        the same kind, as the transforms of torchvision do. None changes
-        nothing.
+    augment : "auto", "crop", callable or None
+        `"crop"` shifts by up to an eighth of the size (4 px of 32, edges
+        reflected) up to 64 px; above, it cuts a random part, 60 to 100
+        percent of the area, and resizes it back. `"auto"` also flips half of
+        the images left-right, which is wrong where a mirror image is another
+        thing, such as a letter. A callable is given one uint8 tensor
+        (3, H, W) at a time and returns the same kind, as the transforms of
+        torchvision do. None changes nothing.
 
     image_size : int, default=None
         Size of the images in px; None looks at each batch.
@@ -48,12 +49,17 @@ def resolve_augmentation(augment, image_size=None):
     """
     if augment is None:
         return _augment_nothing
-    automatic = partial(_augment_auto, image_size=image_size)
-    chosen = resolve(augment, {"auto": automatic}, "augment", own="your own callable, or None")
-    if chosen is automatic:
-        return automatic
+    named = {
+        "auto": partial(_augment_auto, image_size=image_size, flip=0.5),
+        "crop": partial(_augment_auto, image_size=image_size, flip=0.0),
+    }
+    chosen = resolve(augment, named, "augment", own="your own callable, or None")
+    if isinstance(augment, str):
+        return chosen
     if not callable(chosen):
-        raise ValueError(f"augment={augment!r} is not callable. Use 'auto', None or a callable.")
+        raise ValueError(
+            f"augment={augment!r} is not callable. Use 'auto', 'crop', None or a callable."
+        )
     return partial(_augment_each, transform=chosen)
 
 
@@ -62,18 +68,19 @@ def _augment_nothing(batch, rng):
     return batch
 
 
-def _augment_auto(batch, rng, image_size):
-    """Flip, and shift small images or zoom into large ones."""
+def _augment_auto(batch, rng, image_size, flip):
+    """Flip a share of the images, and shift small ones or zoom into large ones."""
     size = max(batch.shape[1:3]) if image_size is None else image_size
-    return _shift_and_flip(batch, rng) if size <= SMALL else _zoom_and_flip(batch, rng)
+    change = _shift_and_flip if size <= SMALL else _zoom_and_flip
+    return change(batch, rng, flip)
 
 
-def _shift_and_flip(batch, rng):
-    """Cut each image from itself padded by reflection, half of them flipped."""
+def _shift_and_flip(batch, rng, flip):
+    """Cut each image from itself padded by reflection, a share of them flipped."""
     n, height, width, _ = batch.shape
     rows = _shifted(height, n, rng)  # (n, H): the row that comes to each place
     columns = _shifted(width, n, rng)  # (n, W)
-    flipped = rng.random(n) < 0.5
+    flipped = rng.random(n) < flip
     columns[flipped] = columns[flipped, ::-1]
     # One lookup of whole pixels: (n, H, W) positions in the (n * H * W) pixels of the batch.
     rows += np.arange(n)[:, None] * height
@@ -87,8 +94,8 @@ def _shifted(side, n, rng):
     return np.where(places >= side, 2 * (side - 1) - places, places)
 
 
-def _zoom_and_flip(batch, rng):
-    """Resize a random part of each image to the whole, half of them flipped."""
+def _zoom_and_flip(batch, rng, flip):
+    """Resize a random part of each image to the whole, a share of them flipped."""
     n, height, width, _ = batch.shape
     area = rng.uniform(0.6, 1.0, size=n)
     stretch = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), size=n) / 2)
@@ -99,7 +106,7 @@ def _zoom_and_flip(batch, rng):
     boxes = np.stack([left, top, left + cut_width, top + cut_height], axis=1)
     # Rounding may leave the image by a hair, which Pillow refuses.
     boxes = np.clip(boxes, 0, [width, height, width, height])
-    flipped = rng.random(n) < 0.5
+    flipped = rng.random(n) < flip
     out = np.empty_like(batch, order="C")
 
     def zoom(i):
