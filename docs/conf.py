@@ -52,6 +52,8 @@ html_theme_options = {
     "footer_end": [],
 }
 
+FITTED_NAME = re.compile(r"(?<![\w\\])([A-Za-z]\w*)_(?!\w)")
+
 
 def tidy_docstring(app, what, name, obj, options, lines):
     """Keep `n_samples_fit_` from being read as a hyperlink, and citations out of summaries."""

@@ -336,6 +336,16 @@ def test_curve_of_an_estimator_is_that_of_its_distances(vectors):
     np.testing.assert_array_equal(display.line_.get_ydata(), display.precision)
 
 
+def test_curve_of_codes_averages_over_equal_numbers_of_bits(rng):
+    codes, y = rng.integers(0, 2, size=(30, 6), dtype=np.uint8), rng.integers(0, 3, size=30)
+    retriever = NeighborsRetriever(metric="hamming").fit(codes[:20], y[:20])
+    display = PrecisionRecallDisplay.from_estimator(retriever, codes[20:], y[20:])
+    distances = (codes[20:, None] != codes[None, :20]).sum(axis=2)
+    precision, recall = precision_recall_curve(y[20:], y[:20], distances)
+    np.testing.assert_allclose(display.precision, precision)
+    np.testing.assert_allclose(display.recall, recall)
+
+
 def test_curve_averages_over_ties_and_queries():
     # Query 0: one hit among two at the first distance, so half a hit after the first result.
     display = PrecisionRecallDisplay.from_predictions(

@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from sklearn_cbir.backbones import BACKBONES
+from sklearn_cbir.index import ENGINES
+from sklearn_cbir.losses import LOSSES
+from sklearn_cbir.metrics import METRICS
+from sklearn_cbir.pooling import POOLINGS
+
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.append(str(DOCS))
 
@@ -55,3 +61,19 @@ def test_every_page_is_in_a_table_of_contents():
             listed |= {folder / f"{name}.md" for name in names}
     pages = {*DOCS.glob("*.md"), *(DOCS / "guide").glob("*.md")} - {DOCS / "index.md"}
     assert pages - listed == set()
+
+
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [
+        ("losses", LOSSES),
+        ("metrics", METRICS),
+        ("backbones", BACKBONES),
+        ("backbones", POOLINGS),
+        ("search_engines", ENGINES),
+    ],
+    ids=["losses", "metrics", "backbones", "poolings", "engines"],
+)
+def test_guide_names_everything_in_the_table(page, table):
+    text = (DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")
+    assert [name for name in table if f'"{name}' not in text] == []

@@ -34,8 +34,8 @@ OFF = {
     "SA01": "the API page stands in for See Also",
     "EX01": "checked below, for objects and not for their methods",
 }
-# Methods whose arguments are a contract of the package or of scikit-learn, told once in the docs.
-KNOWN_METHODS = {"forward", "setup", "extra_repr", "fit", "fit_transform", "transform", "__call__"}
+# Methods whose arguments are known from torch, scikit-learn or the package's own contracts.
+KNOWN_METHODS = {"forward", "train", "extra_repr", "setup", "fit", "fit_transform", "transform"}
 
 
 def _public_objects():
