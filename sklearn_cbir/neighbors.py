@@ -58,7 +58,8 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         ``"nndescent"`` searches a graph [1]_, approximately, which pays for large
         galleries and many queries: it compiles for some 20 seconds in every
         process. ``"auto"`` takes the graph for floats beyond 20,000 rows and
-        5,000,000 numbers. `score` and `radius_neighbors` are exact always.
+        5,000,000 numbers. `score` and `radius_neighbors` are exact always, so in
+        a search over parameters ``"exact"`` saves building graphs.
 
     rerank : callable, default=None
         Reorders the first `rerank_depth` results of every query:

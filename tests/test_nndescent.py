@@ -114,7 +114,7 @@ def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
             return indices, distances
 
     engine = copy.copy(graph._gallery.engine)
-    engine._cached_graph = Broken()
+    engine._cached_index = Broken()
     encoded = engine.encode(queries)
     found, expected = engine.query(encoded, 10), engine.exact.query(encoded, 10)
     for row in [*range(0, 300, 3), *range(1, 300, 3)]:
@@ -148,16 +148,16 @@ def test_euclidean_rows_of_any_scale(scale, queries, rows):
 def test_rows_added_and_removed_show_at_once(rows, queries):
     more = make_clusters(400, seed=3)
     graph = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
-    built = graph._gallery.engine._cached_graph
+    built = graph._gallery.engine._cached_index
     graph.partial_fit(more[:100])
     assert (graph.predict(more[:100])[:, 0] == np.arange(N, N + 100)).all()
     victims = graph.predict(queries[:3])[:, :9].ravel()
     graph.remove(np.unique(victims))
-    assert graph._gallery.engine._cached_graph is built  # too little has changed to build again
+    assert graph._gallery.engine._cached_index is built  # too little has changed to build again
     assert not np.isin(graph.predict(queries), victims).any()
     assert_sound(graph, queries, 10)
     graph.partial_fit(more[100:])
-    assert graph._gallery.engine._cached_graph is not built
+    assert graph._gallery.engine._cached_index is not built
     expected = NeighborsRetriever(algorithm="exact").fit(
         np.delete(np.vstack([rows, more]), np.unique(victims), axis=0)
     )
@@ -183,7 +183,7 @@ def test_the_seed_fixes_the_graph_and_leaves_the_global_generator(rows, queries,
 
 
 def test_low_recall_warns(rows, monkeypatch):
-    monkeypatch.setattr(_nndescent, "EPSILONS", (0.0,))
+    monkeypatch.setattr(_nndescent.NNDescentEngine, "efforts", (0.0,))
     with pytest.warns(UserWarning, match="less than recall_target=1.0"):
         NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=1.0).fit(
             np.random.default_rng(0).standard_normal((N, 200)).astype(np.float32)

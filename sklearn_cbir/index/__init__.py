@@ -2,7 +2,7 @@
 
 An engine is made by ``ENGINES[algorithm](metric, **options)`` and has
 
-- ``build(rows)``: hold `rows` as the gallery and return the engine;
+- ``build(rows)``: hold a copy of `rows` as the gallery and return the engine;
 - ``encode(rows)``: rows in the form in which the engine compares them; every
   query passes through it once, the gallery in this form is ``rows``;
 - ``query(queries, k)``: the `k` nearest as ``(distances, positions)``, each
@@ -10,7 +10,9 @@ An engine is made by ``ENGINES[algorithm](metric, **options)`` and has
 - ``query_radius(queries, radius)``: all within `radius`, as two lists of arrays;
 - ``distances(queries)``: exact distances to the whole gallery, for scoring;
 - ``add(rows)`` and ``remove(positions)``: a new engine with the rows appended
-  or taken out; later positions move up.
+  or taken out; later positions move up;
+- ``exact``: an engine over the same rows that answers exactly; ``name``: the
+  algorithm that answers; ``recall``: the share of true neighbors it finds.
 
 Engines are never changed after `build`, so that a search that runs while
 another thread adds rows sees one consistent gallery.
@@ -19,8 +21,5 @@ another thread adds rows sees one consistent gallery.
 from sklearn_cbir._validation import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "_engines": ["ENGINES", "choose_algorithm"],
-    },
+    __name__, {"_engines": ["ENGINES", "choose_algorithm"]}
 )

@@ -1,0 +1,204 @@
+"""What approximate engines share: an index that is never trusted alone.
+
+Distances are measured on the rows themselves, and a query for which the index gives too
+few, repeated or removed rows is answered exactly. Rows that were added since the index was
+built are searched exactly beside it, and so are a few that were held out of it: they tell
+which share of the true neighbors it finds.
+"""
+
+import warnings
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
+
+EXACT = {"cosine": CosineEngine, "euclidean": EuclideanEngine}
+# Fewer rows are searched exactly: comparing them all is faster than any index.
+ROWS_AT_LEAST = 1000
+ROWS_HELD_OUT = 200
+# Share of rows outside the index (added since, or removed) at which it is built again.
+STALE = 0.05
+
+
+class ApproximateEngine:
+    """An index over most rows, and an exact search over the others.
+
+    A subclass owes `algorithm`, `most`, `efforts`, `_make(rows)` and `_ask(index,
+    queries, k, effort)`, which returns numbers of indexed rows and their distances,
+    infinite where nothing was found. Indexed rows are compared by the Euclidean
+    distance, those of unit length too, which it orders as the cosine does.
+    """
+
+    algorithm = None  # its name
+    efforts = ()  # how hard to search; the first that reaches the target is taken
+
+    def __init__(
+        self, metric, *, n_neighbors=10, recall_target=0.95, n_jobs=None, random_state=None
+    ):
+        self.exact = EXACT[metric]()
+        self.n_neighbors = n_neighbors
+        self.recall_target = recall_target
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    @property
+    def most(self):
+        """The largest number of neighbors for which the index is asked."""
+        raise NotImplementedError
+
+    def build(self, rows):
+        """Hold a copy of `rows` and index them."""
+        return self.build_on(self.exact.build(rows))
+
+    def build_on(self, exact):
+        """Index the rows of an exact engine."""
+        self.exact = exact
+        self.seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._build()
+        return self
+
+    def __len__(self):
+        return len(self.exact)
+
+    def __getstate__(self):
+        state = {key: value for key, value in vars(self).items() if not key.startswith("_cached")}
+        # An index that is built again holds only rows that are still there.
+        return {**state, "members": self.members[self.members >= 0]}
+
+    @property
+    def name(self):
+        """What answers: few rows have no index."""
+        return self.algorithm if len(self.members) else "exact"
+
+    @property
+    def rows(self):
+        """The gallery, as it is compared."""
+        return self.exact.rows
+
+    def encode(self, rows):
+        """Return rows in the form in which they are compared."""
+        return self.exact.encode(rows)
+
+    def query_radius(self, queries, radius):
+        """Return lists of the distances and positions of all rows within `radius`, exactly."""
+        return self.exact.query_radius(queries, radius)
+
+    def distances(self, queries):
+        """Return the exact distances to all rows."""
+        return self.exact.distances(queries)
+
+    def query(self, queries, k):
+        """Return distances and positions of about the `k` nearest rows, both (n_queries, k)."""
+        index = self._index() if len(self.members) and k <= self.most else None
+        if index is None:
+            return self.exact.query(queries, k)
+        positions, lacking = self._from_index(index, queries, k)
+        positions = np.hstack([positions, self._from_loose(queries, k)])
+        which, column = np.nonzero(positions >= 0)
+        distances = np.full(positions.shape, np.inf)
+        distances[which, column] = self.exact.measure(queries, which, positions[which, column])
+        order = np.lexsort((positions, distances), axis=1)[:, :k]
+        distances = np.take_along_axis(distances, order, axis=1)
+        positions = np.take_along_axis(positions, order, axis=1)
+        if lacking.any():
+            distances[lacking], positions[lacking] = self.exact.query(queries[lacking], k)
+        return distances, positions
+
+    def add(self, rows):
+        """Return an engine with `rows` appended, beside the index until it is built again."""
+        loose = np.r_[self.loose, np.arange(len(self), len(self) + len(rows))]
+        return self._with(self.exact.add(rows), self.members, loose)
+
+    def remove(self, positions):
+        """Return an engine without the rows at `positions`."""
+        moved = np.cumsum(np.r_[0, np.bincount(positions, minlength=len(self))[:-1] == 0])
+        moved[positions] = -1
+        loose = moved[self.loose]
+        members = moved[self.members]
+        if "_cached_index" not in vars(self):
+            members = members[members >= 0]
+        return self._with(self.exact.remove(positions), members, loose[loose >= 0])
+
+    def _with(self, exact, members, loose):
+        """Return an engine over other rows, indexed again if too much has changed."""
+        engine = object.__new__(type(self))
+        vars(engine).update(vars(self))  # the index with it, unlike a copy
+        engine.exact, engine.members, engine.loose = exact, members, loose
+        vars(engine).pop("_cached_loose", None)
+        outside = len(loose) - self.n_loose + np.count_nonzero(members < 0)
+        if outside > STALE * len(exact):
+            vars(engine).pop("_cached_index", None)
+            engine._build()
+        return engine
+
+    def _build(self):
+        """Choose the rows to index, index them and measure the recall."""
+        rows = self.exact.rows
+        eligible = np.flatnonzero(rows.any(axis=1))
+        if len(eligible) < ROWS_AT_LEAST or not self._can_build():
+            self.members, self.loose = np.arange(0), np.arange(len(rows))
+            self.n_loose, self.recall = 0, 1.0
+            return
+        generator = np.random.default_rng(self.seed)
+        held_out = generator.choice(eligible, ROWS_HELD_OUT, replace=False)
+        self.members = np.setdiff1d(eligible, held_out)  # position of every indexed row, -1: gone
+        self.loose = np.setdiff1d(np.arange(len(rows)), self.members)
+        self.n_loose = len(self.loose)
+        self._measure_recall(rows[held_out])
+
+    def _measure_recall(self, queries):
+        """Search harder until enough neighbors of rows that are not indexed are found."""
+        k = min(self.n_neighbors, self.most - 1)
+        furthest = self.exact.query(queries, k + 1)[0][:, -1:]
+        for effort in self.efforts:
+            self.effort = effort
+            found = self.query(queries, k + 1)[0] <= furthest  # the row itself is among them
+            self.recall = float((np.count_nonzero(found, axis=1) - 1).mean() / k)
+            if self.recall >= self.recall_target:
+                return
+        warnings.warn(
+            f"algorithm={self.algorithm!r} finds {self.recall:.3f} of the true {k} nearest "
+            f"neighbors, less than recall_target={self.recall_target}. Use algorithm='exact', or "
+            "a lower target if that is enough.",
+            UserWarning,
+            stacklevel=6,
+        )
+
+    def _from_index(self, index, queries, k):
+        """Return what the index finds, -1 where it found nothing, and which answers lack rows."""
+        wanted = k + min(k, np.count_nonzero(self.members < 0))
+        numbers, distances = self._ask(index, queries, wanted, self.effort)
+        # A slot that was not filled may hold the number of some row all the same.
+        filled = np.isfinite(distances)
+        positions = np.where(filled, self.members[numbers], -1)
+        in_order = np.sort(numbers, axis=1)
+        lacking = ~filled.all(axis=1) | (in_order[:, 1:] == in_order[:, :-1]).any(axis=1)
+        lacking |= np.count_nonzero(positions >= 0, axis=1) < k
+        lacking |= ~queries.any(axis=1)  # a zero row has no direction to follow
+        return positions, lacking
+
+    def _from_loose(self, queries, k):
+        """Return the nearest rows that are not indexed."""
+        if "_cached_loose" not in vars(self):
+            self._cached_loose = self.exact._with(self.exact.rows[self.loose])
+        return self.loose[self._cached_loose.query(queries, min(k, len(self.loose)))[1]]
+
+    def _index(self):
+        """Return the index, made if it is not there; None where it cannot be."""
+        if "_cached_index" not in vars(self):
+            rows = np.ascontiguousarray(self.exact.rows[self.members], dtype=np.float32)
+            self._cached_index = self._make(rows)
+        return self._cached_index
+
+    def _can_build(self):
+        """Say whether the index can be made here."""
+        return True
+
+    def _make(self, rows):
+        """Return an index of `rows`."""
+        raise NotImplementedError
+
+    def _ask(self, index, queries, k, effort):
+        """Return numbers and distances of the nearest indexed rows, (n_queries, k) each."""
+        raise NotImplementedError
