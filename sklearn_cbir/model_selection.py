@@ -116,12 +116,15 @@ class ClassDisjointKFold(BaseCrossValidator):
                 "into disjoint classes. Pass one label per row."
             )
         classes, members = np.unique(y, return_inverse=True)
+        if len(classes) == 1:
+            only = classes.tolist()[0]
+            raise ValueError(
+                f"y holds the single class {only!r}. At least two are needed to split."
+            )
         if len(classes) < n_splits:
             raise ValueError(
                 f"n_splits={n_splits} is more than the {len(classes)} classes in y. Use at most "
                 f"n_splits={len(classes)}."
-                if len(classes) > 1
-                else f"y holds the single class {classes.tolist()[0]!r}. At least two are needed to split."
             )
         order = np.arange(len(classes))
         if self.shuffle:

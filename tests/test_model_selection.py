@@ -273,14 +273,14 @@ def test_routed_ids_leave_each_query_out(data, search):
     assert np.isfinite(scores).all()
 
 
-def test_routed_weights_must_be_asked_for(data, search):
+def test_routed_weights_must_be_asked_for(data):
     X, y = data
+    search = make_pipeline(PCA(3), NeighborsRetriever())
     weights = np.arange(len(y)) % 3
     with config_context(enable_metadata_routing=True):
         params = {"sample_weight": weights}
         with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
             cross_val_score(search, X, y, cv=FOLDS, scoring=retrieval_scorer(), params=params)
-        search[0].set_fit_request(sample_weight=False)
         asking = retrieval_scorer().set_score_request(sample_weight=True)
         weighted = cross_val_score(search, X, y, cv=FOLDS, scoring=asking, params=params)
         plain = cross_val_score(search, X, y, cv=FOLDS, scoring=retrieval_scorer())
