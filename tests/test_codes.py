@@ -7,11 +7,11 @@ import pytest
 from sklearn_cbir.codes import (
     HammingDistances,
     _kernels,
+    _search,
     hamming_distances,
     hamming_radius,
     hamming_top_k,
     pack_codes,
-    search,
     unpack_codes,
 )
 
@@ -23,7 +23,7 @@ SIZES = [(1, 1), (3, 8), (63, 12), (64, 63), (65, 64), (130, 65), (2049, 48), (2
 def route(request, monkeypatch):
     """Both ways to the same result."""
     if request.param == "numpy":
-        monkeypatch.setattr(search, "kernels", lambda: None)
+        monkeypatch.setattr(_search, "kernels", lambda: None)
     return request.param
 
 
@@ -139,7 +139,7 @@ def test_radius_finds_everything_within(rng, route, radius):
 def test_threads_find_the_same(rng, monkeypatch):
     queries, gallery = pack_codes(codes(rng, 50, 40)), pack_codes(codes(rng, 500, 40))
     alone = hamming_top_k(queries, gallery, 7), hamming_distances(queries, gallery)
-    monkeypatch.setattr(search, "PAIRS_PER_THREAD", 100)
+    monkeypatch.setattr(_search, "PAIRS_PER_THREAD", 100)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     together = hamming_top_k(queries, gallery, 7), hamming_distances(queries, gallery)
     for x, y in zip(alone[0], together[0]):
@@ -153,7 +153,7 @@ def test_errors_in_threads_come_through(monkeypatch):
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with pytest.raises(KeyboardInterrupt):
-        list(search.in_threads(work, search.slices(10, 2), n_wanted=5))
+        list(_search.in_threads(work, _search.slices(10, 2), n_wanted=5))
 
 
 def test_other_layouts_and_read_only_codes_give_the_same(rng, route):
@@ -223,15 +223,15 @@ def test_radius_must_be_a_number_of_bits(radius):
 def test_numpy_does_the_work_where_numba_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn_cbir.codes._kernels", None)
     monkeypatch.delattr("sklearn_cbir.codes._kernels", raising=False)
-    search.kernels.cache_clear()
+    _search.kernels.cache_clear()
     try:
-        assert search.kernels() is None
+        assert _search.kernels() is None
         assert hamming_distances(pack_codes(np.eye(2)), pack_codes(np.eye(2))).tolist() == [
             [0, 2],
             [2, 0],
         ]
     finally:
-        search.kernels.cache_clear()
+        _search.kernels.cache_clear()
 
 
 def test_machine_code_that_cannot_be_stored_is_compiled_all_the_same(monkeypatch):

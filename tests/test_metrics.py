@@ -11,7 +11,7 @@ from sklearn import config_context
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import average_precision_score
 
-from sklearn_cbir.codes import HammingDistances, hamming_distances, pack_codes, search
+from sklearn_cbir.codes import HammingDistances, _search, hamming_distances, pack_codes
 from sklearn_cbir.metrics import (
     METRICS,
     _counts,
@@ -425,7 +425,7 @@ def test_what_is_excluded_must_exist(exclude, message):
 def route(request, monkeypatch):
     """Both ways to the same result."""
     if request.param == "numpy":
-        for module in (search, _counts):
+        for module in (_search, _counts):
             monkeypatch.setattr(module, "kernels", lambda: None)
     return request.param
 

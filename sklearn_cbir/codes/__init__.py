@@ -5,7 +5,7 @@ from sklearn_cbir._validation import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "packing": ["pack_codes", "unpack_codes"],
-        "search": ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_top_k"],
+        "_packing": ["pack_codes", "unpack_codes"],
+        "_search": ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_top_k"],
     },
 )

@@ -5,28 +5,28 @@ from sklearn_cbir._validation import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "averaging": ["mean_over_queries", "mean_per_class", "worst_queries"],
-        "codes": ["hamming_mean_average_precision"],
-        "curves": ["precision_recall_curve", "radius_precision_recall_curve"],
-        "cutoff": [
+        "_averaging": ["mean_over_queries", "mean_per_class", "worst_queries"],
+        "_codes": ["hamming_mean_average_precision"],
+        "_curves": ["precision_recall_curve", "radius_precision_recall_curve"],
+        "_cutoff": [
             "acg_at_k",
             "ndcg_at_k",
             "precision_at_k",
             "recall_at_k",
             "set_recall_at_k",
         ],
-        "precision": [
+        "_precision": [
             "map_at_r",
             "mean_average_precision",
             "trapezoid_mean_average_precision",
             "weighted_mean_average_precision",
         ],
-        "radius": [
+        "_radius": [
             "best_f1_radius",
             "precision_in_radius",
             "threshold_f1",
             "threshold_f1_curve",
         ],
-        "scoring": ["METRICS", "evaluate", "parse_metric"],
+        "_scoring": ["METRICS", "evaluate", "parse_metric"],
     },
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sklearn_cbir.codes import pack_codes
-from sklearn_cbir.codes.search import WORD, kernels, layout, measure, run_in_threads
+from sklearn_cbir.codes._search import WORD, kernels, layout, measure, run_in_threads
 
 CODES_AT_ONCE = 1024  # queries whose counts are held at once
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances
-from sklearn_cbir.codes.search import in_threads, slices
+from sklearn_cbir.codes._search import in_threads, slices
+from sklearn_cbir.metrics._averaging import mean_over_queries
 from sklearn_cbir.metrics._counts import count_codes
 from sklearn_cbir.metrics._relevance import (
     Relevance,
@@ -25,7 +26,6 @@ from sklearn_cbir.metrics._relevance import (
     check_k,
     read_block,
 )
-from sklearn_cbir.metrics.averaging import mean_over_queries
 
 TIES = ("average", "stable")
 PAIRS_AT_ONCE = 2**19  # whose groups fit into a cache

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sklearn_cbir.codes import HammingDistances, pack_codes
-from sklearn_cbir.metrics.precision import mean_average_precision
+from sklearn_cbir.metrics._precision import mean_average_precision
 
 __all__ = ["hamming_mean_average_precision"]
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from sklearn_cbir._validation import check_integer, check_real
-from sklearn_cbir.codes.packing import WORD, check_packed
+from sklearn_cbir.codes._packing import WORD, check_packed
 
 __all__ = ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_top_k"]
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
 from sklearn_cbir.metrics._relevance import (
     Relevance,
     blocks,
@@ -10,7 +11,6 @@ from sklearn_cbir.metrics._relevance import (
     check_exclude,
     read_block,
 )
-from sklearn_cbir.metrics.averaging import mean_over_queries, mean_per_class
 
 __all__ = ["best_f1_radius", "precision_in_radius", "threshold_f1", "threshold_f1_curve"]
 
@@ -83,7 +83,7 @@ def threshold_f1(
     sample_weight=None,
     per_query=False,
 ):
-    """F1 of "everything within `radius` is the same", with one radius for all queries.
+    """F1 of taking everything within one radius for the same.
 
     Per query ``2 |P & T| / (|P| + |T|)``, where P is what lies within the radius and
     T what is relevant [1]_. For a cosine threshold t give ``radius=1 - t``. The query

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._groups import tie_groups
+from sklearn_cbir.metrics._radius import _within
 from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
-from sklearn_cbir.metrics.averaging import check_weights, mean_over_queries
-from sklearn_cbir.metrics.radius import _within
 
 __all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
 

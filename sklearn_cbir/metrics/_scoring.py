@@ -1,20 +1,20 @@
 """Metrics by name: "map@100" is `mean_average_precision` with ``k=100``."""
 
 from sklearn_cbir._validation import resolve
-from sklearn_cbir.metrics.cutoff import (
+from sklearn_cbir.metrics._cutoff import (
     acg_at_k,
     ndcg_at_k,
     precision_at_k,
     recall_at_k,
     set_recall_at_k,
 )
-from sklearn_cbir.metrics.precision import (
+from sklearn_cbir.metrics._precision import (
     map_at_r,
     mean_average_precision,
     trapezoid_mean_average_precision,
     weighted_mean_average_precision,
 )
-from sklearn_cbir.metrics.radius import precision_in_radius
+from sklearn_cbir.metrics._radius import precision_in_radius
 
 __all__ = ["METRICS", "evaluate", "parse_metric"]
 

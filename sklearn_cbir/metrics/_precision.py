@@ -203,7 +203,7 @@ def map_at_r(
     sample_weight=None,
     per_query=False,
 ):
-    """Average precision over the first R results, R being the number of relevant items.
+    """Average precision over as many results as are relevant (MAP@R).
 
     ``k`` and the denominator are R of each query [1]_: unlike recall@1 it also
     judges the order, and unlike mAP it ignores what comes after R results.
