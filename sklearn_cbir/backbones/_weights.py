@@ -61,13 +61,17 @@ def _read_torch(path):
 
 def _read_safetensors(path):
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(
             f"Reading weights={str(path)!r} needs safetensors. Install it with "
             "pip install safetensors."
         ) from error
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _first_line(error):
