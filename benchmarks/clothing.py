@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _data import Cells, paired_bootstrap
+from _data import Cells, keep_freed_memory, paired_bootstrap
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
@@ -29,7 +29,7 @@ def search(options, **params):
         weights=options.weights,
         image_size=options.image_size,
         batch_size=32,
-        verbose=1,
+        autocast=True,
         **params,
     )
     return make_pipeline(extractor, NeighborsRetriever(n_neighbors=10))
@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--head-epochs", type=int, default=5)
-    parser.add_argument("--max-epochs", type=int, default=5)
+    parser.add_argument("--max-epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()
@@ -137,4 +137,5 @@ def report(rows):
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

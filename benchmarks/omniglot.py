@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _data import Cells
+from _data import Cells, keep_freed_memory
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, NeighborsRetriever
 from sklearn_cbir.datasets import load_drawings
@@ -54,12 +54,17 @@ def main():
             loss="softmax",
             n_components=128,
             augment="crop",
+            autocast=True,
             batch_size=90,
             max_epochs=options.epochs,
             random_state=seed,
         ),
         "CPF": lambda seed: CPFEmbedder(
-            max_epochs=options.epochs, augment="crop", threshold_fraction=0.0, random_state=seed
+            max_epochs=options.epochs,
+            augment="crop",
+            autocast=True,
+            threshold_fraction=0.0,
+            random_state=seed,
         ),
     }
     for name, make in methods.items():
@@ -84,4 +89,5 @@ def main():
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()
