@@ -27,7 +27,7 @@ SETTINGS = {
     "pooling": "max",
     "autocast": True,
 }
-LOSS = {"similar_weight": 3.0}
+LOSS = {"similar_weight": 2.0}
 
 
 def split(options):
