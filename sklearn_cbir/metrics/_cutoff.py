@@ -1,5 +1,7 @@
 """Metrics of the first k results, exact over all orders of equally distant items."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.special import gammaln
 
@@ -379,17 +381,23 @@ def _chance_of_a_hit(groups, k):
     return values
 
 
+@lru_cache(maxsize=1)
+def _discounts(n_bits):
+    """Return what 0, 1, 2, ... results of gain 1 at the top are worth together."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, 2**n_bits + 1)))])
+
+
 def _normalized_gain(groups, k):
     """Return the expected discounted gain relative to that of the best order."""
-    n = groups.n_results.max()
-    # discounts[t]: what t results of gain 1 at the top are worth together.
-    discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, n + 2)))])
-    worth = discounts[groups.before + _inside(groups, k)] - discounts[groups.before]
+    discounts = _discounts(int(_cutoff(groups, k).max()).bit_length())
+    inside = _inside(groups, k)
+    start = np.where(inside > 0, groups.before, 0)
+    worth = discounts[start + inside] - discounts[start]
     reached = groups.sum(groups.gain * worth / groups.size)
     gains = np.exp2(np.arange(groups.levels.shape[1])) - 1
     # Items that share most labels first.
     descending = groups.levels[:, :0:-1]  # (n_queries, n_levels - 1)
     last = np.minimum(np.cumsum(descending, axis=1), _cutoff(groups, k)[:, None])
-    steps = np.diff(discounts[np.minimum(last, n)], axis=1, prepend=0.0)
+    steps = np.diff(discounts[last], axis=1, prepend=0.0)
     best = steps @ gains[:0:-1]
     return reached / np.where(best > 0, best, 1.0)

@@ -28,7 +28,7 @@ from sklearn_cbir.metrics._relevance import (
 )
 
 TIES = ("average", "stable")
-PAIRS_AT_ONCE = 2**19  # whose groups fit into a cache
+PAIRS_AT_ONCE = 2**18  # whose groups fit into a cache
 PAIRS_PER_THREAD = 2**20  # below this a second thread costs more than it saves
 
 
@@ -90,31 +90,98 @@ def _groups_of_rows(block, relevance, queries, ties, gains, exclude):
     """Return the `TieGroups` of a few queries."""
     if ties == "stable":
         block = _ranks(block)
+    relevant = list(relevance.rows(queries))
     n_results = np.full(len(block), block.shape[1])
-    if exclude is None:
-        exclude = [None] * len(block)
-    else:
-        n_results -= [len(items) for items in exclude]
-    groups = [
-        _groups_of_row(row, items, shared, skip, gains)
-        for row, skip, (items, shared) in zip(block, exclude, relevance.rows(queries))
-    ]
-    before, size, hits, gain = zip(*(group[:4] for group in groups))
-    levels = np.zeros((len(block), relevance.n_levels), dtype=np.int64)
-    for level, group in zip(levels, groups):
-        level[: len(group[4])] = group[4]
+    if exclude is not None:
+        relevant = [_without(*pair, skip) for pair, skip in zip(relevant, exclude)]
+        n_results -= [len(skip) for skip in exclude]
+    n_relevant = np.array([len(items) for items, _ in relevant])
+    query = np.repeat(np.arange(len(block)), n_relevant)
+    gain = None if gains is None else []
+    places = []
+    ordered = np.empty_like(block[0])  # one for all: fresh memory costs as much as sorting it
+    for i, (row, (items, shared)) in enumerate(zip(block, relevant)):
+        np.copyto(ordered, row)
+        ordered.sort()
+        values = row[items]
+        if gain is not None:
+            order = np.argsort(values)
+            gain.append(gains[np.ones_like(items) if shared is None else shared[order]])
+        values.sort()
+        places.append(_place(ordered, values, None if exclude is None else row[exclude[i]]))
+    before, size = (np.concatenate(parts) for parts in zip(*places))
+    first = _starts_of_runs(before, query)
+    hits = np.diff(first, append=len(before))
+    gain = None if gain is None else np.add.reduceat(np.append(np.concatenate(gain), 0), first)
+    if len(first) < len(before):
+        query, before, size = query[first], before[first], size[first]
+    ends = np.cumsum(np.bincount(query, minlength=len(block)))
     return TieGroups(
-        query=np.repeat(np.arange(len(groups)), [len(x) for x in before]),
-        before=np.concatenate(before),
-        size=np.concatenate(size),
-        hits=np.concatenate(hits),
-        hits_before=np.concatenate([np.cumsum(x) - x for x in hits]),
-        gains=None if gains is None else np.concatenate(gain),
-        gains_before=None if gains is None else np.concatenate([np.cumsum(x) - x for x in gain]),
-        n_relevant=levels.sum(axis=1),
-        levels=levels,
+        query=query,
+        before=before,
+        size=size,
+        hits=hits,
+        hits_before=_sums_before(hits, ends),
+        gains=gain,
+        gains_before=None if gain is None else _sums_before(gain, ends),
+        n_relevant=n_relevant,
+        levels=_levels(relevant, relevance.n_levels),
         n_results=n_results,
     )
+
+
+def _without(items, shared, skip):
+    """Leave out what is not ranked."""
+    keep = ~np.isin(items, skip, assume_unique=True)
+    return items[keep], None if shared is None else shared[keep]
+
+
+def _place(ordered, values, left_out):
+    """Return, for sorted values, how many others are smaller, and how many as large or itself.
+
+    Sorting values is several times faster than sorting positions, and only the relevant ones have
+    to be found again. What is left out does not count.
+    """
+    before = ordered.searchsorted(values)
+    size = np.ones_like(before)
+    # Found by what follows. The largest has nothing after it, and finds itself.
+    tied = np.flatnonzero(ordered.take(before + 1, mode="clip") == values)
+    if len(tied):
+        size[tied] = ordered.searchsorted(values[tied], side="right") - before[tied]
+    if left_out is not None and len(left_out):
+        left_out = np.sort(left_out)
+        smaller = left_out.searchsorted(values)
+        before -= smaller
+        size -= left_out.searchsorted(values, side="right") - smaller
+    return before, size
+
+
+def _starts_of_runs(before, query):
+    """Return where a new distance or a new query begins."""
+    changes = np.ones(len(before), dtype=bool)
+    np.not_equal(before[1:], before[:-1], out=changes[1:])
+    changes[1:] |= query[1:] != query[:-1]
+    return np.flatnonzero(changes)
+
+
+def _sums_before(values, ends):
+    """Sum up, within each query, what comes before each group."""
+    sums = np.cumsum(values) - values
+    for start, end in zip(ends[:-1], ends[1:]):
+        if start < end:
+            sums[start:end] -= sums[start]
+    return sums
+
+
+def _levels(relevant, n_levels):
+    """Count the relevant items of each query that share 0, 1, 2, ... labels."""
+    levels = np.zeros((len(relevant), n_levels), dtype=np.int64)
+    for level, (items, shared) in zip(levels, relevant):
+        if shared is None:
+            level[1] = len(items)
+        else:
+            level += np.bincount(shared, minlength=n_levels)
+    return levels
 
 
 def _ranks(block):
@@ -123,54 +190,6 @@ def _ranks(block):
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(block.shape[1])[None, :], axis=1)
     return ranks
-
-
-def _groups_of_row(row, items, shared, skip, gains):
-    """Return before, size, hits and gains of the groups of one query, and its levels."""
-    skip = None if skip is None or len(skip) == 0 else skip
-    if skip is not None:
-        keep = ~np.isin(items, skip, assume_unique=True)
-        items = items[keep]
-        shared = None if shared is None else shared[keep]
-    # Sorting values is several times faster than sorting positions, and only the relevant ones
-    # have to be found again.
-    ordered = np.sort(row)
-    values = row[items]
-    levels = [0, len(items)] if shared is None else np.bincount(shared)
-    if gains is None:
-        gain = None
-        values.sort()
-    else:
-        shared = np.ones(len(items), dtype=np.int64) if shared is None else shared
-        order = np.argsort(values)
-        values, gain = values[order], gains[shared[order]]
-    values, hits, gain = _merge_equal(values, gain)
-    before = np.searchsorted(ordered, values)
-    after = _end_of_group(ordered, values, before + hits)
-    if skip is not None:
-        left_out = np.sort(row[skip])
-        before -= np.searchsorted(left_out, values)
-        after -= np.searchsorted(left_out, values, side="right")
-    return before, after - before, hits, gain, levels
-
-
-def _merge_equal(values, gain):
-    """Return the distinct ones of sorted values, how often each occurs, and their gains' sums."""
-    changes = values[1:] != values[:-1]
-    if changes.all():
-        return values, np.ones(len(values), dtype=np.int64), gain
-    first = np.append(0, np.flatnonzero(changes) + 1)
-    gain = None if gain is None else np.add.reduceat(gain, first)
-    return values[first], np.diff(first, append=len(values)), gain
-
-
-def _end_of_group(ordered, values, after):
-    """Move `after`, which counts relevant items only, past others at the same distance."""
-    more = ordered.take(after, mode="clip") == values
-    more[-1:] &= after[-1:] < len(ordered)
-    if more.any():
-        after[more] = np.searchsorted(ordered, values[more], side="right")
-    return after
 
 
 def _groups_of_counts(counts):

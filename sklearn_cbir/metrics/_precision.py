@@ -1,7 +1,7 @@
 """Average precision and its relatives, exact over all orders of equally distant items."""
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import digamma, gammaln
 
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.metrics._groups import evaluate_groups
@@ -328,10 +328,8 @@ def trapezoid_mean_average_precision(
 
 def _span(before, n):
     """Return 1 / (before + 1) + ... + 1 / (before + n) of each group."""
-    longest = int(np.max(before + n, initial=0))
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, longest + 1))])
     # A single term directly: what has no ties comes out to the last digit.
-    return np.where(n == 1, 1 / (before + 1), harmonic[before + n] - harmonic[before])
+    return np.where(n == 1, 1 / (before + 1), digamma(before + n + 1.0) - digamma(before + 1.0))
 
 
 def _average_precision(groups, k, denominator):
