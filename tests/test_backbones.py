@@ -257,10 +257,9 @@ LIGHT = {
     "squeezenet1_1": 512,
     "mobilenet_v3_small": 1024,
     "shufflenet_v2_x0_5": 1024,
+    "inception_v3": 2048,
 }
 HEAVY = {
-    "vgg19": 4096,
-    "inception_v3": 2048,
     "squeezenet1_0": 512,
     "alexnet": 4096,
     "densenet121": 1024,
@@ -277,7 +276,7 @@ ALL = [*LIGHT.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in
 WITHOUT_OWN_AVERAGE = ("alexnet", "convnext", "maxvit", "mobilenet_v3", "vgg", "vit")
 
 
-@pytest.mark.parametrize(("name", "width"), ALL)
+@pytest.mark.parametrize(("name", "width"), [*ALL, ("vgg19", 4096)])
 def test_torchvision_network_gives_what_enters_its_classifier(name, width):
     trunk = build_backbone(name)
     assert trunk.width == width
@@ -285,7 +284,11 @@ def test_torchvision_network_gives_what_enters_its_classifier(name, width):
 
 
 @pytest.mark.parametrize(
-    ("name", "width"), [case for case in ALL if "vit_b_16" not in getattr(case, "values", case)]
+    ("name", "width"),
+    [
+        *(case for case in ALL if "vit_b_16" not in getattr(case, "values", case)),
+        pytest.param("vgg19", 4096, marks=pytest.mark.slow),
+    ],
 )
 def test_pooling_replaces_the_networks_own(name, width):
     trunks = []
