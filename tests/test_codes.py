@@ -1,5 +1,9 @@
 """Packed codes against loops over single bits, compiled and by numpy alone."""
 
+import os
+import subprocess
+import sys
+
 import joblib
 import numpy as np
 import pytest
@@ -221,7 +225,7 @@ def test_radius_must_be_a_number_of_bits(radius):
 
 
 def test_numpy_does_the_work_where_numba_cannot_be_imported(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sklearn_cbir.codes._kernels", None)
+    monkeypatch.setitem(sys.modules, "sklearn_cbir.codes._kernels", None)
     monkeypatch.delattr("sklearn_cbir.codes._kernels", raising=False)
     _search.kernels.cache_clear()
     try:
@@ -232,6 +236,18 @@ def test_numpy_does_the_work_where_numba_cannot_be_imported(monkeypatch):
         ]
     finally:
         _search.kernels.cache_clear()
+
+
+def test_numpy_does_the_work_where_numba_is_told_not_to_compile():
+    program = "from sklearn_cbir.codes._search import kernels; print(kernels())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "None"
 
 
 def test_machine_code_that_cannot_be_stored_is_compiled_all_the_same(monkeypatch):

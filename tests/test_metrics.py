@@ -217,6 +217,14 @@ def test_graded_metrics_of_four_results():
     assert mean_average_precision(*arguments) == pytest.approx(0.80555556)
 
 
+def test_gains_of_thousands_of_labels_stay_finite():
+    y_gallery = np.zeros((2, 1100), dtype=int)
+    y_gallery[0, :2] = y_gallery[1, 0] = 1
+    # Shared labels 1, 2: gains 1 and 3 in the wrong order.
+    value = ndcg_at_k(np.ones((1, 1100)), y_gallery, [[2, 1]])
+    assert value == pytest.approx((1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3)))
+
+
 def test_trapezoids_of_three_ranks():
     # Relevant at ranks 0, 2, 3: ((1 + 1)/2 + (1/2 + 2/3)/2 + (2/3 + 3/4)/2) / 3.
     value = trapezoid_mean_average_precision([1], [1, 0, 1, 1], [[1, 2, 3, 4]])

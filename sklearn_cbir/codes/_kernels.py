@@ -5,9 +5,12 @@ Galleries come word by word, shape (n_words, n), so that neighboring items lie s
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set, and these loops exist only compiled.")
 
 LANES = 64  # items per step of the search; one bit of a word each
 TILE = 2048  # items that stay in the first-level cache while a block of queries passes over them

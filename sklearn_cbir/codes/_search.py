@@ -203,7 +203,7 @@ class HammingDistances:
 
 @lru_cache(maxsize=1)
 def kernels():
-    """Return the module of compiled loops, or None where numba cannot be imported."""
+    """Return the module of compiled loops, or None where numba cannot compile them."""
     try:
         from sklearn_cbir.codes import _kernels
     except ImportError:

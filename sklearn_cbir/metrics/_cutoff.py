@@ -341,7 +341,7 @@ def ndcg_at_k(
         y_queries,
         y_gallery,
         distances,
-        gains=lambda n_levels: np.exp2(np.arange(n_levels)) - 1,
+        gains=_exponential_gains,
         k=k,
         ties=ties,
         exclude=exclude,
@@ -381,6 +381,11 @@ def _chance_of_a_hit(groups, k):
     return values
 
 
+def _exponential_gains(n_levels):
+    """Return the gains of items that share 0, 1, 2, ... labels."""
+    return np.exp2(np.minimum(np.arange(n_levels), 1000)) - 1  # 2 ** 1024 overflows
+
+
 @lru_cache(maxsize=1)
 def _discounts(n_bits):
     """Return what 0, 1, 2, ... results of gain 1 at the top are worth together."""
@@ -394,7 +399,7 @@ def _normalized_gain(groups, k):
     start = np.where(inside > 0, groups.before, 0)
     worth = discounts[start + inside] - discounts[start]
     reached = groups.sum(groups.gain * worth / groups.size)
-    gains = np.exp2(np.arange(groups.levels.shape[1])) - 1
+    gains = _exponential_gains(groups.levels.shape[1])
     # Items that share most labels first.
     descending = groups.levels[:, :0:-1]  # (n_queries, n_levels - 1)
     last = np.minimum(np.cumsum(descending, axis=1), _cutoff(groups, k)[:, None])
