@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import math
 import multiprocessing
 import os
 import time
@@ -146,13 +147,13 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": _sgd}
 
 def _one_cycle(done):
     """Linear rise over the first quarter, then a half cosine down to zero."""
-    return 4 * done if done < 0.25 else (1 + np.cos(np.pi * (4 * done - 1) / 3)) / 2
+    return 4 * done if done < 0.25 else (1 + math.cos(math.pi * (4 * done - 1) / 3)) / 2
 
 
 # Share of the phase that is done, 0 to 1 -> factor of the learning rate.
 SCHEDULES = {
     "one_cycle": _one_cycle,
-    "cosine": lambda done: (1 + np.cos(np.pi * done)) / 2,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "constant": lambda done: 1.0,
 }
 

@@ -121,8 +121,11 @@ def test_ctrl_c_propagates_and_leaves_the_estimator_unfitted(shapes):
     assert not hasattr(extractor, "n_iter_")
 
 
-def test_a_run_that_was_cut_off_goes_on_and_ends_bit_equal(shapes, tmp_path):
-    params = {"max_epochs": 4, "head_epochs": 1, "optimizer": "adamw"}
+@pytest.mark.parametrize(
+    ("schedule", "optimizer"), [("one_cycle", "adamw"), ("cosine", "sgd"), ("constant", "adam")]
+)
+def test_a_run_that_was_cut_off_goes_on_and_ends_bit_equal(shapes, tmp_path, schedule, optimizer):
+    params = {"max_epochs": 4, "head_epochs": 1, "schedule": schedule, "optimizer": optimizer}
     whole = small(**params).fit(*shapes)
     cut = small(**params, checkpoint_dir=tmp_path).set_callbacks(_Interrupt())
     with pytest.raises(KeyboardInterrupt):
