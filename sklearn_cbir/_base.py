@@ -1,5 +1,6 @@
 """What the three network estimators share: input, network, training, inference, state."""
 
+import contextlib
 import copy
 import functools
 import numbers
@@ -14,9 +15,9 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
-from torch.nn import functional
 
 from sklearn_cbir._labels import encode_labels
+from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._training import (
     OPTIMIZERS,
     SCHEDULES,
@@ -43,59 +44,6 @@ FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 # They change where or how loudly a fit runs, not what comes out of it.
 _NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir"}
-
-
-class Network(nn.Module):
-    """Trunk, a linear neck that makes the vector, and a classifier for losses that need one."""
-
-    def __init__(self, trunk, n_components=None, n_classes=None, unit_length=False):
-        super().__init__()
-        self.trunk = trunk
-        self.width = n_components or trunk.width
-        self.neck = nn.Linear(trunk.width, n_components) if n_components else nn.Identity()
-        self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
-        self.unit_length = unit_length
-        self.trunk_is_frozen = False
-
-    @property
-    def spec(self):
-        """Plain values to build it again, without weights."""
-        return {
-            "trunk": self.trunk.spec,
-            "n_components": self.width if isinstance(self.neck, nn.Linear) else None,
-            "n_classes": self.classifier.out_features if self.classifier else None,
-            "unit_length": self.unit_length,
-        }
-
-    def head_parameters(self):
-        """Return the named parameters that do not belong to the trunk."""
-        return [(n, p) for n, p in self.named_parameters() if not n.startswith("trunk.")]
-
-    def freeze_trunk(self, frozen):
-        """Train the head alone, with the trunk in eval mode, or everything."""
-        self.trunk_is_frozen = frozen
-
-    def train(self, mode=True):
-        """Set the mode; a frozen trunk stays in eval mode."""
-        super().train(mode)
-        if self.trunk_is_frozen:
-            self.trunk.eval()
-        return self
-
-    def vectors(self, x):
-        """Return what the neck gives, (n, width), of any length."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.trunk_is_frozen):
-            features = self.trunk(x)
-        return self.neck(features)
-
-    def embed(self, x):
-        """Return the vector that `transform` gives, (n, width)."""
-        vectors = self.vectors(x)
-        return functional.normalize(vectors) if self.unit_length else vectors
-
-    def forward(self, x):
-        """Return what the loss takes: class scores, or the vectors that `transform` gives."""
-        return self.embed(x) if self.classifier is None else self.classifier(self.vectors(x))
 
 
 class NetworkTransformer(
@@ -289,7 +237,7 @@ class NetworkTransformer(
         ending = self._network_ending("features" if loss is None else output_of(loss), n_classes)
         if isinstance(data, np.ndarray):
             n_features = data.shape[1]
-            trunk = _PassRows(n_features)
+            trunk = PassRows(n_features)
             if loss is not None:
                 trunk = build_mlp(n_features, **row_statistics(data))
         else:
@@ -496,7 +444,7 @@ class NetworkTransformer(
 
     def _rebuild_trunk(self, spec):
         if "n_features" in spec:
-            return _PassRows(**spec)
+            return PassRows(**spec)
         spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
         with seeded(0, torch.device("cpu")):
             return build_backbone(**spec)
@@ -531,20 +479,6 @@ class NetworkTransformer(
             )
 
 
-class _PassRows(nn.Module):
-    """Feature rows as they are: the trunk of an estimator that trains nothing."""
-
-    image_size = None
-
-    def __init__(self, n_features):
-        super().__init__()
-        self.width = n_features
-        self.spec = {"n_features": n_features}
-
-    def forward(self, x):
-        return x
-
-
 def _count_classes(y):
     """Number of classes or label columns; -1 is none."""
     return y.shape[1] if y.ndim == 2 else int(y.max()) + 1
@@ -571,31 +505,21 @@ def _fingerprint(value):
     return value if not callable(value) else getattr(value, "__qualname__", repr(type(value)))
 
 
-class _epoch_bar:
-    """A rich progress bar over epochs that shows the losses."""
+@contextlib.contextmanager
+def _epoch_bar(n_epochs, name, enabled):
+    """Give a function that shows the record of an epoch on a rich progress bar."""
+    if not enabled:
+        yield lambda record: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    def __init__(self, n_epochs, name, enabled):
-        self.n_epochs = n_epochs
-        self.name = name
-        self.enabled = enabled
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"{name}: fit", total=n_epochs)
 
-    def __enter__(self):
-        if not self.enabled:
-            return lambda record: None
-        from rich.console import Console
-        from rich.progress import Progress
+        def advance(record):
+            losses = [f"{key} {record[key]:.4f}" for key in ("loss", "valid_loss") if key in record]
+            text = f"{name}: fit, {', '.join(losses)}"
+            bar.update(task, completed=record["epoch"], description=text)
 
-        self.bar = Progress(console=Console(stderr=True))
-        self.bar.start()
-        self.task = self.bar.add_task(f"{self.name}: fit", total=self.n_epochs)
-        return self.advance
-
-    def advance(self, record):
-        losses = ", ".join(f"{k} {record[k]:.4f}" for k in ("loss", "valid_loss") if k in record)
-        self.bar.update(
-            self.task, completed=record["epoch"], description=f"{self.name}: fit, {losses}"
-        )
-
-    def __exit__(self, *error):
-        if self.enabled:
-            self.bar.stop()
+        yield advance

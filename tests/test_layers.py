@@ -24,6 +24,7 @@ ORDER = [
     "backbones",
     "sampling",
     "_training",
+    "_network",
     "_base",
     "features",
     "embedding",
