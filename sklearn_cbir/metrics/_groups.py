@@ -97,22 +97,12 @@ def _groups_of_rows(block, relevance, queries, ties, gains, exclude):
         n_results -= [len(skip) for skip in exclude]
     n_relevant = np.array([len(items) for items, _ in relevant])
     query = np.repeat(np.arange(len(block)), n_relevant)
-    gain = None if gains is None else []
-    places = []
-    ordered = np.empty_like(block[0])  # one for all: fresh memory costs as much as sorting it
-    for i, (row, (items, shared)) in enumerate(zip(block, relevant)):
-        np.copyto(ordered, row)
-        ordered.sort()
-        values = row[items]
-        if gain is not None:
-            order = np.argsort(values)
-            gain.append(gains[np.ones_like(items) if shared is None else shared[order]])
-        values.sort()
-        places.append(_place(ordered, values, None if exclude is None else row[exclude[i]]))
-    before, size = (np.concatenate(parts) for parts in zip(*places))
+    before, size = _find(block, relevant, exclude)
     first = _starts_of_runs(before, query)
     hits = np.diff(first, append=len(before))
-    gain = None if gain is None else np.add.reduceat(np.append(np.concatenate(gain), 0), first)
+    gain = None
+    if gains is not None:
+        gain = np.add.reduceat(_sorted_gains(block, relevant, gains), first)
     if len(first) < len(before):
         query, before, size = query[first], before[first], size[first]
     ends = np.cumsum(np.bincount(query, minlength=len(block)))
@@ -134,6 +124,28 @@ def _without(items, shared, skip):
     """Leave out what is not ranked."""
     keep = ~np.isin(items, skip, assume_unique=True)
     return items[keep], None if shared is None else shared[keep]
+
+
+def _find(block, relevant, exclude):
+    """Return, for relevant items in order of distance, how many are nearer and how many as far."""
+    found = []
+    ordered = np.empty_like(block[0])  # one for all: fresh memory costs as much as sorting it
+    for i, (row, (items, _)) in enumerate(zip(block, relevant)):
+        np.copyto(ordered, row)
+        ordered.sort()
+        values = row[items]
+        values.sort()
+        found.append(_place(ordered, values, None if exclude is None else row[exclude[i]]))
+    return [np.concatenate(parts) for parts in zip(*found)]
+
+
+def _sorted_gains(block, relevant, gains):
+    """Return the gains of the relevant items in order of distance."""
+    ordered = [
+        np.full(len(items), gains[1]) if shared is None else gains[shared[np.argsort(row[items])]]
+        for row, (items, shared) in zip(block, relevant)
+    ]
+    return np.concatenate(ordered)
 
 
 def _place(ordered, values, left_out):
