@@ -5,7 +5,6 @@ import hashlib
 import io
 import math
 import multiprocessing
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from skorch.helper import predefined_split
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from sklearn_cbir._files import replace_file
 from sklearn_cbir._validation import resolve
 
 CHECKPOINT_FORMAT = 1
@@ -286,19 +286,6 @@ class Checkpoint:
         replace_file(self.path, buffer.getbuffer())
 
 
-def replace_file(path, content):
-    """Write `content` beside `path`, flush it to the disk, then put it in place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 # Training ------------------------------------------------------------------------------------
 
 
@@ -351,6 +338,8 @@ def _train_phase(net, run, epochs, batches, seed, checkpoint, on_epoch):
     for epoch in epochs:
         torch.manual_seed(derived_seed(seed, epoch))
         batches.start_epoch(epoch)
+        if hasattr(run.loss, "start_epoch"):
+            run.loss.start_epoch(epoch, net.settings.head_epochs + net.settings.max_epochs)
         started = time.perf_counter()
         # Not partial_fit: that one swallows Ctrl-C.
         net.fit_loop(batches, epochs=1)

@@ -25,6 +25,7 @@ from sklearn_cbir.metrics import (
     parse_metric,
     worst_queries,
 )
+from sklearn_cbir.reranking import resolve_reranker
 
 __all__ = ["NeighborsRetriever"]
 
@@ -61,10 +62,11 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         5,000,000 numbers. `score` and `radius_neighbors` are exact always, so in
         a search over parameters ``"exact"`` saves building graphs.
 
-    rerank : callable, default=None
-        Reorders the first `rerank_depth` results of every query:
-        ``rerank(queries, distances, positions, engine)`` returns one number per
-        result, smaller is nearer. `distances` and `positions` have the shape
+    rerank : str or callable, default=None
+        Reorders the first `rerank_depth` results of every query: a key of
+        `sklearn_cbir.reranking.RERANKERS`, one of its re-rankers with parameters, or
+        a function. ``rerank(queries, distances, positions, engine)`` returns one
+        number per result, smaller is nearer. `distances` and `positions` have the shape
         (n_queries, depth); `queries` and ``engine.rows`` are what is compared (rows
         of unit length under the cosine distance), and ``engine.query(rows, k)``
         searches further.
@@ -537,11 +539,7 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 "faster for them: use 'auto' or 'exact'."
             )
         check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-        if self.rerank is not None and not callable(self.rerank):
-            raise ValueError(
-                f"rerank={self.rerank!r} is not known. Use None, or a function as the docstring "
-                "of NeighborsRetriever describes it."
-            )
+        resolve_reranker(self.rerank, self.metric)
         if self.expected_queries is not None:
             check_integer(self.expected_queries, "expected_queries", minimum=0)
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
@@ -608,9 +606,10 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"Expected n_neighbors {'<=' if own is None else '<'} n_samples_fit, but "
                 f"n_neighbors = {k}, n_samples_fit = {len(gallery)}, n_samples = {len(queries)}."
             )
-        if self.rerank is None:
+        rerank = resolve_reranker(self.rerank, gallery.metric)
+        if rerank is None:
             return search(gallery.engine, queries, k, own)
-        return search_reranked(gallery.engine, queries, k, own, self.rerank, self.rerank_depth)
+        return search_reranked(gallery.engine, queries, k, own, rerank, self.rerank_depth)
 
     def _per_query(self, X, y, ids, names):
         """Return the queries' labels and, per metric, one value per query."""
@@ -623,16 +622,17 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if X is not None and (ids is None or not gallery.ids.given):
             warn_of_copies(gallery.engine, queries)
         engine = gallery.engine.exact
+        rerank = resolve_reranker(self.rerank, gallery.metric)
         values = []
         for name in names:
-            if gallery.metric == "hamming" and self.rerank is None:
+            if gallery.metric == "hamming" and rerank is None:
                 distances = engine.distances(queries)  # metrics count its distances
             else:
                 distances = FullRanking(
                     engine,
                     queries,
                     own,
-                    rerank=self.rerank,
+                    rerank=rerank,
                     depth=self.rerank_depth,
                     verbose=self.verbose,
                 )

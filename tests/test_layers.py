@@ -13,6 +13,7 @@ ROOT = Path(sklearn_cbir.__file__).parent
 ORDER = [
     "_validation",
     "_labels",
+    "_files",
     "codes",
     "metrics",
     "model_selection",
@@ -49,6 +50,9 @@ LIGHT_IMPORTS = [
     "from sklearn_cbir.model_selection import retrieval_scorer",
     "from sklearn_cbir.datasets import make_shapes",
     "from sklearn_cbir.display import RetrievalDisplay",
+    "from sklearn_cbir.reranking import RERANKERS",
+    "from sklearn_cbir.whitening import LearnedWhitening",
+    "from sklearn_cbir.persistence import load",
 ]
 
 

@@ -365,7 +365,10 @@ def test_rerank_counts_in_the_score(metric, rng):
 
 @pytest.mark.parametrize(
     ("rerank", "message"),
-    [("diffusion", "rerank='diffusion' is not known"), (lambda *_: np.zeros(3), "finite number")],
+    [
+        ("difusion", "rerank='difusion' is not known. Did you mean 'diffusion'"),
+        (lambda *_: np.zeros(3), "finite number"),
+    ],
     ids=["name", "shape"],
 )
 def test_rerank_of_a_wrong_kind_is_an_error(rerank, message, rng):

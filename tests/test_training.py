@@ -10,7 +10,8 @@ from sklearn.datasets import make_blobs
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
-from sklearn_cbir._training import Checkpoint, replace_file
+from sklearn_cbir._files import replace_file
+from sklearn_cbir._training import Checkpoint
 from sklearn_cbir.datasets import make_shapes
 
 

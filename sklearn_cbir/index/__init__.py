@@ -11,8 +11,9 @@ An engine is made by ``ENGINES[algorithm](metric, **options)`` and has
 - ``distances(queries)``: exact distances to the whole gallery, for scoring;
 - ``add(rows)`` and ``remove(positions)``: a new engine with the rows appended
   or taken out; later positions move up;
-- ``exact``: an engine over the same rows that answers exactly; ``name``: the
-  algorithm that answers; ``recall``: the share of true neighbors it finds.
+- ``exact``: an engine over the same rows that answers exactly, whose
+  ``metric`` names the distance; ``name``: the algorithm that answers;
+  ``recall``: the share of true neighbors it finds.
 
 Engines are never changed after `build`, so that a search that runs while
 another thread adds rows sees one consistent gallery.

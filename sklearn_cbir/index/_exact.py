@@ -151,6 +151,8 @@ class ExactEngine:
 class CosineEngine(ExactEngine):
     """Rows of unit length; a zero row has distance 1 to everything."""
 
+    metric = "cosine"
+
     def encode(self, rows):
         """Return rows of unit length; zero rows stay zero."""
         # Divided by their peaks, squares cannot over- or underflow.
@@ -194,6 +196,7 @@ class CosineEngine(ExactEngine):
 class EuclideanEngine(ExactEngine):
     """Rows as they are, up to a power of two that keeps squares within range."""
 
+    metric = "euclidean"
     scale = 1.0
 
     def build(self, rows):

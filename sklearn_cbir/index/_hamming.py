@@ -11,6 +11,7 @@ class HammingEngine:
     """Codes of 64-bit words, searched exactly."""
 
     name = "exact"
+    metric = "hamming"
     recall = 1.0
 
     def build(self, rows):

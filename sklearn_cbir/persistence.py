@@ -1,0 +1,467 @@
+"""Save and load fitted estimators without pickle: one file of arrays and JSON, checked in full.
+
+The file is a zip archive, not compressed, of ``estimator.json`` and one ``.npy`` file per array.
+Its comment ends in the SHA-256 of everything before, so that no bit can change unnoticed.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import re
+import zipfile
+from pathlib import Path, PurePath
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from sklearn_cbir._files import replacement
+
+__all__ = ["load", "save"]
+
+FORMAT = 1
+DOCUMENT = "estimator.json"
+TAIL = re.compile(rb"sklearn_cbir format (\d+), sha256 ([0-9a-f]{64})$")
+DIGEST_LENGTH = 64
+ARRAY_KINDS = "biufcSUmM"
+
+# What a file may name. Of this package: estimators, re-rankers, losses, and what galleries and
+# engines consist of. Of scikit-learn: steps whose state is plain.
+PACKAGE = "sklearn_cbir"
+FAMILIES = (
+    "descriptors",
+    "features",
+    "embedding",
+    "hashing",
+    "whitening",
+    "reranking",
+    "neighbors",
+)
+SCIKIT_LEARN = {
+    "sklearn.pipeline": ["Pipeline", "FeatureUnion"],
+    "sklearn.frozen": ["FrozenEstimator"],
+    "sklearn.decomposition": ["PCA", "TruncatedSVD"],
+    "sklearn.preprocessing": ["Binarizer", "MinMaxScaler", "Normalizer", "StandardScaler"],
+    "sklearn.feature_selection": ["VarianceThreshold"],
+    "sklearn.random_projection": ["GaussianRandomProjection"],
+}
+# Callbacks watch a fit and are no part of its result; memory is a folder of pickles.
+LEFT_OUT = {"_skl_callbacks", "memory"}
+
+
+def save(estimator, path):
+    """Write an estimator or a pipeline to one file, without pickle.
+
+    Whoever loads it need not trust whoever wrote it. An existing file is replaced
+    once the new one is written in full; until then it stays as it was. The
+    ``memory`` of a pipeline and callbacks are left out.
+
+    Parameters
+    ----------
+    estimator : estimator
+        An estimator of this package, fitted or not, or a `Pipeline` of such and
+        of simple scikit-learn steps (`PCA`, `StandardScaler`, `Normalizer`,
+        `FrozenEstimator` and the like).
+
+    path : str or path
+        File to write. Any name; nothing is appended.
+
+    Raises
+    ------
+    ValueError
+        If a parameter or an attribute is neither plain nor an array nor one of
+        the objects above, such as a torch module; the message names it.
+
+    OSError
+        If the file cannot be written. The previous one is as it was.
+
+    See Also
+    --------
+    load : Read the file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn_cbir import NeighborsRetriever
+    >>> retriever = NeighborsRetriever(1).fit([[0.0, 1.0], [1.0, 0.0]], ids=["p", "q"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "gallery.cbir")
+    ...     save(retriever, path)
+    ...     load(path).predict([[1.0, 0.1]])
+    array([['q']], dtype='<U1')
+    """
+    if not isinstance(estimator, BaseEstimator):
+        raise ValueError(
+            f"estimator={estimator!r} is not an estimator. Pass a fitted estimator or Pipeline."
+        )
+    encoder = _Encoder()
+    document = {
+        "package": f"{PACKAGE} {importlib.import_module(PACKAGE).__version__}",
+        "estimator": encoder.encode(estimator, type(estimator).__name__),
+    }
+    with replacement(path) as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(DOCUMENT), json.dumps(document, allow_nan=False))
+            for number, array in enumerate(encoder.arrays):
+                info = zipfile.ZipInfo(_array_name(number))
+                with archive.open(info, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+            tail = f"sklearn_cbir format {FORMAT}, sha256 {'0' * DIGEST_LENGTH}"
+            archive.comment = tail.encode()
+        size = file.seek(0, 2)
+        digest = _digest(file, size)
+        file.seek(size - DIGEST_LENGTH)
+        file.write(digest)
+
+
+def load(path):
+    """Read what `save` wrote, without pickle.
+
+    Nothing in the file is executed, and it cannot name a class but estimators of
+    this package and a few of scikit-learn's. A file of any other kind is refused,
+    whatever its name.
+
+    Parameters
+    ----------
+    path : str or path
+        File that `save` wrote.
+
+    Returns
+    -------
+    estimator
+        As it was saved: it gives the same answers, bit by bit.
+
+    Raises
+    ------
+    ValueError
+        If the file was not written by `save`, is truncated, has changed since, or
+        is of a newer format; the message names the path.
+
+    See Also
+    --------
+    save : Write the file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn_cbir.whitening import LearnedWhitening
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "whitening.cbir")
+    ...     save(LearnedWhitening(8), path)
+    ...     load(path)
+    LearnedWhitening(n_components=8)
+    """
+    with open(path, "rb") as file:
+        _check(file, path)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _Decoder(archive).estimator()
+        except _Refused as error:
+            raise ValueError(f"{str(path)!r} {error}") from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{str(path)!r} does not describe an estimator of this version "
+                f"({type(error).__name__}: {error}). Save it again with the version that loads it."
+            ) from error
+
+
+def _check(file, path):
+    """Raise unless the file is complete, unchanged and of a format that is known."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 200))
+    tail = TAIL.search(file.read())
+    if tail is None:
+        raise ValueError(
+            f"{str(path)!r} is not a file of sklearn_cbir.persistence.save, or it is truncated. "
+            "Save it again, or read it with what wrote it."
+        )
+    if _digest(file, size) != tail.group(2):
+        raise ValueError(
+            f"{str(path)!r} is corrupt: its bytes are not those that were saved. Take another copy."
+        )
+    if int(tail.group(1)) > FORMAT:
+        raise ValueError(
+            f"{str(path)!r} was saved in format {tail.group(1).decode()}; this version of "
+            f"sklearn_cbir reads up to {FORMAT}. Install a newer version."
+        )
+
+
+def _digest(file, size):
+    """Return the SHA-256, in hexadecimal, of all of a file but the place where it stands."""
+    digest, left = hashlib.sha256(), size - DIGEST_LENGTH
+    file.seek(0)
+    while left > 0:
+        block = file.read(min(left, 2**20))
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest().encode()
+
+
+def _array_name(number):
+    return f"arrays/{number}.npy"
+
+
+class _Refused(ValueError):
+    """A file that is whole but asks for what `load` does not do."""
+
+
+# Names of classes ----------------------------------------------------------------------------
+
+
+def _find_class(name):
+    """Return the class of a name, which must be one that a file may name."""
+    module, _, attribute = name.rpartition(".")
+    found = None
+    if attribute in SCIKIT_LEARN.get(module, ()) or _is_ours(module, attribute):
+        found = getattr(importlib.import_module(module), attribute, None)
+    if not inspect.isclass(found) or _class_name(found) != name:
+        raise _Refused(f"names {name!r}, which is not loaded from files.")
+    return found
+
+
+def _is_ours(module, attribute):
+    """Say whether a file may name this class of the package."""
+    package, _, family = module.partition(".")
+    is_part = re.fullmatch(r"index\._[a-z0-9]+", family)  # engines and galleries are private
+    return package == PACKAGE and (family in (*FAMILIES, "losses") or bool(is_part))
+
+
+def _class_name(cls):
+    """Return the name that stands for a class in files, or None if it has none."""
+    if cls.__qualname__ != cls.__name__:
+        return None
+    parts = cls.__module__.split(".")
+    if parts[0] == PACKAGE and len(parts) > 1:
+        if parts[1] == "index":
+            return f"{cls.__module__}.{cls.__name__}"
+        is_known = issubclass(cls, BaseEstimator) if parts[1] in FAMILIES else parts[1] == "losses"
+        return f"{PACKAGE}.{parts[1]}.{cls.__name__}" if is_known else None
+    public = ".".join(part for part in parts if not part.startswith("_"))
+    return f"{public}.{cls.__name__}" if cls.__name__ in SCIKIT_LEARN.get(public, ()) else None
+
+
+# Objects to JSON and arrays ------------------------------------------------------------------
+
+
+class _Encoder:
+    """Turn an estimator into JSON; arrays go into a list and are named by number."""
+
+    def __init__(self):
+        self.arrays = []
+
+    def encode(self, value, where):
+        """Return what stands for `value`; `where` names it if it cannot be represented."""
+        if value is None or type(value) in (bool, int, str):
+            return value
+        for kind, encode in self._kinds.items():
+            if type(value) is kind:
+                return encode(self, value, where)
+        if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+            return {"is": "scalar", "dtype": value.dtype.str, "value": self._item(value, where)}
+        if isinstance(value, PurePath):
+            return {"is": "path", "value": str(value)}
+        name = _class_name(type(value))
+        if name is None:
+            raise ValueError(_cannot(value, where))
+        if name.startswith(f"{PACKAGE}.losses."):
+            return self._loss(value, name, where)
+        return {"is": "object", "class": name, "state": self._state(value)}
+
+    def _item(self, value, where):
+        if value.dtype.itemsize > 8 and value.dtype.kind != "U":
+            raise ValueError(_cannot(value, where))
+        return self.encode(value.item(), where)
+
+    def _float(self, value, where):
+        return value if math.isfinite(value) else {"is": "float", "value": repr(value)}
+
+    def _list(self, value, where):
+        return [self.encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+
+    def _tuple(self, value, where):
+        return {"is": "tuple", "value": self._list(value, where)}
+
+    def _range(self, value, where):
+        return {"is": "range", "value": [value.start, value.stop, value.step]}
+
+    def _dict(self, value, where):
+        keys = self._list(list(value), f"a key of {where}")
+        values = [self.encode(item, f"{where}[{key!r}]") for key, item in value.items()]
+        if all(type(key) is str for key in value):
+            return {"is": "dict", "value": dict(zip(keys, values))}
+        return {"is": "dict", "value": list(zip(keys, values))}
+
+    def _array(self, value, where):
+        if value.dtype.kind == "O":
+            items = self._list(value.ravel().tolist(), where)
+            return {"is": "objects", "shape": value.shape, "value": items}
+        if value.dtype.kind not in ARRAY_KINDS:
+            raise ValueError(_cannot(value, where))
+        self.arrays.append(value)
+        return {"is": "array", "number": len(self.arrays) - 1}
+
+    def _random_state(self, value, where):
+        state = value.get_state()
+        if not isinstance(state, tuple):  # a bit generator of another kind
+            raise ValueError(_cannot(value, where))
+        return {"is": "random_state", "value": self._list(state, where)}
+
+    def _state(self, value):
+        """Return the attributes of an object, each under its name."""
+        state = value.__getstate__() or {}
+        state = {key: item for key, item in state.items() if key not in LEFT_OUT}
+        cls = type(value).__name__
+        return {key: self.encode(item, f"{cls}.{key}") for key, item in state.items()}
+
+    def _loss(self, value, name, where):
+        """Return the arguments of a loss; what it learns is never in the user's object."""
+        try:
+            arguments = {
+                key: getattr(value, key) for key in inspect.signature(type(value)).parameters
+            }
+        except AttributeError as error:
+            raise ValueError(_cannot(value, where)) from error
+        encoded = {key: self.encode(item, f"{where}.{key}") for key, item in arguments.items()}
+        return {"is": "loss", "class": name, "arguments": encoded}
+
+    _kinds = {
+        float: _float,
+        list: _list,
+        tuple: _tuple,
+        range: _range,
+        dict: _dict,
+        np.ndarray: _array,
+        np.random.RandomState: _random_state,
+    }
+
+
+def _cannot(value, where):
+    """Say that a value cannot be saved, and what to do."""
+    cls = type(value)
+    if hasattr(value, "best_estimator_"):
+        way = "Save its best_estimator_."
+    else:
+        way = (
+            "Use names, numbers and arrays (set_params changes a parameter that is not needed any "
+            "more), or joblib.dump for a file that is loaded only by who trusts it."
+        )
+    kind = f"{cls.__module__}.{cls.__qualname__}"
+    return f"{where} is a {kind}, which is not saved without pickle. {way}"
+
+
+# JSON and arrays to objects ------------------------------------------------------------------
+
+
+class _Decoder:
+    """Build the estimator of an archive."""
+
+    def __init__(self, archive):
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise _Refused("holds compressed members, which save does not write.")
+        self.archive = archive
+
+    def estimator(self):
+        """Return the estimator that the archive describes."""
+        estimator = self.decode(json.loads(self.archive.read(DOCUMENT))["estimator"])
+        if not isinstance(estimator, BaseEstimator):
+            raise _Refused("holds no estimator.")
+        return estimator
+
+    def decode(self, node):
+        """Return what a node stands for."""
+        if isinstance(node, list):
+            return [self.decode(item) for item in node]
+        if isinstance(node, dict):
+            return self._kinds[node["is"]](self, node)
+        return node
+
+    def _float(self, node):
+        return float(node["value"])
+
+    def _scalar(self, node):
+        return np.dtype(node["dtype"]).type(self.decode(node["value"]))
+
+    def _path(self, node):
+        return Path(node["value"])
+
+    def _tuple(self, node):
+        return tuple(self.decode(node["value"]))
+
+    def _range(self, node):
+        return range(*node["value"])
+
+    def _dict(self, node):
+        pairs = node["value"]
+        pairs = pairs.items() if isinstance(pairs, dict) else pairs
+        return {self.decode(key): self.decode(item) for key, item in pairs}
+
+    def _objects(self, node):
+        items = self.decode(node["value"])
+        array = np.empty(len(items), dtype=object)
+        array[:] = items
+        return array.reshape(node["shape"])
+
+    def _array(self, node):
+        """Read an array; its header is not believed before it fits the length of the member."""
+        info = self.archive.getinfo(_array_name(int(node["number"])))
+        with self.archive.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, in_columns, dtype = read(member)
+            size = math.prod(shape) * dtype.itemsize
+            if dtype.kind not in ARRAY_KINDS or size != info.file_size - member.tell():
+                raise _Refused(f"holds an array {info.filename!r} that is not whole.")
+            array = np.empty(shape[::-1] if in_columns else shape, dtype)
+            if size:
+                view, start = memoryview(array.reshape(-1).view(np.uint8)), 0
+                while start < size:
+                    start += member.readinto(view[start:]) or _raise_end()
+            return array.T if in_columns else array
+
+    def _random_state(self, node):
+        generator = np.random.RandomState()
+        generator.set_state(self.decode(node["value"]))
+        return generator
+
+    def _object(self, node):
+        cls = _find_class(node["class"])
+        nodes = {key: item for key, item in node["state"].items() if key not in LEFT_OUT}
+        state = {key: self.decode(item) for key, item in nodes.items()}
+        if cls is Pipeline:
+            state["memory"] = None
+        value = cls.__new__(cls)
+        if hasattr(value, "__setstate__"):
+            value.__setstate__(state)
+        else:
+            vars(value).update(state)
+        return value
+
+    def _loss(self, node):
+        cls = _find_class(node["class"])
+        return cls(**{key: self.decode(item) for key, item in node["arguments"].items()})
+
+    _kinds = {
+        "float": _float,
+        "scalar": _scalar,
+        "path": _path,
+        "tuple": _tuple,
+        "range": _range,
+        "dict": _dict,
+        "objects": _objects,
+        "array": _array,
+        "random_state": _random_state,
+        "object": _object,
+        "loss": _loss,
+    }
+
+
+def _raise_end():
+    raise _Refused("ends within an array.")
