@@ -1,13 +1,11 @@
 """DeepHasher: images or features to binary codes, learned end to end."""
 
-import numpy as np
-from sklearn.utils.validation import check_is_fitted
-
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._validation import check_integer
+from sklearn_cbir.hashing._base import HasherMixin
 
 
-class DeepHasher(NetworkTransformer):
+class DeepHasher(HasherMixin, NetworkTransformer):
     """Binary codes from a network with a hash layer.
 
     A linear layer with one output per bit ends the network and the loss makes
@@ -244,22 +242,6 @@ class DeepHasher(NetworkTransformer):
             A bit of the code is 1 where this is 0 or more.
         """
         return self._embed(X)
-
-    def transform(self, X):
-        """Return one binary code per image or row.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-            What `fit` takes, of the same kind.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_bits), uint8
-            0 or 1; in the order of `X`.
-        """
-        check_is_fitted(self)
-        return (self.project(X) >= 0).astype(np.uint8)
 
     def _check_parameters(self):
         super()._check_parameters()

@@ -1,0 +1,167 @@
+"""What all hashers share: ``project(X)`` is real, a bit is 1 where it is 0 or more."""
+
+import numpy as np
+from scipy.linalg import eigh
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import gen_batches
+from sklearn.utils.extmath import svd_flip
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_cbir._labels import encode_labels, shared_labels
+from sklearn_cbir._validation import check_integer
+
+ROWS = 4096  # rows projected at a time where a kernel is in between
+
+
+class HasherMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """Give `transform` to a class whose ``project(X)`` has one column per bit.
+
+    `fit` stores what `project` needs. `get_feature_names_out` reads the
+    number of bits from ``_n_features_out``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.base import BaseEstimator
+    >>> from sklearn_cbir.hashing import HasherMixin
+    >>> class SignHasher(HasherMixin, BaseEstimator):
+    ...     def fit(self, X, y=None):
+    ...         self.n_features_in_ = self._n_features_out = np.shape(X)[1]
+    ...         return self
+    ...
+    ...     def project(self, X):
+    ...         return np.asarray(X)
+    >>> SignHasher().fit_transform([[-1.0, 0.0], [2.0, -3.0]])
+    array([[0, 1],
+           [1, 0]], dtype=uint8)
+    """
+
+    def transform(self, X):
+        """Return one binary code per image or row.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            What `fit` takes, of the same kind.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_bits), uint8
+            0 or 1; in the order of `X`.
+        """
+        check_is_fitted(self)
+        return (self.project(X) >= 0).astype(np.uint8)
+
+
+class RowHasher(HasherMixin, BaseEstimator):
+    """Base of the hashers of feature rows; `project` here is linear.
+
+    A subclass defines `fit`, which sets ``mean_`` and ``components_``, or a `project` of its own.
+    """
+
+    _doc_link_module = "sklearn_cbir"
+    _needs_labels = False
+
+    def project(self, X):
+        """Return the real outputs whose signs are the bits.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Feature rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_bits), float64
+            A bit of the code is 1 where this is 0 or more.
+        """
+        return (self._check_rows(X) - self.mean_) @ self.components_.T
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self._needs_labels
+        tags.target_tags.two_d_labels = self._needs_labels
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.n_bits
+
+    def _check_training_rows(self, X):
+        """Return the rows that are fitted on, float64."""
+        check_integer(self.n_bits, "n_bits", minimum=1)
+        return validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+
+    def _check_rows(self, X):
+        """Return the rows that are projected, float64."""
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=np.float64, reset=False)
+
+    def _check_labels(self, y, n):
+        """Return class indices or 0/1 columns; at least two rows must be dissimilar."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} learns from labels: it requires y to be passed, but the "
+                "target y is None. Pass one label per row, or use ITQHasher, which needs none."
+            )
+        labels, _ = encode_labels(y, n=n)
+        if len(np.unique(labels, axis=0)) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes, but y holds one class: all "
+                f"{n} rows are labeled {np.asarray(y, dtype=object).ravel()[0]!r}."
+                if labels.ndim == 1
+                else f"{type(self).__name__} needs rows with different labels, but all {n} rows "
+                "of y are equal."
+            )
+        return labels
+
+
+def signs(values):
+    """Return -1.0 and +1.0, and +1 for 0: as a bit is 1 where its projection is 0 or more."""
+    return np.where(values >= 0, 1.0, -1.0)
+
+
+def center(X):
+    """Return the mean and the centered rows, which may take the place of `X`."""
+    mean = X.mean(axis=0)
+    return mean, X - mean
+
+
+def principal_axes(centered, n_axes):
+    """Return the directions of largest variance, one per row, their signs fixed."""
+    n_features = centered.shape[1]
+    largest = [n_features - n_axes, n_features - 1]  # eigh counts from the smallest
+    _, vectors = eigh(centered.T @ centered, subset_by_index=largest)
+    return svd_flip(None, vectors.T[::-1], u_based_decision=False)[1]
+
+
+def label_groups(labels):
+    """Return the group of every row and the +-1 similarities of the groups.
+
+    Rows of a group have equal labels: one group per class, or per set of labels.
+    """
+    distinct, groups = np.unique(labels, axis=0, return_inverse=True)
+    similarities = np.where(shared_labels(distinct, distinct) > 0, 1.0, -1.0)
+    if (similarities > 0).all():
+        raise ValueError(
+            "Every two rows of y share a label, so that nothing is dissimilar. Drop the columns "
+            "of y that are set in all rows."
+        )
+    return groups.ravel(), similarities
+
+
+def gaussian_kernel(X, anchors, squared_width):
+    """Return ``exp(-d**2 / (2 * squared_width))`` of all rows and anchors."""
+    return np.exp(euclidean_distances(X, anchors, squared=True) / (-2 * squared_width))
+
+
+def mean_squared_distance(X, anchors):
+    """Return the width for `gaussian_kernel`; 1 where all are equal."""
+    return euclidean_distances(X, anchors, squared=True).mean() or 1.0
+
+
+def in_blocks(function, X):
+    """Return ``function(rows)`` of all rows, called on a bounded number of them at a time."""
+    return np.concatenate([function(X[rows]) for rows in gen_batches(len(X), ROWS)])

@@ -1,0 +1,92 @@
+"""LSHHasher: the sides of random hyperplanes."""
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from sklearn_cbir.hashing._base import RowHasher, center
+
+
+class LSHHasher(RowHasher):
+    """Locality-sensitive hashing: on which sides of random hyperplanes a row is.
+
+    Two rows differ in a share of the bits that is, on average, the angle
+    between them over pi [1]_. Nothing is learned but the mean.
+
+    Parameters
+    ----------
+    n_bits : int, default=48
+        Length of the codes.
+
+    center : bool, default=True
+        Subtract the mean of the training rows. Without it, features that are
+        never negative fall on the same side of most hyperplanes.
+
+    orthogonal : bool, default=False
+        Draw hyperplanes in groups of up to `n_features` that are orthogonal to
+        each other, which estimates angles with less variance [2]_.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; equal seeds give equal codes.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_bits, n_features)
+        Normals of the hyperplanes.
+
+    mean_ : ndarray of shape (n_features,)
+        What is subtracted: the mean, or zeros.
+
+    n_features_in_ : int
+        Number of features.
+
+    References
+    ----------
+    .. [1] M. Charikar. "Similarity estimation techniques from rounding
+       algorithms". STOC 2002.
+    .. [2] J. Ji, J. Li, S. Yan, B. Zhang, Q. Tian. "Super-bit
+       locality-sensitive hashing". NIPS 2012.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_cbir.hashing import LSHHasher
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> LSHHasher(16, random_state=0).fit_transform(X).shape
+    (1797, 16)
+    """
+
+    def __init__(self, n_bits=48, *, center=True, orthogonal=False, random_state=None):
+        self.n_bits = n_bits
+        self.center = center
+        self.orthogonal = orthogonal
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        """Draw the hyperplanes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Feature rows.
+
+        y : None
+            Not used.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        X = self._check_training_rows(X)
+        n_features = X.shape[1]
+        self.mean_ = center(X)[0] if self.center else np.zeros(n_features)
+        normals = check_random_state(self.random_state).standard_normal((self.n_bits, n_features))
+        self.components_ = _orthogonal_groups(normals) if self.orthogonal else normals
+        return self
+
+
+def _orthogonal_groups(normals):
+    """Make every group of n_features rows orthonormal."""
+    n_features = normals.shape[1]
+    groups = [normals[i : i + n_features] for i in range(0, len(normals), n_features)]
+    return np.concatenate([np.linalg.qr(group.T)[0].T for group in groups])
