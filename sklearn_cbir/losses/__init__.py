@@ -3,7 +3,8 @@
 `outputs` are (n, d); `y` holds class indices (n,) or rows of 0/1 labels (n, n_labels), and soft
 rows where a loss says ``soft_targets = True``. ``output`` names what the last layer of the network
 must give: "classes", "features" or "bits". A loss that must know all labels beforehand has
-``setup(*, n_outputs, y, generator)``. Any torch module with this signature works as well.
+``setup(*, n_outputs, y, generator)``, one that changes as it trains ``start_epoch(epoch,
+n_epochs)``. Any torch module with this signature works as well.
 """
 
 from sklearn_cbir._validation import check_choice
@@ -13,6 +14,9 @@ from sklearn_cbir.losses._classification import (
     SquaredHingeLoss,
     squared_hinge_loss,
 )
+from sklearn_cbir.losses._classified import DLBHCLoss, GreedyHashLoss
+from sklearn_cbir.losses._cnnh import CNNHLoss
+from sklearn_cbir.losses._codebook import CSQLoss, OrthoHashLoss, hash_centers
 from sklearn_cbir.losses._hashing import (
     DFEHLoss,
     DSHLoss,
@@ -22,14 +26,31 @@ from sklearn_cbir.losses._hashing import (
     quantization_loss,
     squared_distances,
 )
+from sklearn_cbir.losses._likelihood import DCHLoss, DPSHLoss, HashNetLoss
+from sklearn_cbir.losses._lrml import LRMLLoss, ranked_list_loss, staircase_loss
+from sklearn_cbir.losses._pairs import ContrastiveLoss, MultilevelLoss
 from sklearn_cbir.losses._proxy import CPFLoss, cpf_loss
+from sklearn_cbir.losses._ranking import DNNHLoss, TripletLoss, triplet_loss
 
 LOSSES = {
     "softmax": SoftmaxLoss,
     "squared_hinge": SquaredHingeLoss,
+    "contrastive": ContrastiveLoss,
+    "triplet": TripletLoss,
+    "lrml": LRMLLoss,
+    "cpf": CPFLoss,
     "dsh": DSHLoss,
     "dfeh": DFEHLoss,
-    "cpf": CPFLoss,
+    "multilevel": MultilevelLoss,
+    "cnnh": CNNHLoss,
+    "dlbhc": DLBHCLoss,
+    "dnnh": DNNHLoss,
+    "dpsh": DPSHLoss,
+    "hashnet": HashNetLoss,
+    "greedyhash": GreedyHashLoss,
+    "csq": CSQLoss,
+    "orthohash": OrthoHashLoss,
+    "dch": DCHLoss,
 }
 
 
@@ -89,11 +110,15 @@ __all__ = [
     "balance_loss",
     "contrastive_loss",
     "cpf_loss",
+    "hash_centers",
     "output_of",
     "pair_mean",
     "quantization_loss",
+    "ranked_list_loss",
     "sampling_of",
     "squared_distances",
     "squared_hinge_loss",
+    "staircase_loss",
+    "triplet_loss",
     *(loss.__name__ for loss in LOSSES.values()),
 ]

@@ -31,3 +31,18 @@ def count_labels(y):
     """Number of training rows that carry each label, float32 (n_labels,)."""
     y = torch.as_tensor(y)
     return torch.bincount(y).float() if y.ndim == 1 else y.float().sum(dim=0)
+
+
+def label_shares(y, n_outputs, dtype):
+    """Rows (n, n_outputs) that share 1 out among their labels; rows without labels are 0."""
+    targets = class_targets(y, n_outputs, dtype)
+    return targets / targets.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def check_is_set_up(loss, made):
+    """Raise if `made`, which `setup` makes, is not there."""
+    if made is None:
+        raise RuntimeError(
+            f"{type(loss).__name__} is not set up. Call setup(n_outputs=..., y=...) before the "
+            "loss."
+        )

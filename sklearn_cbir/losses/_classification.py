@@ -44,7 +44,7 @@ class SoftmaxLoss(Loss):
 
 
 def squared_hinge_loss(scores, targets, weights=1.0):
-    """Sum over classes, mean over rows, of ``max(0, 1 - t s) ** 2`` with t = -1 or +1.
+    """Sum over classes and mean over rows of ``max(0, 1 - t s) ** 2``, t = -1 or 1.
 
     Parameters
     ----------

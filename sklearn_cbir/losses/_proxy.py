@@ -9,7 +9,7 @@ from sklearn_cbir.losses._base import Loss, class_targets, count_labels, full_pr
 
 
 def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0):
-    """Consistent penalizing field of given cosines: one minus a soft F1 of the whole batch.
+    """Consistent penalizing field of cosines: one minus a soft F1 of the batch.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=
     targets : tensor of shape (n, n_classes)
         1 at the class of a row and 0 elsewhere, or soft weights.
 
-    tau, psi, sp, sn, mu, b : float
+    tau, psi, sp, sn, mu, b : float, default=0.38, 0.38, 3.0, 8.0, 1.0, 2.0
         As in `CPFLoss`.
 
     Returns

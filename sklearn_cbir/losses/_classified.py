@@ -1,0 +1,158 @@
+"""Losses on bits from which a classifier, trained with the network, tells the labels."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sklearn_cbir._validation import check_real
+from sklearn_cbir.losses._base import (
+    Loss,
+    check_is_set_up,
+    count_labels,
+    full_precision,
+    label_shares,
+)
+
+
+class _ClassifierLoss(Loss):
+    """A linear classifier on what becomes of the outputs; the network gives one output per bit."""
+
+    output = "bits"
+    sampling = "uniform"
+
+    def __init__(self):
+        super().__init__()
+        self.register_parameter("weight", None)
+
+    def setup(self, *, n_outputs, y, generator=None):
+        """Draw the classifier's weights.
+
+        Parameters
+        ----------
+        n_outputs : int
+            Number of bits.
+
+        y : array or tensor of shape (n,) or (n, n_labels)
+            All training labels: class indices from 0, or rows.
+
+        generator : torch.Generator, default=None
+            Source of randomness; None is torch's own.
+        """
+        weight = torch.empty(len(count_labels(y)), n_outputs)
+        limit = n_outputs**-0.5  # as torch's own linear layer
+        self.weight = nn.Parameter(nn.init.uniform_(weight, -limit, limit, generator=generator))
+
+    def _classification(self, codes, y, bias=None):
+        """Cross entropy of the classifier's scores of codes (n, n_bits)."""
+        check_is_set_up(self, self.weight)
+        scores = F.linear(codes, self.weight.to(codes.dtype), bias)
+        return F.cross_entropy(scores, label_shares(y, len(self.weight), codes.dtype))
+
+
+class DLBHCLoss(_ClassifierLoss):
+    """Deep learning of binary hash codes: classify from sigmoid outputs [1]_.
+
+    A linear classifier on ``sigmoid(outputs)``, trained with the network by
+    cross entropy and dropped afterwards. Only the loss: [1]_ ranks the images of a
+    Hamming radius again by another layer's features. Unlike in [1]_, which has
+    one class per image, rows of 0/1 labels are shared out evenly among their
+    labels; a row without labels costs nothing.
+
+    Attributes
+    ----------
+    weight : Parameter of shape (n_classes, n_bits)
+        Of the classifier; made by `setup`.
+
+    bias : Parameter of shape (n_classes,)
+        Of the classifier.
+
+    References
+    ----------
+    .. [1] K. Lin, H.-F. Yang, J.-H. Hsiao, C.-S. Chen. "Deep learning of binary
+       hash codes for fast image retrieval". CVPR workshops, 2015.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = DLBHCLoss()
+    >>> loss.setup(n_outputs=2, y=torch.tensor([0, 1]))
+    >>> loss.weight.data = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    >>> round(loss(torch.tensor([[9.0, -9.0]]), torch.tensor([0])).item(), 4)
+    0.127
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_parameter("bias", None)
+
+    def setup(self, *, n_outputs, y, generator=None):
+        """Draw the classifier's weights; its biases start at 0.
+
+        Parameters
+        ----------
+        n_outputs : int
+            Number of bits.
+
+        y : array or tensor of shape (n,) or (n, n_labels)
+            All training labels: class indices from 0, or rows.
+
+        generator : torch.Generator, default=None
+            Source of randomness; None is torch's own.
+        """
+        super().setup(n_outputs=n_outputs, y=y, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(len(self.weight)))
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        check_is_set_up(self, self.bias)
+        codes = torch.sigmoid(full_precision(outputs))
+        return self._classification(codes, y, self.bias.to(codes.dtype))
+
+
+class GreedyHashLoss(_ClassifierLoss):
+    """Greedy hash: classify from the bits themselves [1]_.
+
+    A linear classifier without bias on the signs of the outputs, trained with
+    the network by cross entropy. Backwards the signs are passed over: the
+    gradient of a bit is that of its output. The term ``mean(abs(abs(u) - 1) **
+    3)`` holds the outputs near their signs. Unlike in [1]_, which has one class
+    per image, rows of 0/1 labels are shared out evenly among their labels; a
+    row without labels costs nothing there.
+
+    Parameters
+    ----------
+    quantization_weight : float, default=0.1
+        Weight of that term. The authors' code: 0.1 for CIFAR-10 and 1 for
+        ImageNet.
+
+    Attributes
+    ----------
+    weight : Parameter of shape (n_classes, n_bits)
+        Of the classifier; made by `setup`.
+
+    References
+    ----------
+    .. [1] S. Su, C. Zhang, K. Han, Y. Tian. "Greedy hash: towards fast
+       optimization for accurate hash coding in CNN". NeurIPS 2018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = GreedyHashLoss(quantization_weight=0)
+    >>> loss.setup(n_outputs=2, y=torch.tensor([0, 1]))
+    >>> loss.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> round(loss(torch.tensor([[0.3, -0.1]]), torch.tensor([0])).item(), 4)
+    0.1269
+    """
+
+    def __init__(self, quantization_weight=0.1):
+        super().__init__()
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        outputs = full_precision(outputs)
+        # Exactly the signs forward, the identity backward.
+        signs = torch.where(outputs >= 0, 1.0, -1.0) + (outputs - outputs.detach())
+        quantization = (outputs.abs() - 1).abs().pow(3).mean()
+        return self._classification(signs, y) + self.quantization_weight * quantization

@@ -1,0 +1,145 @@
+"""CNNH: target codes from the similarity matrix first, then a network that learns them."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._validation import check_integer
+from sklearn_cbir.losses._base import Loss, check_is_set_up, class_targets, full_precision
+
+_MOST_LABEL_SETS = 1000  # stage 1 costs their square in memory and time
+
+
+class CNNHLoss(Loss):
+    """Convolutional neural network hashing: learn codes of a factored similarity.
+
+    Stage 1, in `setup`, finds codes H of -1 and +1 whose products approach the
+    similarities S, +1 for rows that share a label and -1 for others: it
+    minimizes ``|S - H H' / n_bits| ** 2`` over one coordinate after another,
+    between -1 and 1, and rounds. Stage 2, the loss, is the
+    binary cross entropy between those bits and the sigmoids of the outputs.
+
+    Unlike in [1]_, stage 1 finds one code per class, weighted by its number of
+    images, which has the same optimum, since only labels enter S. With several
+    labels per image it is one code per set of labels, of the 1,000 most
+    frequent ones; any other set is given the code of the set with the most
+    similar label vector, and rows without labels cost nothing. The variant
+    CNNH+ also classifies from the features before the hash layer, which a loss
+    on the outputs does not see; it is not offered.
+
+    Parameters
+    ----------
+    n_sweeps : int, default=5
+        Most passes of stage 1 over all coordinates; it stops at the first that
+        changes nothing.
+
+    Attributes
+    ----------
+    codes : tensor of shape (n_sets, n_bits)
+        Target codes of -1 and +1; made by `setup`.
+
+    label_sets : tensor of shape (n_sets, n_labels)
+        The labels they stand for, as vectors of unit length.
+
+    References
+    ----------
+    .. [1] R. Xia, Y. Pan, H. Lai, C. Liu, S. Yan. "Supervised hashing for image
+       retrieval via image representation learning". AAAI 2014.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = CNNHLoss()
+    >>> loss.setup(n_outputs=4, y=torch.tensor([0, 1, 1]))
+    >>> torch.equal(loss.codes[0], -loss.codes[1])
+    True
+    >>> round(loss(torch.zeros(1, 4), torch.tensor([0])).item(), 4)
+    0.6931
+    """
+
+    output = "bits"
+    sampling = "uniform"
+
+    def __init__(self, n_sweeps=5):
+        super().__init__()
+        self.n_sweeps = check_integer(n_sweeps, "n_sweeps", minimum=1)
+        self.register_buffer("codes", None)
+        self.register_buffer("label_sets", None)
+
+    def setup(self, *, n_outputs, y, generator=None):
+        """Find the target codes: stage 1.
+
+        Parameters
+        ----------
+        n_outputs : int
+            Number of bits.
+
+        y : array or tensor of shape (n,) or (n, n_labels)
+            All training labels: class indices from 0, or rows.
+
+        generator : torch.Generator, default=None
+            Source of randomness; None is torch's own.
+        """
+        sets, counts = _label_sets(torch.as_tensor(y))
+        similarity = 2.0 * (shared_labels(sets, sets) > 0).numpy() - 1
+        weights = (counts / counts.mean()).numpy()
+        start = 2 * torch.rand(len(sets), n_outputs, generator=generator, dtype=torch.float64) - 1
+        codes = _factor(similarity, weights, start.numpy(), self.n_sweeps, generator)
+        self.codes = torch.from_numpy(np.where(codes >= 0, 1, -1)).float()
+        self.label_sets = F.normalize(sets, dim=1)
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        check_is_set_up(self, self.codes)
+        outputs = full_precision(outputs)
+        labels = class_targets(y, self.label_sets.shape[1], self.label_sets.dtype)
+        nearest = (labels @ self.label_sets.T).argmax(dim=1)  # the same set has the cosine 1
+        bits = (self.codes[nearest] > 0).to(outputs.dtype)
+        costs = F.binary_cross_entropy_with_logits(outputs, bits, reduction="none")
+        return torch.where((labels > 0).any(dim=1, keepdim=True), costs, 0).mean()
+
+
+def _label_sets(y):
+    """Return the distinct label rows (n_sets, n_labels) and how often each occurs."""
+    if y.ndim == 1:
+        counts = torch.bincount(y).double()
+        return torch.eye(len(counts)), counts.clamp(min=1)
+    sets, counts = torch.unique(y.float(), dim=0, return_counts=True)
+    # Single labels come in the order of the classes.
+    sets, counts = sets.flip(0), counts.flip(0)
+    sets, counts = sets[sets.sum(dim=1) > 0], counts[sets.sum(dim=1) > 0]
+    if not len(sets):
+        raise ValueError("No row of y has a label. CNNHLoss learns from labels: give some.")
+    frequent = counts.argsort(descending=True, stable=True)[:_MOST_LABEL_SETS].sort().values
+    return sets[frequent], counts[frequent].double()
+
+
+def _factor(similarity, weights, codes, n_sweeps, generator):
+    """Minimize the weighted square of ``codes codes' - n_bits similarity``; all (n, n) float64."""
+    residual = codes @ codes.T - codes.shape[1] * similarity
+    for _ in range(n_sweeps):
+        before = codes.copy()
+        for position in torch.randperm(codes.size, generator=generator).tolist():
+            _move(codes, residual, weights, *divmod(position, codes.shape[1]))
+        if np.allclose(codes, before, rtol=0, atol=1e-6):
+            break
+    return codes
+
+
+def _move(codes, residual, weights, i, j):
+    """Move one coordinate to the best of few values and keep `residual` up to date, in place."""
+    column, value, weight, own = codes[:, j], codes[i, j], weights[i], residual[i, i]
+    slope = (weights * residual[i]) @ column  # over 4 weight, as the curvature
+    curvature = (weights * column) @ column + weight * (value**2 + own)
+    newton = np.clip(-slope / curvature, -1 - value, 1 - value) if curvature > 0 else 0.0
+    # The objective is of degree 4, so the ends of the interval may beat the Newton step.
+    steps = np.array([0.0, newton, -1 - value, 1 - value])
+    bend = (weights * column) @ column - weight * value**2
+    change = 2 * steps * (slope - weight * own * value) + steps**2 * bend
+    change += weight / 2 * ((own + 2 * steps * value + steps**2) ** 2 - own**2)
+    step = steps[change.argmin()]
+    residual[i] += step * column
+    residual[:, i] += step * column
+    residual[i, i] += step**2
+    codes[i, j] += step

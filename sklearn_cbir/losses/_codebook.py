@@ -1,0 +1,269 @@
+"""Losses on bits that give every class a code beforehand: ``loss(outputs, y)``."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sklearn_cbir._validation import check_real
+from sklearn_cbir.losses._base import (
+    Loss,
+    check_is_set_up,
+    class_targets,
+    count_labels,
+    full_precision,
+    label_shares,
+)
+
+_MOST_BITS_LISTED = 16  # 65,536 codes; of longer ones a sample is drawn
+_LEAST_DRAWN = 4096
+
+
+def hash_centers(n_classes, n_bits, generator=None):
+    """Draw one code per class, far from each other.
+
+    Rows of a Hadamard matrix and of its negative where there is one that is
+    large enough: any two differ in half of the bits or in all. Else codes are
+    picked one by one, each as far as possible from those before it, from all
+    codes of up to 16 bits, or from random ones with as many ones as zeros.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of codes.
+
+    n_bits : int
+        Length of a code.
+
+    generator : torch.Generator, default=None
+        Source of randomness; None is torch's own.
+
+    Returns
+    -------
+    tensor of shape (n_classes, n_bits), float32
+        -1 and +1, no two rows equal.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer codes of that length than classes.
+
+    Examples
+    --------
+    >>> centers = hash_centers(10, 12)
+    >>> distances = (12 - centers @ centers.T) / 2
+    >>> distances.fill_diagonal_(12).min()
+    tensor(6.)
+    """
+    if n_classes > 2**n_bits:
+        raise ValueError(
+            f"{n_bits} bits make {2**n_bits} codes, but there are {n_classes} classes, each with "
+            f"a code of its own. Use n_bits={(n_classes - 1).bit_length()} or more."
+        )
+    hadamard = _hadamard(n_bits)
+    if hadamard is None or n_classes > 2 * n_bits:
+        return _spread_codes(n_classes, n_bits, generator)
+    signs = torch.where(torch.rand(n_bits, 1, generator=generator) < 0.5, -1.0, 1.0)
+    rows = signs * torch.from_numpy(hadamard)[torch.randperm(n_bits, generator=generator)]
+    # The first n_bits rows are those of H in random order and sign, the others their negatives.
+    return torch.cat([rows, -rows])[:n_classes]
+
+
+def _hadamard(n):
+    """Return a Hadamard matrix of Paley or Sylvester (n, n), or None where neither makes one."""
+    if n in (1, 2):
+        return np.array([[1, 1], [1, -1]], dtype=np.float32)[:n, :n]
+    if n % 4:
+        return None
+    if all((n - 1) % divisor for divisor in range(2, int((n - 1) ** 0.5) + 1)):
+        return _paley(n - 1)
+    half = _hadamard(n // 2)
+    return None if half is None else np.kron([[1, 1], [1, -1]], half).astype(np.float32)
+
+
+def _paley(prime):
+    """Return the matrix of the quadratic residues of a prime that is 3 modulo 4."""
+    numbers = np.arange(prime)
+    is_residue = np.isin(numbers, numbers[1:] ** 2 % prime)
+    circulant = np.where(is_residue, 1, -1)[(numbers[None, :] - numbers[:, None]) % prime]
+    matrix = np.ones((prime + 1, prime + 1), dtype=np.float32)
+    matrix[1:, 1:] = circulant
+    matrix[1:, 0] = -1
+    matrix[1:, 1:][numbers, numbers] = 1
+    return matrix
+
+
+def _spread_codes(n_classes, n_bits, generator):
+    """Pick codes far from each other, one by one (n_classes, n_bits)."""
+    if n_bits <= _MOST_BITS_LISTED:
+        numbers = torch.randperm(2**n_bits, generator=generator)
+        pool = numbers[:, None].bitwise_right_shift(torch.arange(n_bits)).bitwise_and(1)
+    else:
+        n_drawn = max(2 * n_classes, _LEAST_DRAWN)
+        order = torch.rand(n_drawn, n_bits, generator=generator).argsort(dim=1)
+        pool = order < n_bits // 2  # a random half of the bits
+    pool = 2.0 * pool - 1
+    chosen = [0]
+    nearest = torch.full((len(pool),), torch.inf)
+    for _ in range(n_classes - 1):
+        nearest = torch.minimum(nearest, n_bits - pool @ pool[chosen[-1]])
+        chosen.append(int(nearest.argmax()))
+    return pool[chosen]
+
+
+class _CodebookLoss(Loss):
+    """One fixed code per class, drawn before training."""
+
+    output = "bits"
+    sampling = "uniform"
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centers", None)
+
+    def setup(self, *, n_outputs, y, generator=None):
+        """Draw the classes' codes.
+
+        Parameters
+        ----------
+        n_outputs : int
+            Number of bits.
+
+        y : array or tensor of shape (n,) or (n, n_labels)
+            All training labels: class indices from 0, or rows.
+
+        generator : torch.Generator, default=None
+            Source of randomness; None is torch's own.
+        """
+        self.centers = hash_centers(len(count_labels(y)), n_outputs, generator)
+
+
+class CSQLoss(_CodebookLoss):
+    """Central similarity quantization: every class has a code to be learned [1]_.
+
+    The binary cross entropy between the bits of a row's center and ``(1 +
+    tanh(u)) / 2`` of its outputs u, plus a quantization term. A row with
+    several labels has the majority of their codes for a center, equation 2 of
+    [1]_, bits without a majority being those of one random code; a row without
+    labels costs nothing there. Unlike [1]_, which has Hadamard matrices for
+    lengths of a power of 2 and else random centers, see `hash_centers`.
+
+    Parameters
+    ----------
+    quantization_weight : float, default=0.0001
+        Weight of the mean of ``(abs(tanh(u)) - 1) ** 2``, as in the authors'
+        code; [1]_ prints the logarithm of a hyperbolic cosine.
+
+    Attributes
+    ----------
+    centers : tensor of shape (n_classes, n_bits)
+        Codes of -1 and +1; made by `setup`.
+
+    ties : tensor of shape (n_bits,)
+        The random code.
+
+    References
+    ----------
+    .. [1] L. Yuan, T. Wang, X. Zhang, F. E. H. Tay, Z. Jie, W. Liu, J. Feng.
+       "Central similarity quantization for efficient image and video
+       retrieval". CVPR 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = CSQLoss(quantization_weight=0)
+    >>> loss.setup(n_outputs=2, y=torch.tensor([0, 1]))
+    >>> round(loss(torch.zeros(1, 2), torch.tensor([0])).item(), 4)
+    0.6931
+    """
+
+    def __init__(self, quantization_weight=0.0001):
+        super().__init__()
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.register_buffer("ties", None)
+
+    def setup(self, *, n_outputs, y, generator=None):
+        """Draw the classes' codes, and one for bits without a majority.
+
+        Parameters
+        ----------
+        n_outputs : int
+            Number of bits.
+
+        y : array or tensor of shape (n,) or (n, n_labels)
+            All training labels: class indices from 0, or rows.
+
+        generator : torch.Generator, default=None
+            Source of randomness; None is torch's own.
+        """
+        super().setup(n_outputs=n_outputs, y=y, generator=generator)
+        self.ties = torch.where(torch.rand(n_outputs, generator=generator) < 0.5, -1.0, 1.0)
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        check_is_set_up(self, self.centers)
+        outputs = full_precision(outputs)
+        labels = class_targets(y, len(self.centers), outputs.dtype)
+        votes = labels @ self.centers.to(outputs.dtype)
+        bits = torch.where(votes == 0, self.ties, votes) > 0  # (n, n_bits)
+        # (1 + tanh(u)) / 2 is the sigmoid of 2 u.
+        costs = F.binary_cross_entropy_with_logits(
+            2 * outputs, bits.to(outputs.dtype), reduction="none"
+        )
+        has_labels = (labels > 0).any(dim=1, keepdim=True)
+        quantization = (torch.tanh(outputs).abs() - 1).square().mean()
+        return torch.where(has_labels, costs, 0).mean() + self.quantization_weight * quantization
+
+
+class OrthoHashLoss(_CodebookLoss):
+    """One loss for all: the cosine with the code of the right class is largest.
+
+    Cross entropy of ``scale (cos(u, c) - margin t)`` for outputs u, the codes c
+    of all classes and t = 1 for a row's own class, else 0: equation 6 of [1]_.
+    Unlike in [1]_, the outputs are not batch-normalized, since bits here are the
+    signs of the outputs themselves; see `hash_centers` for the codes. Rows of
+    0/1 labels are shared out evenly among their labels, as in [1]_; a row without
+    labels costs nothing.
+
+    Parameters
+    ----------
+    scale : float, default=8.0
+        Factor of the cosines.
+
+    margin : float, default=0.2
+        What the cosine with the right code has to be larger by. The authors'
+        code: 0.2, and 0.3 for CIFAR-10.
+
+    Attributes
+    ----------
+    centers : tensor of shape (n_classes, n_bits)
+        Codes of -1 and +1; made by `setup`.
+
+    References
+    ----------
+    .. [1] J. T. Hoe, K. W. Ng, T. Zhang, C. S. Chan, Y.-Z. Song, T. Xiang. "One
+       loss for all: deep hashing with a single cosine similarity based
+       learning objective". NeurIPS 2021.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = OrthoHashLoss(margin=0)
+    >>> loss.setup(n_outputs=2, y=torch.tensor([0, 1]))
+    >>> round(loss(torch.zeros(1, 2), torch.tensor([0])).item(), 4)
+    0.6931
+    """
+
+    def __init__(self, scale=8.0, margin=0.2):
+        super().__init__()
+        self.scale = check_real(scale, "scale", minimum=0)
+        self.margin = check_real(margin, "margin", minimum=0)
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        check_is_set_up(self, self.centers)
+        outputs = full_precision(outputs)
+        n_classes, n_bits = self.centers.shape
+        cosines = F.normalize(outputs, dim=1) @ self.centers.to(outputs.dtype).T / n_bits**0.5
+        shares = label_shares(y, n_classes, outputs.dtype)
+        margins = self.margin * (shares > 0)
+        return F.cross_entropy(self.scale * (cosines - margins), shares)

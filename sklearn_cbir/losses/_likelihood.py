@@ -1,0 +1,202 @@
+"""Losses on bits that take a pair's similarity for the outcome of a trial."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._validation import check_real
+from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._hashing import pair_mean, quantization_loss, squared_distances
+
+
+class DPSHLoss(Loss):
+    """Deep pairwise-supervised hashing: likelihood of pairs plus quantization.
+
+    With ``t = u v / 2`` for outputs u and v, a pair costs ``log(1 + exp(t)) -
+    s t``, s being 1 if the rows share a label and 0 otherwise, as in
+    [1]_. Unlike in [1]_, both rows of a pair come from the batch, where [1]_
+    compares a batch with stored outputs of all training images; and both terms
+    are means, not sums.
+
+    Parameters
+    ----------
+    quantization_weight : float, default=0.1
+        Weight of the mean square of the differences between outputs and bits.
+        eta / n of [1]_ with its sums; 0.1 here is eta = 10 there for
+        ``100 n_bits`` training images.
+
+    References
+    ----------
+    .. [1] W.-J. Li, S. Wang, W.-C. Kang. "Feature learning based deep
+       supervised hashing with pairwise labels". IJCAI 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> outputs = torch.ones(2, 12)
+    >>> round(DPSHLoss()(outputs, torch.tensor([0, 0])).item(), 6)
+    0.002476
+    """
+
+    output = "bits"
+
+    def __init__(self, quantization_weight=0.1):
+        super().__init__()
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        outputs = full_precision(outputs)
+        similar = shared_labels(y, y) > 0
+        logits = outputs @ outputs.T / 2  # (n, n)
+        costs = F.softplus(logits) - torch.where(similar, logits, 0)
+        quantization = quantization_loss(outputs, "l2") / outputs.shape[1]
+        return pair_mean(costs, similar) + self.quantization_weight * quantization
+
+
+class HashNetLoss(Loss):
+    """HashNet: a weighted likelihood of pairs whose tanh sharpens as it trains.
+
+    With ``h = tanh(beta u)`` for outputs u, a pair costs ``log(1 + exp(alpha h
+    h')) - s alpha h h'``. Similar and dissimilar pairs weigh alike as a whole,
+    and with several labels per row a similar pair also weighs the share of
+    labels in common, as in [1]_. Unlike in [1]_, the pairs are
+    all of one batch, not those between two batches.
+
+    Parameters
+    ----------
+    alpha : float, default=None
+        Factor of the inner products; None means ``10 / n_bits``, as in the
+        authors' code.
+
+    final_beta : float, default=7.0
+        Factor of the outputs in the last epoch. It grows from 1 as the square
+        root of the epoch. The authors' code reaches 7.1. Unlike there, it
+        changes between epochs, not every 200 steps; 1 leaves it alone.
+
+    Attributes
+    ----------
+    beta : float
+        The factor of the current epoch.
+
+    References
+    ----------
+    .. [1] Z. Cao, M. Long, J. Wang, P. S. Yu. "HashNet: deep learning to hash by
+       continuation". ICCV 2017.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = HashNetLoss()
+    >>> outputs = torch.tensor([[0.5, -0.5], [0.5, 0.5]])
+    >>> round(loss(outputs, torch.tensor([0, 1])).item(), 4)
+    0.6931
+    >>> loss.start_epoch(4, 5)
+    >>> loss.beta
+    7.0
+    """
+
+    output = "bits"
+
+    def __init__(self, alpha=None, final_beta=7.0):
+        super().__init__()
+        self.alpha = alpha if alpha is None else check_real(alpha, "alpha", minimum=0)
+        self.final_beta = check_real(final_beta, "final_beta", minimum=1)
+        self.beta = 1.0
+
+    def start_epoch(self, epoch, n_epochs):
+        """Set the sharpness of an epoch; it does not depend on earlier calls.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 0.
+
+        n_epochs : int
+            Number of epochs of the whole training.
+        """
+        done = epoch / max(n_epochs - 1, 1)
+        self.beta = math.sqrt(1 + (self.final_beta**2 - 1) * done)
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        outputs = full_precision(outputs)
+        similar = shared_labels(y, y) > 0
+        codes = torch.tanh(self.beta * outputs)
+        alpha = 10 / outputs.shape[1] if self.alpha is None else self.alpha
+        logits = alpha * codes @ codes.T  # (n, n)
+        costs = F.softplus(logits) - torch.where(similar, logits, 0)
+        return _weighted_mean(costs, y)
+
+
+class DCHLoss(Loss):
+    """Deep Cauchy hashing: similar codes within a small Hamming radius.
+
+    With ``d = n_bits (1 - cos(h, h')) / 2`` for ``h = tanh(u)`` of outputs u,
+    the relaxed Hamming distance, a similar pair costs ``log(1 + d / gamma)``
+    and another one ``log(1 + gamma / d)``, weighted as in `HashNetLoss`; every
+    row adds ``log(1 + d(abs(h), 1) / gamma)``, as in [1]_. Unlike
+    the authors' code, which takes squared differences for d.
+
+    Parameters
+    ----------
+    gamma : float, default=20.0
+        Scale of the Cauchy distribution, in bits: the smaller, the more the
+        loss cares for the nearest codes only. [1]_ tries 2 to 50.
+
+    quantization_weight : float, default=0.1
+        Weight of the mean quantization cost of a row; [1]_ chooses it by
+        cross-validation.
+
+    References
+    ----------
+    .. [1] Y. Cao, M. Long, B. Liu, J. Wang. "Deep Cauchy hashing for Hamming
+       space retrieval". CVPR 2018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> outputs = torch.tensor([[2.0, -2.0], [2.0, 2.0]])
+    >>> round(DCHLoss(gamma=1.0)(outputs, torch.tensor([0, 1])).item(), 4)
+    0.6931
+    """
+
+    output = "bits"
+
+    def __init__(self, gamma=20.0, quantization_weight=0.1):
+        super().__init__()
+        self.gamma = check_real(gamma, "gamma", minimum=1e-6)
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        outputs = full_precision(outputs)
+        n_bits = outputs.shape[1]
+        unit = F.normalize(torch.tanh(outputs), dim=1)
+        # Half the squared distance of unit rows is 1 - cos, and never negative enough for a NaN.
+        distances = n_bits / 4 * squared_distances(unit) + 1e-6  # (n, n)
+        similar = shared_labels(y, y) > 0
+        costs = torch.log1p(torch.where(similar, distances / self.gamma, self.gamma / distances))
+        from_bits = n_bits / 2 * (1 - unit.abs().sum(dim=1) / math.sqrt(n_bits))
+        quantization = torch.log1p(from_bits.clamp(min=0) / self.gamma).mean()
+        pairs = _weighted_mean(costs, y).to(outputs.dtype)
+        return pairs + self.quantization_weight * quantization
+
+
+def _weighted_mean(costs, y):
+    """Mean over pairs of different rows; both kinds weigh alike, common labels add to it."""
+    shared = shared_labels(y, y).to(costs.dtype)
+    different = ~torch.eye(len(costs), dtype=torch.bool, device=costs.device)
+    similar, dissimilar = (shared > 0) & different, (shared == 0) & different
+    if y.ndim == 2:  # Jaccard: shared labels among all labels of the two
+        n_labels = y.to(costs.dtype).sum(dim=1)
+        shared = shared / (n_labels[:, None] + n_labels - shared).clamp(min=1)
+    n = different.sum()
+    of_similar = n / similar.sum().clamp(min=1) * shared
+    of_dissimilar = n / dissimilar.sum().clamp(min=1)
+    # Without pairs of one kind the other kind has the weight 1.
+    weights = torch.where(similar, of_similar, torch.where(dissimilar, of_dissimilar, 0))
+    total = weights.sum()
+    return torch.where(different, weights * costs, 0).sum() / torch.where(total > 0, total, 1)

@@ -1,0 +1,223 @@
+"""Learning to rank and multiple loss: negatives are held at distances that grow by rank."""
+
+import torch
+import torch.nn.functional as F
+
+from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._validation import check_choice, check_integer, check_real
+from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._pairs import euclidean_distances
+
+
+def staircase_loss(positive, negatives, *, margin=0.85, step=0.05, positive_margin=0.0):
+    """Cost of tuples whose negative of rank r belongs at ``margin + r step``.
+
+    Half the square of what the positive is too far, plus half the squares of
+    what the negatives are too near.
+
+    Parameters
+    ----------
+    positive : tensor of shape (n_tuples,)
+        Distance of every query from its positive.
+
+    negatives : tensor of shape (n_tuples, n_negatives)
+        Distances from its negatives, in any order; infinite for none.
+
+    margin, step, positive_margin : float, default=0.85, 0.05, 0.0
+        As in `LRMLLoss`.
+
+    Returns
+    -------
+    tensor of shape (n_tuples,)
+        Cost of every tuple.
+
+    Examples
+    --------
+    >>> import torch
+    >>> staircase_loss(torch.tensor([0.5]), torch.tensor([[0.6, 0.7, 0.8, 0.9, 1.0]]))
+    tensor([0.1938])
+    """
+    ranked = negatives.sort(dim=1).values
+    steps = torch.arange(ranked.shape[1], device=ranked.device, dtype=ranked.dtype)
+    too_far = F.relu(positive - positive_margin)
+    too_near = F.relu(margin + step * steps - ranked)
+    return (too_far.square() + too_near.square().sum(dim=1)) / 2
+
+
+def ranked_list_loss(
+    positive, negatives, *, boundary=1.2, gap=0.4, temperature=10.0, negative_weight=0.5
+):
+    """Cost of tuples whose nearer negatives weigh more, with one common distance.
+
+    Parameters
+    ----------
+    positive : tensor of shape (n_tuples,)
+        Distance of every query from its positive.
+
+    negatives : tensor of shape (n_tuples, n_negatives)
+        Distances from its negatives, in any order; infinite for none.
+
+    boundary, gap, temperature, negative_weight : float, default=1.2, 0.4, 10.0, 0.5
+        As in `LRMLLoss`.
+
+    Returns
+    -------
+    tensor of shape (n_tuples,)
+        Cost of every tuple.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ranked_list_loss(torch.tensor([1.0]), torch.tensor([[0.7, 0.9, 1.0, 1.1, 1.3]]))
+    tensor([0.3295])
+    """
+    near = negatives < boundary
+    too_near = torch.where(near, boundary - negatives, 0)
+    # The weights are constants of the step: no gradient flows through them.
+    weights = torch.where(near, torch.exp(temperature * too_near.detach()), 0)
+    push = (weights * too_near).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-12)
+    pull = F.relu(positive - (boundary - gap))
+    return (1 - negative_weight) * pull + negative_weight * push
+
+
+class LRMLLoss(Loss):
+    """Learning to rank and multiple loss: a rank decides how far a negative goes.
+
+    Tuples of a query, one positive and five negatives are formed in the batch
+    from the labels. What [1]_ states is that number and that negatives of
+    different rank belong at different distances. Its equations are not known:
+    "staircase" is the contrastive loss of [2]_ with a margin that grows by
+    rank, "ranked_list" has the weights of [3]_. With the staircase the nearest
+    negative has the smallest margin, so negatives spread out; ``step=0`` is
+    the contrastive loss of [2]_ exactly. Distances are Euclidean, of features
+    of unit length, which `CNNFeatureExtractor` gives.
+
+    A batch has a tuple for every ordered pair of rows that share a label: their
+    mean is what a positive drawn at random costs on average. Unlike in [2]_,
+    whose positives are drawn and whose negatives come from a pool.
+
+    Parameters
+    ----------
+    form : {"staircase", "ranked_list"}, default="staircase"
+        Which cost a tuple has: `staircase_loss` or `ranked_list_loss`.
+
+    margin : float, default=0.85
+        Distance at which the nearest negative belongs, for "staircase".
+
+    step : float, default=0.05
+        How much that grows with each rank. ``margin + step (n_negatives - 1)``
+        should stay below 1.41, the distance of random rows.
+
+    positive_margin : float, default=0.0
+        Distance within which a positive costs nothing, for "staircase".
+
+    boundary : float, default=1.2
+        Distance from which a negative costs nothing, for "ranked_list".
+
+    gap : float, default=0.4
+        How far inside that boundary positives belong, for "ranked_list".
+
+    temperature : float, default=10.0
+        How much more near negatives weigh, for "ranked_list".
+
+    negative_weight : float, default=0.5
+        Share of the negatives in the cost, for "ranked_list".
+
+    n_negatives : int, default=5
+        Negatives of a tuple; all there are if there are fewer.
+
+    negatives : {"hardest", "bottom"}, default="hardest"
+        The nearest or the farthest ones. The "bottom five ranked by
+        similarity" of [1]_ can mean either; "bottom" ones cost almost nothing.
+
+    one_per_class : bool, default=True
+        At most one negative of each class, or of each set of labels, as in
+        [2]_.
+
+    reduction : {"mean", "sum"}, default="mean"
+        Over the tuples. The code of [2]_ sums.
+
+    References
+    ----------
+    .. [1] L. Fan, H. Zhao, H. Zhao, P. Liu, H. Hu. "Image retrieval based on
+       learning to rank and multiple loss". ISPRS International Journal of
+       Geo-Information 8(9), 2019.
+    .. [2] F. Radenović, G. Tolias, O. Chum. "Fine-tuning CNN image retrieval
+       with no human annotation". IEEE TPAMI 41, 2019.
+    .. [3] X. Wang, Y. Hua, E. Kodirov, G. Hu, R. Garnier, N. M. Robertson.
+       "Ranked list loss for deep metric learning". CVPR 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+    >>> round(LRMLLoss()(features, torch.tensor([0, 0, 1, 1])).item(), 4)
+    0.2804
+    """
+
+    output = "features"
+
+    def __init__(
+        self,
+        form="staircase",
+        margin=0.85,
+        step=0.05,
+        positive_margin=0.0,
+        boundary=1.2,
+        gap=0.4,
+        temperature=10.0,
+        negative_weight=0.5,
+        n_negatives=5,
+        negatives="hardest",
+        one_per_class=True,
+        reduction="mean",
+    ):
+        super().__init__()
+        self.form = check_choice(form, "form", ("staircase", "ranked_list"))
+        self.margin = check_real(margin, "margin", minimum=0)
+        self.step = check_real(step, "step", minimum=0)
+        self.positive_margin = check_real(positive_margin, "positive_margin", minimum=0)
+        self.boundary = check_real(boundary, "boundary", minimum=0)
+        self.gap = check_real(gap, "gap", minimum=0)
+        self.temperature = check_real(temperature, "temperature", minimum=0)
+        self.negative_weight = check_real(negative_weight, "negative_weight", minimum=0, maximum=1)
+        self.n_negatives = check_integer(n_negatives, "n_negatives", minimum=1)
+        self.negatives = check_choice(negatives, "negatives", ("hardest", "bottom"))
+        self.one_per_class = check_choice(one_per_class, "one_per_class", (True, False))
+        self.reduction = check_choice(reduction, "reduction", ("mean", "sum"))
+
+    def forward(self, outputs, y):
+        """Loss of features (n, d)."""
+        distances = euclidean_distances(outputs)
+        similar = shared_labels(y, y) > 0
+        negatives = self._negatives(distances, similar, y)  # (n, n_negatives)
+        positive = similar & ~torch.eye(len(similar), dtype=torch.bool, device=similar.device)
+        queries, positives = positive.nonzero(as_tuple=True)
+        costs = self._tuple_costs(distances[queries, positives], negatives[queries])
+        total = costs.sum() / (max(len(costs), 1) if self.reduction == "mean" else 1)
+        return total.to(full_precision(outputs).dtype)
+
+    def _tuple_costs(self, positive, negatives):
+        """Cost of every tuple (n_tuples,)."""
+        if self.form == "staircase":
+            names = ("margin", "step", "positive_margin")
+            cost = staircase_loss
+        else:
+            names = ("boundary", "gap", "temperature", "negative_weight")
+            cost = ranked_list_loss
+        return cost(positive, negatives, **{name: getattr(self, name) for name in names})
+
+    def _negatives(self, distances, similar, y):
+        """Distances of every row's negatives (n, n_negatives), infinite where there are none."""
+        order = distances.detach() if self.negatives == "hardest" else -distances.detach()
+        order = torch.where(similar, torch.inf, order)
+        if self.one_per_class:
+            classes = torch.unique(y, dim=0, return_inverse=True)[1]
+            ranks = order.argsort(dim=1, stable=True).argsort(dim=1)  # of every row, from 0
+            first = ranks.new_full(ranks.shape, len(ranks))
+            first.scatter_reduce_(1, classes.expand_as(ranks), ranks, "amin")  # of every class
+            order = torch.where(ranks == first[:, classes], order, torch.inf)
+        n_negatives = min(self.n_negatives, len(distances))
+        chosen = order.argsort(dim=1, stable=True)[:, :n_negatives]
+        there = order.gather(1, chosen) < torch.inf
+        return torch.where(there, distances.gather(1, chosen), torch.inf)

@@ -1,0 +1,172 @@
+"""Losses over the pairs of a batch, by how many labels two rows share."""
+
+import torch
+import torch.nn.functional as F
+
+from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._validation import check_choice, check_real
+from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._hashing import pair_mean, quantization_loss, squared_distances
+
+
+def euclidean_distances(features):
+    """Distances between all rows (n, n); the slope at 0 is 0, not infinite."""
+    # At 0 the clamp stops the gradient before the square root, whose slope there is infinite.
+    return squared_distances(features).clamp(min=1e-12).sqrt()
+
+
+class ContrastiveLoss(Loss):
+    """Pull rows that share a label together, push others `margin` apart [1]_.
+
+    The mean over the pairs of a batch of ``D ** 2 / 2`` for similar and
+    ``max(0, margin - D) ** 2 / 2`` for other rows, D being their Euclidean
+    distance: equation 4 of [1]_. Unlike in the terms of `DSHLoss`, the
+    margin is one of distances, not of squared ones.
+
+    Parameters
+    ----------
+    margin : float, default=1.0
+        Distance beyond which a dissimilar pair costs nothing. Features of
+        unit length, which `CNNFeatureExtractor` gives, are at most 2 apart.
+
+    similar_weight : None, "balanced" or float, default=None
+        Weight of a similar pair, where a dissimilar one has 1; None counts
+        all pairs alike; "balanced" gives half of the mean to each kind.
+        Unlike [1]_, which has no such weight.
+
+    References
+    ----------
+    .. [1] R. Hadsell, S. Chopra, Y. LeCun. "Dimensionality reduction by
+       learning an invariant mapping". CVPR 2006.
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    >>> round(ContrastiveLoss()(features, torch.tensor([0, 1, 1])).item(), 4)
+    0.0685
+    """
+
+    output = "features"
+
+    def __init__(self, margin=1.0, similar_weight=None):
+        super().__init__()
+        self.margin = check_real(margin, "margin", minimum=0)
+        self.similar_weight = check_similar_weight(similar_weight)
+
+    def forward(self, outputs, y):
+        """Loss of features (n, d)."""
+        similar = shared_labels(y, y) > 0
+        misses = F.relu(self.margin - euclidean_distances(outputs))
+        costs = torch.where(similar, squared_distances(outputs), misses.square()) / 2
+        return pair_mean(costs, similar, self.similar_weight).to(full_precision(outputs).dtype)
+
+
+def check_similar_weight(similar_weight):
+    """Return the weight if it is None, "balanced" or a number of at least 0."""
+    if similar_weight is None or isinstance(similar_weight, str):
+        return check_choice(similar_weight, "similar_weight", (None, "balanced"))
+    return check_real(similar_weight, "similar_weight", minimum=0)
+
+
+class MultilevelLoss(Loss):
+    """Codes as far apart as the cosine of their label vectors says [1]_.
+
+    The similarity s of two rows is the cosine of their 0/1 label vectors, from
+    0 to 1. Pairs with s below 0.01 or above 0.99 are hard ones, which get a
+    likelihood; the others are soft ones, whose inner product is fitted to s.
+    That s is stated in [1]_. The loss on it is not: the forms are those of two
+    papers that use the same similarity. The mean is over all ordered pairs,
+    each row with itself included. Rows without labels have s = 0 with every
+    row.
+
+    Parameters
+    ----------
+    form : {"idhn", "isdh", "cosine"}, default="idhn"
+        With ``w = beta u v / n_bits`` for outputs u and v: "idhn" [2]_ has
+        ``log(1 + exp(w)) - s w`` for hard pairs and ``gamma n_bits ((u v /
+        n_bits + 1) / 2 - s) ** 2`` for soft ones. "isdh" [3]_ has gamma times
+        that for hard pairs and ``(s - sigmoid(w)) ** 2`` for soft ones.
+        "cosine" fits ``(cos(u, v) + 1) / 2`` to s by least squares for all
+        pairs.
+
+    beta : float, default=5.0
+        Steepness of the likelihood.
+
+    gamma : float, default=None
+        Weight as above; None means 0.1 for "idhn" and 10 for "isdh", as in
+        their authors' code.
+
+    quantization_weight : float, default=0.1
+        Weight of the mean distance of all outputs from -1 or +1.
+
+    squash : {"softsign", "tanh", None}, default="softsign"
+        What the outputs go through first, as in [2]_; [1]_ does not say.
+
+    References
+    ----------
+    .. [1] B. Qiang et al. "Large-scale multi-label image retrieval using
+       residual network with hash layer". ICACI 2019.
+    .. [2] Z. Zhang, Q. Zou, Y. Lin, L. Chen, S. Wang. "Improved deep hashing
+       with soft pairwise similarity for multi-label image retrieval". IEEE
+       Transactions on Multimedia 22, 2020.
+    .. [3] Z. Zhang, Q. Zou et al. "Instance similarity deep
+       hashing for multi-label image retrieval". arXiv:1803.02987, 2018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> y = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]])
+    >>> outputs = torch.tensor(
+    ...     [[0.8, -0.6, 0.5, 0.9], [0.7, -0.5, -0.4, 0.6], [0.9, -0.7, 0.6, 0.8],
+    ...      [-0.8, 0.6, 0.7, -0.5]]
+    ... )
+    >>> round(MultilevelLoss(squash=None)(outputs, y).item(), 4)
+    0.1435
+    """
+
+    output = "bits"
+
+    def __init__(
+        self, form="idhn", beta=5.0, gamma=None, quantization_weight=0.1, squash="softsign"
+    ):
+        super().__init__()
+        self.form = check_choice(form, "form", ("idhn", "isdh", "cosine"))
+        self.beta = check_real(beta, "beta", minimum=0)
+        self.gamma = gamma if gamma is None else check_real(gamma, "gamma", minimum=0)
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.squash = check_choice(squash, "squash", ("softsign", "tanh", None))
+
+    def forward(self, outputs, y):
+        """Loss of outputs (n, n_bits)."""
+        outputs = full_precision(outputs)
+        if self.squash is not None:
+            outputs = {"softsign": F.softsign, "tanh": torch.tanh}[self.squash](outputs)
+        costs = self._pair_costs(outputs, _label_cosines(y, outputs.dtype))
+        quantization = quantization_loss(outputs) / outputs.shape[1]
+        return costs.mean() + self.quantization_weight * quantization
+
+    def _pair_costs(self, outputs, targets):
+        """Cost of every ordered pair (n, n)."""
+        if self.form == "cosine":
+            unit = F.normalize(outputs, dim=1)
+            return ((unit @ unit.T + 1) / 2 - targets).square()
+        agreement = outputs @ outputs.T / outputs.shape[1]
+        logits = self.beta * agreement
+        hard = F.softplus(logits) - targets * logits
+        if self.form == "idhn":
+            gamma = 0.1 if self.gamma is None else self.gamma
+            soft = gamma * outputs.shape[1] * ((agreement + 1) / 2 - targets).square()
+        else:
+            hard = (10.0 if self.gamma is None else self.gamma) * hard
+            soft = (targets - torch.sigmoid(logits)).square()
+        # Equal labels have a cosine of 0.99999... only.
+        return torch.where((targets > 0.99) | (targets < 0.01), hard, soft)
+
+
+def _label_cosines(y, dtype):
+    """Cosine of the label vectors of all rows (n, n); 0 for rows without labels."""
+    if y.ndim == 1:
+        return shared_labels(y, y).to(dtype)
+    unit = F.normalize(y.to(dtype), dim=1)
+    return unit @ unit.T
