@@ -1,0 +1,221 @@
+"""Losses with a classifier or with target codes."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from loss_cases import SINGLE_LABELS, label_sets, make_loss, make_outputs, value_and_gradient
+
+from sklearn_cbir.losses import (
+    CNNHLoss,
+    CSQLoss,
+    DLBHCLoss,
+    GreedyHashLoss,
+    OrthoHashLoss,
+    hash_centers,
+)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def set_up(loss, y, n_bits, seed=0):
+    loss.setup(n_outputs=n_bits, y=y, generator=seeded(seed))
+    return loss
+
+
+# Classifiers.
+
+
+@pytest.mark.parametrize("loss", [DLBHCLoss(), GreedyHashLoss()], ids=["dlbhc", "greedyhash"])
+def test_classifier_is_trained_and_of_the_size_of_the_labels(loss):
+    set_up(loss, torch.tensor([0, 1, 2, 2]), 6)
+    shapes = {name: tuple(value.shape) for name, value in loss.named_parameters()}
+    assert shapes.pop("weight") == (3, 6)
+    assert shapes == ({"bias": (3,)} if isinstance(loss, DLBHCLoss) else {})
+    assert loss.weight.abs().max() <= 1 / math.sqrt(6)
+
+
+def test_greedyhash_sees_signs_forward_and_passes_their_slope_to_the_outputs():
+    loss, outputs = make_loss("greedyhash"), make_outputs()
+    signs = torch.where(outputs >= 0, 1.0, -1.0).double()
+
+    def classification(codes):  # the same classifier, on codes of any value
+        scores = codes @ loss.weight.T
+        return torch.nn.functional.cross_entropy(scores, SINGLE_LABELS).item()
+
+    def quantization(rows):
+        return 0.1 * ((rows.abs() - 1).abs() ** 3).mean().item()
+
+    value, gradient = value_and_gradient(lambda u: loss(u, SINGLE_LABELS), outputs.tolist())
+    assert value == pytest.approx(classification(signs) + quantization(outputs))
+    steps = 1e-6 * torch.eye(outputs.numel()).double().reshape(-1, *outputs.shape)
+    expected = [
+        classification(signs + step)
+        - classification(signs - step)
+        + quantization(outputs + step)
+        - quantization(outputs - step)
+        for step in steps
+    ]
+    np.testing.assert_allclose(np.ravel(gradient), np.array(expected) / 2e-6, atol=1e-8)
+
+
+def test_a_row_with_two_labels_is_shared_out_between_them():
+    for name in ("dlbhc", "greedyhash"):
+        loss, outputs = make_loss(name), make_outputs(1)
+        both = loss(outputs, torch.tensor([[1.0, 0.0, 1.0, 0.0]]))
+        each = [loss(outputs, torch.tensor([c])) for c in (0, 2)]
+        torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+
+
+# Codes of the classes.
+
+
+@pytest.mark.parametrize("n_bits", [1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64])
+def test_hadamard_centers_differ_in_half_of_their_bits_or_in_all(n_bits):
+    centers = hash_centers(2 * n_bits, n_bits, seeded())
+    products = centers @ centers.T
+    assert set(centers.unique().tolist()) <= {-1, 1}
+    assert torch.equal(products.diagonal(), torch.full((2 * n_bits,), float(n_bits)))
+    assert ((products == 0).sum(dim=1) == 2 * n_bits - 2).all()
+    assert ((products == -n_bits).sum(dim=1) == 1).all()
+    few = hash_centers(n_bits, n_bits, seeded())
+    assert torch.equal(few @ few.T, n_bits * torch.eye(n_bits))
+
+
+@pytest.mark.parametrize(("n_classes", "n_bits"), [(8, 3), (5, 6), (60, 12), (40, 18), (30, 36)])
+def test_other_centers_differ_and_lie_far_apart(n_classes, n_bits):
+    centers = hash_centers(n_classes, n_bits, seeded())
+    distances = (n_bits - centers @ centers.T) / 2
+    distances.fill_diagonal_(n_bits)
+    assert centers.shape == (n_classes, n_bits)
+    assert set(centers.unique().tolist()) == {-1, 1}
+    random = torch.where(torch.rand(n_classes, n_bits, generator=seeded(1)) < 0.5, -1.0, 1.0)
+    random = (n_bits - random @ random.T) / 2
+    random.fill_diagonal_(n_bits)
+    assert distances.min() >= max(1, random.min())
+    if n_bits > 16:
+        assert (centers.sum(dim=1) == 0).all()
+
+
+def test_as_many_classes_as_codes_use_every_code():
+    assert len(hash_centers(8, 3, seeded()).unique(dim=0)) == 8
+
+
+def test_more_classes_than_codes_raise():
+    with pytest.raises(ValueError, match="3 bits make 8 codes, but there are 9 classes.*n_bits=4"):
+        hash_centers(9, 3)
+    with pytest.raises(ValueError, match="there are 9 classes"):
+        CSQLoss().setup(n_outputs=3, y=torch.arange(9))
+
+
+def test_centers_come_from_the_generator():
+    for n_bits in (6, 12, 36):
+        a, b, c = (hash_centers(5, n_bits, seeded(seed)) for seed in (0, 0, 1))
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+def test_csq_at_its_centers_and_at_zero():
+    loss = set_up(CSQLoss(quantization_weight=0.5), torch.arange(4), 8)
+    assert loss(20 * loss.centers, torch.arange(4)).item() == pytest.approx(0, abs=1e-6)
+    assert loss(torch.zeros(4, 8), torch.arange(4)).item() == pytest.approx(math.log(2) + 0.5)
+
+
+def test_csq_of_several_labels_follows_the_majority_of_their_centers():
+    loss = set_up(CSQLoss(quantization_weight=0), torch.arange(3), 4)
+    loss.centers = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]])
+    loss.ties = torch.tensor([1.0, 1, 1, -1])
+    three, two = torch.tensor([[1.0, 1, 1]]), torch.tensor([[1.0, 1, 0]])
+    assert loss(20 * torch.tensor([[1.0, 1, 1, -1]]), three).item() == pytest.approx(0, abs=1e-6)
+    assert loss(20 * torch.tensor([[1.0, 1, 1, -1]]), two).item() == pytest.approx(0, abs=1e-6)
+    wrong = loss(20 * torch.tensor([[1.0, 1, -1, -1]]), two)  # a tie is not free
+    assert wrong.item() == pytest.approx(10)
+    assert loss(make_outputs(1), torch.zeros(1, 3)) == 0
+
+
+def test_orthohash_takes_the_margin_off_the_right_class():
+    loss = set_up(OrthoHashLoss(), torch.arange(2), 2)
+    loss.centers = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    # cosines 1 and 0: scores 8 (1 - 0.2) and 0
+    value = loss(torch.tensor([[3.0, 3.0]]), torch.tensor([0]))
+    assert value.item() == pytest.approx(math.log(1 + math.exp(-6.4)), rel=1e-4)
+    value = loss(torch.tensor([[3.0, 3.0]]), torch.tensor([[1.0, 1.0]]))
+    expected = math.log(1 + math.exp(-8)) + 4  # scores 6.4 and -1.6, half of each
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+# CNNH.
+
+
+@pytest.mark.parametrize("n_bits", [4, 12])
+def test_two_classes_get_opposite_codes(n_bits):
+    for seed in range(5):
+        loss = set_up(CNNHLoss(), torch.tensor([0, 1, 1, 1]), n_bits, seed)
+        assert torch.equal(loss.codes[0], -loss.codes[1])
+
+
+def test_codes_of_ten_classes_come_near_the_bound():
+    # |S - B B' / q| ** 2 / 10 ** 2 >= (C - 2) ** 2 / (C (C - 1)) for balanced classes
+    similarity = 2 * torch.eye(10) - 1
+    for seed in range(3):
+        codes = set_up(CNNHLoss(), torch.arange(10), 12, seed).codes
+        error = (similarity - codes @ codes.T / 12).square().mean()
+        assert 0.7111 <= error < 0.76
+        assert len(codes.unique(dim=0)) == 10
+
+
+def test_stage_one_finds_the_best_codes_of_a_small_problem():
+    y = torch.tensor([0, 0, 0, 1, 2])
+    weights = torch.tensor([3.0, 1.0, 1.0])
+    similarity = 2 * torch.eye(3) - 1
+
+    def objective(codes):
+        return (weights[:, None] * weights * (similarity - codes @ codes.T / 3) ** 2).sum()
+
+    every = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3)))
+    best = min(objective(every[list(rows)]) for rows in itertools.product(range(8), repeat=3))
+    found = min(objective(set_up(CNNHLoss(), y, 3, seed).codes) for seed in range(3))
+    assert found == pytest.approx(best.item())
+
+
+def test_rows_of_one_class_share_the_code_of_their_class():
+    # The targets follow the label, not the row: no order of the training rows can permute them.
+    y = torch.tensor([2, 0, 1, 0])
+    loss = set_up(CNNHLoss(), y, 6)
+    shuffled = set_up(CNNHLoss(), y[[3, 1, 0, 2]], 6)
+    assert torch.equal(loss.codes, shuffled.codes)
+    assert loss(20 * loss.codes[y], y).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_one_hot_rows_give_the_codes_of_class_indices():
+    y = torch.tensor([2, 0, 1, 0])
+    rows = torch.nn.functional.one_hot(y)
+    assert torch.equal(set_up(CNNHLoss(), y, 6).codes, set_up(CNNHLoss(), rows, 6).codes)
+
+
+def test_label_sets_that_share_a_label_get_nearer_codes():
+    y = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
+    loss = set_up(CNNHLoss(), y, 8)
+    known = label_sets(loss.label_sets)
+    assert len(known) == 4  # the row without labels is none
+    codes = {frozenset(own): code for own, code in zip(known, loss.codes)}
+    assert codes[frozenset({0})] @ codes[frozenset({0, 1})] > 0
+    assert codes[frozenset({0})] @ codes[frozenset({2, 3})] < 0
+
+
+def test_labels_that_no_row_has_raise():
+    with pytest.raises(ValueError, match="No row of y has a label"):
+        CNNHLoss().setup(n_outputs=4, y=torch.zeros(3, 2))
+
+
+def test_bad_parameters_of_codebook_losses_raise():
+    with pytest.raises(ValueError, match="n_sweeps=0 must be"):
+        CNNHLoss(n_sweeps=0)
+    with pytest.raises(ValueError, match="margin=-1 must be"):
+        OrthoHashLoss(margin=-1)
+    with pytest.raises(ValueError, match="quantization_weight=-1 must be"):
+        GreedyHashLoss(quantization_weight=-1)

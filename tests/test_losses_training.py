@@ -1,0 +1,165 @@
+"""Every loss inside its estimator, and losses of others with parameters of their own."""
+
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning import losses as others
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+
+from sklearn_cbir import CNNFeatureExtractor, DeepHasher
+from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.losses import LOSSES, HashNetLoss, output_of
+from sklearn_cbir.metrics import hamming_mean_average_precision, mean_average_precision
+
+NAMES = sorted(LOSSES)
+X, Y = make_blobs(80, 6, centers=4, cluster_std=1.0, random_state=0)
+ROWS = Y[:, None] == np.arange(4)  # the same labels as 0/1 columns
+ROWS = (ROWS | (Y[:, None] == 0) & (np.arange(4) == 1)).astype(int)  # class 0 has label 1 too
+
+
+def estimator(name, **parameters):
+    parameters = {"loss": name, "max_epochs": 6, "batch_size": 40, "random_state": 0} | parameters
+    if output_of(LOSSES[name]()) == "bits":
+        return DeepHasher(12, **parameters)
+    return CNNFeatureExtractor(weights=None, n_components=8, **parameters)
+
+
+def score(estimator, X, y):
+    out = estimator.transform(X)
+    if out.dtype == np.uint8:
+        return hamming_mean_average_precision(y, y, out, out)
+    return mean_average_precision(y, y, 1 - out @ out.T)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loss_falls_in_its_estimator_and_separates_classes(name):
+    fitted = estimator(name, lr=0.01).fit(X, Y)
+    assert fitted.history_[-1]["loss"] < 0.9 * fitted.history_[0]["loss"]
+    assert score(fitted, X, Y) > 0.9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loss_learns_from_several_labels_per_row(name):
+    fitted = estimator(name, lr=0.01, max_epochs=3).fit(X, ROWS)
+    assert fitted.history_[-1]["loss"] < fitted.history_[0]["loss"]
+
+
+@pytest.mark.parametrize("name", ["triplet", "lrml", "multilevel", "csq", "greedyhash"])
+def test_loss_falls_on_images(name):
+    images, y = make_shapes(48, random_state=0)
+    parameters = {"backbone": "small", "lr": 0.001, "augment": None}
+    history = estimator(name, **parameters).fit(images, y).history_
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_bits_of_a_classified_code_vary():
+    codes = estimator("dlbhc", lr=0.01).fit(X, Y).transform(X)
+    assert (codes.mean(axis=0) > 0.02).mean() > 0.5
+    assert (codes.mean(axis=0) < 0.98).all()
+
+
+# Losses that change as they train.
+
+
+class Recorder(torch.nn.Module):
+    """A loss that notes when its epochs start."""
+
+    output = "bits"
+    epochs = []
+
+    def start_epoch(self, epoch, n_epochs):
+        self.epochs.append((epoch, n_epochs))
+
+    def forward(self, outputs, y):
+        return outputs.square().mean()
+
+
+def test_a_loss_is_told_of_every_epoch_of_both_phases():
+    Recorder.epochs.clear()
+    DeepHasher(4, loss=Recorder(), head_epochs=2, max_epochs=3, random_state=0).fit(X, Y)
+    assert Recorder.epochs == [(epoch, 5) for epoch in range(5)]
+
+
+class _Interrupt:
+    """A callback that presses Ctrl-C after the second epoch."""
+
+    n = 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.n += context.task_name == "epoch"
+        if self.n == 2:
+            raise KeyboardInterrupt
+
+    def teardown(self, estimator, context):
+        pass
+
+
+@pytest.mark.parametrize("name", ["hashnet", "csq", "cnnh", "greedyhash"])
+def test_a_loss_with_a_state_goes_on_where_it_was_cut_off(name, tmp_path):
+    whole = estimator(name, max_epochs=4).fit(X, Y)
+    cut = estimator(name, max_epochs=4, checkpoint_dir=tmp_path).set_callbacks(_Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(X, Y)
+    resumed = estimator(name, max_epochs=4, checkpoint_dir=tmp_path).fit(X, Y)
+    assert [r["loss"] for r in resumed.history_] == [r["loss"] for r in whole.history_]
+    assert np.array_equal(resumed.project(X), whole.project(X))
+
+
+def test_hashnet_ends_sharper_than_it_began():
+    loss = HashNetLoss()
+    estimator("hashnet", loss=loss).fit(X, Y)
+    assert loss.beta == 1  # the user's object is left alone
+    plain = estimator("hashnet", loss=HashNetLoss(final_beta=1)).fit(X, Y)
+    sharp = estimator("hashnet").fit(X, Y)
+    assert plain.history_[0]["loss"] == sharp.history_[0]["loss"]
+    assert plain.history_[-1]["loss"] != sharp.history_[-1]["loss"]
+
+
+# Losses of another library.
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        others.MultiSimilarityLoss,
+        others.TripletMarginLoss,
+        lambda: others.ProxyAnchorLoss(num_classes=4, embedding_size=8),
+        lambda: others.ArcFaceLoss(num_classes=4, embedding_size=8),
+    ],
+    ids=["multi-similarity", "triplet margin", "proxy anchor", "arcface"],
+)
+def test_losses_of_pytorch_metric_learning_train_with_their_own_parameters(make):
+    loss = make()
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    extractor = CNNFeatureExtractor(
+        weights=None, loss=loss, n_components=8, max_epochs=6, lr=0.01, random_state=0
+    )
+    fitted = clone(extractor).fit(X, Y)
+    assert fitted.history_[-1]["loss"] < fitted.history_[0]["loss"]
+    assert score(fitted, X, Y) > 0.9
+    for name, value in loss.state_dict().items():  # the user's object is left alone
+        assert torch.equal(value, before[name])
+    if before:
+        still = extractor.set_params(loss_lr=1e-12).fit(X, Y)
+        assert still.history_[-1]["loss"] != fitted.history_[-1]["loss"]
+
+
+def test_proxies_of_another_library_are_part_of_the_checkpoint(tmp_path):
+    def make(**parameters):
+        loss = others.ProxyAnchorLoss(num_classes=4, embedding_size=8)
+        with torch.no_grad():
+            loss.proxies.copy_(torch.linspace(-1, 1, 32).reshape(4, 8))
+        return estimator("triplet", loss=loss, max_epochs=4, **parameters)
+
+    whole = make().fit(X, Y)
+    with pytest.raises(KeyboardInterrupt):
+        make(checkpoint_dir=tmp_path).set_callbacks(_Interrupt()).fit(X, Y)
+    resumed = make(checkpoint_dir=tmp_path).fit(X, Y)
+    assert [r["loss"] for r in resumed.history_] == [r["loss"] for r in whole.history_]
