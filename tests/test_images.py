@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
@@ -591,6 +592,16 @@ def test_fingerprint_follows_pixels_and_files(rng, save, pixels):
     assert check_images([path]).fingerprint() != before
     one, other = Image.fromarray(pixels), Image.fromarray(pixels[::-1])
     assert check_images([one]).fingerprint() != check_images([other]).fingerprint()
+
+
+def test_fingerprint_never_copies_all_pixels():
+    images = check_images(np.zeros((2000, 64, 64), dtype=np.uint8))
+    tracemalloc.start()
+    try:
+        images.fingerprint()
+        assert tracemalloc.get_traced_memory()[1] < 2**21  # of 8 MB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("enabled", [True, False])

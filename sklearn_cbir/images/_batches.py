@@ -295,7 +295,11 @@ class Images:
         str
             The same for the same images in the same order.
         """
-        return joblib.hash(self._source.fingerprint(self._rows))
+        blocks = blocks_of(len(self), BLOCK)
+        # Block by block: selecting rows copies them.
+        return joblib.hash(
+            [joblib.hash(self._source.fingerprint(self._rows[block])) for block in blocks]
+        )
 
     def _output_size(self, size, resize):
         """Return height, width and the checked `resize`, None for the images' own size."""
