@@ -17,6 +17,15 @@ class RowTrunk(nn.Module):
     spec : dict
         Arguments of `build_backbone` that build this trunk again, without its
         weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cbir.backbones import build_backbone, build_mlp
+    >>> trunk = build_mlp(3)
+    >>> again = build_backbone(**trunk.spec).eval()
+    >>> again(torch.zeros(2, 3)).shape
+    torch.Size([2, 256])
     """
 
     width = 256

@@ -48,6 +48,16 @@ class Trunk(nn.Module):
 
     frozen_batch_norm : bool
         Whether batch normalization keeps its statistics while training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cbir.backbones import build_backbone
+    >>> trunk = build_backbone("small", image_size=32)
+    >>> type(trunk).__name__, trunk.width, trunk.image_size
+    ('Trunk', 256, 32)
+    >>> trunk(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([2, 256])
     """
 
     def __init__(self, features, pooling, width, spec):

@@ -29,6 +29,17 @@ def read_weights(path):
 
     ValueError
         If it holds anything else than a state dict.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "weights.pt")
+    ...     torch.save({"module.weight": torch.ones(2)}, path)
+    ...     read_weights(path)
+    {'weight': tensor([1., 1.])}
     """
     path = Path(path)
     if not path.is_file():
