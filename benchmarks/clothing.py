@@ -54,7 +54,8 @@ def leave_one_out(options, photos):
 def choose(options, train, loss, lr):
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
     pipeline = trained(options, loss, lr, seed=0)
-    return {"map": cross_val_score(pipeline, train.data, train.target, cv=folds).mean()}
+    scores = cross_val_score(pipeline, train.data, train.target, cv=folds)
+    return {"map": float(scores.mean())}
 
 
 def evaluate(pipeline, train, queries):
