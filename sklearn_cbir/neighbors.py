@@ -4,6 +4,7 @@ import numpy as np
 from scipy import sparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -30,10 +31,13 @@ from sklearn_cbir.reranking import resolve_reranker
 __all__ = ["NeighborsRetriever"]
 
 METRICS = ("cosine", "euclidean", "hamming")
+STATE_FORMAT = 1  # of what is pickled
 CHANGING = ProcessLock()  # held while a gallery is replaced
 
 
-class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class NeighborsRetriever(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Search a gallery of features or binary codes for what is nearest to queries.
 
     The last step of a retrieval pipeline: `predict` gives the ids of the nearest
@@ -100,6 +104,9 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Id of every gallery row: what the caller gave, or numbers that are never
         used again after `remove`.
 
+    y_ : ndarray of shape (n_samples_fit_,) or (n_samples_fit_, n_labels), or None
+        Label of every gallery row; None if it was fitted without.
+
     algorithm_ : str
         The algorithm in use, ``"exact"`` or ``"nndescent"``.
 
@@ -160,6 +167,7 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X, y=None, *, ids=None):
         """Take in a gallery.
 
@@ -181,13 +189,16 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             The fitted retriever.
         """
         self._check_parameters()
+        context = self._init_callback_context()
         before = vars(self).copy()
         try:
+            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
             X = self._check_rows(X, self.metric)
             ids = GalleryIds(ids, len(X))
             labels = None if y is None else GalleryLabels(y, len(X))
             engine = self._new_engine(*X.shape).build(X)
             self._gallery = Gallery(self.metric, engine, ids, labels)
+            context.call_on_fit_task_end(estimator=self, X=X, y=y)
         except BaseException:  # whatever was fitted before goes on working
             vars(self).clear()
             vars(self).update(before)
@@ -503,6 +514,12 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self._gallery.ids.values
 
     @property
+    def y_(self):
+        """Label of every gallery row, or None."""
+        labels = self._gallery.labels
+        return None if labels is None else labels.values
+
+    @property
     def algorithm_(self):
         """The algorithm in use."""
         return self._gallery.engine.name
@@ -523,6 +540,18 @@ class NeighborsRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "_gallery")
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_state_format": STATE_FORMAT}
+
+    def __setstate__(self, state):
+        found = state.pop("_state_format", STATE_FORMAT)
+        if found > STATE_FORMAT:
+            raise ValueError(
+                f"This {type(self).__name__} was saved in format {found}; this version of "
+                f"sklearn_cbir reads up to {STATE_FORMAT}. Install a newer version."
+            )
+        super().__setstate__(state)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

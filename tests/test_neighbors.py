@@ -15,6 +15,7 @@ import pytest
 from scipy import sparse
 from sklearn import clone, config_context
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.callback import ProgressBar
 from sklearn.exceptions import DataConversionWarning, NotFittedError, UndefinedMetricWarning
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsTransformer, NearestNeighbors
@@ -22,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir import NeighborsRetriever, neighbors
 from sklearn_cbir.metrics import mean_average_precision, precision_at_k
 
 METRICS = ["cosine", "euclidean", "hamming"]
@@ -447,6 +448,14 @@ def test_ids_of_a_gallery_cannot_be_added_or_removed_twice():
     assert retriever.remove([]).n_samples_fit_ == 3
 
 
+@pytest.mark.parametrize("y", [["b", "a", "b"], [[1, 0], [0, 1], [1, 1]], None])
+def test_the_labels_of_the_gallery_can_be_read(y):
+    retriever = NeighborsRetriever().fit(np.eye(3), y)
+    assert retriever.y_ is None if y is None else retriever.y_.tolist() == y
+    assert "y_" in retriever._repr_html_()
+    assert not hasattr(NeighborsRetriever(), "y_")
+
+
 def test_labels_come_with_all_rows_or_none():
     with pytest.raises(ValueError, match="y is None"):
         NeighborsRetriever().fit(np.eye(3), [0, 1, 2]).partial_fit(np.eye(3))
@@ -672,6 +681,46 @@ def test_a_pipeline_scores_predicts_and_is_tuned(rng):
     )
 
 
+def test_progress_bars_of_a_search_reach_the_retriever(rng, capfd):
+    X, y = make_rows(rng, 30), np.arange(30) % 3
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), NeighborsRetriever(3)),
+        {"neighborsretriever__metric": ["cosine", "euclidean"]},
+        cv=StratifiedKFold(2),
+    )
+    with warnings.catch_warnings():
+        # scikit-learn's own scaler takes no callbacks.
+        warnings.filterwarnings("ignore", message="The estimator StandardScaler does not")
+        search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
+    assert capfd.readouterr().out.count("NeighborsRetriever - fit") >= 1
+    assert not [name for name in vars(search.best_estimator_[-1]) if "callback" in name]
+
+
+def test_callbacks_are_torn_down_when_a_fit_fails(rng):
+    class Watch:
+        seen = ()
+
+        def setup(self, estimator, context):
+            self.seen += ("setup",)
+
+        def on_fit_task_begin(self, estimator, context):
+            self.seen += ("begin",)
+
+        def on_fit_task_end(self, estimator, context):
+            self.seen += ("end",)
+
+        def teardown(self, estimator, context):
+            self.seen += ("teardown",)
+
+    watch = Watch()
+    retriever = NeighborsRetriever(2).set_callbacks(watch).fit(make_rows(rng, 9))
+    assert watch.seen == ("setup", "begin", "end", "teardown")
+    with pytest.raises(ValueError, match="NaN"):
+        retriever.fit(np.full((9, 12), np.nan))
+    assert watch.seen[4:] == ("setup", "begin", "teardown")
+    assert retriever.predict(make_rows(rng, 3)).shape == (3, 2)
+
+
 def test_ids_are_routed_to_fit_and_score(rng):
     X, y = make_rows(rng, 30), np.arange(30) % 2
     ids = np.array([f"{i}.jpg" for i in range(30)])
@@ -742,6 +791,14 @@ def test_a_memory_mapped_gallery_answers_alike(rng, tmp_path):
         np.testing.assert_array_equal(mapped.kneighbors()[1], retriever.kneighbors()[1])
         mapped.partial_fit(rows[:1] + 1)
         assert mapped.n_samples_fit_ == 51
+
+
+def test_a_pickle_of_a_newer_format_is_refused(rng):
+    state = NeighborsRetriever().fit(make_rows(rng, 12)).__getstate__()
+    assert state["_state_format"] == neighbors.STATE_FORMAT
+    state["_state_format"] += 1
+    with pytest.raises(ValueError, match="saved in format 2.* reads up to 1. Install a newer"):
+        NeighborsRetriever().__setstate__(state)
 
 
 def test_a_pickle_remembers_which_ids_were_used(rng):
