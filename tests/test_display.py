@@ -4,10 +4,12 @@ import copy
 import sys
 
 import numpy as np
+import pandas
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from PIL import Image
+from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 from sklearn.model_selection import GridSearchCV
@@ -17,6 +19,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.display import PrecisionRecallDisplay, RetrievalDisplay
 from sklearn_cbir.display._sheet import NEUTRAL, RIGHT, WRONG, shorten
+from sklearn_cbir.images import check_images
 from sklearn_cbir.metrics import mean_average_precision, precision_recall_curve
 
 GALLERY_LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -154,6 +157,28 @@ def test_queries_are_chosen_by_row(search, gallery):
     )
     assert [shown_gray(ax) for ax in display.axes_[:, 0]] == [160, 40]
     assert display.query_labels == ["2", "0"]
+
+
+KINDS = {"array": np.asarray, "list": list, "series": pandas.Series, "images": check_images}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_queries_may_be_any_sequence(kind, files):
+    paths = FunctionTransformer(lambda X: list(check_images(X).read(slice(None), 8)))
+    pipe = make_pipeline(paths, Brightness(), NeighborsRetriever(metric="euclidean"))
+    pipe.fit(files, neighborsretriever__ids=files)
+    display = RetrievalDisplay.from_estimator(pipe, kind(files), queries=[4, 1], n_neighbors=1)
+    assert display.result_ids.tolist() == [["image4.png"], ["image1.png"]]
+
+
+def test_queries_may_be_sparse(gallery):
+    rows = sparse.coo_array(np.eye(6))
+    retriever = NeighborsRetriever().fit(rows.toarray())
+    pipe = make_pipeline(FunctionTransformer(lambda X: X.toarray(), accept_sparse=True), retriever)
+    display = RetrievalDisplay.from_estimator(
+        pipe, rows, images=gallery, gallery_images=gallery, queries=[4], n_neighbors=1
+    )
+    assert display.result_ids.tolist() == [["4"]]
 
 
 def test_file_names_as_ids_bring_their_images(files):

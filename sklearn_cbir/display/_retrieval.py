@@ -3,12 +3,11 @@
 from pathlib import PurePath
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 
 from sklearn_cbir._labels import check_labels, check_same_kind, shared_labels
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.display._sheet import Sheet, pyplot
-from sklearn_cbir.display._steps import labels_of, n_rows, split_steps
+from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
 from sklearn_cbir.images import check_images, is_feature_rows
 
 THUMBNAIL = 224  # px: files and images of mixed sizes are cut to squares of this side
@@ -175,7 +174,7 @@ class RetrievalDisplay:
         pyplot()
         steps, retriever = split_steps(estimator)
         if gallery_labels is None:
-            gallery_labels = labels_of(retriever)
+            gallery_labels = retriever.y_
         if X is None:
             rows = _chosen_rows(queries, n_queries, retriever.n_samples_fit_)
             found = retriever.kneighbors(None, n_neighbors)
@@ -184,9 +183,9 @@ class RetrievalDisplay:
             y = gallery_labels if y is None else y
         else:
             rows = _chosen_rows(queries, n_queries, n_rows(X))
-            asked = _safe_indexing(X, rows)
+            asked = take_rows(X, rows)
             vectors = asked if steps is None else steps.transform(asked)
-            ids = None if ids is None else _safe_indexing(ids, rows)
+            ids = None if ids is None else take_rows(ids, rows)
             distances, positions = retriever.kneighbors(vectors, n_neighbors, ids=ids)
             shown = _query_rows(images, asked, rows)
         flat = positions.ravel()

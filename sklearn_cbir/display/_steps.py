@@ -1,5 +1,6 @@
 """What the displays need to know of an estimator."""
 
+from scipy import sparse
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -20,12 +21,15 @@ def split_steps(estimator):
     return steps, estimator
 
 
-def labels_of(retriever):
-    """Return the labels of the gallery, None if it was fitted without."""
-    labels = retriever._gallery.labels
-    return None if labels is None else labels.values
-
-
 def n_rows(X):
-    """Count the rows of an array, sequence or data frame."""
-    return X.shape[0] if hasattr(X, "shape") else len(X)
+    """Count the rows of an array, sequence, data frame or sparse matrix."""
+    return X.shape[0] if sparse.issparse(X) else len(X)
+
+
+def take_rows(X, rows):
+    """Return some rows of an array, sequence, data frame or sparse matrix."""
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    if sparse.issparse(X):
+        return X.tocsr()[rows]
+    return X[rows] if hasattr(X, "shape") else [X[row] for row in rows]
