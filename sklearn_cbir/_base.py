@@ -5,7 +5,6 @@ import copy
 import functools
 import numbers
 import os
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
+from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._labels import encode_labels
 from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._training import (
@@ -66,9 +66,16 @@ class NetworkTransformer(
     def _training_loss(self):
         """Return a fresh loss, or None to train nothing; the user's object is never trained."""
         loss = resolve(self.loss, LOSSES, "loss", own="your own torch module")
-        if isinstance(loss, type):
-            return loss()
-        return copy.deepcopy(loss)
+        if loss is None:
+            return None
+        if not callable(loss):
+            raise ValueError(
+                f"loss={loss!r} cannot be called. Use one of {sorted(LOSSES)}, or a module called "
+                "as loss(outputs, y)."
+            )
+        if isinstance(loss, nn.NLLLoss):
+            raise ValueError("NLLLoss wants log-probabilities. Use torch.nn.CrossEntropyLoss().")
+        return loss() if isinstance(loss, type) else copy.deepcopy(loss)
 
     def _hold_out_classes(self, y, seed):
         """Return labels for training; -1 marks images of classes that are not trained on."""
@@ -107,11 +114,25 @@ class NetworkTransformer(
         FloatingPointError
             If the loss becomes infinite or NaN; names epoch, batch and rate.
         """
+        before = vars(self).copy()
+        try:
+            return self._fit(X, y)
+        except BaseException:
+            # As before fit, but for what scikit-learn needs to tear its callbacks down.
+            callbacks = {k: v for k, v in vars(self).items() if "_callback" in k}
+            vars(self).clear()
+            vars(self).update(before | callbacks)
+            raise
+
+    def _fit(self, X, y):
         self._check_parameters()
         data = self._check_input(X, reset=True)
         loss = self._training_loss()
         y, classes = (None, None) if loss is None else self._check_target(y, len(data), loss)
+        checkpoint = None if loss is None else self._checkpoint(data, y)
+        state = checkpoint.load() if checkpoint else None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        seed = seed if state is None else state["seed"]
         device = resolve_device(self.device)
         target = None if loss is None else self._hold_out_classes(y, seed)
         with seeded(seed, device):
@@ -119,7 +140,8 @@ class NetworkTransformer(
             source = self._source(data, network.trunk, training=loss is not None)
             history = []
             if loss is not None:
-                history = self._train(network, loss, source, target, seed, device, X)
+                run = {"seed": seed, "device": device, "checkpoint": checkpoint, "state": state}
+                history = self._train(network, loss, source, target, X, run)
             self._keep(network, source, classes, history)
             if loss is not None:
                 self._after_training(source, y, target, seed)
@@ -147,6 +169,9 @@ class NetworkTransformer(
         tags.target_tags.two_d_labels = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+    def __sklearn_is_fitted__(self):
+        return "_network_state" in vars(self)
 
     def __getstate__(self):
         state = super().__getstate__().copy()
@@ -187,7 +212,15 @@ class NetworkTransformer(
                 raise ValueError(f"{name}={value!r} must be a positive number.")
         check_choice(self.schedule, "schedule", sorted(SCHEDULES))
         check_choice(self.sampling, "sampling", ["auto", "uniform", "balanced"])
-        resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
+        if self.n_per_class is not None:
+            check_integer(self.n_per_class, "n_per_class", minimum=2)
+        optimizer = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
+        if not callable(optimizer):
+            raise ValueError(f"optimizer={optimizer!r} is no name and no torch optimizer class.")
+        if not isinstance(self.weights, (str, os.PathLike, type(None))):
+            raise ValueError(
+                f"weights={self.weights!r} must be 'imagenet', a path to a state dict, or None."
+            )
 
     def _check_input(self, X, *, reset):
         """Return feature rows as an array, or checked images; the kind is fixed by fit."""
@@ -204,6 +237,7 @@ class NetworkTransformer(
         if reset:
             self.__dict__.pop("n_features_in_", None)
             self.__dict__.pop("feature_names_in_", None)
+            self.__dict__.pop("image_shape_", None)
         images.check_readable(progress=self.verbose > 0)
         return images
 
@@ -216,6 +250,11 @@ class NetworkTransformer(
             )
         y, classes = encode_labels(y, n=n)
         if y.ndim == 2:
+            if output_of(loss) != "classes" and y.sum(axis=0).max() < 2:
+                raise ValueError(
+                    f"No two of the {n} images share a label, so {type(loss).__name__} has nothing "
+                    "to pull together. Give at least one label two images."
+                )
             return y, classes
         if len(classes) < 2:
             raise ValueError(
@@ -244,7 +283,7 @@ class NetworkTransformer(
             trunk = build_backbone(**self._backbone_parameters())
         network = Network(trunk, **ending)
         # Statistics estimated again from few photos are worse than those of the weights.
-        trunk.frozen_batch_norm = self._is_pretrained(data)
+        trunk.frozen_batch_norm = not isinstance(data, np.ndarray) and self._is_pretrained()
         if hasattr(loss, "setup"):
             generator = torch.Generator().manual_seed(torch.initial_seed())
             n_outputs = network.classifier.out_features if network.classifier else network.width
@@ -255,11 +294,16 @@ class NetworkTransformer(
     def _backbone_parameters(self):
         """Return keyword arguments of build_backbone."""
         names = ("weights", "pooling", "image_size", "mean", "std")
-        backbone = DEFAULT_BACKBONE if self.backbone is None else self.backbone
+        # A copy: what the user does to a module later must not reach the fitted network.
+        backbone = DEFAULT_BACKBONE if self.backbone is None else copy.deepcopy(self.backbone)
         return {"backbone": backbone} | {name: getattr(self, name) for name in names}
 
-    def _is_pretrained(self, data):
-        return self.weights is not None and not isinstance(data, np.ndarray)
+    def _is_pretrained(self):
+        if self.weights is None or not isinstance(self.backbone, nn.Module):
+            return self.weights is not None
+        # A module of the user's own: batch norms that have counted no batch were never trained.
+        counts = [m.num_batches_tracked for m in self.backbone.modules() if _is_batch_norm(m)]
+        return not counts or any(count > 0 for count in counts)
 
     def _source(self, data, trunk, training):
         """Return the batches' source, decoded once if it fits the cache."""
@@ -282,49 +326,50 @@ class NetworkTransformer(
 
     # Training --------------------------------------------------------------------------------
 
-    def _train(self, network, loss, source, y, seed, device, X):
+    def _train(self, network, loss, source, y, X, run):
         """Train the network in place and return the history."""
-        kept, held_out = self._split(y, loss, seed)
-        settings = self._settings(isinstance(source, ImageSource) and self.weights is not None)
-        batches = self._batches(source, y, kept, loss, seed, augmented=True)
+        kept, held_out = self._split(y, loss, run["seed"])
+        settings = self._settings(network, loss)
+        batches = self._batches(source, y, kept, loss, run["seed"], training=True)
         valid = None
         if len(held_out):
-            valid = self._batches(source, y, held_out, loss, seed, augmented=False)
-        checkpoint = self._checkpoint(source, y)
+            valid = self._batches(source, y, held_out, loss, run["seed"], training=False)
         n_epochs = settings.head_epochs + settings.max_epochs
-        context = self._init_callback_context(max_subtasks=n_epochs)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        with _epoch_bar(n_epochs, type(self).__name__, self.verbose > 0) as advance:
+        with (
+            self._fit_task(n_epochs, X, y, network, source) as end_epoch,
+            _epoch_bar(n_epochs, type(self).__name__, self.verbose > 0) as advance,
+        ):
 
             def on_epoch(record):
                 advance(record)
-                task = context.subcontext(task_name="epoch")
-                task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-                return task.call_on_fit_task_end(
-                    estimator=self,
-                    X=X,
-                    y=y,
-                    reconstruction_attributes=functools.partial(self._snapshot, network, source),
-                )
+                return end_epoch()
 
-            history = train(
-                network,
-                loss,
-                batches,
-                valid,
-                settings,
-                seed=seed,
-                device=device,
-                checkpoint=checkpoint,
-                on_epoch=on_epoch,
-            )
-        context.call_on_fit_task_end(estimator=self, X=X, y=y)
-        return history
+            return train(network, loss, batches, valid, settings, on_epoch=on_epoch, **run)
 
-    def _settings(self, pretrained):
+    @contextlib.contextmanager
+    def _fit_task(self, n_epochs, X, y, network, source):
+        """Give a function that tells scikit-learn's callbacks of an epoch; True is stop."""
+        data = {"estimator": self, "X": X, "y": y}
+        context = self._init_callback_context(max_subtasks=n_epochs)
+        context.call_on_fit_task_begin(**data)
+
+        def end_epoch():
+            task = context.subcontext(task_name="epoch")
+            task.call_on_fit_task_begin(**data)
+            snapshot = functools.partial(self._snapshot, network, source)
+            return task.call_on_fit_task_end(**data, reconstruction_attributes=snapshot)
+
+        yield end_epoch
+        context.call_on_fit_task_end(**data)
+
+    def _settings(self, network, loss):
+        pretrained = getattr(network.trunk, "frozen_batch_norm", False)
         head_epochs = self.head_epochs
         if head_epochs is None:
             head_epochs = 5 if pretrained else 0
+        parameters = getattr(loss, "parameters", list)
+        if not network.head_parameters() and not list(parameters()):
+            head_epochs = 0  # there is nothing beside the trunk to train
         trunk_lr = self.trunk_lr
         if trunk_lr is None:
             trunk_lr = 0.1 * self.lr if pretrained else self.lr
@@ -342,28 +387,33 @@ class NetworkTransformer(
             autocast=self.autocast,
         )
 
-    def _batches(self, source, y, rows, loss, seed, *, augmented):
+    def _batches(self, source, y, rows, loss, seed, *, training):
         """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
         sampling = sampling_of(loss) if self.sampling == "auto" else self.sampling
+        size = min(self.batch_size, len(rows))
         if sampling == "uniform":
-            plan = functools.partial(uniform_batches, len(rows), self.batch_size)
+            plan = functools.partial(uniform_batches, len(rows), size)
         else:
-            n_per_class = self.n_per_class or max(4, self.batch_size // _count_classes(y))
-            plan = functools.partial(balanced_batches, y[rows], self.batch_size, n_per_class)
+            # Classes held out may be small: more of each would be copies of the same images.
+            n_per_class = self._images_per_class(size, _count_classes(y)) if training else 2
+            plan = functools.partial(balanced_batches, y[rows], size, n_per_class)
         return Batches(
             source,
             y,
             _Subset(plan, rows),
-            seed=derived_seed(seed, int(augmented)),
-            augmented=augmented,
+            seed=derived_seed(seed, int(training)),
+            augmented=training,
             num_workers=self.num_workers,
         )
+
+    def _images_per_class(self, size, n_classes):
+        return self.n_per_class or max(4, size // n_classes)
 
     def _split(self, y, loss, seed):
         """Return the rows to train on and the rows held out for early stopping.
 
-        Every class gives its share, rounded, but always keeps two images for losses that
-        compare images and one otherwise; classes too small to give any are all trained on.
+        Every class gives its share, rounded. For losses that compare images it gives at least
+        two or none and keeps at least two; otherwise it keeps at least one.
         """
         rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
         if not self.early_stopping:
@@ -376,7 +426,7 @@ class NetworkTransformer(
         held_out = []
         for group in groups:
             n = min(round(self.validation_fraction * len(group)), len(group) - least)
-            held_out.append(rng.permutation(group)[: max(n, 0)])
+            held_out.append(rng.permutation(group)[: n if n >= least else 0])
         held_out = np.sort(np.concatenate(held_out))
         if not len(held_out):
             raise ValueError(
@@ -387,17 +437,19 @@ class NetworkTransformer(
             )
         return np.setdiff1d(rows, held_out), held_out
 
-    def _checkpoint(self, source, y):
+    def _checkpoint(self, data, y):
         """Return the file that belongs to these parameters and data, or None."""
         if self.checkpoint_dir is None:
             return None
         params = {
-            name: _fingerprint(value)
+            name: fingerprint(value)
             for name, value in self.get_params(deep=False).items()
             if name not in _NOT_IN_CHECKPOINT_KEY
         }
-        data = source.rows if isinstance(source, ArraySource) else source.images.fingerprint()
-        key = joblib.hash([type(self).__name__, params, data, y])
+        if not isinstance(self.random_state, numbers.Integral):
+            params["random_state"] = None  # the checkpoint knows the seed that was drawn
+        pixels = data if isinstance(data, np.ndarray) else data.fingerprint()
+        key = joblib.hash([type(self).__name__, params, pixels, y])
         return Checkpoint(self.checkpoint_dir, type(self).__name__, key)
 
     # State -----------------------------------------------------------------------------------
@@ -479,6 +531,10 @@ class NetworkTransformer(
             )
 
 
+def _is_batch_norm(module):
+    return getattr(module, "num_batches_tracked", None) is not None
+
+
 def _count_classes(y):
     """Number of classes or label columns; -1 is none."""
     return y.shape[1] if y.ndim == 2 else int(y.max()) + 1
@@ -493,16 +549,6 @@ class _Subset:
 
     def __call__(self, rng):
         return [self.rows[indices] for indices in self.plan(rng)]
-
-
-def _fingerprint(value):
-    """Return something that joblib hashes alike for equal parameters."""
-    if isinstance(value, nn.Module):
-        return repr(value), {k: v.cpu().numpy() for k, v in value.state_dict().items()}
-    if isinstance(value, (str, Path)) and os.path.isfile(value):
-        status = os.stat(value)
-        return str(value), status.st_size, status.st_mtime_ns
-    return value if not callable(value) else getattr(value, "__qualname__", repr(type(value)))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Who is relevant to whom: the one definition for training and for scoring."""
 
+import numbers
+
 import numpy as np
 from scipy import sparse
 from sklearn.utils.multiclass import type_of_target
@@ -88,6 +90,8 @@ def _dense(y, name):
         return y.toarray()
     if hasattr(y, "detach"):
         y = y.detach().cpu()
+    if isinstance(y, (list, tuple)):
+        y = _from_list(y, name)
     y = np.asarray(y)
     if y.ndim not in (1, 2):
         raise ValueError(
@@ -95,6 +99,25 @@ def _dense(y, name):
             "shape (n, n_labels)."
         )
     return y
+
+
+def _from_list(y, name):
+    """Return an array that keeps what asarray would turn into text: NaN and numbers among str."""
+    if any(isinstance(label, str) for label in y):
+        return np.array([*y, None], dtype=object)[:-1]
+    try:
+        return np.asarray(y)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} holds lists of labels of different lengths. Turn them into 0/1 columns with "
+            "MultiLabelBinarizer."
+        ) from error
+
+
+def _kind(label):
+    if isinstance(label, str):
+        return "str"
+    return "number" if isinstance(label, numbers.Number) else type(label).__name__
 
 
 def _check_columns(y, name):
@@ -109,17 +132,17 @@ def _check_columns(y, name):
 
 def _check_single(y, name):
     if y.dtype.kind == "O":
-        kinds = sorted({type(label).__name__ for label in y})
+        kinds = sorted({_kind(label) for label in y})
+        if kinds in (["set"], ["frozenset"], ["list"], ["tuple"]):
+            raise ValueError(
+                f"{name} holds a {kinds[0]} of labels per row. Turn them into 0/1 columns with "
+                "MultiLabelBinarizer."
+            )
         if len(kinds) > 1 or kinds == ["NoneType"]:
             raise ValueError(
                 f"{name} mixes labels of the types {kinds}. Use one type and no missing labels."
             )
         y = np.array(y.tolist())
-        if y.ndim != 1:
-            raise ValueError(
-                f"{name} holds lists of labels. Turn them into 0/1 columns with "
-                "MultiLabelBinarizer."
-            )
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         row = int(np.flatnonzero(~np.isfinite(y))[0])
         raise ValueError(

@@ -5,6 +5,8 @@ import hashlib
 import io
 import math
 import multiprocessing
+import os
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +41,26 @@ def resolve_device(device):
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+_lock = threading.RLock()
+
+
+def _renew_lock():
+    global _lock
+    _lock = threading.RLock()
+
+
+# A lock that another thread held at the fork would stay locked in the child.
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 @contextlib.contextmanager
 def seeded(seed, device):
-    """Seed torch inside the block; its global generators are untouched afterwards."""
+    """Seed torch inside the block; its global generators are untouched afterwards.
+
+    They are shared by all threads, so that one block runs at a time.
+    """
     devices = range(torch.cuda.device_count()) if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with _lock, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
 
@@ -132,7 +149,36 @@ class Batches(Dataset):
         # Loader workers cannot be started from joblib's own workers.
         if self.num_workers == 0 or multiprocessing.parent_process() is not None:
             return (self[number] for number in range(len(self)))
-        return iter(DataLoader(self, batch_size=None, num_workers=self.num_workers))
+        return self._from_workers()
+
+    def _from_workers(self):
+        loader = DataLoader(
+            _Guarded(self), batch_size=None, num_workers=self.num_workers, collate_fn=_as_it_is
+        )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset):
+    """Batches, or the error of reading them: a worker would wrap it and lose what it carries."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, number):
+        try:
+            return self.batches[number]
+        except Exception as error:
+            return error
+
+
+def _as_it_is(batch):
+    return batch
 
 
 # Optimization --------------------------------------------------------------------------------
@@ -190,7 +236,14 @@ class Settings:
                     group = {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
                     groups.append(group)
         make = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
-        return make(groups, lr=self.lr, weight_decay=self.weight_decay)
+        try:
+            return make(groups, lr=self.lr, weight_decay=self.weight_decay)
+        except TypeError as error:
+            raise ValueError(
+                f"optimizer={self.optimizer!r} could not be made: {error}. Use one of "
+                f"{sorted(OPTIMIZERS)}, or a class called as "
+                "optimizer(groups, lr=..., weight_decay=...)."
+            ) from error
 
 
 class _Net(NeuralNet):
@@ -220,23 +273,43 @@ class _Net(NeuralNet):
             return super().infer(x, **fit_params).float()
 
     def train_step(self, batch, **fit_params):
-        factor = SCHEDULES[self.settings.schedule](self.step / self.n_steps)
+        # The middle of the step: at its ends a schedule may be 0, and one step must train too.
+        factor = SCHEDULES[self.settings.schedule]((self.step + 0.5) / self.n_steps)
         for group in self.optimizer_.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.step += 1
         return super().train_step(batch, **fit_params)
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
-        loss = super().get_loss(y_pred, y_true, X, training)
+        try:
+            loss = super().get_loss(y_pred, y_true, X, training)
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"loss={_name_of(self.criterion_)} failed on outputs {tuple(y_pred.shape)} and y "
+                f"{tuple(y_true.shape)} of {y_true.dtype}: {error}"
+            ) from error
         if not torch.isfinite(loss):
-            rates = sorted({group["lr"] for group in self.optimizer_.param_groups})
-            raise FloatingPointError(
-                f"The loss became {loss.item()} at epoch {len(self.history)}, batch "
-                f"{len(self.history[-1]['batches'])}, learning rate "
-                f"{', '.join(f'{rate:.3g}' for rate in rates)}. Lower lr, or check the images "
-                "and labels."
-            )
+            self._stop(f"The loss became {loss.item()}")
         return loss
+
+    def check_weights(self):
+        """Raise if the last step, which no loss has seen yet, broke the weights."""
+        values = self.module_.state_dict().values()
+        if not all(torch.isfinite(value).all() for value in values if value.is_floating_point()):
+            self._stop("The weights became NaN or infinite")
+
+    def _stop(self, what):
+        rates = sorted({group["lr"] for group in self.optimizer_.param_groups})
+        raise FloatingPointError(
+            f"{what} at epoch {len(self.history)}, batch {len(self.history[-1]['batches'])}, "
+            f"learning rate {', '.join(f'{rate:.3g}' for rate in rates)}. Lower lr, or check the "
+            "images and labels."
+        )
+
+
+def _name_of(loss):
+    function = getattr(loss, "function", loss)
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 class _CallableLoss(nn.Module):
@@ -289,16 +362,18 @@ class Checkpoint:
 # Training ------------------------------------------------------------------------------------
 
 
-def train(network, loss, batches, valid_batches, settings, *, seed, device, checkpoint, on_epoch):
+def train(
+    network, loss, batches, valid_batches, settings, *, seed, device, checkpoint, state, on_epoch
+):
     """Train in place: the head alone, then everything; return one dict per epoch.
 
-    `on_epoch(record)` is called after every epoch of this call; True ends the training.
+    `state` is what the checkpoint holds of an earlier run, or None. `on_epoch(record)` is called
+    after every epoch of this call; True ends the training.
     """
     loss = loss if isinstance(loss, nn.Module) else _CallableLoss(loss)
     network.to(device, memory_format=torch.channels_last)
     loss.to(device)
     run = _Run(network, loss, settings.n_iter_no_change, settings.tol)
-    state = checkpoint.load() if checkpoint else None
     if state is not None:
         run.restore(state)
     start = 0
@@ -343,10 +418,11 @@ def _train_phase(net, run, epochs, batches, seed, checkpoint, on_epoch):
         started = time.perf_counter()
         # Not partial_fit: that one swallows Ctrl-C.
         net.fit_loop(batches, epochs=1)
+        net.check_weights()
         run.record(net, epoch, time.perf_counter() - started)
         run.stopped |= bool(on_epoch(run.history[-1]))
         if checkpoint:
-            checkpoint.save(optimizer=net.optimizer_.state_dict(), **run.state())
+            checkpoint.save(seed=seed, optimizer=net.optimizer_.state_dict(), **run.state())
         if run.stopped:
             return
 
@@ -420,12 +496,18 @@ def _epoch_mean(batches, prefix):
 
 def infer(network, source, batch_size, device, ticks=None):
     """Return `network.embed` of every row of `source`, float32 (n, d), in order."""
-    network.to(device, memory_format=torch.channels_last).eval()
+    with _lock:  # one thread must not move the network away under another
+        network.to(device, memory_format=torch.channels_last).eval()
     starts = range(0, len(source), batch_size)
     outputs = []
     with torch.inference_mode():
         for start in starts if ticks is None else ticks(starts):
             indices = np.arange(start, min(start + batch_size, len(source)))
-            outputs.append(network.embed(source.read(indices).to(device)).float().cpu().numpy())
-    network.cpu()
+            rows = network.embed(source.read(indices).to(device)).float().cpu().numpy()
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if len(bad):
+                raise ValueError(
+                    f"X[{start + bad[0]}]: the network gave NaN or infinity. Check its weights."
+                )
+            outputs.append(rows)
     return np.concatenate(outputs)

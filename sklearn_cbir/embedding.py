@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 
 from sklearn_cbir._base import NetworkTransformer
-from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._training import derived_seed
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.losses import CPFLoss
@@ -53,8 +52,8 @@ class CPFEmbedder(NetworkTransformer):
     threshold_fraction : float, default=0.1
         Share of the classes, at least two, that are left out of training and
         choose `threshold_`; 0 chooses it on the training images, where it
-        comes out too high for new classes. With fewer than four classes that
-        is done too, with a warning.
+        comes out too high for new classes. That is done too with fewer than
+        four classes, with a warning, and with multi-label targets.
 
     backbone : str, torch.nn.Module or None, default=None
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
@@ -304,9 +303,9 @@ class CPFEmbedder(NetworkTransformer):
         if len(sizes) < n_held_out + 2 or len(pairs) < n_held_out + 1:
             warnings.warn(
                 f"CPFEmbedder got {len(sizes)} classes, {len(pairs)} of them with two images or "
-                "more: too few to hold any out. threshold_ is chosen on the training images and "
-                "will be too high for new classes. Give it at least 4 classes, or set "
-                "threshold_fraction=0.",
+                f"more: too few to hold {n_held_out} out. threshold_ is chosen on the training "
+                "images and will be too high for new classes. Give it more classes, a smaller "
+                "threshold_fraction, or threshold_fraction=0.",
                 stacklevel=4,
             )
             return y
@@ -318,9 +317,12 @@ class CPFEmbedder(NetworkTransformer):
 
     def _after_training(self, source, y, target, seed):
         """Choose the threshold on the held-out classes, or else on all images."""
-        counts = (shared_labels(y, y) > 0).sum(1) if y.ndim == 2 else np.bincount(y)[y]
-        rows = np.flatnonzero((counts > 1) & (target == -1)) if y.ndim == 1 else []
-        rows = rows if len(rows) else np.flatnonzero(counts > 1)
+        if y.ndim == 2:
+            rows = np.flatnonzero((y[:, y.sum(axis=0) > 1] > 0).any(axis=1))
+        else:
+            has_match = np.bincount(y)[y] > 1
+            rows = np.flatnonzero(has_match & (target == -1))
+            rows = rows if len(rows) else np.flatnonzero(has_match)
         rows = _whole_classes(rows, y, THRESHOLD_ROWS, seed)
         embeddings = self._infer(self._network, source.subset(rows))
         self.threshold_ = _best_threshold(embeddings, y[rows])

@@ -51,24 +51,18 @@ def check_image_estimator(estimator, *, generate_only=False):
     >>> len(checks) >= 15
     True
     """
-    checks = [
-        (check.__name__, functools.partial(check, estimator)) for check in _checks_for(estimator)
-    ]
+    chosen = list(INPUT_CHECKS)
+    tags = get_tags(estimator).target_tags
+    if tags.required:
+        chosen += LABEL_CHECKS
+        if tags.two_d_labels:
+            chosen.append(check_multi_label_targets)
+    checks = [(check.__name__, functools.partial(check, estimator)) for check in chosen]
     if generate_only:
         return checks
     for _, check in checks:
         check()
     return None
-
-
-def _checks_for(estimator):
-    checks = [check for name, check in globals().items() if name.startswith("check_image_with_")]
-    tags = get_tags(estimator).target_tags
-    if tags.required:
-        checks += [check_labels_of_any_type, check_labels_of_wrong_length]
-        if tags.two_d_labels:
-            checks.append(check_multi_label_targets)
-    return checks
 
 
 @functools.lru_cache
@@ -273,3 +267,23 @@ def check_multi_label_targets(estimator):
     expected = clone(estimator).fit(images, y).transform(images)
     rows = clone(estimator).fit(images, sparse.csr_array(y)).transform(images)
     np.testing.assert_array_equal(rows, expected)
+
+
+INPUT_CHECKS = (
+    check_image_with_arrays,
+    check_image_with_equal_seeds,
+    check_image_with_subsets,
+    check_image_with_paths,
+    check_image_with_pil_images,
+    check_image_with_mixed_sizes,
+    check_image_with_gray,
+    check_image_with_floats,
+    check_image_with_nan,
+    check_image_with_broken_file,
+    check_image_with_single_path,
+    check_image_with_no_images,
+    check_image_with_channels_first,
+    check_image_with_read_only_input,
+    check_image_with_pickle,
+)
+LABEL_CHECKS = (check_labels_of_any_type, check_labels_of_wrong_length)

@@ -24,6 +24,7 @@ ORDER = [
     "pooling",
     "backbones",
     "sampling",
+    "_fingerprint",
     "_training",
     "_network",
     "_base",

@@ -1,18 +1,28 @@
 """The training loop: repeatable, resumable, interruptible, and loud when it goes wrong."""
 
+import functools
+import pickle
+import threading
+from pathlib import Path
+
 import joblib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
 from sklearn_cbir._files import replace_file
+from sklearn_cbir._labels import check_labels
 from sklearn_cbir._training import Checkpoint
 from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.images import ImageReadError
+from sklearn_cbir.losses import DSHLoss
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +92,7 @@ def test_divergence_stops_with_epoch_batch_and_rate(shapes, lr):
         small(lr=lr, schedule="constant", optimizer="sgd").fit(*shapes)
 
 
-@pytest.mark.filterwarnings("ignore:.*fits failed")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
 def test_a_search_ranks_the_diverged_candidate_last():
     X, y = make_blobs(60, 4, centers=3, random_state=0)
@@ -272,5 +282,221 @@ def test_threshold_is_chosen_on_classes_that_were_not_trained_on():
     assert -1 <= embedder.threshold_ <= 1
     assert len(embedder.classes_) == 5
     few = np.isin(y, np.unique(y)[:3])
-    with pytest.warns(UserWarning, match="got 3 classes.*too few to hold any out"):
+    with pytest.warns(UserWarning, match="got 3 classes.*too few to hold 2 out"):
         CPFEmbedder(8, max_epochs=1, random_state=0).fit(images[few], y[few])
+
+
+class Scaled(torch.nn.Module):
+    """Cross entropy of scaled scores; the scale is a plain attribute."""
+
+    output = "classes"
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, outputs, y):
+        return torch.nn.functional.cross_entropy(self.scale * outputs, y)
+
+
+def darker(image, by):
+    return image // by
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("loss", [torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss(label_smoothing=0.9)]),
+        ("loss", [Scaled(1.0), Scaled(5.0)]),
+        ("augment", [functools.partial(darker, by=2), functools.partial(darker, by=3)]),
+        ("augment", [lambda image: image // 2, lambda image: image // 3]),
+    ],
+    ids=["attribute of a torch loss", "attribute of an own loss", "partial", "lambda"],
+)
+def test_objects_that_differ_inside_have_checkpoints_of_their_own(shapes, tmp_path, name, values):
+    for value in [*values, values[0]]:
+        small(max_epochs=1, checkpoint_dir=tmp_path, **{name: value}).fit(*shapes)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_keeps_the_seed_that_was_drawn(shapes, tmp_path):
+    params = {"random_state": None, "early_stopping": True, "checkpoint_dir": tmp_path}
+    first = small(max_epochs=1, **params).fit(*shapes)
+    assert same(first, small(max_epochs=1, **params).fit(*shapes))
+
+
+def test_divergence_in_the_very_last_step_is_seen(shapes):
+    with pytest.raises(FloatingPointError, match="weights became NaN or infinite at epoch 1"):
+        DeepHasher(8, backbone="small", lr=np.inf, max_epochs=1).fit(*shapes)
+
+
+def test_a_network_that_gives_nan_names_the_image(shapes):
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) / 0.0 * 0.0
+
+    extractor = CNNFeatureExtractor(Broken(), loss=None)
+    with pytest.raises(ValueError, match=r"X\[0\]: the network gave NaN"):
+        extractor.fit_transform(shapes[0])
+
+
+def test_a_single_step_trains(shapes):
+    images, y = shapes
+    outputs = [
+        DeepHasher(8, backbone="small", lr=lr, max_epochs=1, batch_size=64, random_state=0)
+        .fit(images, y)
+        .project(images)
+        for lr in (1e-4, 1e-2)
+    ]
+    assert not np.allclose(*outputs)
+
+
+def test_balanced_batches_hold_each_image_once_when_classes_are_large_enough():
+    hasher = DeepHasher(8, batch_size=200)
+    y = np.repeat(np.arange(10), 10)
+    plan = hasher._batches(None, y, np.arange(100), hasher._training_loss(), 0, training=True)
+    (batch,) = plan.indices
+    assert len(np.unique(batch)) == 100
+
+
+def test_validation_of_pair_losses_holds_different_images_of_a_class():
+    hasher = DeepHasher(8, early_stopping=True, validation_fraction=0.2)
+    y = np.repeat(np.arange(10), 10)
+    loss = hasher._training_loss()
+    kept, held_out = hasher._split(y, loss, seed=0)
+    assert (np.bincount(y[held_out]) == 2).all()
+    plan = hasher._batches(None, y, held_out, loss, 0, training=False)
+    assert sorted(np.concatenate(plan.indices)) == sorted(held_out)
+    kept, held_out = DeepHasher(8, early_stopping=True, validation_fraction=0.25)._split(
+        np.repeat(np.arange(12), [4] * 11 + [8]), loss, seed=0
+    )
+    assert len(held_out) == 2
+
+
+def test_a_failed_refit_leaves_the_fitted_estimator_as_it_was(shapes):
+    images, y = shapes
+    X, labels = make_blobs(40, 4, centers=3, random_state=0)
+    fitted = DeepHasher(8, max_epochs=1, random_state=0).fit(X, labels)
+    expected = fitted.project(X)
+    for bad in ((X[:, :3], None), (images, None), (np.full((40, 4), np.nan), labels)):
+        with pytest.raises(ValueError, match="y|NaN"):
+            fitted.fit(*bad)
+        assert np.array_equal(fitted.project(X), expected)
+    unfitted = DeepHasher(8)
+    with pytest.raises(ValueError, match="requires y"):
+        unfitted.fit(X)
+    with pytest.raises(NotFittedError):
+        unfitted.transform(X)
+
+
+def test_ctrl_c_in_a_refit_keeps_the_model_and_its_callbacks_end(shapes):
+    images, y = shapes
+    extractor = small().fit(images, y)
+    expected = extractor.transform(images)
+    ended = []
+
+    class Interrupt(_Interrupt):
+        def teardown(self, estimator, context):
+            ended.append(True)
+
+    extractor.set_callbacks(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        extractor.fit(images[:, 2:30, 2:30], y)
+    assert ended == [True]
+    assert np.array_equal(extractor.transform(images), expected)
+
+
+def test_a_head_without_parameters_is_not_trained_alone(shapes):
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    extractor = CNNFeatureExtractor(backbone, loss=DSHLoss().forward, max_epochs=1, batch_size=16)
+    extractor.fit(*shapes)
+    assert [row["phase"] for row in extractor.history_] == ["all"]
+
+
+def test_batch_norm_of_an_untrained_module_is_trained(shapes):
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    fresh = CNNFeatureExtractor(backbone, max_epochs=1, batch_size=16).fit(*shapes)
+    name = next(key for key in weights(fresh) if key.endswith("running_mean"))
+    assert np.abs(weights(fresh)[name]).max() > 0
+    assert [row["phase"] for row in fresh.history_] == ["all"]
+
+
+def test_a_module_changed_after_fit_does_not_reach_the_pickle(shapes):
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    extractor = CNNFeatureExtractor(backbone, max_epochs=1, batch_size=16).fit(*shapes)
+    expected = extractor.transform(shapes[0])
+    backbone[0] = torch.nn.Conv2d(3, 4, 5)
+    assert np.array_equal(pickle.loads(pickle.dumps(extractor)).transform(shapes[0]), expected)
+
+
+def test_fits_in_threads_are_repeatable_and_leave_the_generator(shapes):
+    expected = small(max_epochs=1).fit(*shapes)
+    torch.manual_seed(5)
+    after = torch.rand(2)
+    torch.manual_seed(5)
+    fitted = [small(max_epochs=1) for _ in range(4)]
+    threads = [threading.Thread(target=e.fit, args=shapes) for e in fitted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(expected, e) for e in fitted)
+    assert torch.equal(torch.rand(2), after)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_broken_file_is_named_from_loader_workers_too(tmp_path, monkeypatch, num_workers):
+    images, y = make_shapes(12, n_classes=2, random_state=0)
+    paths = [str(tmp_path / f"{i}.png") for i in range(12)]
+    for image, path in zip(images, paths):
+        Image.fromarray(image).save(path)
+    monkeypatch.setattr("sklearn_cbir._base.CACHE_BYTES", 0)
+    broken = Path(paths[7])
+    content = broken.read_bytes()
+    # The header and the end are whole: only decoding finds it.
+    broken.write_bytes(content[:60] + bytes(20) + content[80:])
+    with pytest.raises(ImageReadError, match=r"X\[7\]") as raised:
+        small(max_epochs=1, num_workers=num_workers).fit(paths, y)
+    assert raised.value.index == 7
+
+
+@pytest.mark.parametrize(
+    ("params", "culprit"),
+    [
+        ({"loss": 42}, "loss=42 cannot be called"),
+        ({"loss": torch.nn.TripletMarginLoss()}, "loss=TripletMarginLoss failed on outputs"),
+        ({"loss": torch.nn.NLLLoss()}, "Use torch.nn.CrossEntropyLoss"),
+        ({"optimizer": 42}, "optimizer=42"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer=.*LBFGS.* could not be made"),
+        ({"weights": 3}, "weights=3"),
+    ],
+)
+def test_wrong_objects_are_named(shapes, params, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        small(max_epochs=1, **params).fit(*shapes)
+
+
+@pytest.mark.parametrize(
+    ("y", "culprit"),
+    [
+        (["a", "b", float("nan")], "mixes labels"),
+        (["1", 2, "3"], "mixes labels"),
+        ([[1], [2, 3], [1]], "MultiLabelBinarizer"),
+        ([{1}, {2, 3}, {1}], "MultiLabelBinarizer"),
+        (["a", None, "b"], "mixes labels"),
+        ([0.5, 1.5, 2.25], "continuous"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(y, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        check_labels(y)
+
+
+def test_strings_of_any_kind_are_one_kind():
+    assert check_labels(["a", np.str_("b")]).tolist() == ["a", "b"]
+
+
+def test_multi_label_rows_without_a_common_label_are_refused_before_training():
+    images, _ = make_shapes(12, random_state=0)
+    with pytest.raises(ValueError, match="No two of the 12 images share a label"):
+        CPFEmbedder(8, backbone="small", max_epochs=1).fit(images, np.eye(12))
