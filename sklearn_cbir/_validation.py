@@ -1,24 +1,33 @@
 """Names to objects, and argument checks whose wording is shared by the whole package."""
 
 import importlib
+import importlib.util
 import numbers
+import pkgutil
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 import numpy as np
 
 
 def lazy_exports(package, modules):
-    """Return `__getattr__`, `__dir__` and `__all__` that import names on first use."""
+    """Return `__getattr__`, `__dir__` and `__all__` that import names and modules on first use."""
     origin = {name: module for module, names in modules.items() for name in names}
 
     def __getattr__(name):
-        if name not in origin:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{origin[name]}"), name)
-        importlib.import_module(package).__dict__[name] = value
-        return value
+        if name in origin:
+            value = getattr(importlib.import_module(f"{package}.{origin[name]}"), name)
+            importlib.import_module(package).__dict__[name] = value
+            return value
+        if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return __getattr__, lambda: sorted(origin), sorted(origin)
+    def __dir__():
+        found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+        return sorted({*origin, *(module.name for module in found if module.name[0] != "_")})
+
+    return __getattr__, __dir__, sorted(origin)
 
 
 def resolve(value, table, parameter, own="your own object"):
@@ -74,6 +83,21 @@ def _bounds(minimum, maximum):
     if minimum is not None:
         return f" of at least {minimum}"
     return f" of at most {maximum}" if maximum is not None else ""
+
+
+@contextmanager
+def progress_bar(total, description, enabled):
+    """Give a function that advances a rich progress bar, full and closed at the end."""
+    if not enabled:
+        yield lambda steps: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda steps: bar.advance(task, steps)
+        bar.update(task, completed=total)
 
 
 def progress(iterable, *, total, description, enabled):

@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_choice, check_integer, check_real
+from sklearn_cbir._validation import check_choice, check_integer, check_real, progress_bar
 from sklearn_cbir.index._engines import ENGINES, choose_algorithm
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, ProcessLock, check_ids
 from sklearn_cbir.index._search import (
@@ -653,17 +653,13 @@ class NeighborsRetriever(
         engine = gallery.engine.exact
         rerank = resolve_reranker(self.rerank, gallery.metric)
         values = []
-        for name in names:
-            if gallery.metric == "hamming" and rerank is None:
-                distances = engine.distances(queries)  # metrics count its distances
-            else:
-                distances = FullRanking(
-                    engine,
-                    queries,
-                    own,
-                    rerank=rerank,
-                    depth=self.rerank_depth,
-                    verbose=self.verbose,
-                )
-            values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
+        with progress_bar(len(names) * len(queries), "Scoring", self.verbose > 0) as advance:
+            for name in names:
+                if gallery.metric == "hamming" and rerank is None:
+                    distances = engine.distances(queries)  # metrics count its distances
+                else:
+                    depth = self.rerank_depth
+                    distances = FullRanking(engine, queries, own, rerank=rerank, depth=depth)
+                distances.on_read = advance
+                values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
         return y, values

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
@@ -318,12 +319,33 @@ def test_a_column_of_labels_is_taken_with_scikit_learns_warning(rng):
         NeighborsRetriever().fit(make_rows(rng, 4), [[0], [1], [0], [1]])
 
 
-def test_verbose_scores_show_a_bar_and_the_same_number(rng, capfd):
-    rows, y = make_rows(rng, 40), rng.integers(3, size=40)
-    quiet = NeighborsRetriever().fit(rows, y).score()
+@pytest.mark.parametrize("rerank", [None, "query_expansion"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_verbose_scores_show_a_full_bar_and_the_same_number(metric, rerank, rng, capfd):
+    rows, y = make_rows(rng, 40, metric), rng.integers(3, size=40)
+    retriever = NeighborsRetriever(metric=metric, rerank=rerank).fit(rows, y)
+    quiet = retriever.score()
     assert capfd.readouterr() == ("", "")
-    assert NeighborsRetriever(verbose=1).fit(rows, y).score() == quiet
-    assert "Scoring" in capfd.readouterr().err
+    assert retriever.set_params(verbose=1).score() == quiet
+    retriever.evaluate(scoring=["map", "precision_in_radius"])
+    shown = capfd.readouterr().err
+    assert shown.count("Scoring") == shown.count("100%") == 2
+
+
+def test_the_bar_of_a_score_counts_the_queries_that_were_read(rng, monkeypatch):
+    steps = []
+
+    @contextmanager
+    def bar(total, description, enabled):
+        steps.append(total)
+        yield steps.append
+
+    monkeypatch.setattr(neighbors, "progress_bar", bar)
+    for metric in METRICS:
+        rows, y = make_rows(rng, 40, metric), rng.integers(3, size=40)
+        NeighborsRetriever(metric=metric).fit(rows, y).evaluate(scoring=["map", "ndcg@5"])
+        assert steps[0] == sum(steps[1:]) == 80
+        steps.clear()
 
 
 # ---------------------------------------------------------------- re-ranking
@@ -368,9 +390,10 @@ def test_rerank_counts_in_the_score(metric, rng):
     ("rerank", "message"),
     [
         ("difusion", "rerank='difusion' is not known. Did you mean 'diffusion'"),
-        (lambda *_: np.zeros(3), "finite number"),
+        (lambda *_: np.zeros(3), r"shape \(3,\).* finite number per result: shape \(9, 8\)"),
+        (lambda *_: np.full((9, 8), np.nan), "returned nan for result 0 of query 0"),
     ],
-    ids=["name", "shape"],
+    ids=["name", "shape", "nan"],
 )
 def test_rerank_of_a_wrong_kind_is_an_error(rerank, message, rng):
     with pytest.raises(ValueError, match=message):

@@ -179,6 +179,12 @@ class HammingDistances:
     gallery : array of shape (n_gallery, n_words), uint64
         Packed codes of the same length.
 
+    Attributes
+    ----------
+    on_read : callable or None
+        Called with the number of queries, whenever distances of some were read
+        or counted; None to begin with.
+
     Examples
     --------
     >>> import numpy as np
@@ -190,6 +196,7 @@ class HammingDistances:
 
     def __init__(self, queries, gallery):
         self.queries, self.gallery = _check_pair(queries, gallery)
+        self.on_read = None
 
     @property
     def shape(self):
@@ -198,7 +205,10 @@ class HammingDistances:
 
     def __getitem__(self, rows):
         """Return the distances of a slice of the queries."""
-        return hamming_distances(self.queries[rows], self.gallery)
+        distances = hamming_distances(self.queries[rows], self.gallery)
+        if self.on_read is not None:
+            self.on_read(len(distances))
+        return distances
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 
-from sklearn_cbir._validation import progress
 from sklearn_cbir.index._rows import row_keys
 
 
@@ -40,12 +39,12 @@ def search_reranked(engine, queries, k, own, rerank, depth):
 class FullRanking:
     """Exact distances, in the re-ranker's order, in the blocks of queries that a metric reads."""
 
-    def __init__(self, engine, queries, own, *, rerank, depth, verbose):
+    on_read = None  # called with the number of queries that were read
+
+    def __init__(self, engine, queries, own, *, rerank, depth):
         self.engine, self.queries, self.own = engine, queries, own
         self.rerank, self.depth = rerank, min(depth, len(engine) - (own is not None))
         self.shape = len(queries), len(engine)
-        rows = range(len(queries))
-        self.bar = progress(rows, total=len(rows), description="Scoring", enabled=verbose)
 
     def __getitem__(self, rows):
         queries = self.queries[rows]
@@ -53,8 +52,8 @@ class FullRanking:
         if self.rerank is not None:
             own = None if self.own is None else self.own[rows]
             distances = self._reranked(queries, distances, own)
-        for _ in queries:
-            next(self.bar, None)
+        if self.on_read is not None:
+            self.on_read(len(queries))
         return distances
 
     def _reranked(self, queries, distances, own):
@@ -87,9 +86,12 @@ def warn_of_copies(engine, queries):
 def _rerank(rerank, engine, queries, distances, positions, depth):
     """Return the re-ranker's numbers for the first `depth` results."""
     new = np.asarray(rerank(queries, distances[:, :depth], positions[:, :depth], engine))
-    if new.shape != (len(queries), depth) or not np.isfinite(new).all():
+    must = f"It must return one finite number per result: shape {(len(queries), depth)}."
+    if new.shape != (len(queries), depth):
+        raise ValueError(f"rerank={rerank!r} returned an array of shape {new.shape}. {must}")
+    if not np.isfinite(new).all():
+        row, rank = np.argwhere(~np.isfinite(new))[0]
         raise ValueError(
-            f"rerank={rerank!r} returned an array of shape {new.shape}. It must return one "
-            f"finite number per result: shape {(len(queries), depth)}."
+            f"rerank={rerank!r} returned {new[row, rank]} for result {rank} of query {row}. {must}"
         )
     return new

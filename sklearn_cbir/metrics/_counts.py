@@ -47,6 +47,8 @@ def count_codes(relevance, distances, gains, exclude):
         _fill(count, queries, counts, n_gallery)
         if exclude is not None:
             _take_out(counts, relevance, distances, gains, queries, exclude)
+        if distances.on_read is not None:
+            distances.on_read(len(queries))
         yield counts
 
 
