@@ -43,7 +43,13 @@ SCIKIT_LEARN = {
     "sklearn.pipeline": ["Pipeline", "FeatureUnion"],
     "sklearn.frozen": ["FrozenEstimator"],
     "sklearn.decomposition": ["PCA", "TruncatedSVD"],
-    "sklearn.preprocessing": ["Binarizer", "MinMaxScaler", "Normalizer", "StandardScaler"],
+    "sklearn.preprocessing": [
+        "Binarizer",
+        "FunctionTransformer",
+        "MinMaxScaler",
+        "Normalizer",
+        "StandardScaler",
+    ],
     "sklearn.feature_selection": ["VarianceThreshold"],
     "sklearn.random_projection": ["GaussianRandomProjection"],
 }
@@ -321,12 +327,11 @@ class _Encoder:
 
     def _loss(self, value, name, where):
         """Return the arguments of a loss; what it learns is never in the user's object."""
-        try:
-            arguments = {
-                key: getattr(value, key) for key in inspect.signature(type(value)).parameters
-            }
-        except AttributeError as error:
-            raise ValueError(_cannot(value, where)) from error
+        parameters = inspect.signature(type(value)).parameters.values()
+        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if not all(hasattr(value, name) for name in names):
+            raise ValueError(_cannot(value, where))
+        arguments = {name: getattr(value, name) for name in names}
         encoded = {key: self.encode(item, f"{where}.{key}") for key, item in arguments.items()}
         return {"is": "loss", "class": name, "arguments": encoded}
 

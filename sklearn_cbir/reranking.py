@@ -22,10 +22,10 @@ __all__ = [
 class _Reranker(BaseEstimator):
     """A subclass owes `_check_parameters` and `_reorder`.
 
-    ``_reorder(square, metric)`` returns one number per result from the matrix of distances,
-    (1 + n_results, 1 + n_results), of which the query is the first row. They are Hamming
-    distances, cosine distances or the squares of Euclidean ones: all three are (half) the
-    squared length of a difference.
+    ``_reorder(square, metric)`` returns one number per result, at most about 1, from the
+    matrix of distances, (1 + n_results, 1 + n_results), of which the query is the first row.
+    They are Hamming distances, cosine distances or the squares of Euclidean ones: all three
+    are (half) the squared length of a difference.
     """
 
     metrics = ("cosine", "euclidean", "hamming")
@@ -37,8 +37,8 @@ class _Reranker(BaseEstimator):
         for row, found in enumerate(positions):
             rows = np.concatenate([queries[row : row + 1], engine.rows[found]])
             values = self._reorder(_square_distances(rows, metric), metric)
-            # What a re-ranker cannot tell apart stays in the order of the distances.
-            pairs = np.column_stack([values, distances[row]])
+            # What differs by rounding alone stays in the order of the distances.
+            pairs = np.column_stack([np.round(values, 12), distances[row]])
             new[row] = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
         return new
 
@@ -82,7 +82,7 @@ class AverageQueryExpansion(_Reranker):
     def _reorder(self, square, metric):
         # |mean - x|^2 is the mean of |member - x|^2 less what is the same for all x.
         members = square[: 1 + self.n_neighbors, 1:]
-        return members.mean(axis=0)
+        return members.mean(axis=0) / (square.max() or 1)
 
 
 class AlphaQueryExpansion(_Reranker):
@@ -307,6 +307,8 @@ def resolve_reranker(rerank, metric):
     reranker = resolve(rerank, RERANKERS, "rerank", own=own)
     if isinstance(reranker, type):
         reranker = reranker()
+    if isinstance(reranker, _Reranker):
+        reranker._check_parameters()
     if not callable(reranker):
         raise ValueError(
             f"rerank={rerank!r} is not known. Use one of {sorted(RERANKERS)} or {own}."

@@ -31,11 +31,12 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     n_components : int, default=None
         Length of the rows that come out; None keeps that of the features.
 
-    shrinkage : float, default=0.1
+    shrinkage : float, default=0.5
         From 0 to 1: how far the covariance of similar pairs is drawn towards a
         multiple of the identity. Unlike [1]_ and [2]_, which have no such term:
         without it, directions in which few pairs differ count beyond measure, and
-        fewer rows than features cannot be whitened.
+        fewer rows than features cannot be whitened. Less is better for classes that
+        `fit` saw, more for new ones.
 
     Attributes
     ----------
@@ -73,7 +74,7 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     array([-1., -1.,  1.,  1.])
     """
 
-    def __init__(self, n_components=None, *, shrinkage=0.1):
+    def __init__(self, n_components=None, *, shrinkage=0.5):
         self.n_components = n_components
         self.shrinkage = shrinkage
 

@@ -11,6 +11,7 @@ from sklearn_cbir.index import ENGINES
 from sklearn_cbir.losses import LOSSES
 from sklearn_cbir.metrics import METRICS
 from sklearn_cbir.pooling import POOLINGS
+from sklearn_cbir.reranking import RERANKERS
 
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.append(str(DOCS))
@@ -71,8 +72,9 @@ def test_every_page_is_in_a_table_of_contents():
         ("backbones", BACKBONES),
         ("backbones", POOLINGS),
         ("search_engines", ENGINES),
+        ("reranking", RERANKERS),
     ],
-    ids=["losses", "metrics", "backbones", "poolings", "engines"],
+    ids=["losses", "metrics", "backbones", "poolings", "engines", "rerankers"],
 )
 def test_guide_names_everything_in_the_table(page, table):
     text = (DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")
