@@ -8,7 +8,6 @@ from sklearn.utils import check_random_state
 from sklearn_cbir._validation import check_choice, check_integer, check_real
 from sklearn_cbir.hashing._base import (
     RowHasher,
-    center,
     gaussian_kernel,
     in_blocks,
     label_groups,
@@ -150,7 +149,7 @@ class BREHasher(RowHasher):
         supervised = y is not None if self.supervised is None else self.supervised
         labels = self._check_labels(y, len(X)) if supervised else None
         rng = check_random_state(self.random_state)
-        self.mean_ = center(X)[0]
+        self.mean_ = X.mean(axis=0)
         rows = rng.permutation(len(X))[: self.n_train]
         X = normalize(X[rows] - self.mean_)
         self.squared_width_ = mean_squared_distance(X, X)

@@ -60,7 +60,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
         "sgd" has Nesterov momentum 0.9.
 
-    lr : float, default=0.001
+    lr : float, default=0.003
         Highest learning rate of the new layers.
 
     trunk_lr : float, default=None
@@ -77,7 +77,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
         How rates change over the steps of a phase.
 
-    batch_size : int, default=200
+    batch_size : int, default=100
         Images per step, and per batch of `transform`.
 
     sampling : {"auto", "uniform", "balanced"}, default="auto"
@@ -178,12 +178,12 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         head_epochs=None,
         max_epochs=30,
         optimizer="adamw",
-        lr=0.001,
+        lr=0.003,
         trunk_lr=None,
         loss_lr=None,
         weight_decay=0.01,
         schedule="one_cycle",
-        batch_size=200,
+        batch_size=100,
         sampling="auto",
         n_per_class=None,
         early_stopping=False,

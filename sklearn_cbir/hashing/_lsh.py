@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils import check_random_state
 
-from sklearn_cbir.hashing._base import RowHasher, center
+from sklearn_cbir.hashing._base import RowHasher
 
 
 class LSHHasher(RowHasher):
@@ -79,7 +79,7 @@ class LSHHasher(RowHasher):
         """
         X = self._check_training_rows(X)
         n_features = X.shape[1]
-        self.mean_ = center(X)[0] if self.center else np.zeros(n_features)
+        self.mean_ = X.mean(axis=0) if self.center else np.zeros(n_features)
         normals = check_random_state(self.random_state).standard_normal((self.n_bits, n_features))
         self.components_ = _orthogonal_groups(normals) if self.orthogonal else normals
         return self
