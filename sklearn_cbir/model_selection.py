@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
@@ -245,14 +246,26 @@ class _RetrievalScorer:
 
 def _embed(estimator, X):
     """Return what is compared, and the retriever that compares it if there is one."""
-    while hasattr(estimator, "best_estimator_"):
-        estimator = estimator.best_estimator_
-    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+    estimator = _unwrapped(estimator)
+    last = estimator
+    if isinstance(estimator, Pipeline):
+        last = _unwrapped(estimator.steps[-1][1])
     if not hasattr(last, "evaluate"):
         return estimator.transform(X), None
     if isinstance(estimator, Pipeline) and len(estimator.steps) > 1:
         X = estimator[:-1].transform(X)
     return X, last
+
+
+def _unwrapped(estimator):
+    """Return the estimator that a refitted search or a frozen estimator holds."""
+    while True:
+        if hasattr(estimator, "best_estimator_"):  # of a frozen search, too
+            estimator = estimator.best_estimator_
+        elif isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        else:
+            return estimator
 
 
 def _distances(rows):

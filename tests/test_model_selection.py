@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
 from sklearn.exceptions import UnsetMetadataPassedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -173,6 +174,18 @@ def test_a_retriever_alone_is_scored(data):
     retriever = NeighborsRetriever().fit(X[:80], y[:80])
     assert retrieval_scorer()(retriever, X[80:], y[80:]) == retriever.score(X[80:], y[80:])
     assert 0 < retrieval_scorer(gallery="queries")(retriever, X[80:], y[80:]) < 1
+
+
+@pytest.mark.parametrize("gallery", ["fitted", "queries"])
+def test_frozen_estimators_score_like_what_they_freeze(gallery, data, search):
+    X, y = data
+    retriever, search = NeighborsRetriever().fit(X[:80], y[:80]), search.fit(X[:80], y[:80])
+    scorer = retrieval_scorer(gallery=gallery)
+    alone, piped = scorer(retriever, X[80:], y[80:]), scorer(search, X[80:], y[80:])
+    assert scorer(FrozenEstimator(retriever), X[80:], y[80:]) == alone
+    assert scorer(make_pipeline(FrozenEstimator(retriever)), X[80:], y[80:]) == alone
+    assert scorer(FrozenEstimator(search), X[80:], y[80:]) == piped
+    assert len(retriever.ids_) == 80
 
 
 def test_reranking_counts_in_both_galleries(data):
