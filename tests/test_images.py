@@ -907,6 +907,23 @@ def test_rounding_beyond_0_and_1_is_forgiven():
     assert check_images(X).read([0])[0, 0, :, 0].tolist() == [0, 255]
 
 
+@pytest.mark.parametrize(
+    "X",
+    [
+        [["a.jpg", "b.jpg"]],
+        [("a.jpg", "b.jpg")],
+        np.array([["a.jpg", "b.jpg"]]),
+        np.array([[b"a.jpg", b"b.jpg"]]),
+        np.array([[Path("a.jpg"), Path("b.jpg")]], dtype=object),
+        pd.DataFrame({"path": ["a.jpg"], "other": [1]}),
+    ],
+    ids=lambda X: f"{type(X).__name__}",
+)
+def test_several_paths_in_a_row_are_refused(X):
+    with pytest.raises(ValueError, match=r"paths in shape \(1, 2\). Pass one per row, shape \(n,"):
+        check_images(X)
+
+
 def test_max_pixels_must_be_a_number():
     with pytest.raises(ValueError, match="max_pixels='many' must be an integer"):
         check_images(PHOTOS, max_pixels="many")
@@ -921,7 +938,6 @@ def test_max_pixels_must_be_a_number():
         np.zeros(4),
         np.zeros((4, 3), dtype=object),
         np.zeros((4, 3), dtype=complex),
-        np.array([["a", "b"]]),
         [[1.0, 2.0], [3.0, 4.0]],
         [np.zeros(3), np.zeros(3)],
         [1.0, 2.0],
@@ -948,6 +964,11 @@ def test_numbers_in_rows_are_features(X):
         np.array(["a.jpg"]),
         np.array([["a.jpg"]]),
         np.array([Path("a.jpg")], dtype=object),
+        np.array([["a.jpg", "b.jpg"]]),
+        [["a.jpg"], ["b.jpg"]],
+        [np.array(["a.jpg"])],
+        [[Image.new("L", (8, 8))]],
+        pd.DataFrame({"path": ["a.jpg"], "other": [1]}),
         pd.Series(["a.jpg"]),
         pd.DataFrame({"path": ["a.jpg"]}),
         [Image.new("L", (8, 8))],

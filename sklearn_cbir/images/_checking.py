@@ -48,7 +48,7 @@ def is_feature_rows(X):
     if shape is None:
         return hasattr(X, "__array__") and is_feature_rows(np.asarray(X))
     if len(shape) == 2:
-        return not (shape[1] == 1 and shape[0] > 0 and _is_single(_first(X)))
+        return 0 in shape or not _is_single(_first(X))
     return len(shape) < 2 and not (len(shape) == 1 and shape[0] > 0 and _is_item(_first(X)))
 
 
@@ -57,8 +57,10 @@ def _is_row(value):
     if _is_single(value):
         return False
     if isinstance(value, (list, tuple)):
-        return not (len(value) > 0 and isinstance(value[0], (list, tuple, np.ndarray)))
-    return len(getattr(value, "shape", ())) < 2
+        nested = len(value) > 0 and isinstance(value[0], (list, tuple, np.ndarray))
+        return not nested and not (len(value) > 0 and _is_single(value[0]))
+    shape = getattr(value, "shape", ())
+    return len(shape) < 2 and not (shape and shape[0] > 0 and _is_single(_first(value)))
 
 
 def _first(X):
@@ -139,6 +141,8 @@ def check_images(X, *, max_pixels=MAX_PIXELS):
     max_pixels = check_integer(max_pixels, "max_pixels", minimum=1)
     if isinstance(X, list):
         source = _from_list(X, max_pixels)
+    elif X.ndim > 1 and X.dtype.kind in "USO" and X.size and _is_single(X.flat[0]):
+        raise ValueError(f"X holds paths in shape {X.shape}. Pass one per row, shape (n,).")
     elif X.dtype.kind == "U":
         source = Files(_check_path_array(X), max_pixels)
     else:
@@ -178,9 +182,7 @@ def _nested_array(X):
 
 
 def _check_path_array(paths):
-    """Return an array of paths if it is one path per row."""
-    if paths.ndim != 1:
-        raise ValueError(f"X holds text in shape {paths.shape}. Pass one path per row, shape (n,).")
+    """Return an array of paths if none is empty."""
     empty = np.flatnonzero(paths == "")
     if len(empty):
         raise fault_of(int(empty[0]), "", "the path is empty")
