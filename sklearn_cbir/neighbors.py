@@ -249,7 +249,7 @@ class NeighborsRetriever(
 
         Parameters
         ----------
-        ids : array-like of shape (n_samples,)
+        ids : array-like of shape (n_samples,) or set
             Ids of the rows, as `ids_` has them.
 
         Returns
@@ -260,7 +260,7 @@ class NeighborsRetriever(
         check_is_fitted(self)
         with CHANGING:
             gallery = self._gallery
-            ids = check_ids(ids, np.size(ids) if not isinstance(ids, list) else len(ids))
+            ids = check_ids(ids)
             if len(ids) == 0:
                 return self
             positions = gallery.ids.find(ids)

@@ -445,12 +445,23 @@ def test_new_classes_arrive_with_partial_fit(rng):
         (["a", None, "b"], r"ids\[1\] is None"),
         ([[1], [2], [3]], r"ids\[0\] is \[1\]"),
         ("abc", "one string"),
+        (5, "ids=5 is one id. Wrap it in a list"),
+        ({1, 2, 3}, "set, which has no order"),
+        ([1, 2**70, 3], r"ids\[1\]=1180591620717411303424 does not fit into 64 bits"),
     ],
-    ids=["twice", "too few", "missing", "lists", "string"],
+    ids=["twice", "too few", "missing", "lists", "string", "number", "set", "huge"],
 )
 def test_ids_must_name_one_row_each(ids, message):
     with pytest.raises(ValueError, match=message):
         NeighborsRetriever().fit(np.eye(3), ids=ids)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, np.array, iter], ids=lambda kind: kind.__name__)
+def test_rows_are_removed_by_any_collection_of_ids(kind):
+    retriever = NeighborsRetriever().fit(np.eye(4), ids=[4, 5, 6, 7])
+    assert retriever.remove(kind([6, 5])).ids_.tolist() == [4, 7]
+    with pytest.raises(ValueError, match="ids=4 is one id. Wrap it in a list"):
+        retriever.remove(4)
 
 
 def test_ids_of_a_gallery_cannot_be_added_or_removed_twice():

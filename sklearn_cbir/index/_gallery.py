@@ -3,6 +3,7 @@
 import numbers
 import os
 import threading
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,12 +141,16 @@ class ProcessLock:
         self._lock.release()
 
 
-def check_ids(ids, n, *, unique=True):
+def check_ids(ids, n=None, *, unique=True):
     """Return ids as a 1-D array of text, whole numbers or other hashable objects."""
-    if isinstance(ids, str):
-        raise ValueError(f"ids={ids!r} is one string. Wrap it in a list.")
-    listed = list(ids.tolist() if hasattr(ids, "tolist") else ids)
-    if len(listed) != n:
+    listed = ids.tolist() if hasattr(ids, "tolist") else ids
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        kind = "one string" if isinstance(listed, str) else "one id"
+        raise ValueError(f"ids={listed!r} is {kind}. Wrap it in a list.")
+    if n is not None and isinstance(listed, Set):
+        raise ValueError(f"ids={listed!r:.60} is a set, which has no order. Give one id per row.")
+    listed = list(listed)
+    if n is not None and len(listed) != n:
         raise ValueError(f"There are {len(listed)} ids for {n} rows. Give one per row.")
     for row, id_ in enumerate(listed):
         if id_ is None or id_ != id_ or getattr(id_, "__hash__", None) is None:
@@ -160,13 +165,18 @@ def check_ids(ids, n, *, unique=True):
             f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[listed[row]]}]. Ids name one row "
             "each: make them unique."
         )
-    values = np.empty(n, dtype=object)
+    values = np.empty(len(listed), dtype=object)
     values[:] = listed
     if all(isinstance(id_, str) for id_ in listed):
         return values.astype(str)
-    if all(_is_integer(id_) for id_ in listed):
-        return values.astype(np.int64)
-    return values
+    if not all(_is_integer(id_) for id_ in listed):
+        return values
+    for row, id_ in enumerate(listed):
+        if not -(2**63) <= id_ < 2**63:
+            raise ValueError(
+                f"ids[{row}]={_shown(id_)} does not fit into 64 bits with a sign. Use text, str(id)."
+            )
+    return values.astype(np.int64)
 
 
 def _is_integer(value):
