@@ -137,6 +137,23 @@ def test_only_the_training_module_knows_skorch(path):
     assert not knows or _name(path) == "_training.py"
 
 
+def test_modules_are_attributes_of_the_package_once_they_are_asked_for():
+    program = """
+import sys, sklearn_cbir
+print([name for name in sys.modules if name.startswith("sklearn_cbir.")])
+print(sklearn_cbir.datasets.__name__, {"datasets", "losses"} <= set(dir(sklearn_cbir)))
+print(hasattr(sklearn_cbir, "data"), hasattr(sklearn_cbir, "_training"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "['sklearn_cbir._validation']",
+        "sklearn_cbir.datasets True",
+        "False False",
+    ]
+
+
 def test_light_imports_load_no_heavy_library():
     # One process for all: what is named first is what loaded it.
     lines = [
