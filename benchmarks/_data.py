@@ -80,15 +80,17 @@ class Cells:
     def run(self, name, function, *args):
         """Return the result of a cell, running it only if it is not there yet."""
         if name not in self.cells:
+            where = environment()
             started, used = time.perf_counter(), time.process_time()
             result = function(*args)
             result["seconds"] = round(time.perf_counter() - started, 1)
             result["cpu_seconds"] = round(time.process_time() - used, 1)
-            self.cells[name] = result | {"environment": environment()}
+            self.cells[name] = result | {"environment": where}
             part = self.path.with_suffix(".part")
             part.write_text(json.dumps(self.cells, indent=1))
             part.replace(self.path)
-        print(name, {k: v for k, v in self.cells[name].items() if k != "environment"}, flush=True)
+        numbers = {k: v for k, v in self.cells[name].items() if isinstance(v, (int, float))}
+        print(name, numbers, flush=True)
         return self.cells[name]
 
 

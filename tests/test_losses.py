@@ -42,15 +42,17 @@ def squared_hinge_reference(outputs, labels, loss):
     return total / len(outputs)
 
 
-def contrastive_reference(outputs, labels):
+def contrastive_reference(outputs, labels, similar_weight=1):
     n, n_bits = len(outputs), len(outputs[0])
-    total = 0
+    total, weights = 0, 0
     for i in range(n):
         for j in range(i):
             distance = sum((a - b) ** 2 for a, b in zip(outputs[i], outputs[j]))
             similar = bool(labels[i] & labels[j])
-            total += (distance if similar else max(0, 2 * n_bits - distance)) / 2
-    return total / (n * (n - 1) / 2)
+            weight = similar_weight if similar else 1
+            total += weight * (distance if similar else max(0, 2 * n_bits - distance)) / 2
+            weights += weight
+    return total / weights
 
 
 def quantization_reference(outputs):
@@ -64,7 +66,7 @@ def dsh_reference(outputs, labels, loss):
 def dfeh_reference(outputs, labels, loss):
     balance = sum((sum(row) / len(row)) ** 2 for row in outputs) / len(outputs)
     return (
-        contrastive_reference(outputs, labels)
+        contrastive_reference(outputs, labels, similar_weight=2)
         + 0.01 * quantization_reference(outputs)
         + 0.01 * balance
     )

@@ -20,7 +20,7 @@ SAME_FIRST_TWO = torch.tensor([0, 0, 1])
 
 
 def test_dfeh_at_given_codes():
-    value, gradient = value_and_gradient(lambda u: DFEHLoss()(u, SAME_FIRST_TWO), CODES)
+    value, gradient = value_and_gradient(lambda u: DFEHLoss(similar_weight=None)(u, SAME_FIRST_TWO), CODES)
     assert value == pytest.approx(0.46269167, abs=1e-8)
     expected = [
         [-0.40325, 0.70341667, 0.03675, 0.33341667],
@@ -79,7 +79,7 @@ def test_similar_weight_shifts_the_mean_between_the_kinds_of_pairs():
     codes = torch.tensor(CODES, dtype=torch.float64)
     y = SAME_FIRST_TWO
     similar, dissimilar = 0.2, (0.59 + 0.57) / 2  # mean pair costs
-    rest = DFEHLoss()(codes, y).item() - 1.36 / 3
+    rest = DFEHLoss(similar_weight=None)(codes, y).item() - 1.36 / 3
     for weight, expected in (
         ("balanced", (similar + dissimilar) / 2),
         (2.0, (2 * similar + 2 * dissimilar) / 4),
