@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.callback import ProgressBar
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
@@ -246,6 +247,8 @@ def test_unfitted_estimators_and_odd_parameters_come_back(path):
 def test_callbacks_and_the_cache_of_a_pipeline_stay_behind(rows, path, tmp_path):
     search = make_pipeline(PCA(2), NeighborsRetriever(2), memory=str(tmp_path / "cache"))
     assert again(search.fit(*rows), path).memory is None
+    watched = CNNFeatureExtractor().set_callbacks(ProgressBar())
+    assert "_skl_callbacks" not in vars(again(watched, path))
 
 
 def test_another_process_gives_the_same_answers_and_a_retriever_needs_no_torch(rows, tmp_path):
