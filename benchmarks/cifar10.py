@@ -1,6 +1,6 @@
 """DFEH codes on CIFAR-10, trained from scratch on the 50,000 training images.
 
-    python benchmarks/cifar10.py --data cifar10_jpeg.npz [--held-out] [--epochs N] [--out FOLDER]
+    python benchmarks/cifar10.py --data cifar10_jpeg.npz [--held-out] [--out FOLDER]
 
 The full protocol: the 10,000 test images are queries and are read once, at the end; the training
 set is the gallery; mean average precision over the whole Hamming ranking, ties averaged exactly.
@@ -19,15 +19,8 @@ from sklearn_cbir import DeepHasher
 from sklearn_cbir.losses import DFEHLoss
 from sklearn_cbir.metrics import hamming_mean_average_precision
 
-SETTINGS = {
-    "optimizer": "sgd",
-    "lr": 0.03,
-    "weight_decay": 5e-4,
-    "batch_size": 200,
-    "pooling": "max",
-    "autocast": True,
-}
-LOSS = {"similar_weight": 2.0}
+# What every run has in common; the rest is on the command line.
+SETTINGS = {"weight_decay": 5e-4, "pooling": "max", "autocast": True}
 
 
 def split(options):
@@ -44,9 +37,12 @@ def run(options):
     images, y, query_images, y_queries = split(options)
     hasher = DeepHasher(
         options.bits,
-        loss=DFEHLoss(**LOSS),
+        loss=DFEHLoss(similar_weight=options.similar_weight),
         backbone=options.backbone,
         max_epochs=options.epochs,
+        optimizer=options.optimizer,
+        lr=options.lr,
+        batch_size=options.batch_size,
         checkpoint_dir=options.out / "checkpoints",
         random_state=options.seed,
         verbose=1,
@@ -62,10 +58,10 @@ def run(options):
 
 
 def name(options):
+    """Return the cell of these options; the folders are not part of it."""
     part = "held-out" if options.held_out else "test"
-    return (
-        f"dfeh {options.bits} bits {options.backbone} {options.epochs} epochs {part} {options.seed}"
-    )
+    chosen = {k: v for k, v in vars(options).items() if k not in ("data", "out", "held_out")}
+    return f"dfeh {part} " + " ".join(f"{k}={v}" for k, v in chosen.items())
 
 
 def main():
@@ -76,7 +72,11 @@ def main():
     )
     parser.add_argument("--bits", type=int, default=48)
     parser.add_argument("--backbone", default="resnet9")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=28)
+    parser.add_argument("--similar-weight", type=float, default=2.0)
+    parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--batch-size", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.datasets import load_image_folder
 
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2)
 
 

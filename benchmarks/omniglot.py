@@ -53,6 +53,7 @@ def main():
             weights=None,
             loss="softmax",
             n_components=128,
+            lr=1e-3,
             augment="crop",
             autocast=True,
             batch_size=90,
@@ -61,6 +62,7 @@ def main():
         ),
         "CPF": lambda seed: CPFEmbedder(
             max_epochs=options.epochs,
+            lr=1e-3,
             augment="crop",
             autocast=True,
             threshold_fraction=0.0,

@@ -66,7 +66,7 @@ class CNNFeatureExtractor(NetworkTransformer):
     optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
         "sgd" has Nesterov momentum 0.9.
 
-    lr : float, default=0.001
+    lr : float, default=0.003
         Highest learning rate of the new layers.
 
     trunk_lr : float, default=None
@@ -187,7 +187,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         head_epochs=None,
         max_epochs=10,
         optimizer="adamw",
-        lr=0.001,
+        lr=0.003,
         trunk_lr=None,
         loss_lr=None,
         weight_decay=0.01,
