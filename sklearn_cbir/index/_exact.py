@@ -1,9 +1,8 @@
 """Exact search over float rows under the cosine or the Euclidean distance."""
 
-import copy
-
 import numpy as np
 
+from sklearn_cbir.index._every_row import EveryRow
 from sklearn_cbir.index._rows import find_copies, row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
@@ -12,7 +11,7 @@ AFFINITIES_AT_ONCE = 2**20
 DIFFERENCES_AT_ONCE = 2**21
 
 
-class ExactEngine:
+class ExactEngine(EveryRow):
     """Search every row: a matrix product screens, the rows themselves decide.
 
     The product gives the affinity (larger is nearer) of a query to all rows up to
@@ -20,33 +19,6 @@ class ExactEngine:
     again as the length of a difference in float64. So equal rows are exactly
     tied, whatever else is searched in the same call, and no distance is negative.
     """
-
-    name = "exact"
-    recall = 1.0
-
-    def build(self, rows):
-        """Hold a copy of `rows`, in the form in which they are compared."""
-        self.rows = self.encode(rows)
-        return self
-
-    @property
-    def exact(self):
-        """The engine that answers exactly."""
-        return self
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getstate__(self):
-        return {key: value for key, value in vars(self).items() if not key.startswith("_cached")}
-
-    def add(self, rows):
-        """Return an engine with `rows` appended."""
-        return self._with(np.concatenate([self.rows, self.encode(rows)]))
-
-    def remove(self, positions):
-        """Return an engine without the rows at `positions`."""
-        return self._with(np.delete(self.rows, positions, axis=0))
 
     def query(self, queries, k):
         """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
@@ -98,12 +70,6 @@ class ExactEngine:
             difference = queries[which[part]].astype(np.float64) - self.rows[positions[part]]
             distances[part] = self._from_difference(difference)
         return distances
-
-    def _with(self, rows):
-        """Return an engine like this one over other rows."""
-        engine = copy.copy(self)  # without what it remembers of its rows
-        engine.rows = rows
-        return engine
 
     def _blocks(self, n_queries):
         """Yield blocks of about 100 queries, more of them if the gallery is small."""

@@ -1,31 +1,15 @@
 """Exact search over packed binary codes under the Hamming distance, in bits."""
 
-import copy
-
 import numpy as np
 
 from sklearn_cbir.codes import HammingDistances, hamming_radius, hamming_top_k, pack_codes
+from sklearn_cbir.index._every_row import EveryRow
 
 
-class HammingEngine:
+class HammingEngine(EveryRow):
     """Codes of 64-bit words, searched exactly."""
 
-    name = "exact"
     metric = "hamming"
-    recall = 1.0
-
-    def build(self, rows):
-        """Hold rows of {0, 1} as packed codes."""
-        self.rows = self.encode(rows)
-        return self
-
-    @property
-    def exact(self):
-        """The engine that answers exactly."""
-        return self
-
-    def __len__(self):
-        return len(self.rows)
 
     def encode(self, rows):
         """Return packed codes, (n, n_words)."""
@@ -43,16 +27,6 @@ class HammingEngine:
         """Return the distances to all codes, computed when they are asked for."""
         return HammingDistances(queries, self.rows)
 
-    def add(self, rows):
-        """Return an engine with `rows` appended."""
-        return self._with(np.concatenate([self.rows, self.encode(rows)]))
-
-    def remove(self, positions):
-        """Return an engine without the codes at `positions`."""
-        return self._with(np.delete(self.rows, positions, axis=0))
-
     def _with(self, rows):
-        """Return an engine like this one over other codes."""
-        engine = copy.copy(self)
-        engine.rows = np.asfortranarray(rows)
-        return engine
+        """Return an engine like this one over other codes, word by word in memory."""
+        return super()._with(np.asfortranarray(rows))

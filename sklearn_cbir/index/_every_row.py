@@ -1,0 +1,42 @@
+"""What engines share that compare a query with every row."""
+
+import copy
+
+import numpy as np
+
+
+class EveryRow:
+    """Rows in the form that `encode` gives, and nothing else; a subclass searches them."""
+
+    name = "exact"
+    recall = 1.0
+
+    def build(self, rows):
+        """Hold a copy of `rows`, in the form in which they are compared."""
+        self.rows = self.encode(rows)
+        return self
+
+    @property
+    def exact(self):
+        """The engine that answers exactly."""
+        return self
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getstate__(self):
+        return {key: value for key, value in vars(self).items() if not key.startswith("_cached")}
+
+    def add(self, rows):
+        """Return an engine with `rows` appended."""
+        return self._with(np.concatenate([self.rows, self.encode(rows)]))
+
+    def remove(self, positions):
+        """Return an engine without the rows at `positions`."""
+        return self._with(np.delete(self.rows, positions, axis=0))
+
+    def _with(self, rows):
+        """Return an engine like this one over other rows."""
+        engine = copy.copy(self)  # without what it remembers of its rows
+        engine.rows = rows
+        return engine
