@@ -174,7 +174,7 @@ def check_ids(ids, n=None, *, unique=True):
     for row, id_ in enumerate(listed):
         if not -(2**63) <= id_ < 2**63:
             raise ValueError(
-                f"ids[{row}]={_shown(id_)} does not fit into 64 bits with a sign. Use text, str(id)."
+                f"ids[{row}]={_shown(id_)} does not fit into 64 bits with a sign. Use text instead."
             )
     return values.astype(np.int64)
 
