@@ -149,7 +149,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
 
     References
     ----------
-    .. [1] X. Zhao, J. Liu. "Leveraging deep features enhance and semantic-
+    .. [1] Zhao, Liu. "Leveraging deep features enhance and semantic-
        preserving hashing for image retrieval". Electronics 11(15), 2022.
 
     Examples

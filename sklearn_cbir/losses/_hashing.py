@@ -258,7 +258,7 @@ class DFEHLoss(Loss):
 
     References
     ----------
-    .. [1] X. Zhao, J. Liu. "Leveraging deep features enhance and semantic-
+    .. [1] Zhao, Liu. "Leveraging deep features enhance and semantic-
        preserving hashing for image retrieval". Electronics 11(15), 2022.
     .. [2] H. Liu, R. Wang, S. Shan, X. Chen. "Deep supervised hashing for fast
        image retrieval". CVPR 2016.
