@@ -2,7 +2,7 @@
 
 python examples/search_photos.py                     # drawings that ship with the project
 python examples/search_photos.py --photos FOLDER     # your photos; sub-folders are labels
-python examples/search_photos.py --load search.joblib --query photo.jpg
+python examples/search_photos.py --load out/search.joblib --query photo.jpg
 """
 
 import argparse
@@ -14,14 +14,15 @@ from pathlib import Path
 import joblib
 import numpy as np
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, NeighborsRetriever
+from sklearn_cbir.backbones import build_backbone
 from sklearn_cbir.datasets import load_drawings, load_image_folder
 from sklearn_cbir.display import RetrievalDisplay
 
 DRAWINGS = Path(__file__).parent.parent / "tests" / "data" / "omniglot_small1.npz"
+PRETRAINED = {"backbone": "mobilenet_v2", "weights": "imagenet", "head_epochs": 5, "max_epochs": 3}
 SMALL_NET = {"backbone": "resnet9", "weights": None, "image_size": 64, "max_epochs": 30}
 
 
@@ -45,37 +46,29 @@ def search_drawings(out, epochs):
     )
     print(f"Same character above a cosine of {embedder.threshold_:.2f}")
 
-    shown = spread(queries, drawings.target[queries])
-    np.save(out / "query.npy", drawings.data[shown[:1]])
-    finish(
-        search,
-        out,
-        drawings.data[shown],
-        drawings.target[shown],
-        out / "query.npy",
-        gallery_images=drawings.data[gallery],
-    )
+    shown = queries[one_per_class(drawings.target[queries])]
+    ask_elsewhere(save(search, out), drawings.data[shown[0]], out)
+    draw(out, search, drawings.data[shown], drawings.target[shown], drawings.data[gallery])
 
 
-def search_photos(folder, weights, out, epochs):
+def search_photos(folder, weights, epochs, out):
     """Search photos: sub-folders are labels; a flat folder is searched as it is."""
     photos = load_image_folder(folder)
-    parameters = backbone(weights)
-    if photos.target is None:
-        print(f"{len(photos.data)} photos without labels: the network is used as it is")
-        for name in ("max_epochs", "head_epochs"):
-            parameters.pop(name, None)
-        extractor = CNNFeatureExtractor(**parameters, loss=None, random_state=0, verbose=1)
-        search = make_pipeline(extractor, NeighborsRetriever(n_neighbors=min(9, len(photos.data))))
-        search.fit(photos.data, neighborsretriever__ids=photos.data)
-        finish(search, out, photos.data[:5], None, photos.data[0])
-        return
-    gallery, queries, y, y_queries = train_test_split(
-        photos.data, photos.target, test_size=0.2, stratify=photos.target, random_state=0
-    )
-    print(f"{len(gallery)} photos of {count(photos.target)} classes, {len(queries)} as queries")
+    parameters = choose_network(weights)
     if epochs is not None:
-        parameters["max_epochs"] = epochs
+        parameters = parameters | {"max_epochs": epochs}
+    if len(photos.target_names) < 2:
+        search_plain_photos(photos, parameters, out)
+    else:
+        search_labeled_photos(photos, parameters, out)
+
+
+def search_labeled_photos(photos, parameters, out):
+    """Hold out a fifth of every class, search the rest for it."""
+    held_out = split_classes(photos.target)
+    gallery, queries = photos.data[~held_out], photos.data[held_out]
+    y, y_queries = photos.target[~held_out], photos.target[held_out]
+    print(f"{len(gallery)} photos of {count(photos.target)} classes, {len(queries)} as queries")
     search = make_pipeline(
         CNNFeatureExtractor(**parameters, random_state=0, verbose=1),
         NeighborsRetriever(n_neighbors=min(10, len(gallery))),
@@ -83,53 +76,105 @@ def search_photos(folder, weights, out, epochs):
     search.fit(gallery, y, neighborsretriever__ids=gallery)
     score = search.score(queries, y_queries)
     print(f"Mean average precision on {len(queries)} photos that were held out: {score:.3f}")
-    shown = spread(np.arange(len(queries)), y_queries)
-    finish(search, out, queries[shown], y_queries[shown], queries[shown[0]])
+    shown = one_per_class(y_queries)
+    ask_elsewhere(save(search, out), queries[shown[0]], out)
+    draw(out, search, queries[shown], y_queries[shown])
 
 
-def backbone(weights):
+def search_plain_photos(photos, parameters, out):
+    """Search photos of no or one class: nothing can be trained or measured."""
+    print(f"{len(photos.data)} photos without two classes: the network is used as it is")
+    network = {name: parameters[name] for name in parameters if not name.endswith("epochs")}
+    extractor = CNNFeatureExtractor(**network, loss=None, random_state=0, verbose=1)
+    if len(photos.data) < 2:
+        sys.exit("One photo is not enough to search.")
+    n_neighbors = min(10, len(photos.data) - 1)
+    search = make_pipeline(extractor, NeighborsRetriever(n_neighbors=n_neighbors))
+    search.fit(photos.data, neighborsretriever__ids=photos.data)
+    ask_elsewhere(save(search, out), photos.data[0], out)
+    draw(out, search, photos.data, ids=photos.data)  # ids: no photo finds itself
+
+
+def choose_network(weights):
     """Return the parameters of a pretrained MobileNetV2, or of the small net without weights."""
-    pretrained = {"backbone": "mobilenet_v2", "weights": weights or "imagenet"}
-    pretrained |= {"head_epochs": 5, "max_epochs": 3}
     if weights is not None:
-        return pretrained
-    from sklearn_cbir.backbones import build_backbone
-
+        return PRETRAINED | {"weights": weights}
     try:
         build_backbone("mobilenet_v2", weights="imagenet")
-    except (OSError, ValueError) as error:
-        print(f"No ImageNet weights: {error}\nUsing the small net instead.")
-        return dict(SMALL_NET)
-    return pretrained
+    except (OSError, ImportError) as error:
+        print(f"No ImageNet weights: {error}\nUsing the small net, which knows nothing yet.")
+        return SMALL_NET
+    return PRETRAINED
 
 
-def finish(search, out, queries, y_queries, query, **gallery):
-    """Save the search, load it in another process, and draw queries with their results."""
-    saved = out / "search.joblib"
-    joblib.dump(search, saved)
-    print(f"Saved {saved} ({saved.stat().st_size / 1e6:.1f} MB); another process answers:")
+def split_classes(y):
+    """Say which photos are held out as queries: a fifth of every class, at least one of two."""
+    held_out = np.zeros(len(y), dtype=bool)
+    for label in np.unique(y):
+        members = np.random.default_rng(0).permutation(np.flatnonzero(y == label))
+        if len(members) == 1:
+            print(f"{label} has one photo, which is searched but never asked for")
+        else:
+            held_out[members[: max(1, round(0.2 * len(members)))]] = True
+    if not held_out.any():
+        sys.exit("No class has two photos: there is nothing to ask for.")
+    return held_out
+
+
+def save(search, out):
+    """Write the trained search to a file."""
+    path = out / "search.joblib"
+    joblib.dump(search, path)
+    print(f"Saved {path} ({path.stat().st_size / 1e6:.1f} MB); another process answers:")
+    return path
+
+
+def ask_elsewhere(saved, query, out):
+    """Ask the saved search in a process that knows nothing else."""
+    if isinstance(query, np.ndarray):
+        np.save(out / "query.npy", query[None])
+        query = out / "query.npy"
     command = [sys.executable, __file__, "--load", str(saved), "--query", str(query)]
     subprocess.run(command, check=True)
-    display = RetrievalDisplay.from_estimator(search, queries, y_queries, **gallery)
-    display.figure_.savefig(out / "results.png", dpi=100)
-    print(f"Drew {out / 'results.png'}")
 
 
 def answer(saved, query):
     """Load a saved search and print the nearest gallery images of one query."""
     search = joblib.load(saved)
-    image = np.load(query) if query.endswith(".npy") else [query]
-    print(f"  nearest to {query}: {', '.join(map(str, search.predict(image)[0][:5]))}")
+    images = np.load(query) if query.endswith(".npy") else [query]
+    found = search.predict(images, ids=[query])[0]  # ids: a photo does not find itself
+    print(f"  nearest to {query}: {', '.join(map(str, found[:5]))}")
 
 
-def spread(rows, y, n=5):
-    """Return one row of each of `n` classes."""
-    return np.array([rows[np.flatnonzero(y == label)[0]] for label in np.unique(y)[:n]])
+def draw(out, search, queries, y=None, gallery_images=None, ids=None):
+    """Draw up to five queries with their nearest images."""
+    display = RetrievalDisplay.from_estimator(
+        search,
+        queries,
+        y,
+        gallery_images=gallery_images,
+        n_neighbors=min(5, search[-1].n_neighbors),
+        ids=ids,
+    )
+    display.figure_.savefig(out / "results.png", dpi=100)
+    print(f"Drew {out / 'results.png'}")
+
+
+def one_per_class(y, n=5):
+    """Return the first row of each of `n` classes."""
+    return np.unique(y, return_index=True)[1][:n]
 
 
 def count(labels):
     """Return the number of different labels."""
     return len(np.unique(labels))
+
+
+def at_least_1(text):
+    """Return a number from the command line."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
 
 
 def main():
@@ -138,7 +183,7 @@ def main():
     parser.add_argument("--photos", type=Path, help="folder of photos; sub-folders are labels")
     parser.add_argument("--weights", help="state dict of a MobileNetV2 (.pt)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where results are written")
-    parser.add_argument("--epochs", type=int, help="epochs of training")
+    parser.add_argument("--epochs", type=at_least_1, help="epochs of training")
     parser.add_argument("--load", help="a saved search to ask")
     parser.add_argument("--query", help="the image to ask it for")
     options = parser.parse_args()
@@ -150,7 +195,7 @@ def main():
     if options.photos is None:
         search_drawings(options.out, options.epochs or 30)
     else:
-        search_photos(options.photos, options.weights, options.out, options.epochs)
+        search_photos(options.photos, options.weights, options.epochs, options.out)
     print(f"Done in {time.perf_counter() - started:.0f} s")
 
 
