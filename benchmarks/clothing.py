@@ -4,8 +4,8 @@
 
 FOLDER holds `train` and `validation`, each with one sub-folder per class. First the frozen network
 alone, leave-one-out on `validation`. Then three rows with `train` as gallery and `validation` as
-queries; the rates of both losses are chosen from one grid by two folds inside `train`. Every
-finished cell is kept in FOLDER/clothing.json and not run again.
+queries; the rates of both losses are chosen from one grid by two folds inside `train`. Finished
+cells are kept in clothing.json and not run again.
 """
 
 import argparse
@@ -46,9 +46,11 @@ def trained(options, loss, lr, seed):
     )
 
 
-def leave_one_out(options, photos):
+def leave_one_out(options, photos, rerank=None):
     rows = search(options, loss=None)[0].fit(photos.data).transform(photos.data)
-    return {"map": NeighborsRetriever().fit(rows, photos.target).score(None, photos.target)}
+    retriever = NeighborsRetriever(rerank=rerank, rerank_depth=len(rows))
+    results = retriever.fit(rows, photos.target).evaluate(scoring=["map", "precision@1"])
+    return {name: float(result.score) for name, result in results.items()}
 
 
 def choose(options, train, loss, lr):
@@ -98,6 +100,7 @@ def main():
 
     at_224 = argparse.Namespace(**vars(options) | {"image_size": 224})
     cells.run("frozen, leave-one-out at 224 px", leave_one_out, at_224, queries)
+    cells.run("the same, k-reciprocal", leave_one_out, at_224, queries, "k_reciprocal")
     rows = {
         "untrained": [cells.run("untrained", evaluate, search(options, loss=None), train, queries)]
     }
