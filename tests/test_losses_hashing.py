@@ -20,7 +20,9 @@ SAME_FIRST_TWO = torch.tensor([0, 0, 1])
 
 
 def test_dfeh_at_given_codes():
-    value, gradient = value_and_gradient(lambda u: DFEHLoss(similar_weight=None)(u, SAME_FIRST_TWO), CODES)
+    value, gradient = value_and_gradient(
+        lambda u: DFEHLoss(similar_weight=None)(u, SAME_FIRST_TWO), CODES
+    )
     assert value == pytest.approx(0.46269167, abs=1e-8)
     expected = [
         [-0.40325, 0.70341667, 0.03675, 0.33341667],
