@@ -193,7 +193,7 @@ def main():
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.photos is None:
-        search_drawings(options.out, options.epochs or 30)
+        search_drawings(options.out, options.epochs or 20)
     else:
         search_photos(options.photos, options.weights, options.epochs, options.out)
     print(f"Done in {time.perf_counter() - started:.0f} s")
