@@ -46,8 +46,9 @@ def trained(options, loss, lr, seed):
     )
 
 
-def leave_one_out(options, photos, rerank=None):
-    rows = search(options, loss=None)[0].fit(photos.data).transform(photos.data)
+def leave_one_out(options, photos, rerank=None, pooling="auto"):
+    extractor = search(options, loss=None, pooling=pooling)[0]
+    rows = extractor.fit(photos.data).transform(photos.data)
     retriever = NeighborsRetriever(rerank=rerank, rerank_depth=len(rows))
     results = retriever.fit(rows, photos.target).evaluate(scoring=["map", "precision@1"])
     return {name: float(result.score) for name, result in results.items()}
@@ -101,6 +102,8 @@ def main():
     at_224 = argparse.Namespace(**vars(options) | {"image_size": 224})
     cells.run("frozen, leave-one-out at 224 px", leave_one_out, at_224, queries)
     cells.run("the same, k-reciprocal", leave_one_out, at_224, queries, "k_reciprocal")
+    for pooling in ("gem", "max"):
+        cells.run(f"the same, {pooling} pooling", leave_one_out, at_224, queries, None, pooling)
     rows = {
         "untrained": [cells.run("untrained", evaluate, search(options, loss=None), train, queries)]
     }

@@ -866,7 +866,7 @@ def test_the_error_survives_a_pickle_and_what_loader_workers_do(save):
         ([np.zeros((8, 8)), np.zeros((3, 8, 8))], r"X\[1\] has shape \(3, 8, 8\), which looks ch"),
         ([np.zeros((8, 8)), np.zeros(8)], r"X\[1\] has shape \(8,\)"),
         ([np.zeros((8, 8)), np.zeros((8, 8), int)], r"X\[1\] has dtype int64"),
-        (np.array([["a.jpg", "b.jpg"]]), r"text in shape \(1, 2\)"),
+        (np.array([["a.jpg", "b.jpg"]]), r"paths in shape \(1, 2\)"),
         ([[[1, 2], [3]]], "lists of different lengths"),
         (pd.Series(["a.jpg", None]), r"X\[1\] is (None|nan)"),
     ],
