@@ -250,8 +250,8 @@ class DFEHLoss(Loss):
     similar_weight : None, "balanced" or float, default=2.0
         Weight of a similar pair, where a dissimilar one has 1; None counts
         all pairs alike, as [1]_ does; "balanced" gives half of the mean to
-        each kind. Unlike [1]_: 2 was best on CIFAR-10, where 1 learns much
-        more slowly and 3 lets classes share a code.
+        each kind. Unlike [1]_: on CIFAR-10 a weight of 1 learns much more
+        slowly, and larger ones pull classes that look alike together.
 
     squash : {None, "tanh"}, default=None
         What the outputs go through first. Unlike [1]_, which has none.
