@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-_SEEDS_AND_STATE = {"training"}
+_NOT_A_PARAMETER = {"training"}
 
 
 def fingerprint(value):
@@ -36,7 +36,7 @@ def _of_module(module):
         plain = {
             key: fingerprint(item)
             for key, item in vars(part).items()
-            if not key.startswith("_") and key not in _SEEDS_AND_STATE
+            if not key.startswith("_") and key not in _NOT_A_PARAMETER
         }
         parts.append((name, type(part).__module__, type(part).__qualname__, plain))
     weights = {key: item.detach().cpu().numpy() for key, item in module.state_dict().items()}

@@ -31,7 +31,8 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     weights : {"imagenet"}, path or None, default=None
         Where the backbone's weights come from: torchvision's own, a file with a
         state dict, or None for random ones. Built-in nets have no ImageNet
-        weights.
+        weights. A module of your own keeps the weights that it has and counts
+        as pretrained, unless this is None or its batch norms are fresh.
 
     pooling : {"auto", "avg", "max", "gem"}, default="auto"
         How a feature map becomes a vector; "auto" is the backbone's own way.
