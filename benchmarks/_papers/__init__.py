@@ -1,0 +1,1 @@
+"""The comparisons of the papers, one module a family; `benchmarks/papers.py` runs them."""

@@ -1,0 +1,138 @@
+"""Rows of a table on one task: a rate for each by the same trials, then the seeds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sklearn_cbir import NeighborsRetriever
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a table.
+
+    ``make(lr=..., seed=..., **settings)`` returns an estimator that learns; `rates` is the grid
+    that its rate is chosen from, empty where there is nothing to choose.
+    """
+
+    name: str
+    make: Callable
+    rates: tuple = ()
+    features: str = "images"  # which input of the task it takes
+    paper: dict = field(default_factory=dict)  # figures of the paper by column
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows to train on, to search and to ask with; no queries: each of the gallery asks."""
+
+    train: np.ndarray
+    gallery: np.ndarray
+    queries: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a table is measured on.
+
+    `inputs` are named arrays or lists of paths over the same images, `y` their labels. `tuning`
+    chooses rates and never holds what `final` asks with.
+    """
+
+    inputs: dict
+    y: np.ndarray
+    tuning: Part
+    final: Part
+    scoring: tuple = ("map",)
+    metric: str = "cosine"
+    finish: Callable | None = None  # more measures: (task, part, estimator) -> dict
+
+    def take(self, kind, rows):
+        """Return the images of `rows` in the form that a method takes."""
+        return self.inputs[kind][rows]
+
+
+def measure(make, task, part, kind, settings):
+    """Train, search and score once."""
+    estimator = make(**settings)
+    estimator.fit(task.take(kind, part.train), task.y[part.train])
+    retriever = NeighborsRetriever(metric=task.metric, algorithm="exact")
+    retriever.fit(estimator.transform(task.take(kind, part.gallery)), task.y[part.gallery])
+    asked = ()
+    if part.queries is not None:
+        asked = estimator.transform(task.take(kind, part.queries)), task.y[part.queries]
+    results = retriever.evaluate(*asked, scoring=list(task.scoring))
+    record = {name: float(result.score) for name, result in results.items()}
+    record["per_query"] = np.round(results[task.scoring[0]].per_query, 5).tolist()
+    history = getattr(estimator, "history_", [])
+    record["losses"] = [round(epoch["loss"], 5) for epoch in history]
+    record["training_seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
+    if task.finish is not None:
+        record |= task.finish(task, part, estimator)
+    return record
+
+
+def choose_rate(cells, row, task, label, settings):
+    """Return the rate of the grid with the best score on the tuning part; None without a grid."""
+    if len(row.rates) < 2:
+        return row.rates[0] if row.rates else None
+    scores = []
+    for lr in row.rates:
+        cell = f"choose {row.name}{label}, lr={lr:g}"
+        chosen = settings | {"lr": lr, "seed": 0}
+        score = cells.run(cell, _or_lost, row.make, task, task.tuning, row.features, chosen)
+        scores.append(score[task.scoring[0]])
+    return row.rates[int(np.argmax(scores))]
+
+
+def _or_lost(make, task, part, kind, settings):
+    """Measure, or score 0 where the rate is so high that the loss diverged."""
+    try:
+        record = measure(make, task, part, kind, settings)
+    except FloatingPointError as error:
+        return {task.scoring[0]: 0.0, "diverged": str(error)}
+    return {key: record[key] for key in (*task.scoring, "training_seconds")}
+
+
+def compare(cells, rows, task, *, seeds, final, tuning=None, label=""):
+    """Return the records of every row, one per seed.
+
+    `final` are the settings of the last training, such as epochs; `tuning` those of the trials
+    that choose the rate, where they differ.
+    """
+    results = {}
+    for row in rows:
+        lr = choose_rate(cells, row, task, label, tuning or final)
+        at = "" if lr is None else f", lr={lr:g}"
+        results[row.name] = [
+            cells.run(
+                f"{row.name}{label}{at}, seed {seed}",
+                measure,
+                row.make,
+                task,
+                task.final,
+                row.features,
+                final | {"seed": seed} | ({} if lr is None else {"lr": lr}),
+            )
+            | {"lr": lr}
+            for seed in range(seeds)
+        ]
+    return results
+
+
+def table(results, columns, *, first="method"):
+    """Return a Markdown table: mean and spread over seeds."""
+    lines = [f"| {first} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, records in results.items():
+        shown = [spread([record[column] for record in records]) for column in columns]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def spread(values):
+    """Return a mean and, over several seeds, a standard deviation as text."""
+    if any(isinstance(value, str) for value in values):
+        return values[0]
+    mean = f"{np.mean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values):.4f}"

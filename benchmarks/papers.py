@@ -1,0 +1,74 @@
+"""The comparisons of the five papers, one command each.
+
+    python benchmarks/papers.py TABLE --data PATH [--weights-dir FOLDER] [--full] [--out FOLDER]
+
+Every table writes its finished cells to OUT/TABLE.json and does not run them again, so that a run
+that was cut off goes on; at the end it prints a Markdown table. Rates are chosen by the same trials
+for every row, on images that never ask in the end. `--list` says what there is.
+"""
+
+import argparse
+from pathlib import Path
+
+from _data import Cells, keep_freed_memory, load_cifar10
+
+
+def dfeh_cifar10(cells, options):
+    """DFEH's table on CIFAR-10: thirteen methods and five later losses."""
+    from _papers import hashing
+
+    return hashing.run(cells, _cifar10(options), options, hashing.CIFAR10_PAPER)
+
+
+def dfeh_ablation(cells, options):
+    """DFEH's ablations on CIFAR-10: weights, terms, enhancement layer, network."""
+    from _papers import _compare, hashing
+
+    results = hashing.ablations(cells, _cifar10(options, gist=False), options)
+    return _compare.table(results, ["map"], first="DFEH, 12 bits")
+
+
+def _cifar10(options, **kwargs):
+    import numpy as np
+    from _papers import hashing
+
+    images, y = load_cifar10(options.data, "train")
+    test_images, y_test = load_cifar10(options.data, "test")
+    images, y = np.concatenate([images, test_images]), np.concatenate([y, y_test])
+    return hashing.task_of(images, y, len(images) - len(y_test), options.out, **kwargs)
+
+
+TABLES = {
+    "dfeh-cifar10": (dfeh_cifar10, {"epochs": 15, "seeds": 1, "backbone": "small"}),
+    "dfeh-ablation": (dfeh_ablation, {"epochs": 15, "seeds": 1, "backbone": "small"}),
+}
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=TABLES, help="which comparison")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights-dir", type=Path, help="folder of NAME*.pt state dicts")
+    parser.add_argument("--full", action="store_true", help="every length, network and variant")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    for name, kind in (("epochs", int), ("seeds", int), ("image-size", int), ("backbone", str)):
+        parser.add_argument(f"--{name}", type=kind, help="instead of the table's own")
+    parser.add_argument("--rates", type=float, nargs="+", help="instead of the table's grid")
+    options = parser.parse_args(arguments)
+    for name, value in TABLES[options.table][1].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    cells = Cells(options.out / f"{options.table}.json")
+    text = TABLES[options.table][0](cells, options)
+    (options.out / f"{options.table}.md").write_text(text + "\n")
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()
