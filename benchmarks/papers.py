@@ -38,8 +38,24 @@ def _cifar10(options, **kwargs):
     return hashing.task_of(images, y, len(images) - len(y_test), options.out, **kwargs)
 
 
+def zero_shot_omniglot(cells, options):
+    """CPF against other losses on alphabets that were never trained on."""
+    import numpy as np
+    from _papers import _compare, zero_shot
+
+    from sklearn_cbir.datasets import load_drawings
+
+    drawings = load_drawings(options.data)
+    unseen = np.isin(drawings.alphabet, np.unique(drawings.alphabet)[-2:])
+    task = zero_shot.task_of(drawings.data, drawings.target, unseen)
+    settings = {"backbone": options.backbone, "weights": None, "augment": "crop", "autocast": True}
+    results = zero_shot.run(cells, task, options, settings)
+    return _compare.table(results, zero_shot.COLUMNS, first="loss")
+
+
 TABLES = {
     "dfeh-cifar10": (dfeh_cifar10, {"epochs": 15, "seeds": 1, "backbone": "small"}),
+    "zero-shot-omniglot": (zero_shot_omniglot, {"epochs": 30, "seeds": 5, "backbone": "small"}),
     "dfeh-ablation": (dfeh_ablation, {"epochs": 15, "seeds": 1, "backbone": "small"}),
 }
 

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _papers._compare import Part, Row, Task, compare, spread
 
+from _papers._compare import Part, Row, Task, compare, spread
 from sklearn_cbir import DeepHasher
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.hashing import (
