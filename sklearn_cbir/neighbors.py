@@ -5,27 +5,22 @@ from scipy import sparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import Bunch
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._labels import check_labels
 from sklearn_cbir._validation import check_choice, check_integer, check_real, progress_bar
+from sklearn_cbir.index._checking import check_rows
 from sklearn_cbir.index._engines import ENGINES, choose_algorithm
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, ProcessLock, check_ids
 from sklearn_cbir.index._search import (
-    FullRanking,
+    score_queries,
     search,
     search_radius,
     search_reranked,
+    summarize_scores,
     warn_of_copies,
 )
-from sklearn_cbir.metrics import (
-    evaluate,
-    mean_over_queries,
-    mean_per_class,
-    parse_metric,
-    worst_queries,
-)
+from sklearn_cbir.metrics import mean_over_queries, parse_metric
 from sklearn_cbir.reranking import resolve_reranker
 
 __all__ = ["NeighborsRetriever"]
@@ -193,7 +188,7 @@ class NeighborsRetriever(
         before = vars(self).copy()
         try:
             context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            X = self._check_rows(X, self.metric)
+            X = check_rows(self, X, self.metric)
             ids = GalleryIds(ids, len(X))
             labels = None if y is None else GalleryLabels(y, len(X))
             engine = self._new_engine(*X.shape).build(X)
@@ -229,13 +224,8 @@ class NeighborsRetriever(
             return self.fit(X, y, ids=ids)
         with CHANGING:
             gallery = self._gallery
-            X = self._check_rows(X, gallery.metric, gallery.engine)
-            if (y is None) != (gallery.labels is None):
-                raise ValueError(
-                    "The gallery has labels, but y is None. Pass y with the new rows."
-                    if y is None
-                    else "The gallery has no labels. Leave y out, or fit again with y."
-                )
+            X = check_rows(self, X, gallery.metric, gallery.engine)
+            gallery.check_labels(y)
             ids = gallery.ids.add(ids, len(X))
             labels = None if y is None else gallery.labels.add(y, len(X))
             engine = gallery.engine.add(X)
@@ -263,21 +253,7 @@ class NeighborsRetriever(
             ids = check_ids(ids)
             if len(ids) == 0:
                 return self
-            positions = gallery.ids.find(ids)
-            if (positions < 0).any():
-                missing = ids[positions < 0]
-                raise ValueError(
-                    f"{len(missing)} of {len(ids)} ids are not in the gallery, such as "
-                    f"{missing.tolist()[0]!r}. Nothing was removed."
-                )
-            if len(positions) == len(gallery):
-                raise ValueError(
-                    f"This would remove all {len(gallery)} rows of the gallery. Fit a new one "
-                    "instead."
-                )
-            labels = None if gallery.labels is None else gallery.labels.remove(positions)
-            engine = gallery.engine.remove(positions)
-            self._gallery = Gallery(gallery.metric, engine, gallery.ids.remove(positions), labels)
+            self._gallery = gallery.remove(gallery.find(ids))
         return self
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, ids=None):
@@ -496,16 +472,8 @@ class NeighborsRetriever(
         """
         names = scoring if isinstance(scoring, list) else [scoring or self.scoring]
         y, per_metric = self._per_query(X, y, ids, names)
-        results = {}
-        for name, values in zip(names, per_metric):
-            classes, per_class = mean_per_class(y, values)
-            results[name] = Bunch(
-                score=mean_over_queries(values, sample_weight),
-                per_query=values,
-                classes=classes,
-                per_class=per_class,
-                worst=worst_queries(values, n=len(values)),
-            )
+        summaries = [summarize_scores(y, values, sample_weight) for values in per_metric]
+        results = dict(zip(names, summaries))
         return results if isinstance(scoring, list) else results[names[0]]
 
     @property
@@ -595,34 +563,11 @@ class NeighborsRetriever(
         check_is_fitted(self)
         return self._gallery
 
-    def _check_rows(self, X, metric, engine=None):
-        """Return `X` as finite floats of the engine's type, or as it is for codes."""
-        if metric == "hamming":
-            # uint8 stays uint8; the engine names what is neither 0 nor 1.
-            return validate_data(self, X, reset=engine is None, ensure_all_finite=False)
-        dtype = [np.float64, np.float32] if engine is None else engine.rows.dtype
-        with np.errstate(over="ignore", invalid="ignore"):
-            X = validate_data(self, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
-            suspect = not np.isfinite(X.sum())
-        if suspect and not np.isfinite(X).all():
-            row, column = np.argwhere(~np.isfinite(X))[0]
-            kind = "NaN" if np.isnan(X[row, column]) else f"infinity or too large for {X.dtype}"
-            raise ValueError(
-                f"Input X contains {kind}: X[{row}, {column}] is {X[row, column]}. "
-                "Distances need finite numbers: leave the row out, or impute."
-            )
-        return X
-
     def _queries(self, gallery, X, ids):
         """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
         if X is None:
             return gallery.engine.rows, np.arange(len(gallery))
-        queries = gallery.engine.encode(self._check_rows(X, gallery.metric, gallery.engine))
-        if ids is None:
-            return queries, None
-        ids = check_ids(ids, len(queries), unique=False)
-        own = gallery.ids.find(ids) if gallery.ids.given else np.full(len(ids), -1)
-        return queries, own if (own >= 0).any() else None
+        return gallery.queries(check_rows(self, X, gallery.metric, gallery.engine), ids)
 
     def _nearest(self, gallery, X, n_neighbors, ids):
         """Return distances and positions of the nearest rows that are not the queries."""
@@ -650,16 +595,10 @@ class NeighborsRetriever(
         y = y_gallery if X is None and y is None else check_labels(y, n=len(queries))
         if X is not None and (ids is None or not gallery.ids.given):
             warn_of_copies(gallery.engine, queries)
-        engine = gallery.engine.exact
         rerank = resolve_reranker(self.rerank, gallery.metric)
-        values = []
         with progress_bar(len(names) * len(queries), "Scoring", self.verbose > 0) as advance:
-            for name in names:
-                if gallery.metric == "hamming" and rerank is None:
-                    distances = engine.distances(queries)  # metrics count its distances
-                else:
-                    depth = self.rerank_depth
-                    distances = FullRanking(engine, queries, own, rerank=rerank, depth=depth)
-                distances.on_read = advance
-                values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
+            engine, depth = gallery.engine.exact, self.rerank_depth
+            values = score_queries(
+                engine, queries, own, y, y_gallery, names, rerank, depth, advance
+            )
         return y, values

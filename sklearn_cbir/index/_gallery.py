@@ -23,6 +23,45 @@ class Gallery:
     def __len__(self):
         return len(self.engine)
 
+    def check_labels(self, y):
+        """Raise unless new rows come with labels exactly if the gallery has them."""
+        if (y is None) != (self.labels is None):
+            raise ValueError(
+                "The gallery has labels, but y is None. Pass y with the new rows."
+                if y is None
+                else "The gallery has no labels. Leave y out, or fit again with y."
+            )
+
+    def find(self, ids):
+        """Return the positions of ids that are to be removed."""
+        positions = self.ids.find(ids)
+        if (positions < 0).any():
+            missing = ids[positions < 0]
+            raise ValueError(
+                f"{len(missing)} of {len(ids)} ids are not in the gallery, such as "
+                f"{missing.tolist()[0]!r}. Nothing was removed."
+            )
+        if len(positions) == len(self):
+            raise ValueError(
+                f"This would remove all {len(self)} rows of the gallery. Fit a new one instead."
+            )
+        return positions
+
+    def remove(self, positions):
+        """Return the gallery without what stands at `positions`."""
+        labels = None if self.labels is None else self.labels.remove(positions)
+        engine, ids = self.engine.remove(positions), self.ids.remove(positions)
+        return Gallery(self.metric, engine, ids, labels)
+
+    def queries(self, rows, ids):
+        """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
+        queries = self.engine.encode(rows)
+        if ids is None:
+            return queries, None
+        ids = check_ids(ids, len(queries), unique=False)
+        own = self.ids.find(ids) if self.ids.given else np.full(len(ids), -1)
+        return queries, own if (own >= 0).any() else None
+
 
 class GalleryIds:
     """The id of every position: what the caller gave, or numbers that are never used twice."""

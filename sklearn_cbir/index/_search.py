@@ -1,10 +1,12 @@
-"""Searching with any engine: queries left out of their own results, re-ranking, full rankings."""
+"""Searching with any engine: queries left out of their own results, re-ranking, scores."""
 
 import warnings
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from sklearn_cbir.index._rows import row_keys
+from sklearn_cbir.metrics import evaluate, mean_over_queries, mean_per_class, worst_queries
 
 
 def search(engine, queries, k, own=None):
@@ -34,6 +36,31 @@ def search_reranked(engine, queries, k, own, rerank, depth):
     for result in (distances, positions):
         result[:, :depth] = np.take_along_axis(result[:, :depth], order, axis=1)
     return distances[:, :k], positions[:, :k]
+
+
+def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, on_read):
+    """Return, for every metric, one value per query; `own` is left out of the ranking."""
+    values = []
+    for name in names:
+        if engine.metric == "hamming" and rerank is None:
+            distances = engine.distances(queries)  # metrics count its distances
+        else:
+            distances = FullRanking(engine, queries, own, rerank=rerank, depth=depth)
+        distances.on_read = on_read
+        values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
+    return values
+
+
+def summarize_scores(y, values, sample_weight):
+    """Return the mean of one value per query, the means of the classes, and the worst queries."""
+    classes, per_class = mean_per_class(y, values)
+    return Bunch(
+        score=mean_over_queries(values, sample_weight),
+        per_query=values,
+        classes=classes,
+        per_class=per_class,
+        worst=worst_queries(values, n=len(values)),
+    )
 
 
 class FullRanking:

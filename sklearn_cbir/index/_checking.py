@@ -1,0 +1,29 @@
+"""Rows and queries of an estimator, checked before an engine sees them."""
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+
+def check_rows(estimator, X, metric, engine=None):
+    """Return `X` as finite floats of the engine's type, or as it is for codes."""
+    if metric == "hamming":
+        # uint8 stays uint8; the engine names what is neither 0 nor 1.
+        return validate_data(estimator, X, reset=engine is None, ensure_all_finite=False)
+    dtype = [np.float64, np.float32] if engine is None else engine.rows.dtype
+    with np.errstate(over="ignore", invalid="ignore"):
+        X = validate_data(estimator, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
+    check_finite(X)
+    return X
+
+
+def check_finite(X, first=0):
+    """Raise if a number of `X` is not finite; `first` is the row that ``X[0]`` is of all."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not np.isfinite(X.sum())
+    if suspect and not np.isfinite(X).all():
+        row, column = np.argwhere(~np.isfinite(X))[0]
+        kind = "NaN" if np.isnan(X[row, column]) else f"infinity or too large for {X.dtype}"
+        raise ValueError(
+            f"Input X contains {kind}: X[{first + row}, {column}] is {X[row, column]}. "
+            "Distances need finite numbers: leave the row out, or impute."
+        )
