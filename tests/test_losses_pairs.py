@@ -115,6 +115,21 @@ def test_soft_pairs_are_at_rest_where_the_product_says_their_similarity():
     np.testing.assert_allclose(codes.grad, 0, atol=1e-6)
 
 
+def test_binary_similarity_asks_only_whether_a_label_is_shared():
+    # The third and the fourth share one label of two, the first none with any.
+    y = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0]]).float()
+    outputs = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [1, 1]], dtype=torch.float64)
+    loss = MultilevelLoss(similarity="binary", quantization_weight=0, squash=None)
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            logit = 5 * float(outputs[i] @ outputs[j]) / 2
+            similar = {i, j} in ({0, 1}, {2, 3}) or i == j
+            total += math.log(1 + math.exp(logit)) - similar * logit
+    assert loss(outputs, y).item() == pytest.approx(total / 16)
+    assert loss(outputs, y) != MultilevelLoss(quantization_weight=0, squash=None)(outputs, y)
+
+
 @pytest.mark.parametrize("squash", ["softsign", "tanh"])
 def test_multilevel_squashes_its_outputs(squash):
     outputs = make_outputs()

@@ -103,6 +103,10 @@ class MultilevelLoss(Loss):
     squash : {"softsign", "tanh", None}, default="softsign"
         What the outputs go through first, as in [2]_; [1]_ does not say.
 
+    similarity : {"cosine", "binary"}, default="cosine"
+        "binary" takes s = 1 for rows that share a label and 0 for others, which
+        is what [1]_ compares itself with.
+
     References
     ----------
     .. [1] B. Qiang et al. "Large-scale multi-label image retrieval using
@@ -128,7 +132,13 @@ class MultilevelLoss(Loss):
     output = "bits"
 
     def __init__(
-        self, form="idhn", beta=5.0, gamma=None, quantization_weight=0.1, squash="softsign"
+        self,
+        form="idhn",
+        beta=5.0,
+        gamma=None,
+        quantization_weight=0.1,
+        squash="softsign",
+        similarity="cosine",
     ):
         super().__init__()
         self.form = check_choice(form, "form", ("idhn", "isdh", "cosine"))
@@ -136,15 +146,22 @@ class MultilevelLoss(Loss):
         self.gamma = gamma if gamma is None else check_real(gamma, "gamma", minimum=0)
         self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
         self.squash = check_choice(squash, "squash", ("softsign", "tanh", None))
+        self.similarity = check_choice(similarity, "similarity", ("cosine", "binary"))
 
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         if self.squash is not None:
             outputs = {"softsign": F.softsign, "tanh": torch.tanh}[self.squash](outputs)
-        costs = self._pair_costs(outputs, _label_cosines(y, outputs.dtype))
+        costs = self._pair_costs(outputs, self._similarities(y, outputs.dtype))
         quantization = quantization_loss(outputs) / outputs.shape[1]
         return costs.mean() + self.quantization_weight * quantization
+
+    def _similarities(self, y, dtype):
+        """Similarity s of every ordered pair (n, n)."""
+        if self.similarity == "binary":
+            return (shared_labels(y, y) > 0).to(dtype)
+        return _label_cosines(y, dtype)
 
     def _pair_costs(self, outputs, targets):
         """Cost of every ordered pair (n, n)."""
