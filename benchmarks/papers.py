@@ -38,16 +38,54 @@ def _cifar10(options, **kwargs):
     return hashing.task_of(images, y, len(images) - len(y_test), options.out, **kwargs)
 
 
-def zero_shot_omniglot(cells, options):
-    """CPF against other losses on alphabets that were never trained on."""
+def squared_hinge(cells, options):
+    """Squared hinge against softmax: DATA holds train and validation, a folder per class each."""
+    from _papers import squared_hinge
+
+    return squared_hinge.run(cells, _photos(options), options)
+
+
+def lrml_photos(cells, options):
+    """LRML's staircase against equal distances and triplets, on photos as in squared-hinge."""
+    from _papers import _compare, lrml
+
+    results = lrml.run_photos(cells, _photos(options), options)
+    return _compare.table(results, ["map", "precision@10"], first="loss")
+
+
+def _photos(options):
+    from _papers import squared_hinge
+
+    from sklearn_cbir.datasets import load_image_folder
+
+    train = load_image_folder(options.data / "train")
+    return squared_hinge.task_of(train, load_image_folder(options.data / "validation"))
+
+
+def lrml_omniglot(cells, options):
+    """LRML's staircase against equal distances and triplets, on unseen alphabets."""
+    from _papers import _compare, lrml
+
+    results = lrml.run_drawings(cells, _drawings(options), options)
+    return _compare.table(results, ["map", "recall@1", "map_at_r"], first="loss")
+
+
+def _drawings(options):
     import numpy as np
-    from _papers import _compare, zero_shot
+    from _papers import zero_shot
 
     from sklearn_cbir.datasets import load_drawings
 
     drawings = load_drawings(options.data)
     unseen = np.isin(drawings.alphabet, np.unique(drawings.alphabet)[-2:])
-    task = zero_shot.task_of(drawings.data, drawings.target, unseen)
+    return zero_shot.task_of(drawings.data, drawings.target, unseen)
+
+
+def zero_shot_omniglot(cells, options):
+    """CPF against other losses on alphabets that were never trained on."""
+    from _papers import _compare, zero_shot
+
+    task = _drawings(options)
     settings = {"backbone": options.backbone, "weights": None, "augment": "crop", "autocast": True}
     results = zero_shot.run(cells, task, options, settings)
     return _compare.table(results, zero_shot.COLUMNS, first="loss")
@@ -62,7 +100,11 @@ def multi_label_mosaics(cells, options):
     return _compare.table(results, multi_label.COLUMNS, first="similarity")
 
 
+PHOTOS = {"epochs": 8, "seeds": 3, "image_size": 128}
 TABLES = {
+    "squared-hinge": (squared_hinge, PHOTOS),
+    "lrml-photos": (lrml_photos, PHOTOS),
+    "lrml-omniglot": (lrml_omniglot, {"epochs": 30, "seeds": 3, "backbone": "small"}),
     "dfeh-cifar10": (dfeh_cifar10, {"epochs": 15, "seeds": 1, "backbone": "small"}),
     "multi-label-mosaics": (multi_label_mosaics, {"epochs": 12, "seeds": 2, "backbone": "small"}),
     "zero-shot-omniglot": (zero_shot_omniglot, {"epochs": 30, "seeds": 5, "backbone": "small"}),

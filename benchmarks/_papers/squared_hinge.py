@@ -1,0 +1,132 @@
+"""Squared hinge against softmax and no training, on photos in one folder per class."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from _data import paired_bootstrap
+
+from _papers._compare import Part, Row, Task, compare, spread
+from sklearn_cbir import CNNFeatureExtractor
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+PAPER = ("vgg19", "inception_v3", "mobilenet_v2", "resnet18")
+BACKBONES = (*PAPER, "squeezenet1_0")
+COLUMNS = ("map", "precision@10")
+
+
+def task_of(train, queries):
+    """Return the task: `train` is searched; a third of it asks when rates are chosen."""
+    n_train = len(train.data)
+    rows = np.random.default_rng(0).permutation(n_train)
+    asking, kept = np.split(rows, [n_train // 3])
+    everything = np.arange(n_train)
+    return Task(
+        inputs={"images": np.concatenate([train.data, queries.data])},
+        y=np.concatenate([train.target, queries.target]),
+        tuning=Part(kept, kept, asking),
+        final=Part(everything, everything, np.arange(n_train, n_train + len(queries.data))),
+        scoring=COLUMNS,
+    )
+
+
+def find_weights(folder, backbone):
+    """Return the state dict of a network in `folder`, or None."""
+    found = sorted(Path(folder or ".").glob(f"{backbone}*.pt*")) if folder else []
+    return found[0] if found else None
+
+
+def networks(options):
+    """Return the networks to compare, with their weights: those at hand, or all of the paper's."""
+    found = {name: find_weights(options.weights_dir, name) for name in BACKBONES}
+    if options.backbone:
+        found = {name: found.get(name) for name in options.backbone.split(",")}
+    elif options.full:
+        missing = [name for name in PAPER if found[name] is None]
+        if missing:
+            raise SystemExit(
+                f"--full needs the weights of {', '.join(missing)}: put torchvision's state dicts "
+                f"as NAME.pt into the folder given as --weights-dir ({options.weights_dir})."
+            )
+    else:
+        found = {name: path for name, path in found.items() if path is not None}
+    if not found:
+        raise SystemExit(
+            f"No weights in --weights-dir={options.weights_dir}. Put torchvision's state dicts "
+            f"there as NAME.pt, with a NAME of {', '.join(BACKBONES)}."
+        )
+    return found
+
+
+def extractor(loss, backbone, weights, *, lr=1e-3, seed, epochs, image_size, **params):
+    """Return a network trained in two phases: its head, then all of it."""
+    head, rest = epochs
+    return CNNFeatureExtractor(
+        backbone,
+        weights=None if weights is None else str(weights),
+        loss=loss,
+        lr=lr,
+        head_epochs=head,
+        max_epochs=rest,
+        image_size=image_size,
+        batch_size=32,
+        autocast=True,
+        random_state=seed,
+        verbose=1,
+        **params,
+    )
+
+
+def settings_of(options):
+    """Return the budgets of the last training and of the trials, which have half the epochs.
+
+    Of eight epochs, five train the head and three everything.
+    """
+
+    def budget(epochs):
+        head = round(epochs * 5 / 8)
+        return {"epochs": (head, epochs - head), "image_size": options.image_size}
+
+    return {"final": budget(options.epochs), "tuning": budget(max(1, options.epochs // 2))}
+
+
+def run(cells, task, options):
+    """Fill the table, network by network; return its text."""
+    lines = ["| network | features | rate | mAP | P@10 | epochs until stable |", "|---" * 6 + "|"]
+    notes = []
+    for backbone, weights in networks(options).items():
+        label = f" {backbone}"
+        bare = [Row("untrained", partial(extractor, None, backbone, weights))]
+        results = compare(cells, bare, task, seeds=1, label=label, **settings_of(options))
+        rows = [
+            Row(loss, partial(extractor, loss, backbone, weights), options.rates or RATES)
+            for loss in ("softmax", "squared_hinge")
+        ]
+        results |= compare(
+            cells, rows, task, seeds=options.seeds, label=label, **settings_of(options)
+        )
+        lines += [_line(backbone, name, records) for name, records in results.items()]
+        mean = {
+            name: np.nanmean([r["per_query"] for r in records], axis=0)
+            for name, records in results.items()
+        }
+        gain, low, high = paired_bootstrap(mean["softmax"], mean["squared_hinge"])
+        notes.append(
+            f"{backbone}: squared hinge - softmax {gain:+.4f} mAP, 95 % {low:+.4f} to {high:+.4f}"
+        )
+    return "\n".join([*lines, "", *notes])
+
+
+def _line(backbone, name, records):
+    values = [spread([r[column] for r in records]) for column in COLUMNS]
+    rate = "" if records[0]["lr"] is None else f"{records[0]['lr']:g}"
+    stable = ""
+    if records[0]["losses"]:
+        stable = f"{np.mean([epochs_until_stable(r['losses']) for r in records]):.1f}"
+    return f"| {backbone} | {name} | {rate} | {' | '.join(values)} | {stable} |"
+
+
+def epochs_until_stable(losses):
+    """Return the epochs until the loss stays within 1 % of the way from its first to its last."""
+    near = np.abs(np.array(losses) - losses[-1]) <= 0.01 * abs(losses[0] - losses[-1])
+    return int(len(near) - np.argmin(near[::-1])) if not near.all() else 1
