@@ -8,7 +8,7 @@ from _papers._compare import Part, Row, Task, compare
 from sklearn_cbir import DeepHasher
 from sklearn_cbir.losses import MultilevelLoss
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 COLUMNS = ("map", "ndcg@100", "acg@100", "weighted_map")
 LOSSES = {
     "binary similarity": MultilevelLoss(similarity="binary"),

@@ -8,7 +8,7 @@ from _papers._compare import Part, Row, Task, compare
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder
 from sklearn_cbir.metrics import best_f1_radius, threshold_f1, threshold_f1_curve
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 COMPONENTS = 128
 RADII = np.linspace(0, 2, 401)  # 1 - cosine
 COLUMNS = ("recall@1", "map_at_r", "threshold_f1", "threshold_spread")
