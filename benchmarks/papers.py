@@ -105,7 +105,7 @@ TABLES = {
     "squared-hinge": (squared_hinge, PHOTOS),
     "lrml-photos": (lrml_photos, PHOTOS),
     "lrml-omniglot": (lrml_omniglot, {"epochs": 30, "seeds": 3, "backbone": "small"}),
-    "dfeh-cifar10": (dfeh_cifar10, {"epochs": 15, "seeds": 1, "backbone": "small"}),
+    "dfeh-cifar10": (dfeh_cifar10, {"epochs": 12, "seeds": 1, "backbone": "small"}),
     "multi-label-mosaics": (multi_label_mosaics, {"epochs": 12, "seeds": 2, "backbone": "small"}),
     "zero-shot-omniglot": (zero_shot_omniglot, {"epochs": 30, "seeds": 5, "backbone": "small"}),
     "dfeh-ablation": (dfeh_ablation, {"epochs": 15, "seeds": 1, "backbone": "small"}),
