@@ -53,11 +53,12 @@ class NeighborsRetriever(
         and anything. ``"hamming"`` takes rows of {0, 1} and counts the bits that
         differ (scikit-learn's gives the fraction).
 
-    algorithm : {"auto", "exact", "nndescent"}, default="auto"
+    algorithm : {"auto", "exact", "nndescent", "faiss"}, default="auto"
         How neighbors are found. ``"exact"`` compares with every row.
         ``"nndescent"`` searches a graph [1]_, approximately, which pays for large
         galleries and many queries: it compiles for some 20 seconds in every
-        process. ``"auto"`` takes the graph for floats beyond 20,000 rows and
+        process. ``"faiss"`` is ready in a second and needs the extra ``[faiss]``.
+        ``"auto"`` takes the graph for floats beyond 20,000 rows and
         5,000,000 numbers. `score` and `radius_neighbors` are exact always, so in
         a search over parameters ``"exact"`` saves building graphs.
 
@@ -82,13 +83,13 @@ class NeighborsRetriever(
         many.
 
     recall_target : float, default=0.95
-        A graph that finds a smaller share of the true neighbors warns in `fit`.
+        An index that finds a smaller share of the true neighbors warns in `fit`.
 
     n_jobs : int, default=None
-        Threads that build the graph; None means 1. The graph depends on it.
+        Threads that build the index; None means 1. The graph depends on it.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the graph.
+        Seed of the index.
 
     verbose : int, default=0
         Above 0, `score` shows its progress.
@@ -103,11 +104,11 @@ class NeighborsRetriever(
         Label of every gallery row; None if it was fitted without.
 
     algorithm_ : str
-        The algorithm in use, ``"exact"`` or ``"nndescent"``.
+        The algorithm in use: ``"exact"``, or a key of `algorithm` that is approximate.
 
     recall_ : float
         Share of the true neighbors that the algorithm found for rows that the
-        graph does not hold; 1.0 if it is exact.
+        index does not hold; 1.0 if it is exact.
 
     n_samples_fit_ : int
         Number of gallery rows.

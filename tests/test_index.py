@@ -238,6 +238,14 @@ def test_queries_far_beyond_the_gallery_are_answered(dtype, rng):
     assert np.isfinite(engine.distances(engine.encode(huge))).all()
 
 
+def test_rows_too_far_beyond_the_gallery_to_be_compared_are_an_error():
+    engine = build(np.full((4, 3), 1e-30, dtype=np.float32), "euclidean")
+    rows = np.full((2, 3), 1e30, dtype=np.float32)
+    for take_in in (engine.encode, engine.add):
+        with pytest.raises(ValueError, match="X holds 1e.30, too far beyond the gallery"):
+            take_in(rows)
+
+
 def test_rows_far_from_the_origin_keep_their_neighbors(rng):
     # The squares lose all digits in float32; the measured differences do not.
     rows = (rng.standard_normal((400, 5)) * 4).round().astype(np.float32) / 8 + 4096

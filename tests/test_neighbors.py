@@ -31,7 +31,11 @@ METRICS = ["cosine", "euclidean", "hamming"]
 
 
 @parametrize_with_checks(
-    [NeighborsRetriever(), NeighborsRetriever(metric="euclidean", algorithm="nndescent")]
+    [
+        NeighborsRetriever(),
+        NeighborsRetriever(metric="euclidean", algorithm="nndescent"),
+        NeighborsRetriever(algorithm="faiss"),
+    ]
 )
 def test_sklearn_checks(estimator, check):
     check(estimator)
@@ -603,6 +607,7 @@ def test_galleries_of_a_wrong_kind_are_an_error(X, error, message, metric):
         ({"metric": "l1"}, "metric='l1' is not known"),
         ({"algorithm": "kd_tree"}, "algorithm='kd_tree' is not known"),
         ({"metric": "hamming", "algorithm": "nndescent"}, "does not search binary codes"),
+        ({"metric": "hamming", "algorithm": "faiss"}, "does not search binary codes"),
         ({"rerank_depth": 0}, "rerank_depth=0"),
         ({"expected_queries": -1}, "expected_queries=-1"),
         ({"recall_target": 1.5}, "recall_target=1.5"),

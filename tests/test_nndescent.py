@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from search_cases import assert_sound, make_clusters, recall
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import _nndescent
@@ -17,15 +18,6 @@ from sklearn_cbir.index import _nndescent
 pytestmark = pytest.mark.ann
 
 N = 3000
-
-
-def make_clusters(n, n_features=32, n_clusters=30, spread=0.1, seed=0):
-    """Tight, well separated clusters: what metric learning makes, and graphs get lost in."""
-    rng = np.random.default_rng(seed)
-    centers = np.random.default_rng(1).standard_normal((n_clusters, n_features))
-    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
-    noise = spread * rng.standard_normal((n, n_features)) / np.sqrt(n_features)
-    return (centers[rng.integers(n_clusters, size=n)] + noise).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +38,6 @@ def graph(rows):
 @pytest.fixture(scope="module")
 def exact(rows):
     return NeighborsRetriever(algorithm="exact").fit(rows)
-
-
-def recall(found, expected):
-    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, expected)])
-
-
-def assert_sound(retriever, queries, k):
-    """Distances are those of the positions, sorted; positions are different rows."""
-    distances, positions = retriever.kneighbors(queries, k)
-    assert (np.diff(distances, axis=1) >= 0).all()
-    assert np.isfinite(distances).all()
-    assert all(len(set(row)) == k for row in positions)
-    engine = retriever._gallery.engine
-    which = np.repeat(np.arange(len(queries)), k)
-    measured = engine.exact.measure(engine.encode(queries), which, positions.ravel())
-    np.testing.assert_array_equal(distances.ravel(), measured)
 
 
 def test_tight_clusters_are_searched_with_high_recall(graph, exact, queries):

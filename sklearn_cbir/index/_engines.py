@@ -1,6 +1,7 @@
 """The table of engines, and which of them ``algorithm="auto"`` takes."""
 
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
+from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._hamming import HammingEngine
 from sklearn_cbir.index._nndescent import NNDescentEngine
 
@@ -18,6 +19,7 @@ def exact_engine(metric, **options):
 ENGINES = {
     "exact": exact_engine,
     "nndescent": NNDescentEngine,
+    "faiss": FaissEngine,
 }
 
 

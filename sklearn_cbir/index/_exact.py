@@ -177,7 +177,14 @@ class EuclideanEngine(ExactEngine):
         if self.scale == 1:
             return np.array(rows, order="C")
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(rows * rows.dtype.type(self.scale))
+            scaled = np.ascontiguousarray(rows * rows.dtype.type(self.scale))
+        if not np.isfinite(scaled).all():
+            raise ValueError(
+                f"X holds {np.abs(rows).max():.3g}, too far beyond the gallery, whose largest "
+                f"number is about {1 / self.scale:.3g}, to be compared in {rows.dtype}. Scale the "
+                "rows alike before."
+            )
+        return scaled
 
     def _half_squares(self):
         if "_cached_half_squares" not in vars(self):
