@@ -47,6 +47,8 @@ _NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir"}
 
 
 class NetworkTransformer(
+SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
+N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
     CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
     """Base of the estimators that train a network on images or on feature rows.
@@ -61,6 +63,7 @@ class NetworkTransformer(
 
     def _network_ending(self, output, n_classes):
         """Return keyword arguments of Network for a loss that takes `output`."""
+    mixup = 0.0  # a parameter of those whose losses take soft targets
         raise AssertionError("a subclass defines this")
 
     def _training_loss(self):
@@ -211,7 +214,9 @@ class NetworkTransformer(
             if value is not None and not (is_rate and value > 0):
                 raise ValueError(f"{name}={value!r} must be a positive number.")
         check_choice(self.schedule, "schedule", sorted(SCHEDULES))
-        check_choice(self.sampling, "sampling", ["auto", "uniform", "balanced"])
+        check_choice(self.sampling, "sampling", SAMPLINGS)
+        check_integer(self.pool_size, "pool_size", minimum=1)
+        check_real(self.mixup, "mixup", minimum=0.0)
         if self.n_per_class is not None:
             check_integer(self.n_per_class, "n_per_class", minimum=2)
         optimizer = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
@@ -386,6 +391,7 @@ class NetworkTransformer(
             tol=self.tol,
             autocast=self.autocast,
         )
+            batch_size=self.batch_size,
 
     def _batches(self, source, y, rows, loss, seed, *, training):
         """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
@@ -394,19 +400,26 @@ class NetworkTransformer(
         if sampling == "uniform":
             plan = functools.partial(uniform_batches, len(rows), size)
         else:
+        if not training and sampling != "uniform":
+            sampling = "balanced"  # the same held-out images in every epoch
             # Classes held out may be small: more of each would be copies of the same images.
             n_per_class = self._images_per_class(size, _count_classes(y)) if training else 2
-            plan = functools.partial(balanced_batches, y[rows], size, n_per_class)
+            plan = functools.partial(draw, y[rows], size, n_per_class)
+        elif sampling == "mined":
+            n_negatives = getattr(loss, "n_negatives", N_NEGATIVES)
+            plan = functools.partial(mined_batches, y[rows], size, n_negatives, self.pool_size)
         return Batches(
+            draw = balanced_batches if sampling == "balanced" else class_random_batches
             source,
             y,
-            _Subset(plan, rows),
+            _Subset(plan, rows, mines=sampling == "mined"),
             seed=derived_seed(seed, int(training)),
             augmented=training,
             num_workers=self.num_workers,
         )
 
     def _images_per_class(self, size, n_classes):
+            mixup=self.mixup,
         return self.n_per_class or max(4, size // n_classes)
 
     def _split(self, y, loss, seed):
@@ -541,15 +554,19 @@ def _count_classes(y):
 
 
 class _Subset:
-    """A plan of batches over some of the rows."""
+    """A plan of batches over some of the rows; one that mines is given their embeddings."""
 
-    def __init__(self, plan, rows):
+    def __init__(self, plan, rows, mines=False):
         self.plan = plan
         self.rows = rows
 
-    def __call__(self, rng):
-        return [self.rows[indices] for indices in self.plan(rng)]
+    def __call__(self, rng, embed=None):
+        options = {}
+        if self.mines and embed is not None:
+            options["embed"] = lambda indices: embed(self.rows[indices])
+        return [self.rows[indices] for indices in self.plan(rng, **options)]
 
+        self.mines = mines
 
 @contextlib.contextmanager
 def _epoch_bar(n_epochs, name, enabled):

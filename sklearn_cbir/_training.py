@@ -119,31 +119,45 @@ class ImageSource:
 class Batches(Dataset):
     """One epoch of `(inputs, targets)` at a time, the same for any number of workers.
 
-    `plan(rng)` gives the epoch's list of index arrays; every batch draws its augmentation from
-    a generator of its own, made from the seed, the epoch and the number of the batch.
+    `plan(rng, embed)` gives the epoch's list of index arrays, equally many in every epoch;
+    `embed(indices)` are embeddings under the network as it is, and None before the training.
+    Every batch draws its augmentation and its mixup from a generator of its own, made from the
+    seed, the epoch and the number of the batch.
     """
 
-    def __init__(self, source, y, plan, *, seed, augmented, num_workers=0):
+    def __init__(self, source, y, plan, *, seed, augmented, mixup=0.0, num_workers=0):
         self.source = source
         self.y = y
         self.plan = plan
         self.seed = seed
         self.augmented = augmented
+        self.mixup = mixup
         self.num_workers = num_workers
         self.start_epoch(0)
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch, embed=None):
         """Choose the order of the images of this epoch."""
         self.epoch = epoch
-        self.indices = self.plan(np.random.default_rng((self.seed, epoch)))
+        self.indices = self.plan(np.random.default_rng((self.seed, epoch)), embed)
 
     def __len__(self):
         return len(self.indices)
 
     def __getitem__(self, number):
         indices = self.indices[number]
-        rng = np.random.default_rng((self.seed, self.epoch, number)) if self.augmented else None
-        return self.source.read(indices, rng), torch.from_numpy(self.y[indices])
+        if not self.augmented:
+            return self.source.read(indices), torch.from_numpy(self.y[indices])
+        rng = np.random.default_rng((self.seed, self.epoch, number))
+        inputs = self.source.read(indices, rng)
+        if not self.mixup:
+            return inputs, torch.from_numpy(self.y[indices])
+        return mix(inputs, torch.from_numpy(self._label_rows(indices)), self.mixup, rng)
+
+    def _label_rows(self, indices):
+        """Return float32 rows (n, n_labels) of labels of either form."""
+        if self.y.ndim == 2:
+            return self.y[indices]
+        return np.eye(self.y.max() + 1, dtype=np.float32)[self.y[indices]]
 
     def __iter__(self):
         # Loader workers cannot be started from joblib's own workers.
@@ -159,6 +173,20 @@ class Batches(Dataset):
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+
+def mix(inputs, targets, alpha, rng):
+    """Mix every row with its mirror image in the batch, by a share from Beta(alpha, alpha)."""
+    shares = rng.beta(alpha, alpha, size=(len(inputs) + 1) // 2)
+    # Both rows of a pair have one share; the middle row of an odd batch is its own mirror image.
+    shares = torch.from_numpy(np.concatenate([shares, shares[: len(inputs) // 2][::-1]]))
+
+    def blend(rows):
+        share = shares.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
+        return share * rows + (1 - share) * rows.flip(0)
+
+    # Not rounded to uint8: the network takes floats from 0 to 255 as well.
+    return blend(inputs if inputs.is_floating_point() else inputs.float()), blend(targets)
 
 
 class _Guarded(Dataset):
@@ -216,6 +244,7 @@ class Settings:
     schedule: str
     head_epochs: int
     max_epochs: int
+    batch_size: int
     n_iter_no_change: int | None
     tol: float
     autocast: bool
@@ -376,6 +405,10 @@ def train(
     run = _Run(network, loss, settings.n_iter_no_change, settings.tol)
     if state is not None:
         run.restore(state)
+
+    def embed(indices):
+        return infer(network, batches.source.subset(indices), settings.batch_size, device)
+
     start = 0
     for n_epochs, head_only in ((settings.head_epochs, True), (settings.max_epochs, False)):
         epochs = range(max(start, len(run.history)), start + n_epochs)
@@ -385,7 +418,7 @@ def train(
             if len(run.history) > start:
                 net.optimizer_.load_state_dict(state["optimizer"])
                 net.step = (len(run.history) - start) * len(batches)
-            _train_phase(net, run, epochs, batches, seed, checkpoint, on_epoch)
+            _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch)
         start += n_epochs
     network.freeze_trunk(False)
     run.restore_best()
@@ -408,11 +441,11 @@ def _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device
     ).initialize()
 
 
-def _train_phase(net, run, epochs, batches, seed, checkpoint, on_epoch):
+def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
     """Run the epochs of one phase until one of them stops the run."""
     for epoch in epochs:
         torch.manual_seed(derived_seed(seed, epoch))
-        batches.start_epoch(epoch)
+        batches.start_epoch(epoch, embed)
         if hasattr(run.loss, "start_epoch"):
             run.loss.start_epoch(epoch, net.settings.head_epochs + net.settings.max_epochs)
         started = time.perf_counter()

@@ -87,15 +87,25 @@ class CNNFeatureExtractor(NetworkTransformer):
     batch_size : int, default=32
         Images per step, and per batch of `transform`.
 
-    sampling : {"auto", "uniform", "balanced"}, default="auto"
-        "balanced" draws classes, then images of each; "auto" does so for
-        losses that compare images with each other.
+    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
+            default="auto"
+        "balanced" draws classes, then images of each, and all equally often;
+        "auto" does so for losses that compare images with each other.
+        "class_random" draws both with replacement. "mined" makes tuples of an
+        image, one of its class, and the nearest ones of other classes in a
+        pool, at most one of each; the network as it is before every epoch
+        says which are near. Their number is the ``n_negatives`` of the loss,
+        or 5.
 
     n_per_class : int, default=None
         Images of a class in a balanced batch; None means an equal share of
         the batch for every class, but at least 4.
 
     early_stopping : bool, default=False
+    pool_size : int, default=20000
+        At most so many training images, drawn anew for every epoch, are
+        searched by ``sampling="mined"``.
+
         Hold out images, stop when their loss no longer falls and keep the
         best weights.
 
@@ -197,6 +207,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         sampling="auto",
         n_per_class=None,
         early_stopping=False,
+        pool_size=20000,
         validation_fraction=0.1,
         n_iter_no_change=5,
         tol=1e-4,
@@ -229,6 +240,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.sampling = sampling
         self.n_per_class = n_per_class
         self.early_stopping = early_stopping
+        self.pool_size = pool_size
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol

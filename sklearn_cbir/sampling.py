@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_integer
+
+PAIRS_AT_ONCE = 2**24  # distances between queries and pool that are held in memory
 
 
 def uniform_batches(n, batch_size, rng):
@@ -92,6 +95,183 @@ def balanced_batches(y, batch_size, n_per_class, rng):
         np.concatenate([rows[c].deal(k) for c, k in zip(classes.deal(n_classes), shares)])
         for _ in range(max(1, round(n_rows / batch_size)))
     ]
+
+
+def class_random_batches(y, batch_size, n_per_class, rng):
+    """Draw classes with replacement, then rows of each with replacement [1]_.
+
+    Unlike in `balanced_batches` a row may come twice in a batch and a class
+    may be missing from an epoch; what is uniform are the classes.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,) or (n, n_labels)
+        One label per row, or 0/1 columns. Rows without a label are left out.
+
+    batch_size : int
+        Rows per batch, rounded down to a multiple of `n_per_class`, but at
+        least two classes.
+
+    n_per_class : int
+        Rows drawn for every drawn class, at least 2.
+
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    list of ndarray of int64
+        Row numbers of every batch, ``n // batch_size`` batches, at least one.
+        With 0/1 columns, a label is drawn and then rows that carry it.
+
+    References
+    ----------
+    .. [1] C. Liu, W. She, M. Chen, X. Li, S. X. Yang. "Consistent penalizing
+       field loss for zero-shot image retrieval". Expert Systems with
+       Applications 236, 2024: its published code.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
+    >>> batches = class_random_batches(y, 6, 2, np.random.default_rng(0))
+    >>> [y[batch].tolist() for batch in batches]
+    [[2, 2, 1, 1, 1, 1], [2, 2, 1, 1, 2, 2]]
+    """
+    check_integer(batch_size, "batch_size", minimum=1)
+    check_integer(n_per_class, "n_per_class", minimum=2)
+    members = _members(y)
+    n_classes = max(2, batch_size // n_per_class)
+    return [
+        np.concatenate(
+            [
+                rng.choice(members[c], n_per_class)
+                for c in rng.integers(len(members), size=n_classes)
+            ]
+        )
+        for _ in range(max(1, len(y) // batch_size))
+    ]
+
+
+def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None):
+    """Draw tuples: a query, a positive, and the hardest negatives of a pool [1]_.
+
+    Every query gets one other row that shares a label, drawn at random. A
+    pool is drawn at random once per call; the negatives of a query are the
+    rows of the pool nearest to it that share no label with it, at most one of
+    each class, or of each set of labels.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,) or (n, n_labels)
+        One label per row, or 0/1 columns. Rows without a label are left out.
+
+    batch_size : int
+        Rows per batch, rounded down to whole tuples, but at least one tuple.
+
+    n_negatives : int
+        Negatives of every query; fewer where the pool has no more classes.
+
+    pool_size : int
+        At most so many rows are searched for negatives.
+
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    embed : callable, default=None
+        Called once as ``embed(rows)`` with row numbers; gives their
+        embeddings, (n_rows, width), under the network as it is now. None adds
+        no negatives: what the batches are before there is a network.
+
+    Returns
+    -------
+    list of ndarray of int64
+        Row numbers of every batch, tuple after tuple with the query first,
+        its positive second and its negatives nearest first; about ``n /
+        batch_size`` batches. The queries go through all rows that share a
+        label with another one, in a shuffled order.
+
+    References
+    ----------
+    .. [1] F. Radenović, G. Tolias, O. Chum. "Fine-tuning CNN image retrieval
+       with no human annotation". IEEE TPAMI 41, 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.array([0, 0, 1, 1, 2, 2])
+    >>> places = np.array([[0.0], [0.1], [0.2], [0.3], [0.9], [1.0]])
+    >>> rng = np.random.default_rng(0)
+    >>> mined_batches(y, 4, 2, 6, rng, embed=places.__getitem__)
+    [array([3, 2, 1, 4]), array([2, 3, 1, 4])]
+    """
+    check_integer(batch_size, "batch_size", minimum=1)
+    check_integer(n_negatives, "n_negatives", minimum=1)
+    check_integer(pool_size, "pool_size", minimum=1)
+    n_tuples = max(1, batch_size // (2 + n_negatives))
+    n_batches = max(1, round(len(y) / batch_size))
+    queries, positives = _draw_pairs(y, n_batches * n_tuples, rng)
+    tuples = list(np.stack([queries, positives], axis=1))
+    if embed is not None:
+        labelled = np.arange(len(y)) if y.ndim == 1 else np.flatnonzero(y.any(axis=1))
+        pool = rng.permutation(labelled)[:pool_size]
+        rows = np.union1d(queries, pool)
+        vectors = embed(rows)
+        found = _hardest_negatives(
+            y[queries],
+            vectors[np.searchsorted(rows, queries)],
+            y[pool],
+            vectors[np.searchsorted(rows, pool)],
+            n_negatives,
+        )
+        tuples = [np.concatenate([pair, pool[chosen]]) for pair, chosen in zip(tuples, found)]
+    return [np.concatenate(tuples[i * n_tuples : (i + 1) * n_tuples]) for i in range(n_batches)]
+
+
+def _draw_pairs(y, n, rng):
+    """Draw `n` queries without favor, and for each another row that shares a label."""
+    members = [rows for rows in _members(y) if len(rows) > 1]
+    if not members:
+        raise ValueError("No two rows of y share a label. Label some rows alike.")
+    groups = [[] for _ in range(len(y))]  # of every row
+    for number, rows in enumerate(members):
+        for row in rows:
+            groups[row].append(number)
+    queries = _Deck(np.unique(np.concatenate(members)), rng).deal(n)
+    positives = np.empty_like(queries)
+    for i, query in enumerate(queries):
+        rows = members[rng.choice(groups[query])]
+        # One of the others: the place of the query itself is skipped.
+        place = rng.integers(len(rows) - 1)
+        positives[i] = rows[place + (place >= np.searchsorted(rows, query))]
+    return queries, positives
+
+
+def _hardest_negatives(y_queries, queries, y_pool, pool, n_negatives):
+    """Rows of the pool nearest to each query, one per class and of no label of its own."""
+    classes, class_of = np.unique(y_pool, axis=0, return_inverse=True)
+    class_of = class_of.reshape(-1)  # numpy 2.0 gives a column
+    order = np.argsort(class_of, kind="stable")
+    starts = np.searchsorted(class_of[order], np.arange(len(classes)))
+    ends = np.append(starts[1:], len(order))
+    lengths = np.einsum("ij,ij->i", pool, pool)
+    found = []
+    step = max(1, PAIRS_AT_ONCE // len(pool))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        # Squared distances but for the query's own length, which no order depends on.
+        distances = (lengths - 2 * queries[part] @ pool.T)[:, order]
+        nearest = np.minimum.reduceat(distances, starts, axis=1)  # (n_queries, n_classes)
+        nearest[shared_labels(y_queries[part], classes) > 0] = np.inf
+        for row, of_class in zip(distances, nearest):
+            chosen = np.argsort(of_class, kind="stable")[:n_negatives]
+            chosen = chosen[np.isfinite(of_class[chosen])]
+            found.append(
+                order[[starts[c] + np.argmin(row[starts[c] : ends[c]]) for c in chosen]]
+                if len(chosen)
+                else order[:0]
+            )
+    return found
 
 
 class _Deck:

@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
-from sklearn_cbir.sampling import balanced_batches, uniform_batches
+from sklearn_cbir.losses import LRMLLoss, staircase_loss
+from sklearn_cbir.sampling import (
+    balanced_batches,
+    class_random_batches,
+    mined_batches,
+    uniform_batches,
+)
 
 
 def counts(batches, n):
@@ -128,3 +135,138 @@ def test_bad_sizes_and_unlabelled_rows_raise(rng):
         balanced_batches(np.zeros(4), 4, 1, rng)
     with pytest.raises(ValueError, match="No row of y carries a label"):
         balanced_batches(np.zeros((4, 3)), 4, 2, rng)
+
+
+# Classes at random, with replacement.
+
+
+def test_class_random_batches_hold_pairs_of_rows_of_one_class(rng):
+    y = rng.permutation(np.repeat(np.arange(20), 5))
+    batches = class_random_batches(y, 30, 2, rng)
+    assert len(batches) == 3  # 100 // 30
+    for batch in batches:
+        assert batch.shape == (30,)
+        first, second = y[batch].reshape(15, 2).T
+        np.testing.assert_array_equal(first, second)
+
+
+def test_class_random_batches_favor_no_class_and_no_row_of_a_class(rng):
+    y = np.repeat([0, 1], [4, 96])
+    batches = [batch for _ in range(200) for batch in class_random_batches(y, 20, 2, rng)]
+    drawn = counts(batches, 100)
+    assert len(batches) == 1000
+    # 10,000 draws of a class, so that 5 standard deviations of its share are 0.025.
+    assert drawn[y == 0].sum() / drawn.sum() == pytest.approx(0.5, abs=0.025)
+    np.testing.assert_allclose(drawn[y == 0] / drawn[y == 0].sum(), 0.25, atol=0.025)
+    same = np.mean([pair[0] == pair[1] for batch in batches for pair in batch.reshape(-1, 2)])
+    assert same == pytest.approx((1 / 4 + 1 / 96) / 2, abs=0.02)
+
+
+def test_class_random_batches_of_labels_and_of_few_rows(rng):
+    y = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]], dtype=np.float32)
+    (batch,) = class_random_batches(y, 90, 2, rng)
+    assert len(batch) == 90
+    assert 2 not in batch
+    assert (y[batch.reshape(45, 2)].sum(axis=1) == 2).any(axis=1).all()
+    assert len(class_random_batches(np.arange(3), 3, 2, rng)[0]) == 4
+
+
+# Mining.
+
+
+def nearest_of_other_classes(query, y, vectors, pool, n):
+    """Plain loop: the nearest row of every class that shares no label with the query."""
+    nearest = {}
+    for row in pool:
+        if not (y[row] == y[query] if y.ndim == 1 else (y[row] * y[query]).any()):
+            distance = ((vectors[row] - vectors[query]) ** 2).sum()
+            key = y[row].tobytes()
+            nearest[key] = min(nearest.get(key, (np.inf, None)), (distance, row))
+    return [row for _, row in sorted(nearest.values())[:n]]
+
+
+def share(y, i, j):
+    return y[i] == y[j] if y.ndim == 1 else (y[i] * y[j]).any()
+
+
+@pytest.mark.parametrize("kind", ["single", "multiple"])
+@pytest.mark.parametrize("pairs_at_once", [1, 2**24])
+def test_mined_tuples_hold_the_nearest_rows_of_other_classes(kind, pairs_at_once, rng, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.sampling.PAIRS_AT_ONCE", pairs_at_once)
+    y = rng.integers(9, size=120)
+    if kind == "multiple":
+        y = (rng.random((120, 6)) < 0.3).astype(np.float32)
+    vectors = rng.normal(size=(120, 3))
+    batches = mined_batches(y, 30, 5, 1000, rng, embed=vectors.__getitem__)
+    assert [len(batch) for batch in batches] == [28] * 4
+    labelled = np.flatnonzero(y.reshape(120, -1).any(axis=1)) if y.ndim == 2 else range(120)
+    for query, positive, *negatives in np.concatenate(batches).reshape(-1, 7):
+        assert query != positive
+        assert share(y, query, positive)
+        assert negatives == nearest_of_other_classes(query, y, vectors, labelled, 5)
+
+
+def test_queries_go_through_all_rows_and_positives_through_all_others():
+    y = np.repeat(np.arange(4), 3)
+    seen = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        pairs = np.concatenate(mined_batches(y, 12, 1, 12, rng)).reshape(-1, 2)
+        assert len(np.unique(pairs[:, 0])) == len(pairs) == 4
+        seen |= set(map(tuple, pairs))
+    assert seen == {(i, j) for i in range(12) for j in range(12) if i != j and y[i] == y[j]}
+
+
+def test_only_the_pool_and_the_queries_are_embedded_and_only_once(rng):
+    y = np.tile(np.arange(50), 10)
+    asked = []
+
+    def embed(rows):
+        asked.append(rows)
+        return np.zeros((len(rows), 2))
+
+    batches = mined_batches(y, 70, 5, 40, rng, embed=embed)
+    (rows,) = asked
+    tuples = np.concatenate(batches).reshape(-1, 7)
+    assert len(np.unique(rows)) == len(rows) <= 40 + len(tuples)
+    assert len(np.unique(tuples[:, 2:])) <= 40
+    assert all(len(set(classes)) == 6 for classes in y[tuples].tolist())
+
+
+def test_tuples_are_shorter_where_there_are_too_few_classes(rng):
+    y = np.array([0, 0, 1, 1, 2])
+    for batch in mined_batches(y, 7, 5, 5, rng, embed=lambda rows: rows[:, None] * 1.0):
+        assert len(batch) == 4
+    one_class = mined_batches(np.zeros(4), 7, 5, 4, rng, embed=lambda rows: rows[:, None] * 1.0)
+    assert [len(batch) for batch in one_class] == [2]
+
+
+def test_batches_before_there_is_a_network_are_as_many_and_of_pairs():
+    y = np.repeat(np.arange(10), 10)
+    before = mined_batches(y, 21, 5, 100, np.random.default_rng(0))
+    after = mined_batches(y, 21, 5, 100, np.random.default_rng(0), embed=lambda r: r[:, None] * 1.0)
+    assert len(before) == len(after) == 5
+    for pairs, tuples in zip(before, after):
+        np.testing.assert_array_equal(pairs.reshape(3, 2), tuples.reshape(3, 7)[:, :2])
+
+
+def test_a_batch_of_one_tuple_costs_what_it_and_its_mirror_image_cost(rng):
+    y = np.repeat(np.arange(8), 4)
+    vectors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(32, 4))))
+    for batch in mined_batches(y, 7, 5, 32, rng, embed=vectors.numpy().__getitem__):
+        rows = vectors[batch]
+        distances = (rows[:, None] - rows).square().sum(dim=2).sqrt()
+        costs = staircase_loss(distances[[0, 1], [1, 0]], distances[:2, 2:])
+        loss = LRMLLoss()(rows, torch.from_numpy(y[batch]))
+        assert loss.item() == pytest.approx(costs.mean().item(), rel=1e-5)
+
+
+def test_bad_sizes_of_tuples_and_lonely_rows_raise(rng):
+    with pytest.raises(ValueError, match="n_negatives=0 must be an integer of at least 1"):
+        mined_batches(np.zeros(4), 4, 0, 4, rng)
+    with pytest.raises(ValueError, match="pool_size=0 must be an integer of at least 1"):
+        mined_batches(np.zeros(4), 4, 5, 0, rng)
+    with pytest.raises(ValueError, match="No two rows of y share a label"):
+        mined_batches(np.arange(4), 4, 5, 4, rng)
+    with pytest.raises(ValueError, match="n_per_class=1 must be an integer of at least 2"):
+        class_random_batches(np.zeros(4), 4, 1, rng)

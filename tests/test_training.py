@@ -22,7 +22,8 @@ from sklearn_cbir._labels import check_labels
 from sklearn_cbir._training import Checkpoint
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
-from sklearn_cbir.losses import DSHLoss
+from sklearn_cbir.losses import DSHLoss, LRMLLoss
+from sklearn_cbir.sampling import mined_batches
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,71 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_bit_equal(shapes, tmp_path, sch
     resumed = small(**params, checkpoint_dir=tmp_path).fit(*shapes)
     assert same(whole, resumed)
     assert [r["loss"] for r in whole.history_] == [r["loss"] for r in resumed.history_]
+
+
+@pytest.mark.parametrize("sampling", ["class_random", "mined"])
+def test_a_run_with_drawn_or_mined_batches_goes_on_bit_equal(shapes, tmp_path, sampling):
+    params = {"loss": "lrml", "sampling": sampling, "max_epochs": 4, "pool_size": 40}
+    whole = small(**params).fit(*shapes)
+    assert same(whole, small(**params, num_workers=1).fit(*shapes))
+    with pytest.raises(KeyboardInterrupt):
+        small(**params, checkpoint_dir=tmp_path).set_callbacks(_Interrupt()).fit(*shapes)
+    assert same(whole, small(**params, checkpoint_dir=tmp_path).fit(*shapes))
+
+
+def test_the_network_as_it_is_before_every_epoch_says_which_negatives_are_hard(monkeypatch):
+    X, y = make_blobs(60, 4, centers=6, random_state=0)
+    asked = []
+
+    def spy(y, batch_size, n_negatives, pool_size, rng, embed=None):
+        asked.append(None if embed is None else embed(np.arange(len(y))))
+        return mined_batches(y, batch_size, n_negatives, pool_size, rng, embed)
+
+    monkeypatch.setattr("sklearn_cbir._base.mined_batches", spy)
+    extractor = CNNFeatureExtractor(loss="lrml", sampling="mined", random_state=0)
+    states = [clone(extractor).set_params(max_epochs=1, lr=1e-12).fit(X, y).transform(X)]
+    # At a constant rate a run of n epochs is the beginning of a longer one.
+    extractor.set_params(schedule="constant", lr=0.01)
+    states += [clone(extractor).set_params(max_epochs=n).fit(X, y).transform(X) for n in (1, 2, 3)]
+    before, *embeddings = asked[-4:]
+    assert before is None
+    for state, embedding in zip(states, embeddings):
+        assert np.allclose(state, embedding, atol=1e-5)
+    assert not np.allclose(embeddings[0], embeddings[2], atol=1e-2)
+
+
+def test_mining_leaves_out_what_is_held_out_and_takes_as_many_negatives_as_the_loss():
+    extractor = small(loss=LRMLLoss(n_negatives=3), sampling="mined", batch_size=20)
+    y = np.tile(np.arange(8), 20)
+    y[:40] = -1
+    rows = np.arange(40, 160)
+    batches = extractor._batches(None, y, rows, extractor.loss, 0, training=True)
+    assert [len(batch) for batch in batches.indices] == [8] * 6  # pairs: no network yet
+    batches.start_epoch(1, lambda indices: indices[:, None] * 1.0)
+    assert [len(batch) for batch in batches.indices] == [20] * 6
+    assert min(map(min, batches.indices)) >= 40
+
+
+@pytest.mark.parametrize("sampling", ["class_random", "mined"])
+def test_early_stopping_sees_the_same_held_out_images_in_every_epoch(sampling):
+    X, y = make_blobs(60, 4, centers=6, random_state=0)
+    extractor = CNNFeatureExtractor(loss="lrml", sampling=sampling, max_epochs=3, lr=1e-12)
+    extractor.set_params(early_stopping=True, validation_fraction=0.25, random_state=0).fit(X, y)
+    first, *others = [row["valid_loss"] for row in extractor.history_]
+    assert others == pytest.approx([first] * 2, abs=1e-6)
+    kept, held_out = extractor._split(y, LRMLLoss(), 0)
+    batches = extractor._batches(None, y, held_out, LRMLLoss(), 0, training=False)
+    assert sorted(np.concatenate(batches.indices)) == sorted(held_out)
+
+
+@pytest.mark.parametrize("sampling", ["class_random", "mined"])
+def test_codes_embeddings_rows_and_several_labels_train_from_drawn_batches(sampling):
+    images, y = make_shapes(48, multilabel=True, random_state=0)
+    params = {"sampling": sampling, "max_epochs": 1, "random_state": 0}
+    assert DeepHasher(8, backbone="small", **params).fit(images, y).transform(images).any()
+    X, labels = make_blobs(60, 4, centers=6, random_state=0)
+    rows = CPFEmbedder(8, **params).fit(X, labels).transform(X)
+    assert np.isfinite(rows).all()
 
 
 def test_other_data_or_parameters_never_meet_the_wrong_checkpoint(shapes, tmp_path):
