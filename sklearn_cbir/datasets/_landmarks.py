@@ -1,0 +1,361 @@
+"""Photos of places, with queries of their own: Oxford5k, Paris6k and Holidays."""
+
+import os
+import re
+
+import numpy as np
+from PIL import Image
+from sklearn.utils import Bunch
+
+from sklearn_cbir.datasets._files import Distribution, check_folder, walk
+
+__all__ = ["crop_images", "load_holidays", "load_oxford5k", "load_paris6k"]
+
+OXFORD = Distribution(
+    "load_oxford5k",
+    "the images (*.jpg) and the lists *_query.txt, *_good.txt, *_ok.txt and *_junk.txt, in any "
+    "sub-folders",
+    "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/",
+)
+PARIS = Distribution(
+    "load_paris6k", OXFORD.layout, "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/"
+)
+HOLIDAYS = Distribution(
+    "load_holidays",
+    "images called 100000.jpg, 100001.jpg, ... in any sub-folders",
+    "https://lear.inrialpes.fr/~jegou/data.php",
+)
+# Files of the archive that hold no image; the site lists them, and everybody leaves them out.
+PARIS_WITHOUT_IMAGE = frozenset(
+    f"paris_{name}"
+    for name in (
+        *("louvre_000136", "louvre_000146", "moulinrouge_000422", "museedorsay_001059"),
+        *("notredame_000188", "pantheon_000284", "pantheon_000960", "pantheon_000974"),
+        *("pompidou_000195", "pompidou_000196", "pompidou_000201", "pompidou_000467"),
+        *("pompidou_000640", "sacrecoeur_000299", "sacrecoeur_000330", "sacrecoeur_000353"),
+        *("triomphe_000662", "triomphe_000833", "triomphe_000863", "triomphe_000867"),
+    )
+)
+
+
+def load_oxford5k(folder):
+    r"""List Oxford5k [1]_: 5,062 photos and 55 queries of eleven buildings.
+
+    A query is the part of a photo inside a box: pass
+    ``crop_images(oxford.query_data, oxford.query_boxes)`` to an estimator. The
+    official score counts images that are good or ok for a query as relevant and
+    leaves junk, where the building is hardly seen, out of the ranking::
+
+        trapezoid_mean_average_precision(
+            oxford.query_target, oxford.target, distances, exclude=oxford.junk
+        )
+
+    The photo that a query was cut from is in the gallery, and relevant.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Folder with the images and the lists of the ground truth, in any
+        sub-folders.
+
+    Returns
+    -------
+    Bunch
+        With ``data``, an array of paths, shape (n,), sorted by name; ``target``,
+        uint8 of shape (n, n_queries), 1 where an image is relevant to a query;
+        ``query_data``, the paths of the photos of the queries, shape
+        (n_queries,); ``query_boxes``, float64 of shape (n_queries, 4): left, top,
+        right and bottom in px; ``query_target``, uint8 of shape (n_queries,
+        n_queries), ones on the diagonal: a query shares its own column with what
+        is relevant to it; ``query_names``, such as "all_souls_1", sorted;
+        ``query``, the rows of these photos in ``data``; ``junk``, per query the
+        rows that are not ranked; ``n_ignored``, how many files without an image
+        were left out; ``DESCR``.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If a file is missing; it says which, and where to get the data.
+
+    ValueError
+        If a file holds something else.
+
+    References
+    ----------
+    .. [1] J. Philbin, O. Chum, M. Isard, J. Sivic, A. Zisserman. "Object retrieval
+       with large vocabularies and fast spatial matching". CVPR 2007.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_cbir.datasets import load_oxford5k
+    >>> lists = {"query": "oxc1_keble_000001 10 20.5 90 80", "good": "keble_000001\n"}
+    >>> lists |= {"ok": "keble_000002\n", "junk": "keble_000003\n"}
+    >>> with TemporaryDirectory() as folder:
+    ...     for kind, text in lists.items():
+    ...         size = Path(folder, f"keble_1_{kind}.txt").write_text(text)
+    ...     for i in (1, 2, 3, 4):
+    ...         Path(folder, f"keble_00000{i}.jpg").touch()
+    ...     oxford = load_oxford5k(folder)
+    >>> oxford.target.ravel(), oxford.junk, oxford.query_boxes
+    (array([1, 1, 0, 0], dtype=uint8), [array([2])], array([[10. , 20.5, 90. , 80. ]]))
+    """
+    return _load_buildings(OXFORD, "Oxford5k", folder, frozenset())
+
+
+def load_paris6k(folder):
+    r"""List Paris6k [1]_: 6,392 photos and 55 queries of eleven places.
+
+    As `load_oxford5k`. Twenty files of the archive hold no image; they are left
+    out, of the lists too.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Folder with the images and the lists of the ground truth, in any
+        sub-folders.
+
+    Returns
+    -------
+    Bunch
+        As `load_oxford5k`.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If a file is missing; it says which, and where to get the data.
+
+    ValueError
+        If a file holds something else.
+
+    References
+    ----------
+    .. [1] J. Philbin, O. Chum, M. Isard, J. Sivic, A. Zisserman. "Lost in
+       quantization: improving particular object retrieval in large scale image
+       databases". CVPR 2008.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_cbir.datasets import load_paris6k
+    >>> lists = {"query": "paris_louvre_000001 10 20 90 80", "good": "paris_louvre_000001\n"}
+    >>> lists |= {"ok": "", "junk": ""}
+    >>> with TemporaryDirectory() as folder:
+    ...     for kind, text in lists.items():
+    ...         size = Path(folder, f"louvre_1_{kind}.txt").write_text(text)
+    ...     for i in (1, 2, 136):
+    ...         Path(folder, f"paris_louvre_{i:06d}.jpg").touch()
+    ...     paris = load_paris6k(folder)
+    >>> paris.target.ravel(), paris.n_ignored
+    (array([1, 0], dtype=uint8), 1)
+    """
+    return _load_buildings(PARIS, "Paris6k", folder, PARIS_WITHOUT_IMAGE)
+
+
+def _load_buildings(distribution, title, folder, without_image):
+    """Return the Bunch of Oxford5k or Paris6k."""
+    folder = check_folder(folder)
+    images, lists, n_ignored = {}, {}, 0
+    for parts in walk(folder):
+        stem, extension = os.path.splitext(parts[-1])
+        path = os.path.join(folder, *parts)
+        if extension.lower() == ".jpg" and stem in without_image:
+            n_ignored += 1
+        elif extension.lower() == ".jpg":
+            _add_once(distribution, folder, images, stem, path)
+        elif re.fullmatch(r".+_(query|good|ok|junk)", stem) and extension == ".txt":
+            _add_once(distribution, folder, lists, stem, path)
+    queries = sorted(stem.removesuffix("_query") for stem in lists if stem.endswith("_query"))
+    if not queries or not images:
+        raise distribution.missing(folder, "an image" if queries else "a list *_query.txt")
+    names = sorted(images)
+    position = {name: row for row, name in enumerate(names)}
+
+    def rows_of(query, kind):
+        path = lists.get(f"{query}_{kind}")
+        if path is None:
+            raise distribution.missing(folder, repr(f"{query}_{kind}.txt"))
+        listed = [name for (name,) in distribution.rows(path, 1) if name not in without_image]
+        absent = [name for name in listed if name not in position]
+        if absent:
+            raise distribution.missing(folder, f"'{absent[0]}.jpg', which {path!r} lists")
+        return np.array([position[name] for name in listed], dtype=np.int64)
+
+    target = np.zeros((len(names), len(queries)), dtype=np.uint8)
+    junk, photos, boxes = [], [], []
+    for column, query in enumerate(queries):
+        relevant = [*rows_of(query, "good"), *rows_of(query, "ok")]
+        junk.append(rows_of(query, "junk"))
+        if np.isin(relevant, junk[-1]).any():
+            raise distribution.damaged(lists[f"{query}_junk"], "lists images that are relevant")
+        target[relevant, column] = 1
+        photo, box = _read_query(distribution, lists[f"{query}_query"])
+        if photo not in position:
+            raise distribution.missing(folder, f"'{photo}.jpg', the photo of query {query!r}")
+        photos.append(position[photo])
+        boxes.append(box)
+    data = np.array([images[name] for name in names])
+    return Bunch(
+        data=data,
+        target=target,
+        query_data=data[photos],
+        query_boxes=np.array(boxes),
+        query_target=np.eye(len(queries), dtype=np.uint8),
+        query_names=queries,
+        query=np.array(photos),
+        junk=junk,
+        n_ignored=n_ignored,
+        DESCR=f"{title}, {len(names)} photos and {len(queries)} queries in {folder}; {n_ignored} "
+        "files without an image left out.",
+    )
+
+
+def _add_once(distribution, folder, files, stem, path):
+    """Keep the path of a file unless another one has its name."""
+    if stem in files:
+        raise ValueError(
+            f"folder={folder!r} holds both {files[stem]!r} and {path!r}. {distribution.loader} "
+            "tells images apart by their names: pass a folder with one copy of the data."
+        )
+    files[stem] = path
+
+
+def _read_query(distribution, path):
+    """Return the name of the photo of a query, and its box."""
+    (row, *_) = distribution.rows(path, 5) or [[]]
+    try:
+        photo, box = row[0], [float(edge) for edge in row[1:]]
+    except (IndexError, ValueError) as error:
+        raise distribution.damaged(path, "is no name and box of a query") from error
+    return photo.removeprefix("oxc1_"), box  # Oxford's queries alone carry the prefix
+
+
+def crop_images(paths, boxes):
+    """Cut boxes out of images: the queries of Oxford5k and Paris6k.
+
+    Parameters
+    ----------
+    paths : sequence of str or path-like, length n
+        One image per box.
+
+    boxes : array-like of shape (n, 4)
+        Left, top, right and bottom in px, rounded to whole ones. What lies
+        outside the image is cut off.
+
+    Returns
+    -------
+    list of PIL.Image.Image
+        The parts, in RGB; any estimator of images takes them.
+
+    Raises
+    ------
+    ValueError
+        If there is not one box per image, or nothing of an image is inside its
+        box.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_cbir.datasets import crop_images
+    >>> with TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (100, 60)).save(f"{folder}/a.png")
+    ...     parts = crop_images([f"{folder}/a.png"], [[10, 10, 50, 40]])
+    >>> parts[0].size
+    (40, 30)
+    """
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.shape != (len(paths), 4) or not np.isfinite(boxes).all():
+        raise ValueError(
+            f"boxes has shape {boxes.shape} for {len(paths)} images. Pass four finite numbers per "
+            "image: left, top, right and bottom."
+        )
+    return [_crop(path, np.rint(box).astype(int)) for path, box in zip(paths, boxes)]
+
+
+def _crop(path, box):
+    """Return the part of one image that lies inside a box."""
+    with Image.open(path) as image:
+        left, top = np.maximum(box[:2], 0)
+        right, bottom = np.minimum(box[2:], image.size)
+        if left >= right or top >= bottom:
+            raise ValueError(
+                f"Nothing of {os.fspath(path)!r}, {image.width} x {image.height} px, is inside "
+                f"its box {box.tolist()}. Boxes are left, top, right and bottom."
+            )
+        return image.convert("RGB").crop((int(left), int(top), int(right), int(bottom)))
+
+
+def load_holidays(folder):
+    """List INRIA Holidays [1]_: 1,491 photos in 500 groups of one place each.
+
+    The first photo of a group is its query and is left out of its own results::
+
+        trapezoid_mean_average_precision(
+            holidays.target[holidays.query], holidays.target, distances,
+            exclude=holidays.query,
+        )
+
+    Photos are in the position in which they were distributed; some lie on their
+    side, and scores of photos that were turned upright are higher.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Folder with the photos, in any sub-folders.
+
+    Returns
+    -------
+    Bunch
+        With ``data``, an array of paths, shape (n,), in the order of their
+        numbers; ``target``, the groups, int64 of shape (n,); ``query``, the rows
+        of the queries; ``DESCR``.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If the photos or the query of a group are missing; it says where to get
+        them.
+
+    ValueError
+        If two photos have the same number.
+
+    References
+    ----------
+    .. [1] H. Jegou, M. Douze, C. Schmid. "Hamming embedding and weak geometric
+       consistency for large scale image search". ECCV 2008.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_cbir.datasets import load_holidays
+    >>> with TemporaryDirectory() as folder:
+    ...     for number in (100000, 100001, 100100, 100101, 100102):
+    ...         Path(folder, f"{number}.jpg").touch()
+    ...     holidays = load_holidays(folder)
+    >>> holidays.target, holidays.query
+    (array([1000, 1000, 1001, 1001, 1001]), array([0, 2]))
+    """
+    folder = check_folder(folder)
+    photos = {}
+    for parts in walk(folder):
+        match = re.fullmatch(r"(\d+)\.jpg", parts[-1], flags=re.IGNORECASE)
+        if match:
+            path = os.path.join(folder, *parts)
+            _add_once(HOLIDAYS, folder, photos, int(match.group(1)), path)
+    if not photos:
+        raise HOLIDAYS.missing(folder, "images called by a number")
+    numbers = np.array(sorted(photos))
+    groups, query = numbers // 100, np.flatnonzero(numbers % 100 == 0)
+    without_query = np.setdiff1d(groups, groups[query])
+    if len(without_query):
+        raise HOLIDAYS.missing(folder, f"'{without_query[0] * 100}.jpg', the query of its group")
+    return Bunch(
+        data=np.array([photos[number] for number in numbers.tolist()]),
+        target=groups,
+        query=query,
+        DESCR=f"Holidays, {len(numbers)} photos in {len(query)} groups in {folder}.",
+    )
