@@ -36,19 +36,24 @@ from sklearn_cbir._validation import check_choice, check_integer, check_real, pr
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
 from sklearn_cbir.losses import LOSSES, output_of, sampling_of
-from sklearn_cbir.sampling import balanced_batches, uniform_batches
+from sklearn_cbir.sampling import (
+    balanced_batches,
+    class_random_batches,
+    mined_batches,
+    uniform_batches,
+)
 
 STATE_FORMAT = 1
 DEFAULT_BACKBONE = "resnet9"
 FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
+SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
+N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
 # They change where or how loudly a fit runs, not what comes out of it.
 _NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir"}
 
 
 class NetworkTransformer(
-SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
-N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
     CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
     """Base of the estimators that train a network on images or on feature rows.
@@ -58,12 +63,12 @@ N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_ne
     """
 
     _doc_link_module = "sklearn_cbir"
+    mixup = 0.0  # a parameter of those whose losses take soft targets
 
     # What a subclass owes ------------------------------------------------------------------
 
     def _network_ending(self, output, n_classes):
         """Return keyword arguments of Network for a loss that takes `output`."""
-    mixup = 0.0  # a parameter of those whose losses take soft targets
         raise AssertionError("a subclass defines this")
 
     def _training_loss(self):
@@ -387,39 +392,39 @@ N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_ne
             schedule=self.schedule,
             head_epochs=head_epochs,
             max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,
             autocast=self.autocast,
         )
-            batch_size=self.batch_size,
 
     def _batches(self, source, y, rows, loss, seed, *, training):
         """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
         sampling = sampling_of(loss) if self.sampling == "auto" else self.sampling
+        if not training and sampling != "uniform":
+            sampling = "balanced"  # the same held-out images in every epoch
         size = min(self.batch_size, len(rows))
         if sampling == "uniform":
             plan = functools.partial(uniform_batches, len(rows), size)
-        else:
-        if not training and sampling != "uniform":
-            sampling = "balanced"  # the same held-out images in every epoch
-            # Classes held out may be small: more of each would be copies of the same images.
-            n_per_class = self._images_per_class(size, _count_classes(y)) if training else 2
-            plan = functools.partial(draw, y[rows], size, n_per_class)
         elif sampling == "mined":
             n_negatives = getattr(loss, "n_negatives", N_NEGATIVES)
             plan = functools.partial(mined_batches, y[rows], size, n_negatives, self.pool_size)
-        return Batches(
+        else:
             draw = balanced_batches if sampling == "balanced" else class_random_batches
+            # Classes held out may be small: more of each would be copies of the same images.
+            n_per_class = self._images_per_class(size, _count_classes(y)) if training else 2
+            plan = functools.partial(draw, y[rows], size, n_per_class)
+        return Batches(
             source,
             y,
             _Subset(plan, rows, mines=sampling == "mined"),
             seed=derived_seed(seed, int(training)),
             augmented=training,
+            mixup=self.mixup,
             num_workers=self.num_workers,
         )
 
     def _images_per_class(self, size, n_classes):
-            mixup=self.mixup,
         return self.n_per_class or max(4, size // n_classes)
 
     def _split(self, y, loss, seed):
@@ -559,6 +564,7 @@ class _Subset:
     def __init__(self, plan, rows, mines=False):
         self.plan = plan
         self.rows = rows
+        self.mines = mines
 
     def __call__(self, rng, embed=None):
         options = {}
@@ -566,7 +572,6 @@ class _Subset:
             options["embed"] = lambda indices: embed(self.rows[indices])
         return [self.rows[indices] for indices in self.plan(rng, **options)]
 
-        self.mines = mines
 
 @contextlib.contextmanager
 def _epoch_bar(n_epochs, name, enabled):

@@ -101,11 +101,11 @@ class CNNFeatureExtractor(NetworkTransformer):
         Images of a class in a balanced batch; None means an equal share of
         the batch for every class, but at least 4.
 
-    early_stopping : bool, default=False
     pool_size : int, default=20000
         At most so many training images, drawn anew for every epoch, are
         searched by ``sampling="mined"``.
 
+    early_stopping : bool, default=False
         Hold out images, stop when their loss no longer falls and keep the
         best weights.
 
@@ -206,8 +206,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         batch_size=32,
         sampling="auto",
         n_per_class=None,
-        early_stopping=False,
         pool_size=20000,
+        early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=5,
         tol=1e-4,
@@ -239,8 +239,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.batch_size = batch_size
         self.sampling = sampling
         self.n_per_class = n_per_class
-        self.early_stopping = early_stopping
         self.pool_size = pool_size
+        self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol

@@ -81,13 +81,23 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     batch_size : int, default=100
         Images per step, and per batch of `transform`.
 
-    sampling : {"auto", "uniform", "balanced"}, default="auto"
-        "balanced" draws classes, then images of each; "auto" does so for
-        losses that compare images with each other.
+    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
+            default="auto"
+        "balanced" draws classes, then images of each, and all equally often;
+        "auto" does so for losses that compare images with each other.
+        "class_random" draws both with replacement. "mined" makes tuples of an
+        image, one of its class, and the nearest ones of other classes in a
+        pool, at most one of each; the network as it is before every epoch
+        says which are near. Their number is the ``n_negatives`` of the loss,
+        or 5.
 
     n_per_class : int, default=None
         Images of a class in a balanced batch; None means an equal share of
         the batch for every class, but at least 4.
+
+    pool_size : int, default=20000
+        At most so many training images, drawn anew for every epoch, are
+        searched by ``sampling="mined"``.
 
     early_stopping : bool, default=False
         Hold out images, stop when their loss no longer falls and keep the
@@ -187,6 +197,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         batch_size=100,
         sampling="auto",
         n_per_class=None,
+        pool_size=20000,
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=5,
@@ -218,6 +229,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self.batch_size = batch_size
         self.sampling = sampling
         self.n_per_class = n_per_class
+        self.pool_size = pool_size
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
