@@ -84,7 +84,7 @@ def settings_of(options):
     """
 
     def budget(epochs):
-        head = round(epochs * 5 / 8)
+        head = min(round(epochs * 5 / 8), epochs - 1)
         return {"epochs": (head, epochs - head), "image_size": options.image_size}
 
     return {"final": budget(options.epochs), "tuning": budget(max(1, options.epochs // 2))}
