@@ -1,137 +1,19 @@
-"""Splitters and scorers with which scikit-learn's searches tune retrieval."""
+"""Scorers of retrieval for scikit-learn's searches."""
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import BaseCrossValidator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
-from sklearn.utils.metadata_routing import UNUSED, MetadataRequest
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_choice, check_integer
+from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import evaluate, parse_metric
 
-__all__ = ["ClassDisjointKFold", "retrieval_scorer"]
+__all__ = ["retrieval_scorer"]
 
 GALLERIES = ("fitted", "queries")
-
-
-class ClassDisjointKFold(BaseCrossValidator):
-    """K folds of classes: no class of a test fold is in its training fold.
-
-    The split for searching things that were never trained on, to be used with
-    ``retrieval_scorer(gallery="queries")``: the fitted gallery holds nothing of the
-    test classes. Every fold gets the same number of classes, give or take one.
-
-    Parameters
-    ----------
-    n_splits : int, default=5
-        Number of folds, at least 2 and at most the number of classes.
-
-    shuffle : bool, default=False
-        Whether classes are dealt out in random order. Otherwise each fold takes
-        neighbors in sorted order; ``n_splits=2`` trains on the last half of the
-        classes and tests on the first, then the other way round.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of the shuffling.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn_cbir.model_selection import ClassDisjointKFold
-    >>> y = np.array(["cat", "dog", "cat", "cow", "ant"])
-    >>> for train, test in ClassDisjointKFold(n_splits=2).split(np.zeros((5, 1)), y):
-    ...     print(y[train], y[test])
-    ['dog' 'cow'] ['cat' 'cat' 'ant']
-    ['cat' 'cat' 'ant'] ['dog' 'cow']
-    """
-
-    # scikit-learn passes groups to every splitter; this one has none.
-    __metadata_request__split = {"groups": UNUSED}
-
-    def __init__(self, n_splits=5, *, shuffle=False, random_state=None):
-        self.n_splits = n_splits
-        self.shuffle = shuffle
-        self.random_state = random_state
-
-    def get_n_splits(self, X=None, y=None, groups=None):
-        """Return the number of folds.
-
-        Parameters
-        ----------
-        X, y, groups : object
-            Ignored.
-
-        Returns
-        -------
-        int
-            Number of folds.
-        """
-        return check_integer(self.n_splits, "n_splits", minimum=2)
-
-    def split(self, X, y=None, groups=None):
-        """Yield the rows of training and test folds.
-
-        Parameters
-        ----------
-        X : sequence of length n_samples
-            Only its length counts.
-
-        y : array-like of shape (n_samples,)
-            One label per row.
-
-        groups : object
-            Ignored.
-
-        Yields
-        ------
-        train : ndarray of int
-            Rows of the other classes.
-
-        test : ndarray of int
-            All rows of the classes of this fold.
-
-        Raises
-        ------
-        ValueError
-            If `y` is missing or has several labels per row, or there are fewer
-            classes than folds.
-        """
-        yield from super().split(X, y, groups)
-
-    def _iter_test_masks(self, X=None, y=None, groups=None):
-        """Yield, fold by fold, which rows are of its classes."""
-        n_splits = self.get_n_splits()
-        if not self.shuffle and self.random_state is not None:
-            raise ValueError(
-                f"random_state={self.random_state!r} has no effect without shuffling. Leave it out "
-                "or set shuffle=True."
-            )
-        y = check_labels(y)
-        if y.ndim == 2:
-            raise ValueError(
-                f"y has {y.shape[1]} label columns, but rows that share labels cannot be split "
-                "into disjoint classes. Pass one label per row."
-            )
-        classes, members = np.unique(y, return_inverse=True)
-        if len(classes) == 1:
-            only = classes.tolist()[0]
-            raise ValueError(
-                f"y holds the single class {only!r}. At least two are needed to split."
-            )
-        if len(classes) < n_splits:
-            raise ValueError(
-                f"n_splits={n_splits} is more than the {len(classes)} classes in y. Use at most "
-                f"n_splits={len(classes)}."
-            )
-        order = np.arange(len(classes))
-        if self.shuffle:
-            check_random_state(self.random_state).shuffle(order)
-        for fold in np.array_split(order, n_splits):
-            yield np.isin(members, fold)
 
 
 def retrieval_scorer(metric="map", *, gallery="fitted"):

@@ -1,0 +1,12 @@
+"""Splits of the papers, folds and scorers with which scikit-learn's searches tune retrieval."""
+
+from sklearn_cbir._validation import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "_folds": ["ClassDisjointKFold"],
+        "_protocols": ["PROTOCOLS", "split_protocol"],
+        "_scorer": ["retrieval_scorer"],
+    },
+)
