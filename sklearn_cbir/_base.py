@@ -67,8 +67,8 @@ class NetworkTransformer(
 
     # What a subclass owes ------------------------------------------------------------------
 
-    def _network_ending(self, output, n_classes):
-        """Return keyword arguments of Network for a loss that takes `output`."""
+    def _network_ending(self, loss, n_classes):
+        """Return keyword arguments of Network for a loss, which is None if nothing is trained."""
         raise AssertionError("a subclass defines this")
 
     def _training_loss(self):
@@ -282,8 +282,7 @@ class NetworkTransformer(
     # Network ---------------------------------------------------------------------------------
 
     def _build_network(self, data, loss, y):
-        n_classes = None if loss is None else _count_classes(y)
-        ending = self._network_ending("features" if loss is None else output_of(loss), n_classes)
+        ending = self._network_ending(loss, None if loss is None else _count_classes(y))
         if isinstance(data, np.ndarray):
             n_features = data.shape[1]
             trunk = PassRows(n_features)

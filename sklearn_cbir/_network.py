@@ -4,27 +4,85 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sklearn_cbir.backbones import ENHANCEMENTS
+
+SLICE = 50  # features behind every output of a divided layer
+
+
+class DividedLayer(nn.Module):
+    """Divide and encode: every output sees a slice of `SLICE` features that no other one sees."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.features = nn.Linear(n_in, SLICE * n_out)
+        limit = SLICE**-0.5  # as torch's own linear layer
+        self.weight = nn.Parameter(torch.empty(n_out, SLICE).uniform_(-limit, limit))
+        self.bias = nn.Parameter(torch.empty(n_out).uniform_(-limit, limit))
+
+    def forward(self, x):
+        # Without the ReLU this would be one linear layer.
+        return self.encode(functional.relu(self.features(x)))
+
+    def encode(self, features):
+        """Return (n, n_out) from the slices (n, n_out * SLICE)."""
+        slices = features.unflatten(1, self.weight.shape)
+        return (slices * self.weight).sum(dim=2) + self.bias
+
+
+def _latent_layer(n_in, n_out):
+    layer = nn.Linear(n_in, n_out)
+    nn.init.normal_(layer.weight, std=0.005)
+    nn.init.ones_(layer.bias)
+    return layer
+
+
+# Each is called with the lengths of what goes in and comes out.
+HASH_LAYERS = {"linear": nn.Linear, "divided": DividedLayer, "latent": _latent_layer}
+
+
+def _enhancement(name, trunk):
+    if trunk.n_channels is None:
+        raise ValueError(
+            f"enhance={name!r} needs a feature map, and backbone={trunk.spec['backbone']!r} with "
+            f"pooling={trunk.spec['pooling']!r} gives vectors. Networks of torchvision pool their "
+            "maps themselves unless pooling is 'avg', 'max' or 'gem'; or use enhance=None."
+        )
+    return ENHANCEMENTS[name](trunk.n_channels)
+
 
 class Network(nn.Module):
-    """Trunk, a linear neck that makes the vector, and a classifier for losses that need one."""
+    """Trunk, a neck that makes the vector, and a classifier for losses that need one.
 
-    def __init__(self, trunk, n_components=None, n_classes=None, unit_length=False):
+    `enhance` names what happens to the trunk's feature maps before they are pooled, `hash_layer`
+    what the neck is.
+    """
+
+    def __init__(
+        self,
+        trunk,
+        n_components=None,
+        n_classes=None,
+        unit_length=False,
+        enhance=None,
+        hash_layer="linear",
+    ):
         super().__init__()
         self.trunk = trunk
         self.width = n_components or trunk.width
-        self.neck = nn.Linear(trunk.width, n_components) if n_components else nn.Identity()
+        self.enhancement = _enhancement(enhance, trunk) if enhance else None
+        make_neck = HASH_LAYERS[hash_layer]
+        self.neck = make_neck(trunk.width, n_components) if n_components else nn.Identity()
         self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
         self.unit_length = unit_length
         self.trunk_is_frozen = False
-
-    @property
-    def spec(self):
-        """Plain values to build it again, without weights."""
-        return {
-            "trunk": self.trunk.spec,
-            "n_components": self.width if isinstance(self.neck, nn.Linear) else None,
-            "n_classes": self.classifier.out_features if self.classifier else None,
-            "unit_length": self.unit_length,
+        # Plain values to build it again, without weights.
+        self.spec = {
+            "trunk": trunk.spec,
+            "n_components": n_components,
+            "n_classes": n_classes,
+            "unit_length": unit_length,
+            "enhance": enhance,
+            "hash_layer": hash_layer,
         }
 
     def head_parameters(self):
@@ -44,8 +102,11 @@ class Network(nn.Module):
 
     def vectors(self, x):
         """Return what the neck gives, (n, width), of any length."""
+        enhanced = self.enhancement is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.trunk_is_frozen):
-            features = self.trunk(x)
+            features = self.trunk.unpooled(x) if enhanced else self.trunk(x)
+        if enhanced:
+            features = self.trunk.pool(self.enhancement(features))
         return self.neck(features)
 
     def embed(self, x):
@@ -56,6 +117,29 @@ class Network(nn.Module):
     def forward(self, x):
         """Return what the loss takes: class scores, or the vectors that `transform` gives."""
         return self.embed(x) if self.classifier is None else self.classifier(self.vectors(x))
+
+
+class MultiScale(nn.Module):
+    """A network that sees every image at several scales: the mean of its vectors."""
+
+    def __init__(self, network, scales):
+        super().__init__()
+        self.network = network
+        self.scales = scales
+
+    def embed(self, x):
+        """Return the mean vector, (n, width), of unit length if each of them is."""
+        vectors = [self.network.embed(_resized(x, scale)) for scale in self.scales]
+        mean = torch.stack(vectors).mean(dim=0)
+        return functional.normalize(mean) if self.network.unit_length else mean
+
+
+def _resized(x, scale):
+    """Images (n, 3, height, width) resized; only those that stay are still uint8."""
+    if scale == 1:
+        return x
+    size = [max(1, round(scale * side)) for side in x.shape[2:]]
+    return functional.interpolate(x.float(), size, mode="bilinear", antialias=True)
 
 
 class PassRows(nn.Module):

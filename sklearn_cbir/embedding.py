@@ -302,7 +302,7 @@ class CPFEmbedder(NetworkTransformer):
     def _training_loss(self):
         return CPFLoss(self.tau, self.psi, self.sp, self.sn, self.mu, self.b)
 
-    def _network_ending(self, output, n_classes):
+    def _network_ending(self, loss, n_classes):
         return {"n_components": self.n_components, "unit_length": True}
 
     def _hold_out_classes(self, y, seed):

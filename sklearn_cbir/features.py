@@ -3,7 +3,10 @@
 import warnings
 
 from sklearn_cbir._base import NetworkTransformer
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._network import MultiScale
+from sklearn_cbir._training import ArraySource
+from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir.losses import output_of, takes_soft_targets
 
 
 class CNNFeatureExtractor(NetworkTransformer):
@@ -251,7 +254,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _network_ending(self, output, n_classes):
+    def _network_ending(self, loss, n_classes):
+        output = "features" if loss is None else output_of(loss)
         if output == "bits":
             raise ValueError(
                 f"loss={self.loss!r} learns binary codes. Use DeepHasher(loss={self.loss!r})."

@@ -8,6 +8,7 @@ from torch import nn
 
 from sklearn_cbir._validation import check_integer, resolve
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
+from sklearn_cbir.backbones._enhancement import ENHANCEMENTS
 from sklearn_cbir.backbones._rows import RowTrunk, build_mlp, row_statistics
 from sklearn_cbir.backbones._torchvision import from_torchvision
 from sklearn_cbir.backbones._trunk import Net, Trunk, freeze_batch_norm
@@ -16,6 +17,7 @@ from sklearn_cbir.pooling import POOLINGS
 
 __all__ = [
     "BACKBONES",
+    "ENHANCEMENTS",
     "RowTrunk",
     "Trunk",
     "build_backbone",
@@ -122,7 +124,8 @@ def build_backbone(
     }
     n_dimensions, channels = _probe(net, backbone, image_size)
     pool = _make_pooling(pooling, n_dimensions, backbone)
-    return Trunk(net.features, pool, _pooled_width(pool, n_dimensions, channels), spec)
+    width = _pooled_width(pool, n_dimensions, channels)
+    return Trunk(net.features, pool, width, spec, channels if n_dimensions == 4 else None)
 
 
 def _find(backbone, weights, pooling, image_size):

@@ -40,6 +40,9 @@ class Trunk(nn.Module):
         Arguments of `build_backbone` that build this trunk again, without its
         weights.
 
+    n_channels : int, default=None
+        Channels of the feature maps; None if `features` gives vectors.
+
     Attributes
     ----------
     image_size, resize_size : int or None
@@ -60,12 +63,13 @@ class Trunk(nn.Module):
     torch.Size([2, 256])
     """
 
-    def __init__(self, features, pooling, width, spec):
+    def __init__(self, features, pooling, width, spec, n_channels=None):
         super().__init__()
         self.features = features
         self.pooling = pooling
         self.width = width
         self.spec = spec
+        self.n_channels = n_channels
         self.image_size = spec["image_size"]
         self.resize_size = spec["resize_size"]
         self.frozen_batch_norm = False
@@ -76,8 +80,37 @@ class Trunk(nn.Module):
 
     def forward(self, images):
         """Vectors (n, width) of uint8 images (n, 3, height, width)."""
-        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
-        return self.pooling(self.features(normalized)).float()
+        return self.pool(self.unpooled(images))
+
+    def unpooled(self, images):
+        """Return feature maps, or vectors where the network has none.
+
+        Parameters
+        ----------
+        images : uint8 tensor of shape (n, 3, height, width)
+            As `forward` takes them.
+
+        Returns
+        -------
+        tensor of shape (n, n_channels, h, w) or (n, width)
+            What `features` gives.
+        """
+        return self.features((images.to(self.mean.dtype) - self.mean) / self.std)
+
+    def pool(self, maps):
+        """Return vectors of what `unpooled` gives.
+
+        Parameters
+        ----------
+        maps : tensor of shape (n, n_channels, h, w) or (n, width)
+            Feature maps or vectors.
+
+        Returns
+        -------
+        tensor of shape (n, width), float32
+            What `forward` returns.
+        """
+        return self.pooling(maps).float()
 
     def train(self, mode=True):
         """Switch to training, leaving frozen batch normalization as it is."""

@@ -1,15 +1,18 @@
 """DeepHasher: images or features to binary codes, learned end to end."""
 
 from sklearn_cbir._base import NetworkTransformer
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._network import HASH_LAYERS
+from sklearn_cbir._validation import check_choice, check_integer
+from sklearn_cbir.backbones import ENHANCEMENTS
 from sklearn_cbir.hashing._base import HasherMixin
+from sklearn_cbir.losses import hash_layer_of, output_of
 
 
 class DeepHasher(HasherMixin, NetworkTransformer):
     """Binary codes from a network with a hash layer.
 
-    A linear layer with one output per bit ends the network and the loss makes
-    the signs of its outputs alike for similar images. The default is the loss
+    A layer with one output per bit ends the network and the loss makes the
+    signs of its outputs alike for similar images. The default is the loss
     of deep features enhance and semantic-preserving hashing, DFEH [1]_.
 
     Parameters
@@ -36,6 +39,23 @@ class DeepHasher(HasherMixin, NetworkTransformer):
 
     pooling : {"auto", "avg", "max", "gem"}, default="auto"
         How a feature map becomes a vector; "auto" is the backbone's own way.
+
+    enhance : {None, "se", "cbam", "conv"}, default=None
+        The feature enhancement layer of [1]_, which is only drawn there: what
+        it is and where it stands is inferred. Here it weighs or changes the
+        backbone's last feature map, before it is pooled: "se" weighs the
+        channels (squeeze and excitation [2]_), "cbam" the channels and then
+        the places (convolutional block attention [3]_), "conv" adds two 3 x 3
+        convolutions. It starts as the identity and learns with the new
+        layers. Not used for 2-D rows; needs a `pooling` other than "auto"
+        for networks of torchvision, which pool their maps themselves.
+
+    hash_layer : {"auto", "linear", "divided", "latent"}, default="auto"
+        The last layer. "linear": every bit sees all features. "divided": all
+        features are turned into 50 per bit, and every bit sees its own 50
+        (divide and encode [4]_). "latent": linear, started with biases of 1
+        and small weights, as in [5]_. "auto" is what the loss asks for:
+        "divided" for "dnnh", else "linear".
 
     image_size : int, default=None
         Side in px that images are resized and cropped to; None takes the
@@ -162,6 +182,14 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     ----------
     .. [1] Zhao, Liu. "Leveraging deep features enhance and semantic-
        preserving hashing for image retrieval". Electronics 11(15), 2022.
+    .. [2] J. Hu, L. Shen, G. Sun. "Squeeze-and-excitation networks". CVPR
+       2018.
+    .. [3] S. Woo, J. Park, J.-Y. Lee, I. S. Kweon. "CBAM: convolutional block
+       attention module". ECCV 2018.
+    .. [4] H. Lai, Y. Pan, Y. Liu, S. Yan. "Simultaneous feature learning and
+       hash coding with deep neural networks". CVPR 2015.
+    .. [5] K. Lin, H.-F. Yang, J.-H. Hsiao, C.-S. Chen. "Deep learning of binary
+       hash codes for fast image retrieval". CVPR workshops, 2015.
 
     Examples
     --------
@@ -182,6 +210,8 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         backbone=None,
         weights=None,
         pooling="auto",
+        enhance=None,
+        hash_layer="auto",
         image_size=None,
         mean=None,
         std=None,
@@ -214,6 +244,8 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self.backbone = backbone
         self.weights = weights
         self.pooling = pooling
+        self.enhance = enhance
+        self.hash_layer = hash_layer
         self.image_size = image_size
         self.mean = mean
         self.std = std
@@ -259,13 +291,20 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     def _check_parameters(self):
         super()._check_parameters()
         check_integer(self.n_bits, "n_bits", minimum=1)
+        check_choice(self.enhance, "enhance", [None, *ENHANCEMENTS])
+        check_choice(self.hash_layer, "hash_layer", ["auto", *HASH_LAYERS])
         if self.loss is None:
             raise ValueError("loss=None: codes are learned. Choose a loss, such as loss='dfeh'.")
 
-    def _network_ending(self, output, n_classes):
-        if output == "classes":
+    def _network_ending(self, loss, n_classes):
+        if output_of(loss) == "classes":
             raise ValueError(
                 f"loss={self.loss!r} wants one output per class, DeepHasher has one per bit. Use a "
                 "hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
             )
-        return {"n_components": self.n_bits}
+        return {
+            "n_components": self.n_bits,
+            "hash_layer": hash_layer_of(loss) if self.hash_layer == "auto" else self.hash_layer,
+            # Rows have no feature map.
+            "enhance": None if hasattr(self, "n_features_in_") else self.enhance,
+        }

@@ -2,10 +2,12 @@
 
 `outputs` are (n, d); `y` holds class indices (n,) or rows of 0/1 labels (n, n_labels), and soft
 rows where a loss says ``soft_targets = True``. ``output`` names what the last layer of the network
-must give: "classes", "features" or "bits". A loss that must know all labels beforehand has
-``setup(*, n_outputs, y, generator)``, one that changes as it trains ``start_epoch(epoch,
-n_epochs)``. Any torch module with this signature works as well.
+must give: "classes", "features" or "bits"; ``hash_layer`` how bits are made. A loss that must know
+all labels beforehand has ``setup(*, n_outputs, y, generator)``, one that changes as it trains
+``start_epoch(epoch, n_epochs)``. Any torch module with this signature works as well.
 """
+
+from torch import nn
 
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.losses._classification import (
@@ -29,7 +31,7 @@ from sklearn_cbir.losses._hashing import (
 from sklearn_cbir.losses._likelihood import DCHLoss, DPSHLoss, HashNetLoss
 from sklearn_cbir.losses._lrml import LRMLLoss, ranked_list_loss, staircase_loss
 from sklearn_cbir.losses._pairs import ContrastiveLoss, MultilevelLoss
-from sklearn_cbir.losses._proxy import CPFLoss, cpf_loss
+from sklearn_cbir.losses._proxy import CPF_CONSTANTS, CPFLoss, cpf_loss
 from sklearn_cbir.losses._ranking import DNNHLoss, TripletLoss, triplet_loss
 
 LOSSES = {
@@ -105,12 +107,61 @@ def sampling_of(loss):
     )
 
 
+def hash_layer_of(loss):
+    """How a loss wants its bits made from the features.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``hash_layer`` decides. Without one, the layer
+        is linear.
+
+    Returns
+    -------
+    {"linear", "divided", "latent"}
+        As in `DeepHasher`.
+
+    Examples
+    --------
+    >>> hash_layer_of(DNNHLoss()), hash_layer_of(DSHLoss())
+    ('divided', 'linear')
+    """
+    return check_choice(
+        getattr(loss, "hash_layer", "linear"), "loss.hash_layer", ("linear", "divided", "latent")
+    )
+
+
+def takes_soft_targets(loss):
+    """Whether rows of labels may hold shares of a label, as mixup makes them.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``soft_targets`` decides. Without one, torch's
+        own cross entropies take them and nothing else does.
+
+    Returns
+    -------
+    bool
+        Whether ``loss(outputs, y)`` takes rows of weights from 0 to 1.
+
+    Examples
+    --------
+    >>> takes_soft_targets(CPFLoss()), takes_soft_targets(DSHLoss())
+    (True, False)
+    """
+    default = isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
+    return bool(getattr(loss, "soft_targets", default))
+
+
 __all__ = [
+    "CPF_CONSTANTS",
     "LOSSES",
     "balance_loss",
     "contrastive_loss",
     "cpf_loss",
     "hash_centers",
+    "hash_layer_of",
     "output_of",
     "pair_mean",
     "quantization_loss",
@@ -119,6 +170,7 @@ __all__ = [
     "squared_distances",
     "squared_hinge_loss",
     "staircase_loss",
+    "takes_soft_targets",
     "triplet_loss",
     *(loss.__name__ for loss in LOSSES.values()),
 ]

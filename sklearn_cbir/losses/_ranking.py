@@ -135,10 +135,11 @@ class DNNHLoss(Loss):
     row shares more labels with the anchor than the far one does. The mean is
     over all triplets of the batch.
 
-    This is the loss only. The divide-and-encode module of [1]_, in which every
-    bit sees its own slice of the features, is a network's last layer and not
-    part of it: `DeepHasher` ends in one linear layer over all features, so with
-    this loss it is DNNH without its module.
+    The divide-and-encode module of [1]_, in which every bit sees its own slice
+    of the features, is a network's last layer: `DeepHasher` has one for this
+    loss, which asks for it by ``hash_layer = "divided"``. Unlike in [1]_, the
+    features are 50 per bit made by a linear layer of the pooled maps, not the
+    means of a last convolution's maps.
 
     Parameters
     ----------
@@ -163,6 +164,7 @@ class DNNHLoss(Loss):
     """
 
     output = "bits"
+    hash_layer = "divided"
 
     def __init__(self, margin=1.0, threshold_width=0.5):
         super().__init__()
