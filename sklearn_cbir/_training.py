@@ -151,13 +151,10 @@ class Batches(Dataset):
         inputs = self.source.read(indices, rng)
         if not self.mixup:
             return inputs, torch.from_numpy(self.y[indices])
-        return mix(inputs, torch.from_numpy(self._label_rows(indices)), self.mixup, rng)
-
-    def _label_rows(self, indices):
-        """Return float32 rows (n, n_labels) of labels of either form."""
-        if self.y.ndim == 2:
-            return self.y[indices]
-        return np.eye(self.y.max() + 1, dtype=np.float32)[self.y[indices]]
+        targets = torch.from_numpy(self.y[indices])
+        if targets.ndim == 1:
+            targets = nn.functional.one_hot(targets, int(self.y.max()) + 1).float()
+        return mix(inputs, targets, self.mixup, rng)
 
     def __iter__(self):
         # Loader workers cannot be started from joblib's own workers.

@@ -2,6 +2,8 @@
 
 import warnings
 
+import torch
+
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._network import MultiScale
 from sklearn_cbir._training import ArraySource
@@ -51,6 +53,11 @@ class CNNFeatureExtractor(NetworkTransformer):
         backbone's own size, or for a net of any size the size of the arrays
         and 64 px for files.
 
+    scales : sequence of float, default=(1.0,)
+        `transform` resizes every image by each of these and averages the
+        vectors, as in [2]_ with ``(1, 2**-0.5, 0.5)``; training is not changed.
+        Only for images, and for backbones that take them in these sizes.
+
     mean, std : sequence of 3 floats, default=None
         Normalization of pixels in [0, 1] for a module of your own; None takes
         the backbone's.
@@ -59,6 +66,11 @@ class CNNFeatureExtractor(NetworkTransformer):
         Random changes of training images; "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
         returns one uint8 tensor (3, height, width).
+
+    mixup : float, default=0.0
+        Above 0, training images and their labels are mixed in pairs, by a share
+        drawn from Beta(mixup, mixup). Only for losses that take soft
+        targets, such as "softmax" and "cpf".
 
     head_epochs : int, default=None
         Epochs with the trunk frozen, before `max_epochs` of all of it; None
@@ -174,6 +186,8 @@ class CNNFeatureExtractor(NetworkTransformer):
        retrieval using squared-hinge loss trained convolutional neural
        networks". International Journal of Electrical and Computer Engineering
        13(5), 2023.
+    .. [2] F. Radenović, G. Tolias, O. Chum. "Fine-tuning CNN image retrieval
+       with no human annotation". IEEE TPAMI 41, 2019.
 
     Examples
     --------
@@ -195,9 +209,11 @@ class CNNFeatureExtractor(NetworkTransformer):
         n_components=None,
         normalize=True,
         image_size=None,
+        scales=(1.0,),
         mean=None,
         std=None,
         augment="auto",
+        mixup=0.0,
         head_epochs=None,
         max_epochs=10,
         optimizer="adamw",
@@ -228,9 +244,11 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.n_components = n_components
         self.normalize = normalize
         self.image_size = image_size
+        self.scales = scales
         self.mean = mean
         self.std = std
         self.augment = augment
+        self.mixup = mixup
         self.head_epochs = head_epochs
         self.max_epochs = max_epochs
         self.optimizer = optimizer
@@ -269,6 +287,7 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     def _check_parameters(self):
         super()._check_parameters()
+        self._checked_scales()
         if self.n_components is None:
             return
         check_integer(self.n_components, "n_components", minimum=1)
@@ -278,8 +297,20 @@ class CNNFeatureExtractor(NetworkTransformer):
                 "would stay random. Choose a loss, or put PCA after the extractor."
             )
 
+    def _training_loss(self):
+        loss = super()._training_loss()
+        if self.mixup and loss is not None and not takes_soft_targets(loss):
+            raise ValueError(
+                f"mixup={self.mixup!r} makes shares of labels, which {type(loss).__name__} does "
+                "not take. Use mixup=0.0, or a loss with soft_targets = True, such as "
+                "loss='softmax' or loss='cpf'."
+            )
+        return loss
+
     def _build_network(self, data, loss, y):
         network = super()._build_network(data, loss, y)
+        if self._checked_scales() != (1.0,):
+            self._check_sizes(network, self._source(data, network.trunk, training=False))
         is_random = loss is None and self.weights is None and isinstance(self.backbone, str)
         if is_random and not hasattr(self, "n_features_in_"):
             warnings.warn(
@@ -288,3 +319,43 @@ class CNNFeatureExtractor(NetworkTransformer):
                 stacklevel=4,
             )
         return network
+
+    def _infer(self, network, source):
+        scales = self._checked_scales()
+        if scales != (1.0,):
+            self._check_sizes(network, source)
+            network = MultiScale(network, scales)
+        return super()._infer(network, source)
+
+    def _checked_scales(self):
+        """Return the scales as floats."""
+        try:
+            scales = tuple(check_real(scale, "scales", minimum=1e-3) for scale in self.scales)
+        except (TypeError, ValueError):
+            scales = ()
+        if not scales:
+            raise ValueError(
+                f"scales={self.scales!r} must be a sequence of numbers above 0, such as "
+                "(1.0, 0.7, 0.5)."
+            )
+        return scales
+
+    def _check_sizes(self, network, source):
+        """Raise unless the network takes images at every scale."""
+        if isinstance(source, ArraySource):
+            raise ValueError(
+                f"scales={self.scales!r} resizes images, and X holds 2-D feature rows. Use "
+                "scales=(1.0,)."
+            )
+        height, width = (source.size,) * 2 if source.size else source.images.shape[:2]
+        black = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+        for scale in self._checked_scales():
+            try:
+                with torch.inference_mode():
+                    MultiScale(network.eval(), (scale,)).embed(black.to(network.trunk.mean.device))
+            except (RuntimeError, AssertionError) as error:
+                raise ValueError(
+                    f"The backbone does not take images of {height} x {width} pixels at scale "
+                    f"{scale} ({error}). Use scales=(1.0,), a larger image_size, or "
+                    "another backbone."
+                ) from error

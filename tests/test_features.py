@@ -1,13 +1,17 @@
 """CNNFeatureExtractor: what it gives for every kind of network and loss."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import pairwise_distances
 
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.backbones import build_backbone
 from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.persistence import load, save
 
 # The four networks of the squared-hinge paper with the widths it names, and two later families.
 WIDTHS = {
@@ -126,3 +130,80 @@ def test_a_bad_parameter_is_named(params, culprit):
     extractor = CNNFeatureExtractor("small", weights=None, max_epochs=1).set_params(**params)
     with pytest.raises(ValueError, match=culprit):
         extractor.fit(images, y)
+
+
+# Several scales.
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return make_shapes(40, random_state=0)
+
+
+def small(**params):
+    return CNNFeatureExtractor(
+        "small", **{"weights": None, "max_epochs": 1, "random_state": 0} | params
+    )
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_vectors_of_resized_images_are_averaged(photos, normalize):
+    extractor = small(normalize=normalize, scales=(1, 0.5, 1.5)).fit(*photos)
+    expected = []
+    for image in photos[0][:6]:
+        vectors = []
+        for side in (32, 16, 48):
+            resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
+            with torch.inference_mode():
+                vector = extractor._network.vectors(pixels)[0].numpy()
+            vectors.append(vector / np.linalg.norm(vector) if normalize else vector)
+        mean = np.mean(vectors, axis=0)
+        expected.append(mean / np.linalg.norm(mean) if normalize else mean)
+    # PIL rounds the resized pixels.
+    assert np.allclose(extractor.transform(photos[0][:6]), expected, rtol=0.02, atol=0.005)
+
+
+def test_scales_change_the_transform_and_not_the_training(photos, tmp_path):
+    images, y = photos
+    one = small().fit(images, y)
+    three = small(scales=(1, 2**-0.5, 0.5)).fit(images, y)
+    vectors = three.transform(images)
+    assert vectors.shape == (40, 256)
+    assert vectors.dtype == np.float32
+    assert not np.allclose(vectors, one.transform(images), atol=1e-3)
+    assert np.array_equal(three.set_params(scales=[1]).transform(images), one.transform(images))
+    three.set_params(scales=(1, 2**-0.5, 0.5))
+    assert np.array_equal(pickle.loads(pickle.dumps(three)).transform(images), vectors)
+    save(three, tmp_path / "three.cbir")
+    assert np.array_equal(load(tmp_path / "three.cbir").transform(images), vectors)
+
+
+def test_scales_are_refused_for_rows_and_for_networks_of_one_size(rng):
+    X = rng.normal(size=(12, 4))
+    for loss in (None, "softmax"):
+        extractor = CNNFeatureExtractor(loss=loss, scales=(1, 0.5), max_epochs=1)
+        with pytest.raises(ValueError, match="resizes images, and X holds 2-D feature rows"):
+            extractor.fit(X, np.arange(12) % 3)
+    images, y = make_shapes(8, n_classes=2, image_size=32, random_state=0)
+    trunk = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 8))
+    extractor = CNNFeatureExtractor(trunk, image_size=32, max_epochs=1, batch_size=4)
+    extractor.fit(images, y)
+    with pytest.raises(ValueError, match="does not take images of 32 x 32 pixels at scale 0.5"):
+        extractor.set_params(scales=(1, 0.5)).transform(images)
+    with pytest.raises(ValueError, match="does not take images of 32 x 32 pixels at scale 0.5"):
+        extractor.fit(images, y)
+
+
+@pytest.mark.slow
+def test_scales_are_refused_by_a_vision_transformer():
+    images, y = make_shapes(8, n_classes=2, image_size=32, random_state=0)
+    extractor = CNNFeatureExtractor("vit_b_16", weights=None, image_size=32, scales=(1, 0.5))
+    with pytest.raises(ValueError, match="at scale 0.5 .*Use scales"):
+        extractor.fit(images, y)
+
+
+@pytest.mark.parametrize("scales", [(), (0,), (1, "a"), 0.5, (1, float("nan")), None], ids=str)
+def test_bad_scales_are_named(photos, scales):
+    with pytest.raises(ValueError, match="scales=.* must be a sequence of numbers above 0"):
+        small(scales=scales).fit(*photos)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from loss_cases import MULTIPLE_LABELS, value_and_gradient
 
-from sklearn_cbir.losses import CPFLoss, cpf_loss
+from sklearn_cbir.losses import CPF_CONSTANTS, CPFLoss, cpf_loss
 
 DEFAULTS = {"tau": 0.2, "psi": 0.2, "sp": 1.0, "sn": 1.0, "mu": 0.0}
 CUB = {"tau": 0.38, "psi": 0.2, "sp": 9.0, "sn": 9.0, "mu": 0.0}
@@ -51,6 +51,14 @@ def test_cpf_at_given_cosines(case):
     assert value == pytest.approx(expected, abs=1e-8)
     if expected_gradient is not None:
         np.testing.assert_allclose(gradient, expected_gradient, atol=1e-8)
+
+
+def test_constants_of_the_paper_are_those_of_its_code():
+    given = {"cub": CUB, "cars": CUB, "sop": SOP, "shopee": SHOPEE}
+    assert {name: constants | {"b": 2.0} for name, constants in given.items()} == CPF_CONSTANTS
+    cosines, targets, _, expected, _ = CPF_CASES["soft targets"]
+    value = cpf_loss(torch.tensor(cosines), torch.tensor(targets), **CPF_CONSTANTS["shopee"])
+    assert value.item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("case", sorted(CPF_CASES))

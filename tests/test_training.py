@@ -8,6 +8,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 from sklearn.base import clone
@@ -19,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
 from sklearn_cbir._files import replace_file
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._training import Checkpoint
+from sklearn_cbir._training import Checkpoint, mix
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.losses import DSHLoss, LRMLLoss
@@ -211,6 +212,84 @@ def test_codes_embeddings_rows_and_several_labels_train_from_drawn_batches(sampl
     X, labels = make_blobs(60, 4, centers=6, random_state=0)
     rows = CPFEmbedder(8, **params).fit(X, labels).transform(X)
     assert np.isfinite(rows).all()
+
+
+class SoftLoss(torch.nn.Module):
+    """Cross entropy that keeps the targets it was given."""
+
+    output = "classes"
+    soft_targets = True
+    seen = []
+
+    def forward(self, outputs, y):
+        self.seen.append((self.training, outputs.requires_grad, y.clone()))
+        return torch.nn.functional.cross_entropy(outputs, y)
+
+
+@pytest.mark.parametrize("n", [6, 7])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_mixup_blends_images_and_labels_of_a_pair_by_one_share(n, dtype, rng):
+    images = torch.from_numpy(rng.integers(256, size=(n, 3, 4, 4))).to(dtype)
+    labels = torch.eye(n)
+    mixed, targets = mix(images, labels, 0.35, np.random.default_rng(5))
+    again, _ = mix(images, labels, 0.35, np.random.default_rng(5))
+    assert torch.equal(mixed, again)
+    assert mixed.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    for i in range(n):
+        j = n - 1 - i
+        share = targets[i, i].item() if i != j else 1.0
+        expected = share * images[i].double() + (1 - share) * images[j].double()
+        assert torch.allclose(mixed[i].double(), expected, atol=1e-3)
+        assert targets[i].sum() == pytest.approx(1)
+        assert targets[j, j] == pytest.approx(targets[i, i])
+        assert i == j or targets[i, j] == pytest.approx(1 - share, abs=1e-6)
+
+
+def test_shares_of_mixup_come_from_the_beta_distribution(rng):
+    labels = torch.eye(2)
+    pairs = [mix(labels, labels, 0.35, rng)[1][0, 0].item() for _ in range(2000)]
+    assert scipy.stats.kstest(pairs, scipy.stats.beta(0.35, 0.35).cdf).pvalue > 0.01
+
+
+def test_mixup_reaches_the_loss_in_training_only(shapes):
+    images, y = shapes
+    SoftLoss.seen.clear()
+    fitted = small(loss=SoftLoss(), mixup=0.35, early_stopping=True, validation_fraction=0.25)
+    fitted.fit(images, y)
+    trained = [y for _, with_slope, y in SoftLoss.seen if with_slope]
+    held_out = [y for _, with_slope, y in SoftLoss.seen if not with_slope]
+    assert all(y.shape[1] == 4 and torch.allclose(y.sum(dim=1), torch.ones(1)) for y in trained)
+    assert any(((y > 0.01) & (y < 0.99)).any() for y in trained)
+    assert held_out
+    assert all(y.ndim == 1 for y in held_out)
+
+
+def test_mixup_repeats_with_the_seed_the_workers_and_the_checkpoint(shapes, tmp_path):
+    params = {"loss": "softmax", "mixup": 0.35, "max_epochs": 3}
+    whole = small(**params).fit(*shapes)
+    assert not same(whole, small(**params | {"mixup": 0.0}).fit(*shapes))
+    assert same(whole, small(**params, num_workers=1).fit(*shapes))
+    with pytest.raises(KeyboardInterrupt):
+        small(**params, checkpoint_dir=tmp_path).set_callbacks(_Interrupt()).fit(*shapes)
+    assert same(whole, small(**params, checkpoint_dir=tmp_path).fit(*shapes))
+
+
+def test_mixup_of_rows_embeddings_and_several_labels():
+    X, y = make_blobs(90, 4, centers=6, random_state=0)
+    embedder = CPFEmbedder(8, mixup=0.35, max_epochs=3, random_state=0).fit(X, y)
+    plain = clone(embedder).set_params(mixup=0.0).fit(X, y)
+    assert np.isfinite(embedder.transform(X)).all()
+    assert not np.allclose(embedder.transform(X), plain.transform(X), atol=1e-3)
+    images, y = make_shapes(48, multilabel=True, random_state=0)
+    assert len(small(loss="softmax", mixup=0.35).fit(images, y).history_) == 3
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "lrml"])
+def test_mixup_is_refused_by_losses_without_soft_targets(shapes, loss):
+    with pytest.raises(ValueError, match=r"mixup=0.35 makes shares of labels, which \w+Loss does"):
+        small(loss=loss, mixup=0.35).fit(*shapes)
+    with pytest.raises(ValueError, match="mixup=-1 must be a number of at least 0"):
+        small(loss="softmax", mixup=-1).fit(*shapes)
 
 
 def test_other_data_or_parameters_never_meet_the_wrong_checkpoint(shapes, tmp_path):

@@ -7,6 +7,14 @@ from torch import nn
 from sklearn_cbir._validation import check_real
 from sklearn_cbir.losses._base import Loss, class_targets, count_labels, full_precision
 
+# The paper's values per data set, read from its code; arguments of CPFLoss and CPFEmbedder.
+CPF_CONSTANTS = {
+    "cub": {"tau": 0.38, "psi": 0.2, "sp": 9.0, "sn": 9.0, "mu": 0.0, "b": 2.0},
+    "cars": {"tau": 0.38, "psi": 0.2, "sp": 9.0, "sn": 9.0, "mu": 0.0, "b": 2.0},
+    "sop": {"tau": 0.38, "psi": 0.2, "sp": 3.0, "sn": 8.0, "mu": 1.0, "b": 2.0},
+    "shopee": {"tau": 0.25, "psi": 0.25, "sp": 1.5, "sn": 1.0, "mu": 1.0, "b": 2.0},
+}
+
 
 def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0):
     """Consistent penalizing field of cosines: one minus a soft F1 of the batch.
@@ -56,6 +64,7 @@ class CPFLoss(Loss):
     with weights that grow exponentially with the error. The loss is a ratio
     over the whole batch, not a mean over its rows: it depends on the batch
     size, and gradients of parts of a batch do not add up to that of the whole.
+    ``CPFLoss(**CPF_CONSTANTS["cub"])`` has the values of [1]_ for a data set.
 
     Parameters
     ----------
