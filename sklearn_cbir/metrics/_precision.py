@@ -8,6 +8,7 @@ from sklearn_cbir.metrics._groups import evaluate_groups
 
 __all__ = [
     "map_at_r",
+    "map_c",
     "mean_average_precision",
     "trapezoid_mean_average_precision",
     "weighted_mean_average_precision",
@@ -259,6 +260,74 @@ def map_at_r(
     )
 
 
+def map_c(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Average precision as the code of CPF computes it, to compare with its numbers.
+
+    Unlike `map_at_r`, the query counts as a member of its class: with R relevant
+    items, the first R + 1 results are looked at and the sum is divided by R + 1
+    [1]_. A perfect ranking scores R / (R + 1), not 1. Exclude the query from the
+    ranking all the same.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    ties : {"average", "stable"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to below 1; NaN as in `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] C. Liu, W. She, M. Chen, X. Li, S. X. Yang. "Consistent penalizing field
+       loss for zero-shot image retrieval". Expert Systems with Applications 2024.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import map_c
+    >>> map_c([1], [1, 1, 0], [[0.1, 0.2, 0.3]])  # (1 + 1) / 3
+    0.6666...
+    """
+    return evaluate_groups(
+        lambda groups, k: _average_precision_of_class(groups),
+        y_queries,
+        y_gallery,
+        distances,
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
+
+
 def trapezoid_mean_average_precision(
     y_queries,
     y_gallery,
@@ -350,6 +419,13 @@ def _average_precision(groups, k, denominator):
     if denominator == "min_k":
         divisor = np.minimum(divisor, cutoff)
     return groups.sum(sums) / np.maximum(divisor, 1)
+
+
+def _average_precision_of_class(groups):
+    """Return the average precision of CPF's code, for which the query belongs to its class."""
+    class_size = groups.n_relevant + 1
+    over_relevant = _average_precision(groups, class_size, "relevant")
+    return over_relevant * groups.n_relevant / class_size
 
 
 def _sums_of_ties(groups, tied, inside):
