@@ -29,6 +29,21 @@ def load_cifar10(path, part):
     return images, y.astype(np.int64)
 
 
+def load_cifar10_parts(path):
+    """Return images and labels, training images first, and how many of them train.
+
+    `path` is a file as `load_cifar10` takes it, or the folder in which CIFAR-10 is distributed.
+    """
+    from sklearn_cbir import datasets
+
+    if Path(path).is_dir():
+        images = datasets.load_cifar10(path)
+        return images.data, images.target, len(images.train)
+    parts = [load_cifar10(path, part) for part in ("train", "test")]
+    images, y = (np.concatenate(values) for values in zip(*parts))
+    return images, y, len(parts[0][1])
+
+
 def keep_freed_memory():
     """Start again with glibc told to keep freed blocks.
 

@@ -4,13 +4,19 @@
 
 Every table writes its finished cells to OUT/TABLE.json and does not run them again, so that a run
 that was cut off goes on; at the end it prints a Markdown table. Rates are chosen by the same trials
-for every row, on images that never ask in the end. `--list` says what there is.
+for every row, on images that never ask in the end. WEIGHTS-DIR holds torchvision's state dicts as
+NAME.pt. The tables:
+
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from _data import Cells, keep_freed_memory, load_cifar10
+import numpy as np
+from _data import Cells, keep_freed_memory, load_cifar10_parts
+
+# DFEH ----------------------------------------------------------------------------------------
 
 
 def dfeh_cifar10(cells, options):
@@ -29,20 +35,51 @@ def hashers_cifar10(cells, options):
 
 def dfeh_ablation(cells, options):
     """DFEH's ablations on CIFAR-10: weights, terms, enhancement layer, network."""
+    return _ablation(cells, _cifar10(options, gist=False), options)
+
+
+def dfeh_svhn(cells, options):
+    """DFEH's ablations on SVHN: DATA holds train_32x32.mat and test_32x32.mat."""
+    from _papers import hashing
+
+    from sklearn_cbir.datasets import load_svhn
+
+    digits = load_svhn(options.data)
+    n_train = len(digits.train)
+    task = hashing.task_of(digits.data, digits.target, n_train, options.out, gist=False)
+    return _ablation(cells, task, options)
+
+
+def dfeh_nuswide(cells, options):
+    """DFEH's table on NUS-WIDE: DATA is unpacked as it is distributed."""
+    from _papers import hashing
+
+    from sklearn_cbir.datasets import load_nuswide
+    from sklearn_cbir.model_selection import split_protocol
+
+    photos = load_nuswide(options.data, skip_missing=True)
+    split = split_protocol("nuswide-2100", photos.target, n_queries=options.n_queries)
+    rows = np.concatenate([split.gallery, split.query])
+    images, y = photos.data[rows], photos.target[rows]
+    task = hashing.task_of(images, y, len(split.gallery), options.out)
+    return hashing.run(cells, task, options, hashing.NUSWIDE_PAPER)
+
+
+def _ablation(cells, task, options):
     from _papers import _compare, hashing
 
-    results = hashing.ablations(cells, _cifar10(options, gist=False), options)
+    results = hashing.ablations(cells, task, options)
     return _compare.table(results, ["map"], first="DFEH, 12 bits")
 
 
 def _cifar10(options, **kwargs):
-    import numpy as np
     from _papers import hashing
 
-    images, y = load_cifar10(options.data, "train")
-    test_images, y_test = load_cifar10(options.data, "test")
-    images, y = np.concatenate([images, test_images]), np.concatenate([y, y_test])
-    return hashing.task_of(images, y, len(images) - len(y_test), options.out, **kwargs)
+    images, y, n_train = load_cifar10_parts(options.data)
+    return hashing.task_of(images, y, n_train, options.out, **kwargs)
+
+
+# Squared hinge and LRML ----------------------------------------------------------------------
 
 
 def squared_hinge(cells, options):
@@ -60,6 +97,27 @@ def lrml_photos(cells, options):
     return _compare.table(results, ["map", "precision@10"], first="loss")
 
 
+def lrml_omniglot(cells, options):
+    """LRML's staircase against equal distances and triplets, on unseen alphabets."""
+    from _papers import _compare, lrml
+
+    results = lrml.run_drawings(cells, _drawings(options), options)
+    return _compare.table(results, ["map", "recall@1", "map_at_r"], first="loss")
+
+
+def lrml_places(name, cells, options):
+    """LRML on Oxford5k, Paris6k or Holidays; --train-data holds a folder per place."""
+    from _papers import _compare, places
+
+    from sklearn_cbir.datasets import load_image_folder
+
+    if options.train_data is None:
+        raise SystemExit("--train-data is missing: a folder with one sub-folder of photos a place.")
+    photos = load_image_folder(options.train_data)
+    results = places.run(cells, name, photos, options)
+    return _compare.table(results, places.COLUMNS, first="loss")
+
+
 def _photos(options):
     from _papers import squared_hinge
 
@@ -69,16 +127,82 @@ def _photos(options):
     return squared_hinge.task_of(train, load_image_folder(options.data / "validation"))
 
 
-def lrml_omniglot(cells, options):
-    """LRML's staircase against equal distances and triplets, on unseen alphabets."""
-    from _papers import _compare, lrml
+# Multi-level similarity ----------------------------------------------------------------------
 
-    results = lrml.run_drawings(cells, _drawings(options), options)
-    return _compare.table(results, ["map", "recall@1", "map_at_r"], first="loss")
+
+def multi_label_mosaics(cells, options):
+    """Multi-level similarity against binary similarity, on mosaics of four CIFAR-10 images."""
+    from _papers import multi_label
+
+    images, y, n_train = load_cifar10_parts(options.data)
+    parts = (images[:n_train], y[:n_train]), (images[n_train:], y[n_train:])
+    n = min(1000, len(parts[1][1]) // 10)  # of the images that ask, four a query
+    task = multi_label.mosaic_task(*parts, n_train=10 * n, n_gallery=6 * n, n_queries=n)
+    return _multi_label(cells, task, options)
+
+
+def multi_label_photos(load, protocol, cells, options):
+    """Multi-level similarity against binary similarity, on NUS-WIDE or MIRFLICKR-25K."""
+    from _papers import multi_label
+
+    from sklearn_cbir import datasets
+    from sklearn_cbir.model_selection import split_protocol
+
+    photos = getattr(datasets, load)(options.data)
+    numbers = {"n_queries": options.n_queries, "n_train": options.n_train}
+    split = split_protocol(protocol, photos.target, **numbers)
+    task = multi_label.task_of(photos.data, photos.target, split.train, split.gallery, split.query)
+    weights = options.weights_dir and _weights(options)
+    size = {"image_size": options.image_size, "weights": weights}
+    return _multi_label(cells, task, options, **size)
+
+
+def _multi_label(cells, task, options, **settings):
+    from _papers import _compare, multi_label
+
+    results = multi_label.run(cells, task, options, settings)
+    return _compare.table(results, multi_label.COLUMNS, first="similarity")
+
+
+# Zero-shot -----------------------------------------------------------------------------------
+
+
+def zero_shot_omniglot(cells, options):
+    """CPF against other losses on alphabets that were never trained on."""
+    settings = {"backbone": options.backbone, "weights": None, "augment": "crop"}
+    return _zero_shot(cells, _drawings(options), options, settings | {"autocast": True})
+
+
+def zero_shot_products(load, constants, cells, options):
+    """CPF against other losses on unseen classes of CUB-200, Cars196, SOP or Shopee."""
+    from _papers import zero_shot
+
+    from sklearn_cbir import datasets
+    from sklearn_cbir.losses import CPF_CONSTANTS
+    from sklearn_cbir.model_selection import ClassDisjointKFold, split_protocol
+
+    photos = getattr(datasets, load)(options.data)
+    if load == "load_shopee":
+        folds = ClassDisjointKFold(5, shuffle=True, random_state=0)
+        unseen_rows = next(folds.split(photos.data, photos.target))[1]
+    else:
+        test = {"test": photos.test} if load == "load_sop" else {}
+        unseen_rows = split_protocol("zero-shot", photos.target, **test).query
+    unseen = np.isin(np.arange(len(photos.target)), unseen_rows)
+    task = zero_shot.task_of(photos.data, photos.target, unseen)
+    settings = {"backbone": options.backbone, "image_size": options.image_size}
+    settings["weights"] = _weights(options)
+    return _zero_shot(cells, task, options, settings, CPF_CONSTANTS[constants])
+
+
+def _zero_shot(cells, task, options, settings, constants=None):
+    from _papers import _compare, zero_shot
+
+    results = zero_shot.run(cells, task, options, settings, constants)
+    return _compare.table(results, zero_shot.COLUMNS, first="loss")
 
 
 def _drawings(options):
-    import numpy as np
     from _papers import zero_shot
 
     from sklearn_cbir.datasets import load_drawings
@@ -88,47 +212,69 @@ def _drawings(options):
     return zero_shot.task_of(drawings.data, drawings.target, unseen)
 
 
-def zero_shot_omniglot(cells, options):
-    """CPF against other losses on alphabets that were never trained on."""
-    from _papers import _compare, zero_shot
+def _weights(options):
+    """Return the path of the pretrained weights of the table's network."""
+    from _papers import squared_hinge
 
-    task = _drawings(options)
-    settings = {"backbone": options.backbone, "weights": None, "augment": "crop", "autocast": True}
-    results = zero_shot.run(cells, task, options, settings)
-    return _compare.table(results, zero_shot.COLUMNS, first="loss")
+    found = squared_hinge.find_weights(options.weights_dir, options.backbone)
+    if found is None:
+        raise SystemExit(
+            f"No {options.backbone}*.pt in --weights-dir={options.weights_dir}. Put torchvision's "
+            "state dict of it there."
+        )
+    return str(found)
 
 
-def multi_label_mosaics(cells, options):
-    """Multi-level similarity against binary similarity, on mosaics of four CIFAR-10 images."""
-    from _papers import _compare, multi_label
-
-    parts = load_cifar10(options.data, "train"), load_cifar10(options.data, "test")
-    results = multi_label.run(cells, multi_label.mosaic_task(*parts), options, {})
-    return _compare.table(results, multi_label.COLUMNS, first="similarity")
-
+# The command ---------------------------------------------------------------------------------
 
 PHOTOS = {"epochs": 8, "seeds": 3, "image_size": 128}
+CODES = {"epochs": 15, "seeds": 1, "backbone": "small"}
+DRAWINGS = {"epochs": 30, "seeds": 5, "backbone": "small"}
+UNSEEN = {"epochs": 100, "seeds": 5, "backbone": "resnet34", "image_size": 224}
+SEVERAL = {"epochs": 20, "seeds": 3, "backbone": "resnet50", "image_size": 224}
+PLACES = {"epochs": 20, "seeds": 3, "image_size": 362}
 TABLES = {
     "squared-hinge": (squared_hinge, PHOTOS),
-    "lrml-photos": (lrml_photos, PHOTOS),
-    "lrml-omniglot": (lrml_omniglot, {"epochs": 30, "seeds": 3, "backbone": "small"}),
-    "dfeh-cifar10": (dfeh_cifar10, {"epochs": 12, "seeds": 1, "backbone": "small"}),
-    "multi-label-mosaics": (multi_label_mosaics, {"epochs": 12, "seeds": 2, "backbone": "small"}),
-    "zero-shot-omniglot": (zero_shot_omniglot, {"epochs": 30, "seeds": 5, "backbone": "small"}),
+    "dfeh-cifar10": (dfeh_cifar10, CODES | {"epochs": 12}),
+    "dfeh-ablation": (dfeh_ablation, CODES),
+    "dfeh-svhn": (dfeh_svhn, CODES),
+    "dfeh-nuswide": (dfeh_nuswide, CODES | {"image_size": 64}),
     "hashers-cifar10": (hashers_cifar10, {"seeds": 3}),
-    "dfeh-ablation": (dfeh_ablation, {"epochs": 15, "seeds": 1, "backbone": "small"}),
+    "multi-label-mosaics": (multi_label_mosaics, {"epochs": 12, "seeds": 2, "backbone": "small"}),
+    "multi-label-nuswide": (partial(multi_label_photos, "load_nuswide", "nuswide-5k"), SEVERAL),
+    "multi-label-mirflickr": (partial(multi_label_photos, "load_mirflickr", "mirflickr"), SEVERAL),
+    "zero-shot-omniglot": (zero_shot_omniglot, DRAWINGS),
+    "zero-shot-cub": (partial(zero_shot_products, "load_cub", "cub"), UNSEEN),
+    "zero-shot-cars": (partial(zero_shot_products, "load_cars", "cars"), UNSEEN),
+    "zero-shot-sop": (partial(zero_shot_products, "load_sop", "sop"), UNSEEN),
+    "zero-shot-shopee": (partial(zero_shot_products, "load_shopee", "shopee"), UNSEEN),
+    "lrml-photos": (lrml_photos, PHOTOS),
+    "lrml-omniglot": (lrml_omniglot, DRAWINGS | {"seeds": 3}),
+    "lrml-oxford5k": (partial(lrml_places, "oxford5k"), PLACES),
+    "lrml-paris6k": (partial(lrml_places, "paris6k"), PLACES),
+    "lrml-holidays": (partial(lrml_places, "holidays"), PLACES),
 }
 
 
+def _summary(function):
+    return getattr(function, "func", function).__doc__.splitlines()[0]
+
+
 def parse(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    lines = [f"  {name:<22}{_summary(function)}" for name, (function, _) in TABLES.items()]
+    parser = argparse.ArgumentParser(
+        description=__doc__ + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("table", choices=TABLES, help="which comparison")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights-dir", type=Path, help="folder of NAME*.pt state dicts")
     parser.add_argument("--full", action="store_true", help="every length, network and variant")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    for name, kind in (("epochs", int), ("seeds", int), ("image-size", int), ("backbone", str)):
-        parser.add_argument(f"--{name}", type=kind, help="instead of the table's own")
+    parser.add_argument("--train-data", type=Path, help="labelled places, for lrml-oxford5k etc.")
+    for name in ("epochs", "seeds", "image-size", "n-queries", "n-train"):
+        parser.add_argument(f"--{name}", type=int, help="instead of the table's own")
+    parser.add_argument("--backbone", help="instead of the table's own")
     parser.add_argument("--rates", type=float, nargs="+", help="instead of the table's grid")
     options = parser.parse_args(arguments)
     for name, value in TABLES[options.table][1].items():

@@ -53,6 +53,14 @@ CIFAR10_PAPER = {
     "dsh": (0.6776, 0.7213, 0.7465, 0.7568),
     "dfeh": (0.6753, 0.7216, 0.7641, 0.7864),
 }
+NUSWIDE_PAPER = {
+    "LSH": (0.3329, 0.3392, 0.3450, 0.3474),
+    "ITQ": (0.3425, 0.3464, 0.3522, 0.3576),
+    "KSH": (0.4331, 0.4592, 0.4695, 0.4692),
+    "dpsh": (0.5652, 0.5743, 0.5876, 0.5881),
+    "dsh": (0.5601, 0.5783, 0.5814, 0.5877),
+    "dfeh": (0.5674, 0.5788, 0.5863, 0.5921),
+}
 
 
 def classical(kind, *, bits, seed, **unused):
@@ -114,7 +122,7 @@ def _gist(images, out):
 
 def run(cells, task, options, paper):
     """Fill the table: every method at 48 bits; DFEH, DSH and the quick ones at every length."""
-    shared = {"backbone": options.backbone, "checkpoints": options.out / "checkpoints"}
+    shared = _shared(options)
     tuning = shared | {"epochs": min(options.epochs, TRIAL_EPOCHS)}
     final = shared | {"epochs": options.epochs}
     quick = [Row(name, partial(classical, name), features="gist") for name in CLASSICAL]
@@ -136,6 +144,15 @@ def run(cells, task, options, paper):
             )
             results[row.name, bits] = found[row.name]
     return report(results, paper)
+
+
+def _shared(options):
+    """Return the settings of all networks."""
+    return {
+        "backbone": options.backbone,
+        "image_size": options.image_size,
+        "checkpoints": options.out / "checkpoints",
+    }
 
 
 def report(results, paper):
@@ -195,13 +212,8 @@ def _fit(row, task):
 
 def ablations(cells, task, options):
     """Return DFEH's ablations on the tuning part: weights, terms, network and pair weight."""
-    settings = {
-        "bits": 12,
-        "lr": (options.rates or (3e-3,))[0],
-        "epochs": options.epochs,
-        "backbone": options.backbone,
-        "checkpoints": options.out / "checkpoints",
-    }
+    lr = (options.rates or (1e-2,))[0]
+    settings = _shared(options) | {"bits": 12, "lr": lr, "epochs": options.epochs}
     rows = [Row("all terms, weights 0.01", partial(deep, DFEHLoss()))]
     for weight in (0.0, 0.001, 0.1):
         loss = DFEHLoss(quantization_weight=weight, balance_weight=weight)

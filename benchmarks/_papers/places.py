@@ -1,0 +1,106 @@
+"""LRML on photos of places: Oxford5k, Paris6k and Holidays, with their own protocols."""
+
+from functools import partial
+
+import numpy as np
+
+from _papers import squared_hinge
+from _papers._compare import Part, Row, Task, choose_rate
+from _papers.lrml import LOSSES
+from sklearn_cbir.datasets import crop_images, load_holidays, load_oxford5k, load_paris6k
+from sklearn_cbir.metrics import mean_average_precision, trapezoid_mean_average_precision
+from sklearn_cbir.model_selection import split_protocol
+from sklearn_cbir.whitening import LearnedWhitening
+
+SCALES = (1.0, 2**-0.5, 0.5)
+RATES = (1e-4, 3e-4, 1e-3)
+COLUMNS = ("map", "map_whitened")
+
+
+def buildings(load, folder):
+    """Return gallery, queries and the official score: junk is not ranked, trapezoids."""
+    data = load(folder)
+
+    def score(distances):
+        return trapezoid_mean_average_precision(
+            data.query_target, data.target, distances, exclude=data.junk
+        )
+
+    return data.data, lambda: crop_images(data.query_data, data.query_boxes), score
+
+
+def holidays(folder):
+    """Return gallery, queries and the score: the query itself is not ranked."""
+    data = load_holidays(folder)
+    split = split_protocol("holidays", data.target)
+    y_queries, y = data.target[split.query], data.target[split.gallery]
+
+    def score(distances):
+        return mean_average_precision(y_queries, y, distances, exclude=split.exclude)
+
+    return data.data[split.gallery], lambda: data.data[split.query], score
+
+
+PLACES = {
+    "oxford5k": partial(buildings, load_oxford5k),
+    "paris6k": partial(buildings, load_paris6k),
+    "holidays": holidays,
+}
+
+
+def training_task(photos):
+    """Return the task that rates are chosen on: a third of the training photos asks the rest."""
+    rows = np.random.default_rng(0).permutation(len(photos.data))
+    asking, kept = np.split(rows, [len(rows) // 3])
+    return Task(
+        inputs={"images": photos.data},
+        y=photos.target,
+        tuning=Part(kept, kept, asking),
+        final=Part(rows, rows),
+    )
+
+
+def measure(make, photos, place, settings):
+    """Train on labelled places and score others, as they are and whitened by the training set."""
+    gallery, read_queries, score = place
+    network = make(**settings).fit(photos.data, photos.target)
+    rows, queries = network.transform(gallery), network.transform(read_queries())
+    whitening = LearnedWhitening().fit(network.transform(photos.data), photos.target)
+    return {
+        "map": float(score(1 - queries @ rows.T)),
+        "map_whitened": float(
+            score(1 - whitening.transform(queries) @ whitening.transform(rows).T)
+        ),
+        "losses": [round(epoch["loss"], 5) for epoch in network.history_],
+    }
+
+
+def run(cells, name, photos, options):
+    """Fill the table: every loss with GeM pooling and three scales, with and without whitening."""
+    place = PLACES[name](options.data)
+    ((backbone, weights), *_) = squared_hinge.networks(options).items()
+    network = partial(
+        squared_hinge.extractor, backbone=backbone, weights=weights, pooling="gem", scales=SCALES
+    )
+    budgets = squared_hinge.settings_of(options)
+    rows = [Row("untrained", partial(network, None))]
+    rows += [
+        Row(loss, partial(network, LOSSES[loss], sampling="mined"), options.rates or RATES)
+        for loss in LOSSES
+    ]
+    results = {}
+    for row in rows:
+        lr = choose_rate(cells, row, training_task(photos), "", budgets["tuning"])
+        at = {} if lr is None else {"lr": lr}
+        results[row.name] = [
+            cells.run(
+                f"{row.name} {at}, seed {seed}",
+                measure,
+                row.make,
+                photos,
+                place,
+                budgets["final"] | {"seed": seed} | at,
+            )
+            for seed in range(options.seeds if at else 1)
+        ]
+    return results
