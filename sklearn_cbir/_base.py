@@ -49,8 +49,8 @@ FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
 N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
-# They change where or how loudly a fit runs, not what comes out of it.
-_NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir"}
+# They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
+_NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales"}
 
 
 class NetworkTransformer(

@@ -195,6 +195,15 @@ def test_scales_are_refused_for_rows_and_for_networks_of_one_size(rng):
         extractor.fit(images, y)
 
 
+def test_other_scales_go_on_from_the_same_checkpoint(photos, tmp_path):
+    one = small(checkpoint_dir=tmp_path).fit(*photos)
+    two = small(checkpoint_dir=tmp_path, scales=(1, 0.5)).fit(*photos)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert np.array_equal(
+        two.set_params(scales=(1,)).transform(photos[0]), one.transform(photos[0])
+    )
+
+
 @pytest.mark.slow
 def test_scales_are_refused_by_a_vision_transformer():
     images, y = make_shapes(8, n_classes=2, image_size=32, random_state=0)
