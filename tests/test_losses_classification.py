@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from loss_cases import MULTIPLE_LABELS, N_OUTPUTS, label_sets, make_outputs, value_and_gradient
+from loss_cases import (
+    MULTIPLE_LABELS,
+    N_OUTPUTS,
+    SINGLE_LABELS,
+    label_sets,
+    make_outputs,
+    value_and_gradient,
+)
 
 from sklearn_cbir.losses import SoftmaxLoss, SquaredHingeLoss
 
@@ -32,6 +39,8 @@ def test_softmax_takes_soft_rows():
         ("ovr_mean", 1.22333333, [[0, 0.5, 0], [0.4, -0.43333333, 0.46666667]]),
         # 1 + s_j - s_y = 1.5 and 1.7 in the second row only: (2.25 + 2.89) / 2, slopes 1.5 and 1.7
         ("crammer_singer", 2.57, [[0, 0, 0], [1.5, -3.2, 1.7]]),
+        # the larger one only: 2.89 / 2
+        ("crammer_singer_max", 1.445, [[0, 0, 0], [0, -1.7, 1.7]]),
     ],
 )
 def test_squared_hinge_at_given_scores(form, value, gradient):
@@ -41,7 +50,10 @@ def test_squared_hinge_at_given_scores(form, value, gradient):
     np.testing.assert_allclose(got[1], gradient, atol=1e-8)
 
 
-@pytest.mark.parametrize(("form", "value"), [("ovr", 3), ("ovr_mean", 1), ("crammer_singer", 2)])
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [("ovr", 3), ("ovr_mean", 1), ("crammer_singer", 2), ("crammer_singer_max", 1)],
+)
 def test_squared_hinge_of_zero_scores_counts_the_terms(form, value):
     assert SquaredHingeLoss(form)(torch.zeros(5, 3), torch.tensor([0, 1, 2, 0, 1])) == value
 
@@ -55,15 +67,48 @@ def test_squared_hinge_beyond_the_margin_is_flat(form):
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_crammer_singer_with_several_labels_compares_every_right_with_every_wrong_class():
+@pytest.mark.parametrize(
+    ("form", "combine"), [("crammer_singer", sum), ("crammer_singer_max", max)]
+)
+def test_crammer_singer_with_several_labels_compares_every_right_with_wrong_classes(form, combine):
     scores, y = make_outputs(), MULTIPLE_LABELS
     total = 0
     for row, own in zip(scores.tolist(), label_sets(y)):
+        wrong = set(range(N_OUTPUTS)) - own
         for right in own:
-            for wrong in set(range(N_OUTPUTS)) - own:
-                total += max(0, 1 + row[wrong] - row[right]) ** 2
-    loss = SquaredHingeLoss("crammer_singer")(scores, y)
-    assert loss.item() == pytest.approx(total / len(scores))
+            total += combine(max(0, 1 + row[j] - row[right]) ** 2 for j in wrong)
+    assert SquaredHingeLoss(form)(scores, y).item() == pytest.approx(total / len(scores))
+
+
+@pytest.mark.parametrize("form", ["crammer_singer", "crammer_singer_max"])
+def test_crammer_singer_costs_nothing_where_all_or_no_classes_are_right(form):
+    scores = make_outputs(2).requires_grad_()
+    loss = SquaredHingeLoss(form)(scores, torch.tensor([[0.0] * 4, [1.0] * 4]))
+    loss.backward()
+    assert loss == 0
+    assert (scores.grad == 0).all()
+
+
+@pytest.mark.parametrize("form", ["ovr", "ovr_mean"])
+@pytest.mark.parametrize("class_weight", ["balanced", [1.0, 10.0, 0.5, 3.0]], ids=str)
+@pytest.mark.parametrize("y", [SINGLE_LABELS, MULTIPLE_LABELS], ids=["single", "multiple"])
+def test_class_weight_in_plain_loops(form, class_weight, y):
+    scores, sets = make_outputs(), label_sets(y)
+    loss = SquaredHingeLoss(form, class_weight).double()
+    loss.setup(n_outputs=N_OUTPUTS, y=y)
+    total = 0
+    for row, own in zip(scores.tolist(), sets):
+        for c, score in enumerate(row):
+            n_own = sum(c in other for other in sets)
+            if class_weight == "balanced":
+                weight = len(sets) / (2 * (n_own if c in own else len(sets) - n_own))
+            else:
+                weight = class_weight[c] if c in own else 1
+            total += weight * max(0, 1 - (1 if c in own else -1) * score) ** 2
+    expected = total / len(sets) / (N_OUTPUTS if form == "ovr_mean" else 1)
+    assert loss(scores, y).item() == pytest.approx(expected)
+    point = scores.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: loss(s, y), (point,))
 
 
 def test_balanced_class_weight_gives_a_class_and_its_rest_equal_weight():
@@ -84,8 +129,9 @@ def test_class_weight_scales_the_terms_of_a_rows_own_class():
 
 
 def test_bad_class_weights_raise():
-    with pytest.raises(ValueError, match="no meaning with form='crammer_singer'"):
-        SquaredHingeLoss("crammer_singer", class_weight="balanced")
+    for form in ("crammer_singer", "crammer_singer_max"):
+        with pytest.raises(ValueError, match=f"no meaning with form='{form}'"):
+            SquaredHingeLoss(form, class_weight="balanced")
     with pytest.raises(ValueError, match="class_weight='even' is not known"):
         SquaredHingeLoss(class_weight="even")
     with pytest.raises(ValueError, match=r"shape \(2,\), but there are 3 classes"):

@@ -71,6 +71,31 @@ def test_a_row_with_two_labels_is_shared_out_between_them():
         torch.testing.assert_close(both, (each[0] + each[1]) / 2)
 
 
+def test_terms_of_ssdh_add_to_dlbhc():
+    y = torch.tensor([0, 1])
+    plain, both = (set_up(DLBHCLoss(*weights), y, 2).double() for weights in ((), (2.0, 3.0)))
+    # sigmoid(log(3)) = 0.75 and sigmoid(-log(3)) = 0.25; 0.25 - 0.0625 for each of the four.
+    three = math.log(3)
+    outputs = torch.tensor([[three, three], [three, -three]], dtype=torch.float64)
+    added = both(outputs, y) - plain(outputs, y)
+    # Means 0.75 and 0.5 of the rows.
+    assert added.item() == pytest.approx(2 * 0.1875 + 3 * (0.0625 + 0) / 2)
+
+
+def test_terms_of_ssdh_in_plain_loops():
+    outputs = make_outputs()
+    losses = [set_up(DLBHCLoss(*w), SINGLE_LABELS, 4).double() for w in ((), (1, 0), (0, 1))]
+    plain, quantized, balanced = (loss(outputs, SINGLE_LABELS).item() for loss in losses)
+    codes = [[1 / (1 + math.exp(-u)) for u in row] for row in outputs.tolist()]
+    spread = sum(0.25 - (h - 0.5) ** 2 for row in codes for h in row) / outputs.numel()
+    balance = sum((sum(row) / 4 - 0.5) ** 2 for row in codes) / len(codes)
+    assert quantized - plain == pytest.approx(spread)
+    assert balanced - plain == pytest.approx(balance)
+    point = outputs.clone().requires_grad_()
+    loss = set_up(DLBHCLoss(1, 1), SINGLE_LABELS, 4).double()
+    assert torch.autograd.gradcheck(lambda u: loss(u, SINGLE_LABELS), (point,))
+
+
 # Codes of the classes.
 
 

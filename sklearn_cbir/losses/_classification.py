@@ -77,18 +77,20 @@ class SquaredHingeLoss(Loss):
 
     Parameters
     ----------
-    form : {"ovr", "ovr_mean", "crammer_singer"}, default="ovr"
+    form : {"ovr", "ovr_mean", "crammer_singer", "crammer_singer_max"}, \
+            default="ovr"
         One class against the rest, summed over the classes, as in [2]_; the
         same averaged over the classes, as Keras does; or the difference to
-        the score of the right class, ``max(0, 1 + s_j - s_y) ** 2`` summed
-        over the wrong classes j. Which one [1]_ uses is not known.
+        the score of the right class, ``max(0, 1 + s_j - s_y) ** 2``, summed
+        over the wrong classes j or for the worst of them. Which one [1]_ uses
+        is not known.
 
     class_weight : None, "balanced" or array-like of shape (n_classes,), \
             default=None
         Weight of the term of a row's own class. "balanced" weighs, for every
         class, its rows and all other rows alike, as scikit-learn does for
-        two classes: with many classes the others outvote the one. Not for
-        "crammer_singer".
+        two classes: with many classes the others outvote the one. For the
+        forms of one class against the rest only.
 
     References
     ----------
@@ -111,10 +113,10 @@ class SquaredHingeLoss(Loss):
 
     def __init__(self, form="ovr", class_weight=None):
         super().__init__()
-        self.form = check_choice(form, "form", ("ovr", "ovr_mean", "crammer_singer"))
-        if form == "crammer_singer" and class_weight is not None:
+        self.form = check_choice(form, "form", ("ovr", "ovr_mean", *_CRAMMER_SINGER))
+        if form in _CRAMMER_SINGER and class_weight is not None:
             raise ValueError(
-                f"class_weight={class_weight!r} has no meaning with form='crammer_singer'. "
+                f"class_weight={class_weight!r} has no meaning with form={form!r}. "
                 "Use form='ovr', or class_weight=None."
             )
         if isinstance(class_weight, str):
@@ -149,8 +151,8 @@ class SquaredHingeLoss(Loss):
         """Mean over rows of scores (n, n_classes)."""
         outputs = full_precision(outputs)
         targets = class_targets(y, outputs.shape[1], outputs.dtype)
-        if self.form == "crammer_singer":
-            return _crammer_singer(outputs, targets)
+        if self.form in _CRAMMER_SINGER:
+            return _CRAMMER_SINGER[self.form](_wrong_against_right(outputs, targets))
         loss = squared_hinge_loss(outputs, targets, self._weights(outputs, targets))
         return loss / outputs.shape[1] if self.form == "ovr_mean" else loss
 
@@ -176,11 +178,18 @@ class SquaredHingeLoss(Loss):
         return targets * own + (1 - targets) * other
 
 
-def _crammer_singer(scores, targets):
-    """Squared hinge of every wrong class against every right one."""
-    margins = F.relu(1 + scores[:, None, :] - scores[:, :, None])  # (n, right, wrong)
+def _wrong_against_right(scores, targets):
+    """Squared hinge of every wrong class against every right one, (n, right, wrong)."""
+    margins = F.relu(1 + scores[:, None, :] - scores[:, :, None])
     pairs = targets[:, :, None] * (1 - targets)[:, None, :]
-    return (pairs * margins.square()).sum(dim=(1, 2)).mean()
+    return pairs * margins.square()
+
+
+# Mean over rows and sum over right classes: of all wrong classes, or of the worst.
+_CRAMMER_SINGER = {
+    "crammer_singer": lambda costs: costs.sum(dim=(1, 2)).mean(),
+    "crammer_singer_max": lambda costs: costs.amax(dim=2).sum(dim=1).mean(),
+}
 
 
 # What torch's own losses expect from the last layer when they are given class indices or 0/1 rows.

@@ -56,7 +56,22 @@ class DLBHCLoss(_ClassifierLoss):
     cross entropy and dropped afterwards. Only the loss: [1]_ ranks the images of a
     Hamming radius again by another layer's features. Unlike in [1]_, which has
     one class per image, rows of 0/1 labels are shared out evenly among their
-    labels; a row without labels costs nothing.
+    labels; a row without labels costs nothing there. [1]_ starts the hash layer
+    with biases of 1 and small weights and gives the classifier ten times the
+    rate: ``DeepHasher(loss="dlbhc", hash_layer="latent", loss_lr=10 * lr)``.
+
+    The two weights add the terms of SSDH, which the authors gave the method
+    later [2]_; there both are 1.
+
+    Parameters
+    ----------
+    quantization_weight : float, default=0.0
+        Weight of the mean of ``0.25 - (h - 0.5) ** 2`` for sigmoid outputs h,
+        which is 0 where they are 0 or 1.
+
+    balance_weight : float, default=0.0
+        Weight of the mean over rows of ``(mean(h) - 0.5) ** 2``: as many ones
+        as zeros in each code.
 
     Attributes
     ----------
@@ -70,6 +85,9 @@ class DLBHCLoss(_ClassifierLoss):
     ----------
     .. [1] K. Lin, H.-F. Yang, J.-H. Hsiao, C.-S. Chen. "Deep learning of binary
        hash codes for fast image retrieval". CVPR workshops, 2015.
+    .. [2] H.-F. Yang, K. Lin, C.-S. Chen. "Supervised learning of semantics-
+       preserving hash via deep convolutional neural networks". IEEE TPAMI 40,
+       2018.
 
     Examples
     --------
@@ -81,8 +99,10 @@ class DLBHCLoss(_ClassifierLoss):
     0.127
     """
 
-    def __init__(self):
+    def __init__(self, quantization_weight=0.0, balance_weight=0.0):
         super().__init__()
+        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.balance_weight = check_real(balance_weight, "balance_weight", minimum=0)
         self.register_parameter("bias", None)
 
     def setup(self, *, n_outputs, y, generator=None):
@@ -106,7 +126,13 @@ class DLBHCLoss(_ClassifierLoss):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.bias)
         codes = torch.sigmoid(full_precision(outputs))
-        return self._classification(codes, y, self.bias.to(codes.dtype))
+        quantization = (0.25 - (codes - 0.5).square()).mean()
+        balance = (codes.mean(dim=1) - 0.5).square().mean()
+        return (
+            self._classification(codes, y, self.bias.to(codes.dtype))
+            + self.quantization_weight * quantization
+            + self.balance_weight * balance
+        )
 
 
 class GreedyHashLoss(_ClassifierLoss):
