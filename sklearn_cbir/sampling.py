@@ -254,23 +254,23 @@ def _hardest_negatives(y_queries, queries, y_pool, pool, n_negatives):
     order = np.argsort(class_of, kind="stable")
     starts = np.searchsorted(class_of[order], np.arange(len(classes)))
     ends = np.append(starts[1:], len(order))
+    pool = pool[order]
     lengths = np.einsum("ij,ij->i", pool, pool)
+    n_negatives = min(n_negatives, len(classes))
     found = []
     step = max(1, PAIRS_AT_ONCE // len(pool))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
         # Squared distances but for the query's own length, which no order depends on.
-        distances = (lengths - 2 * queries[part] @ pool.T)[:, order]
+        distances = lengths - 2 * queries[part] @ pool.T
         nearest = np.minimum.reduceat(distances, starts, axis=1)  # (n_queries, n_classes)
         nearest[shared_labels(y_queries[part], classes) > 0] = np.inf
-        for row, of_class in zip(distances, nearest):
-            chosen = np.argsort(of_class, kind="stable")[:n_negatives]
+        hardest = np.argpartition(nearest, n_negatives - 1, axis=1)[:, :n_negatives]
+        for row, of_class, chosen in zip(distances, nearest, hardest):
             chosen = chosen[np.isfinite(of_class[chosen])]
-            found.append(
-                order[[starts[c] + np.argmin(row[starts[c] : ends[c]]) for c in chosen]]
-                if len(chosen)
-                else order[:0]
-            )
+            chosen = chosen[np.argsort(of_class[chosen], kind="stable")]
+            places = [starts[c] + np.argmin(row[starts[c] : ends[c]]) for c in chosen]
+            found.append(order[np.array(places, dtype=np.int64)])
     return found
 
 
