@@ -94,7 +94,9 @@ class LRMLLoss(Loss):
 
     A batch has a tuple for every ordered pair of rows that share a label: their
     mean is what a positive drawn at random costs on average. Unlike in [2]_,
-    whose positives are drawn and whose negatives come from a pool.
+    whose positives are drawn and whose negatives come from a pool: with
+    ``sampling="mined"`` an estimator makes batches of such tuples, and what else
+    shares a batch with them counts too.
 
     Parameters
     ----------
