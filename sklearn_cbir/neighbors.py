@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_cbir._labels import check_labels
 from sklearn_cbir._validation import check_choice, check_integer, check_real, progress_bar
 from sklearn_cbir.index._checking import check_rows
-from sklearn_cbir.index._engines import ENGINES, choose_algorithm
+from sklearn_cbir.index._engines import ENGINES, STORED, choose_algorithm
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, ProcessLock, check_ids
 from sklearn_cbir.index._search import (
     score_queries,
@@ -20,12 +20,14 @@ from sklearn_cbir.index._search import (
     summarize_scores,
     warn_of_copies,
 )
+from sklearn_cbir.index._stored import check_file
 from sklearn_cbir.metrics import mean_over_queries, parse_metric
 from sklearn_cbir.reranking import resolve_reranker
 
 __all__ = ["NeighborsRetriever"]
 
 METRICS = ("cosine", "euclidean", "hamming")
+STORAGES = ("copy", "float16", "memory_map")
 STATE_FORMAT = 1  # of what is pickled
 CHANGING = ProcessLock()  # held while a gallery is replaced
 
@@ -61,6 +63,13 @@ class NeighborsRetriever(
         ``"auto"`` takes the graph for floats beyond 20,000 rows and
         5,000,000 numbers. `score` and `radius_neighbors` are exact always, so in
         a search over parameters ``"exact"`` saves building graphs.
+
+    storage : {"copy", "float16", "memory_map"}, default="copy"
+        How floats that are searched exactly are held. ``"float16"`` rounds the
+        gallery to half precision, in half the memory, and compares it in float32.
+        ``"memory_map"`` searches a file block by block: `fit` takes its path or
+        ``numpy.load(path, mmap_mode="r")``, and a pickle its path. The file must
+        stay as it is.
 
     rerank : str or callable, default=None
         Reorders the first `rerank_depth` results of every query: a key of
@@ -142,6 +151,7 @@ class NeighborsRetriever(
         *,
         metric="cosine",
         algorithm="auto",
+        storage="copy",
         rerank=None,
         rerank_depth=100,
         scoring="map",
@@ -154,6 +164,7 @@ class NeighborsRetriever(
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.algorithm = algorithm
+        self.storage = storage
         self.rerank = rerank
         self.rerank_depth = rerank_depth
         self.scoring = scoring
@@ -169,8 +180,9 @@ class NeighborsRetriever(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows to search, copied. Floats, or {0, 1} under the Hamming distance.
+        X : array-like of shape (n_samples, n_features), or path
+            Rows to search, copied. Floats, or {0, 1} under the Hamming distance. The
+            path of a ``.npy`` file only with ``storage="memory_map"``.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
             Labels that `score` needs: one per row, or 0/1 columns.
@@ -189,7 +201,7 @@ class NeighborsRetriever(
         before = vars(self).copy()
         try:
             context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            X = check_rows(self, X, self.metric)
+            X = self._check_gallery(X)
             ids = GalleryIds(ids, len(X))
             labels = None if y is None else GalleryLabels(y, len(X))
             engine = self._new_engine(*X.shape).build(X)
@@ -230,7 +242,8 @@ class NeighborsRetriever(
             ids = gallery.ids.add(ids, len(X))
             labels = None if y is None else gallery.labels.add(y, len(X))
             engine = gallery.engine.add(X)
-            if engine is engine.exact and self._algorithm(len(engine), X.shape[1]) != "exact":
+            exact = engine.exact is engine and engine.in_memory
+            if exact and self._algorithm(len(engine), X.shape[1]) != "exact":
                 engine = self._new_engine(len(engine), X.shape[1]).build_on(engine)
             self._gallery = Gallery(gallery.metric, engine, ids, labels)
         return self
@@ -536,6 +549,13 @@ class NeighborsRetriever(
                 f"algorithm={self.algorithm!r} does not search binary codes. Exact search is "
                 "faster for them: use 'auto' or 'exact'."
             )
+        check_choice(self.storage, "storage", STORAGES)
+        is_exact = self.metric != "hamming" and self.algorithm in ("auto", "exact")
+        if self.storage != "copy" and not is_exact:
+            raise ValueError(
+                f"storage={self.storage!r} is for floats that are searched exactly, not for "
+                f"metric={self.metric!r} with algorithm={self.algorithm!r}. Use 'copy'."
+            )
         check_integer(self.rerank_depth, "rerank_depth", minimum=1)
         resolve_reranker(self.rerank, self.metric)
         if self.expected_queries is not None:
@@ -543,14 +563,26 @@ class NeighborsRetriever(
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
         parse_metric(self.scoring)
 
+    def _check_gallery(self, X):
+        """Return the rows to fit: finite numbers, codes, or a file that is not read yet."""
+        if self.storage == "memory_map":
+            return check_file(self, X)
+        if self.storage == "float16":
+            return check_rows(self, X, self.metric, dtype=(np.float32,))
+        return check_rows(self, X, self.metric)
+
     def _algorithm(self, n_rows, n_features):
         """Return the name of the algorithm for a gallery of this size."""
+        if self.storage != "copy":
+            return "exact"
         if self.algorithm != "auto":
             return self.algorithm
         return choose_algorithm(self.metric, n_rows, n_features, self.expected_queries)
 
     def _new_engine(self, n_rows, n_features):
         """Return an empty engine for a gallery of this size."""
+        if self.storage != "copy":
+            return STORED[self.metric]()
         return ENGINES[self._algorithm(n_rows, n_features)](
             self.metric,
             n_neighbors=self.n_neighbors,

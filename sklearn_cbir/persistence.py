@@ -168,7 +168,7 @@ def load(path):
                 return _Decoder(archive).estimator()
         except _Refused as error:
             raise ValueError(f"{str(path)!r} {error}") from error
-        except MemoryError:
+        except (MemoryError, OSError):  # a file that a gallery is in may be gone
             raise
         except Exception as error:
             raise ValueError(

@@ -4,12 +4,12 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 
-def check_rows(estimator, X, metric, engine=None):
+def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)):
     """Return `X` as finite floats of the engine's type, or as it is for codes."""
     if metric == "hamming":
         # uint8 stays uint8; the engine names what is neither 0 nor 1.
         return validate_data(estimator, X, reset=engine is None, ensure_all_finite=False)
-    dtype = [np.float64, np.float32] if engine is None else engine.rows.dtype
+    dtype = list(dtype) if engine is None else engine.rows.dtype
     with np.errstate(over="ignore", invalid="ignore"):
         X = validate_data(estimator, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
     check_finite(X)

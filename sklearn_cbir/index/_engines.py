@@ -4,8 +4,10 @@ from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._hamming import HammingEngine
 from sklearn_cbir.index._nndescent import NNDescentEngine
+from sklearn_cbir.index._stored import StoredCosineEngine, StoredEuclideanEngine
 
 EXACT = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
+STORED = {"cosine": StoredCosineEngine, "euclidean": StoredEuclideanEngine}
 # Up to either of these, comparing with every row is fast enough for anybody.
 EXACT_UP_TO_ROWS = 20_000
 EXACT_UP_TO_NUMBERS = 5_000_000

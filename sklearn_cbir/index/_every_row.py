@@ -10,6 +10,7 @@ class EveryRow:
 
     name = "exact"
     recall = 1.0
+    in_memory = True  # every row, as it is compared
 
     def build(self, rows):
         """Hold a copy of `rows`, in the form in which they are compared."""
@@ -34,6 +35,10 @@ class EveryRow:
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
         return self._with(np.delete(self.rows, positions, axis=0))
+
+    def as_held(self, queries):
+        """Return queries as they would be if they were rows of the gallery."""
+        return queries
 
     def _with(self, rows):
         """Return an engine like this one over other rows."""

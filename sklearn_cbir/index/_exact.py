@@ -121,12 +121,7 @@ class CosineEngine(ExactEngine):
 
     def encode(self, rows):
         """Return rows of unit length; zero rows stay zero."""
-        # Divided by their peaks, squares cannot over- or underflow.
-        peaks = np.maximum(rows.max(axis=1, keepdims=True), -rows.min(axis=1, keepdims=True))
-        rows = rows / np.where(peaks > 0, peaks, 1)
-        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-        rows /= np.where(lengths > 0, lengths, 1)
-        return rows
+        return unit_rows(rows)
 
     def _affinity(self, queries, part):
         return queries @ self.rows[part].T
@@ -167,10 +162,13 @@ class EuclideanEngine(ExactEngine):
 
     def build(self, rows):
         """Hold a copy of `rows`, scaled if their squares would leave the range."""
-        peak = float(max(rows.max(), -rows.min()))
+        self._fit_range(float(max(rows.max(), -rows.min())))
+        return super().build(rows)
+
+    def _fit_range(self, peak):
+        """Choose the scale for rows of which no number exceeds `peak`."""
         if peak > 0 and not 1e-6 < peak < 1e6:
             self.scale = 2.0 ** -np.clip(np.frexp(peak)[1], -1000, 1000)
-        return super().build(rows)
 
     def encode(self, rows):
         """Return a copy of the rows in C order, scaled."""
@@ -266,6 +264,25 @@ class _Nearest:
         else:
             self.floor = np.full(len(best), -np.inf, dtype=best.dtype)
         self.best = best
+
+
+def unit_rows(rows):
+    """Return rows of unit length; zero rows stay zero."""
+    rows = rows / row_peaks(rows)  # squares can neither over- nor underflow now
+    rows /= row_lengths(rows)
+    return rows
+
+
+def row_peaks(rows):
+    """Return the largest number of every row, in size, (n, 1); 1 for zero rows."""
+    found = np.maximum(rows.max(axis=1, keepdims=True), -rows.min(axis=1, keepdims=True))
+    return np.where(found > 0, found, 1)
+
+
+def row_lengths(rows):
+    """Return the length of every row, (n, 1), of which the peak is 1; 1 for zero rows."""
+    found = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return np.where(found > 0, found, 1)
 
 
 def _lengths(difference):

@@ -96,7 +96,7 @@ class FullRanking:
 def warn_of_copies(engine, queries):
     """Warn if most queries are in the gallery too, so that they find themselves."""
     keys = row_keys(engine.rows)
-    share = np.isin(row_keys(queries), keys).mean()
+    share = np.isin(row_keys(engine.exact.as_held(queries)), keys).mean()
     expected = 0.0
     if engine.rows.dtype.kind == "u":
         # Different images may well have one code: then those of the gallery share theirs as often.

@@ -1,0 +1,377 @@
+"""Exact search over rows that are not held as they are compared: in half precision, in a file."""
+
+import hashlib
+import mmap
+import os
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils.validation import validate_data
+
+from sklearn_cbir.index._checking import check_finite
+from sklearn_cbir.index._exact import (
+    CosineEngine,
+    EuclideanEngine,
+    row_lengths,
+    row_peaks,
+    unit_rows,
+)
+from sklearn_cbir.index._rows import row_blocks
+
+# Queries that share one reading of the rows, if the working memory allows.
+QUERIES_AT_ONCE = 1024
+ROWS_AT_ONCE = 2**14
+# Where the largest number of a gallery is put: 16 times larger ones still fit into half precision.
+HALF_EXPONENT = 12
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+class StoredRows:
+    """Rows as they are compared, made when they are asked for; stands in for an array of them."""
+
+    ndim = 2
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.shape, self.dtype = engine.store.shape, engine.store.dtype
+        self.itemsize = self.dtype.itemsize
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, part):
+        if isinstance(part, slice):
+            return self._engine.read(part)
+        positions = np.asarray(part)
+        if positions.dtype == bool:
+            positions = np.flatnonzero(positions)
+        found = self._engine.read(positions.ravel())
+        return found.reshape(*positions.shape, self.shape[1])
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
+
+class StoredEngine:
+    """What exact engines share that read their rows block by block.
+
+    A subclass owes `_norms_of(rows)`, numbers that are computed once per row, (n_numbers, n),
+    and `_compared(rows, part)`, which turns rows of the store into those that are compared.
+    """
+
+    in_memory = False
+
+    def build(self, rows):
+        """Hold rows in half precision, or a file of them, whose numbers are checked here."""
+        is_file = isinstance(rows, RowFile)
+        self.store = rows if is_file else HalfRows(rows, unit=self.metric == "cosine")
+        peak = 0.0
+        for part in self._parts():
+            rows = self.store[part]
+            check_finite(rows, first=part.start)
+            peak = max(peak, float(rows.max()), -float(rows.min()))
+        self._fit_range(peak)
+        return self
+
+    @property
+    def rows(self):
+        """The gallery, as it is compared."""
+        return StoredRows(self)
+
+    def read(self, part):
+        """Return some rows as they are compared."""
+        return self._compared(self.store[part], part)
+
+    def as_held(self, queries):
+        """Return queries as they would be if they were rows of the gallery."""
+        if not self.store.rounds:
+            return queries
+        scale = queries.dtype.type(self.scale)
+        return self.encode(self.store.rounded(queries / scale))
+
+    def add(self, rows):
+        """Return an engine with `rows` appended."""
+        engine = self._with_store(self.store.add(rows))
+        if "_cached_norms" in vars(self):
+            new = engine._norms_of(engine.store[len(self) :])
+            engine._cached_norms = np.concatenate([self._cached_norms, new], axis=1)
+        return engine
+
+    def remove(self, positions):
+        """Return an engine without the rows at `positions`."""
+        engine = self._with_store(self.store.remove(positions))
+        if "_cached_norms" in vars(self):
+            engine._cached_norms = np.delete(self._cached_norms, positions, axis=1)
+        return engine
+
+    def _with_store(self, store):
+        engine = object.__new__(type(self))
+        vars(engine).update(self.__getstate__())
+        engine.store = store
+        return engine
+
+    def _parts(self):
+        """Yield slices of rows that fit into the working memory."""
+        return row_blocks(*self.store.shape, itemsize=32, largest=ROWS_AT_ONCE)
+
+    def _norms(self):
+        """Return what is computed once per row, (n_numbers, n)."""
+        if "_cached_norms" not in vars(self):
+            parts = [self._norms_of(self.store[part]) for part in self._parts()]
+            self._cached_norms = np.concatenate(parts, axis=1)
+        return self._cached_norms
+
+    def _blocks(self, n_queries):
+        """Yield blocks of many queries: all of a block share one reading of the rows."""
+        tile = self._tile(QUERIES_AT_ONCE)
+        return row_blocks(n_queries, tile, itemsize=32, largest=QUERIES_AT_ONCE)
+
+    def _tile(self, n_queries):
+        """Return how many rows are read and screened at once."""
+        budget = get_config()["working_memory"] * 2**20 / 4
+        fitting = int(budget // (self.store.shape[1] * self.store.dtype.itemsize))
+        return max(1, min(super()._tile(n_queries), fitting))
+
+    def _affinity(self, queries, part):
+        """Return affinities to a slice of the rows, few of which are in memory at once."""
+        start, stop, _ = part.indices(len(self))
+        tile = self._tile(max(1, len(queries)))
+        if stop - start <= tile:
+            return super()._affinity(queries, slice(start, stop))
+        affinity = np.empty((len(queries), stop - start), dtype=self.store.dtype)
+        for first in range(start, stop, tile):
+            piece = slice(first, min(first + tile, stop))
+            affinity[:, piece.start - start : piece.stop - start] = super()._affinity(
+                queries, piece
+            )
+        return affinity
+
+
+class StoredCosineEngine(StoredEngine, CosineEngine):
+    """Stored rows under the cosine distance: the factors that make them unit rows are kept."""
+
+    scale = 1.0
+
+    def _fit_range(self, peak):
+        """Do nothing: any row can be made a unit row."""
+
+    def _norms_of(self, rows):
+        largest = row_peaks(rows)
+        return np.hstack([largest, row_lengths(rows / largest), ~rows.any(axis=1, keepdims=True)]).T
+
+    def _compared(self, rows, part):
+        largest, length, _ = self._norms()[:, part]
+        rows /= largest[:, None]
+        rows /= length[:, None]
+        return rows
+
+    def _empty_rows(self):
+        return self._norms()[2] > 0
+
+
+class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
+    """Stored rows under the Euclidean distance; half their squared lengths are kept."""
+
+    def _norms_of(self, rows):
+        rows = self._compared(rows, None)
+        return np.einsum("ij,ij->i", rows, rows)[None] / 2
+
+    def _compared(self, rows, part):
+        if self.scale != 1:
+            rows *= rows.dtype.type(self.scale)
+        return rows
+
+    def _half_squares(self):
+        return self._norms()[0]
+
+
+class HalfRows:
+    """Rows in half precision, which are float32 when they are read."""
+
+    dtype = np.dtype(np.float32)
+    rounds = True
+
+    def __init__(self, rows, *, unit):
+        self.unit = unit
+        peak = 1.0 if unit else float(max(rows.max(), -rows.min()))
+        exponent = HALF_EXPONENT - np.frexp(peak)[1] if peak > 0 else 0
+        self.factor = 2.0 ** min(int(exponent), 140)  # its inverse is a float32
+        self.values = self._halved(rows)
+
+    @property
+    def shape(self):
+        """Number of rows and of columns."""
+        return self.values.shape
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, part):
+        rows = self.values[part].astype(np.float32)
+        rows *= np.float32(1 / self.factor)
+        return rows
+
+    def rounded(self, rows):
+        """Return rows as they would be read if they were stored."""
+        return self._with(self._halved(rows))[:]
+
+    def add(self, rows):
+        """Return a store with `rows` appended."""
+        return self._with(np.concatenate([self.values, self._halved(rows)]))
+
+    def remove(self, positions):
+        """Return a store without the rows at `positions`."""
+        return self._with(np.delete(self.values, positions, axis=0))
+
+    def _halved(self, rows):
+        values = np.empty(rows.shape, dtype=np.float16)
+        for part in row_blocks(*rows.shape, itemsize=32, largest=ROWS_AT_ONCE):
+            block = unit_rows(rows[part]) if self.unit else rows[part]
+            scaled = np.multiply(block, self.factor, dtype=np.float64)
+            if np.abs(scaled).max() > HALF_MAX:
+                raise ValueError(
+                    f"X holds {np.abs(block).max():.3g}, more than half precision can hold beside "
+                    f"this gallery: {HALF_MAX / self.factor:.3g}. Fit again with all rows."
+                )
+            values[part] = scaled
+        return values
+
+    def _with(self, values):
+        store = object.__new__(HalfRows)
+        store.unit, store.factor, store.values = self.unit, self.factor, values
+        return store
+
+
+class RowFile:
+    """Rows of a file that are read when they are asked for, some left out, new ones behind them.
+
+    What is pickled is where they are and how to know them again, never the rows of the file.
+    """
+
+    rounds = False
+
+    def __init__(self, array):
+        self.path = os.path.abspath(array.filename)
+        self.offset, self.file_dtype, self.file_shape = array.offset, array.dtype.str, array.shape
+        self.order = "C" if array.flags.c_contiguous else "F"
+        status = os.stat(self.path)
+        self.size, self.modified = status.st_size, status.st_mtime_ns
+        self.digest = _digest(self.path)
+        self.numbers = None  # of the rows in the file, or behind it; None is all of the file
+        self.added = np.empty((0, array.shape[1]), dtype=self.dtype)
+        self._open()
+
+    def __getstate__(self):
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        modified = self._status().st_mtime_ns
+        if modified != self.modified:
+            if _digest(self.path) != self.digest:
+                raise self._changed()
+            self.modified = modified
+        self._open()
+
+    @property
+    def dtype(self):
+        """Type of the rows as they are read: float32 if it holds all numbers of the file."""
+        return np.result_type(np.dtype(self.file_dtype).newbyteorder("="), np.float32)
+
+    @property
+    def shape(self):
+        """Number of rows and of columns."""
+        return len(self), self.file_shape[1]
+
+    def __len__(self):
+        return self.file_shape[0] if self.numbers is None else len(self.numbers)
+
+    def __getitem__(self, part):
+        if self._status().st_mtime_ns != self.modified:
+            raise self._changed()
+        if self.numbers is None:
+            rows = np.array(self._in_file[part], dtype=self.dtype, order="C")
+        else:
+            numbers = self.numbers[part]
+            in_file = numbers < self.file_shape[0]
+            rows = np.empty((len(numbers), self.file_shape[1]), dtype=self.dtype)
+            rows[in_file] = self._in_file[numbers[in_file]]
+            rows[~in_file] = self.added[numbers[~in_file] - self.file_shape[0]]
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)  # or what was read counts as our memory
+        return rows
+
+    def add(self, rows):
+        """Return a store with `rows` appended, in memory."""
+        first = self.file_shape[0] + len(self.added)
+        new = np.arange(first, first + len(rows))
+        return self._with(np.r_[self._numbers(), new], np.concatenate([self.added, rows]))
+
+    def remove(self, positions):
+        """Return a store without the rows at `positions`; the file stays as it is."""
+        return self._with(np.delete(self._numbers(), positions), self.added)
+
+    def _numbers(self):
+        return np.arange(self.file_shape[0]) if self.numbers is None else self.numbers
+
+    def _with(self, numbers, added):
+        store = object.__new__(RowFile)
+        vars(store).update(vars(self))
+        store.numbers, store.added = numbers, added
+        return store
+
+    def _open(self):
+        with open(self.path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._in_file = np.ndarray(
+            self.file_shape, self.file_dtype, self._map, self.offset, order=self.order
+        )
+
+    def _status(self):
+        """Return the status of the file, if it is there and of the length that it had."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"The rows of this gallery are in {self.path!r}, which is not there. Put the file "
+                "back, or fit again with another."
+            ) from error
+        if status.st_size != self.size:
+            raise self._changed()
+        return status
+
+    def _changed(self):
+        return OSError(
+            f"{self.path!r} has changed since this gallery was fitted on it. Put the file back as "
+            "it was, or fit again."
+        )
+
+
+def check_file(estimator, X):
+    """Return the rows that a path or a memory map of a user stands for; none is read."""
+    array = open_rows(X)
+    validate_data(estimator, array, reset=True, dtype=None, ensure_all_finite=False)
+    return RowFile(array)
+
+
+def open_rows(X):
+    """Return the memory map that a path or an array of a user stands for."""
+    if isinstance(X, (str, os.PathLike)):
+        try:
+            X = np.lib.format.open_memmap(X, mode="r")
+        except ValueError as error:
+            raise ValueError(f"X={str(X)!r} is no .npy file of numbers ({error}).") from error
+    way = "Pass the path of a .npy file, or what numpy.load(path, mmap_mode='r') returns."
+    if not isinstance(X, np.memmap) or X.filename is None:
+        raise ValueError(f"storage='memory_map' searches rows in a file; X is in memory. {way}")
+    if X.mode == "c":
+        raise ValueError(f"X is a memory map of mode 'c', whose changes are not in its file. {way}")
+    if not isinstance(X.base, mmap.mmap) or X.dtype.kind not in "buif":
+        raise ValueError(f"X is a part of a memory map, or holds no numbers: {X.dtype}. {way}")
+    return X
+
+
+def _digest(path):
+    """Return a fingerprint of the content of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
