@@ -10,6 +10,7 @@ from sklearn_cbir.backbones import BACKBONES
 from sklearn_cbir.index import ENGINES
 from sklearn_cbir.losses import LOSSES
 from sklearn_cbir.metrics import METRICS
+from sklearn_cbir.model_selection import PROTOCOLS
 from sklearn_cbir.pooling import POOLINGS
 from sklearn_cbir.reranking import RERANKERS
 
@@ -69,12 +70,13 @@ def test_every_page_is_in_a_table_of_contents():
     [
         ("losses", LOSSES),
         ("metrics", METRICS),
+        ("datasets", PROTOCOLS),
         ("backbones", BACKBONES),
         ("backbones", POOLINGS),
         ("search_engines", ENGINES),
         ("reranking", RERANKERS),
     ],
-    ids=["losses", "metrics", "backbones", "poolings", "engines", "rerankers"],
+    ids=["losses", "metrics", "protocols", "backbones", "poolings", "engines", "rerankers"],
 )
 def test_guide_names_everything_in_the_table(page, table):
     text = (DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")

@@ -249,7 +249,7 @@ def best_f1_radius(radii, curve, *, y_queries=None):
 def per_class_thresholds(
     y_queries, y_gallery, distances, *, radii=None, radius=None, max_results=None, exclude=None
 ):
-    """Find the best radius of every class, how far they spread, and what one radius costs.
+    """Find the best radius of every class, and how far they spread.
 
     One threshold serves all classes as well as their best radii lie close to each
     other: [1]_ claims that its loss makes the spread shrink. Choose the one
