@@ -442,10 +442,10 @@ def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
     """Run the epochs of one phase until one of them stops the run."""
     for epoch in epochs:
         torch.manual_seed(derived_seed(seed, epoch))
+        started = time.perf_counter()
         batches.start_epoch(epoch, embed)
         if hasattr(run.loss, "start_epoch"):
             run.loss.start_epoch(epoch, net.settings.head_epochs + net.settings.max_epochs)
-        started = time.perf_counter()
         # Not partial_fit: that one swallows Ctrl-C.
         net.fit_loop(batches, epochs=1)
         net.check_weights()

@@ -131,8 +131,8 @@ class CPFEmbedder(NetworkTransformer):
         or 5.
 
     n_per_class : int, default=2
-        Images of a class in a balanced batch; None means an equal share of
-        the batch for every class, but at least 4.
+        Images of a class in a balanced or class-random batch; None means an
+        equal share of the batch for every class, but at least 4.
 
     pool_size : int, default=20000
         At most so many training images, drawn anew for every epoch, are

@@ -14,7 +14,15 @@ from loss_cases import (
     make_outputs,
 )
 
-from sklearn_cbir.losses import LOSSES, CPFLoss, DFEHLoss, SoftmaxLoss, output_of, sampling_of
+from sklearn_cbir.losses import (
+    LOSSES,
+    CPFLoss,
+    DFEHLoss,
+    SoftmaxLoss,
+    output_of,
+    sampling_of,
+    takes_soft_targets,
+)
 
 NAMES = sorted(LOSSES)
 # Detached weights and a straight-through step: their own tests freeze or replace them.
@@ -422,6 +430,17 @@ def test_losses_that_compare_rows_sample_balanced_batches():
     assert sampling_of(CPFLoss()) == "balanced"
     one_by_one = {"softmax", "squared_hinge", "cnnh", "dlbhc", "greedyhash", "csq", "orthohash"}
     assert {name for name in NAMES if sampling_of(LOSSES[name]()) == "uniform"} == one_by_one
+
+
+def test_losses_that_say_so_take_shares_of_labels():
+    y = MULTIPLE_LABELS.double() * 0.5
+    soft = {name for name in NAMES if takes_soft_targets(LOSSES[name]())}
+    assert soft == {"softmax", "cpf"}
+    for name in soft:
+        assert torch.isfinite(make_loss(name)(make_outputs(), y))
+    assert takes_soft_targets(torch.nn.CrossEntropyLoss())
+    assert not takes_soft_targets(torch.nn.MultiMarginLoss())
+    assert not takes_soft_targets(lambda outputs, y: outputs.sum())
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if hasattr(LOSSES[n], "setup")])
