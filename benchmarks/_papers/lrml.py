@@ -13,6 +13,8 @@ LOSSES = {
     "ranked list": LRMLLoss("ranked_list"),
 }
 
+RATES = (1e-3, 1e-2)  # on photos
+
 
 def run_photos(cells, task, options):
     """Fill the table on photos: a pretrained network, GeM pooling, its own features."""
@@ -21,7 +23,7 @@ def run_photos(cells, task, options):
         Row(
             name,
             partial(squared_hinge.extractor, loss, backbone, weights, pooling="gem"),
-            options.rates or squared_hinge.RATES[:3],
+            options.rates or RATES,
         )
         for name, loss in LOSSES.items()
     ]

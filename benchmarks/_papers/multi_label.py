@@ -9,7 +9,7 @@ from sklearn_cbir import DeepHasher
 from sklearn_cbir.losses import MultilevelLoss
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-COLUMNS = ("map", "ndcg@100", "acg@100", "weighted_map")
+COLUMNS = ("map", "ndcg@100", "acg@100", "wmap")
 LOSSES = {
     "binary similarity": MultilevelLoss(similarity="binary"),
     "multi-level, IDHN form": MultilevelLoss("idhn"),
@@ -33,7 +33,7 @@ def mosaics(images, y, n, *, repeats, seed):
     return joined, labels.astype(np.uint8)
 
 
-def mosaic_task(train, test, *, n_train=10_000, n_gallery=6_000, n_queries=1_000):
+def mosaic_task(train, test, *, n_train, n_gallery, n_queries):
     """Return the task on mosaics: those that ask and are searched show images never trained on."""
     images, y = train
     test_images, y_test = test
