@@ -6,7 +6,12 @@ import numpy as np
 
 from _papers._compare import Part, Row, Task, compare
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder
-from sklearn_cbir.metrics import best_f1_radius, threshold_f1, threshold_f1_curve
+from sklearn_cbir.metrics import (
+    best_f1_radius,
+    per_class_thresholds,
+    threshold_f1,
+    threshold_f1_curve,
+)
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 COMPONENTS = 128
@@ -67,25 +72,23 @@ def task_of(images, y, unseen):
 
 def thresholds(task, part, estimator):
     """Return what one threshold, chosen on other classes, is worth, and how classes differ."""
-    chosen, _ = best_f1_radius(RADII, _curve(task, task.tuning.gallery, estimator)[0])
-    curve, y, distances = _curve(task, part.gallery, estimator)
-    own = np.eye(len(y), dtype=bool)
-    best = [RADII[curve[y == label].mean(axis=0).argmax()] for label in np.unique(y)]
+    own, y, distances = _compared(task, task.tuning.gallery, estimator)
+    curve = threshold_f1_curve(y, y, distances, radii=RADII, exclude=own)
+    radius, _ = best_f1_radius(RADII, curve)
+    own, y, distances = _compared(task, part.gallery, estimator)
+    per_class = per_class_thresholds(y, y, distances, radii=RADII, radius=radius, exclude=own)
     return {
-        "threshold": float(1 - chosen),
-        "threshold_f1": float(threshold_f1(y, y, distances, radius=chosen, exclude=own)),
-        "threshold_f1_at_best": float(curve.mean(axis=0).max()),
-        "threshold_spread": float(np.std(best)),
+        "threshold": float(1 - radius),
+        "threshold_f1": float(threshold_f1(y, y, distances, radius=radius, exclude=own)),
+        "threshold_spread": per_class.spread,
     }
 
 
-def _curve(task, rows, estimator):
-    """Return F1 by query and radius, the labels and the cosine distances."""
+def _compared(task, rows, estimator):
+    """Return which pairs are one image, the labels and the cosine distances."""
     embeddings = estimator.transform(task.take("images", rows))
     distances = np.clip(1 - embeddings @ embeddings.T, 0, 2)
-    y = task.y[rows]
-    curve = threshold_f1_curve(y, y, distances, radii=RADII, exclude=np.eye(len(y), dtype=bool))
-    return curve, y, distances
+    return np.eye(len(rows), dtype=bool), task.y[rows], distances
 
 
 def run(cells, task, options, settings, constants=None):
