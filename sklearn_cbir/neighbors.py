@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_cbir._labels import check_labels
 from sklearn_cbir._validation import check_choice, check_integer, check_real, progress_bar
 from sklearn_cbir.index._checking import check_rows
-from sklearn_cbir.index._engines import ENGINES, STORED, choose_algorithm
+from sklearn_cbir.index._engines import ENGINES, EXTERNAL, STORED, choose_algorithm
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, ProcessLock, check_ids
 from sklearn_cbir.index._search import (
     score_queries,
@@ -55,11 +55,12 @@ class NeighborsRetriever(
         and anything. ``"hamming"`` takes rows of {0, 1} and counts the bits that
         differ (scikit-learn's gives the fraction).
 
-    algorithm : {"auto", "exact", "nndescent", "faiss"}, default="auto"
+    algorithm : {"auto", "exact", "nndescent", "faiss", "milvus"}, default="auto"
         How neighbors are found. ``"exact"`` compares with every row.
         ``"nndescent"`` searches a graph [1]_, approximately, which pays for large
         galleries and many queries: it compiles for some 20 seconds in every
         process. ``"faiss"`` is ready in a second and needs the extra ``[faiss]``.
+        ``"milvus"`` keeps the rows at `uri` and is exact; it needs ``[milvus]``.
         ``"auto"`` takes the graph for floats beyond 20,000 rows and
         5,000,000 numbers. `score` and `radius_neighbors` are exact always, so in
         a search over parameters ``"exact"`` saves building graphs.
@@ -100,8 +101,18 @@ class NeighborsRetriever(
     random_state : int, RandomState instance or None, default=None
         Seed of the index.
 
+    uri : str, default=None
+        Where ``algorithm="milvus"`` keeps the rows: a local file that ends in ``.db``, or
+        the address of a server or cluster such as ``"http://127.0.0.1:19530"``. Its
+        token is read from the environment variable ``MILVUS_TOKEN``.
+
+    collection : str, default=None
+        Beginning of the name of the collection there; None means ``"sklearn_cbir"``.
+        Every `fit` makes a new one. It is dropped when the retriever goes, and kept
+        for good once the retriever was pickled or saved.
+
     verbose : int, default=0
-        Above 0, `score` shows its progress.
+        Above 0, `score` shows its progress, and so does what is sent to `uri`.
 
     Attributes
     ----------
@@ -113,7 +124,10 @@ class NeighborsRetriever(
         Label of every gallery row; None if it was fitted without.
 
     algorithm_ : str
-        The algorithm in use: ``"exact"``, or a key of `algorithm` that is approximate.
+        The algorithm in use: ``"exact"`` or a key of `algorithm`.
+
+    collection_ : str
+        Name of the collection at `uri`; only with ``algorithm="milvus"``.
 
     recall_ : float
         Share of the true neighbors that the algorithm found for rows that the
@@ -159,6 +173,8 @@ class NeighborsRetriever(
         recall_target=0.95,
         n_jobs=None,
         random_state=None,
+        uri=None,
+        collection=None,
         verbose=0,
     ):
         self.n_neighbors = n_neighbors
@@ -172,6 +188,8 @@ class NeighborsRetriever(
         self.recall_target = recall_target
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.uri = uri
+        self.collection = collection
         self.verbose = verbose
 
     @with_callbacks
@@ -507,6 +525,11 @@ class NeighborsRetriever(
         return self._gallery.engine.name
 
     @property
+    def collection_(self):
+        """Name of the collection of an external gallery."""
+        return self._gallery.engine.collection.name
+
+    @property
     def recall_(self):
         """Share of the true neighbors that the algorithm finds."""
         return self._gallery.engine.recall
@@ -544,10 +567,15 @@ class NeighborsRetriever(
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
         check_choice(self.metric, "metric", METRICS)
         check_choice(self.algorithm, "algorithm", ("auto", *ENGINES))
-        if self.metric == "hamming" and self.algorithm not in ("auto", "exact"):
+        if self.metric == "hamming" and self.algorithm not in ("auto", "exact", *EXTERNAL):
             raise ValueError(
                 f"algorithm={self.algorithm!r} does not search binary codes. Exact search is "
                 "faster for them: use 'auto' or 'exact'."
+            )
+        if self.uri is not None and self.algorithm not in EXTERNAL:
+            raise ValueError(
+                f"uri={self.uri!r} is given, but algorithm={self.algorithm!r} keeps the gallery "
+                "in memory. Use algorithm='milvus', or uri=None."
             )
         check_choice(self.storage, "storage", STORAGES)
         is_exact = self.metric != "hamming" and self.algorithm in ("auto", "exact")
@@ -583,7 +611,11 @@ class NeighborsRetriever(
         """Return an empty engine for a gallery of this size."""
         if self.storage != "copy":
             return STORED[self.metric]()
-        return ENGINES[self._algorithm(n_rows, n_features)](
+        algorithm = self._algorithm(n_rows, n_features)
+        if algorithm in EXTERNAL:
+            where = {"uri": self.uri, "collection": self.collection}
+            return ENGINES[algorithm](self.metric, **where, verbose=self.verbose)
+        return ENGINES[algorithm](
             self.metric,
             n_neighbors=self.n_neighbors,
             recall_target=self.recall_target,

@@ -9,6 +9,9 @@ An engine is made by ``ENGINES[algorithm](metric, **options)`` and has
   of shape (n_queries, k), nearest first, equal distances by position;
 - ``query_radius(queries, radius)``: all within `radius`, as two lists of arrays;
 - ``distances(queries)``: exact distances to the whole gallery, for scoring;
+- ``cut_off(k)``, where reading the whole gallery is dear: an engine whose ``distances``
+  are infinite beyond the `k`-th nearest row and its ties, for metrics of the first `k`;
+  and ``block_size``, how many queries to ask for at once;
 - ``add(rows)`` and ``remove(positions)``: a new engine with the rows appended
   or taken out; later positions move up;
 - ``exact``: an engine over the same rows that answers exactly, whose

@@ -3,6 +3,7 @@
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._hamming import HammingEngine
+from sklearn_cbir.index._milvus import MilvusEngine
 from sklearn_cbir.index._nndescent import NNDescentEngine
 from sklearn_cbir.index._stored import StoredCosineEngine, StoredEuclideanEngine
 
@@ -22,7 +23,9 @@ ENGINES = {
     "exact": exact_engine,
     "nndescent": NNDescentEngine,
     "faiss": FaissEngine,
+    "milvus": MilvusEngine,
 }
+EXTERNAL = {"milvus"}  # engines whose rows live elsewhere, under an address
 
 
 def choose_algorithm(metric, n_rows, n_features, expected_queries=None):

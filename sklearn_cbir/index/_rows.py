@@ -14,6 +14,8 @@ def row_blocks(n_rows, n_columns, *, itemsize=8, largest=1024):
 
 def row_keys(rows):
     """Return one 64-bit key per row; equal rows have equal keys, others all but never."""
+    if hasattr(rows, "row_keys"):  # rows that are not in memory
+        return rows.row_keys
     padding = -rows.shape[1] * rows.itemsize % 8 // rows.itemsize
     n_words = (rows.shape[1] + padding) * rows.itemsize // 8
     factors = np.random.default_rng(0).integers(2**63, size=n_words, dtype=np.uint64)

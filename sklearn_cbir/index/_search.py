@@ -6,7 +6,13 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_cbir.index._rows import row_keys
-from sklearn_cbir.metrics import evaluate, mean_over_queries, mean_per_class, worst_queries
+from sklearn_cbir.metrics import (
+    evaluate,
+    mean_over_queries,
+    mean_per_class,
+    parse_metric,
+    worst_queries,
+)
 
 
 def search(engine, queries, k, own=None):
@@ -42,10 +48,14 @@ def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, on_r
     """Return, for every metric, one value per query; `own` is left out of the ranking."""
     values = []
     for name in names:
-        if engine.metric == "hamming" and rerank is None:
+        k = parse_metric(name)[1]
+        source = engine
+        if k is not None and hasattr(engine, "cut_off"):
+            source = engine.cut_off(k + (own is not None))
+        if engine.metric == "hamming" and rerank is None and source is engine:
             distances = engine.distances(queries)  # metrics count its distances
         else:
-            distances = FullRanking(engine, queries, own, rerank=rerank, depth=depth)
+            distances = FullRanking(source, queries, own, rerank=rerank, depth=depth)
         distances.on_read = on_read
         values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
     return values
@@ -72,6 +82,7 @@ class FullRanking:
         self.engine, self.queries, self.own = engine, queries, own
         self.rerank, self.depth = rerank, min(depth, len(engine) - (own is not None))
         self.shape = len(queries), len(engine)
+        self.block_size = getattr(engine, "block_size", None)
 
     def __getitem__(self, rows):
         queries = self.queries[rows]

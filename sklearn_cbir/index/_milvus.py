@@ -1,0 +1,681 @@
+"""Exact search in a collection of a Milvus server, or of a file that milvus-lite reads.
+
+The server screens: it compares every query with every row (its FLAT index) in float32 and
+returns the nearest with a few to spare. The rows themselves decide: what comes back is
+measured again here, as the exact engines do, so that distances and the order of ties are
+theirs, bit by bit. Where rounding or ties leave open what the server has held back, it is
+asked for more, and in the end all rows are read in blocks.
+
+Rows are named by keys, whole numbers that grow with the position and are never used twice.
+A position is the place of its key among the keys that an engine holds, so `remove` moves
+positions up without a change on the server, and rows of others in the collection are passed
+over.
+"""
+
+import os
+import random
+import re
+import time
+import uuid
+import weakref
+
+import numpy as np
+from sklearn import get_config
+
+from sklearn_cbir._validation import progress_bar
+from sklearn_cbir.codes import HammingDistances, pack_codes, unpack_codes
+from sklearn_cbir.index import _milvus_client as server
+from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
+from sklearn_cbir.index._gallery import ProcessLock
+from sklearn_cbir.index._hamming import HammingEngine
+from sklearn_cbir.index._rows import row_keys
+
+FORMS = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
+WORD = 64
+BYTES_PER_CALL = 2**23  # of rows that are sent
+BYTES_PER_ANSWER = 2**25
+ROWS_PER_CALL = 5000
+QUERIES_PER_CALL = 100
+MOST = 16_384  # results that a server gives at most
+SPARE = 8
+SAMPLE = 16  # rows that are compared when a saved gallery is first used
+NAME = "[A-Za-z_][A-Za-z0-9_]{0,199}"
+YEAR_2020 = 1_577_836_800
+
+
+class MilvusEngine:
+    """Rows on a server; keys, and a 64-bit hash of every row, here."""
+
+    name = "milvus"
+    recall = 1.0
+    in_memory = False
+
+    def __init__(self, metric, *, uri=None, collection=None, verbose=0, **options):
+        self.form = FORMS[metric]()  # holds no rows; how they are encoded and measured
+        self.uri = server.check_address(uri)
+        self.prefix = "sklearn_cbir" if collection is None else collection
+        self.verbose = verbose
+        if not (isinstance(self.prefix, str) and re.fullmatch(NAME, self.prefix)):
+            raise ValueError(
+                f"collection={self.prefix!r} is no name of a collection. Use letters, digits and "
+                "underscores, not beginning with a digit."
+            )
+
+    def build(self, rows):
+        """Write `rows` into a new collection."""
+        server.clean_up()
+        if self.metric != "hamming":  # a form that has seen the range scales what would overflow
+            self.form = self.form.build(np.array([[rows.max()], [rows.min()]]))._with(None)
+        first = self.encode(rows[:1])
+        width = rows.shape[1] if self.metric == "hamming" else first.shape[1]
+        self.collection = Collection(self.uri, self.prefix, self.metric, width)
+        self.keys, self.marks = np.empty(0, np.int64), np.empty(0, np.uint64)
+        try:
+            self.collection.create()
+            written = self._write(rows)
+        except BaseException:
+            self.collection.release()
+            raise
+        self.keys, self.marks = written
+        self.collection.hold(self)
+        return self
+
+    def build_on(self, exact):
+        """Write the rows of an exact engine into a new collection."""
+        rows = exact.rows
+        if self.metric == "hamming":
+            rows = unpack_codes(rows, WORD * rows.shape[1])
+        return self.build(rows)
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.collection.hold(self)
+
+    @property
+    def metric(self):
+        """The name of the distance."""
+        return self.form.metric
+
+    @property
+    def exact(self):
+        """The engine that answers exactly."""
+        return self
+
+    @property
+    def rows(self):
+        """The gallery as it is compared, read from the server where it is sliced."""
+        return ServerRows(self)
+
+    @property
+    def block_size(self):
+        """How many queries to score at once: each time, all rows are read."""
+        return max(1, int(get_config()["working_memory"] * 2**20 // (16 * len(self))))
+
+    def encode(self, rows):
+        """Return rows in the form in which they are compared: single precision, or packed codes."""
+        rows = self.form.encode(rows)
+        return rows if self.metric == "hamming" else rows.astype(np.float32, copy=False)
+
+    def as_held(self, queries):
+        """Return queries as they would be if they were rows of the gallery."""
+        return queries
+
+    def add(self, rows):
+        """Return an engine with `rows` appended."""
+        server.clean_up()
+        self._ready()
+        keys, marks = self._write(rows)
+        return self._with(np.append(self.keys, keys), np.append(self.marks, marks))
+
+    def remove(self, positions):
+        """Return an engine without the rows at `positions`."""
+        server.clean_up()
+        self._ready()
+        self.collection.discard(self.keys[positions])
+        return self._with(np.delete(self.keys, positions), np.delete(self.marks, positions))
+
+    def query(self, queries, k):
+        """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
+        distances = np.empty((len(queries), k), np.int32 if self.metric == "hamming" else float)
+        positions = np.empty((len(queries), k), dtype=np.int64)
+        for row, (values, found) in enumerate(self._up_to_kth(queries, k, ties=False)):
+            order = np.lexsort((found, values))[:k]
+            distances[row], positions[row] = values[order], found[order]
+        return distances, positions
+
+    def query_radius(self, queries, radius):
+        """Return lists of the distances and positions of all rows within `radius`."""
+        queries = queries[:]
+        parts = [([], []) for _ in range(len(queries))]
+        for start, engine in self._blocks():
+            for part, values, found in zip(parts, *engine.query_radius(queries, radius)):
+                part[0].append(values)
+                part[1].append(found + start)
+        distances, positions = [], []
+        for part in parts:
+            values, found = map(np.concatenate, part)
+            order = np.lexsort((found, values))
+            distances.append(values[order])
+            positions.append(found[order])
+        return distances, positions
+
+    def distances(self, queries):
+        """Return the exact distances to all rows, which are read in blocks."""
+        if self.metric == "hamming":
+            return HammingDistances(queries[:], self.rows[:])
+        distances = np.empty((len(queries), len(self)), dtype=np.float32)
+        for start, engine in self._blocks():
+            distances[:, start : start + len(engine)] = engine.distances(queries)
+        # Products of two blocks may round the distances of equal rows differently.
+        firsts, place = np.unique(self.marks, return_index=True, return_inverse=True)[1:]
+        copies = np.flatnonzero(firsts[place] != np.arange(len(self)))
+        distances[:, copies] = distances[:, firsts[place[copies]]]
+        return distances
+
+    def cut_off(self, k):
+        """Return an engine whose `distances` stop at the `k`-th nearest row and its ties."""
+        return FirstResults(self, min(k, len(self)))
+
+    def _with(self, keys, marks):
+        """Return an engine over other rows of the same collection."""
+        engine = object.__new__(type(self))
+        engine.__setstate__({**vars(self), "keys": keys, "marks": marks})
+        return engine
+
+    def _ready(self):
+        """Check a gallery that was loaded, once, and erase what nobody holds any more."""
+        if not self.collection.is_checked:
+            self._check()
+        self.collection.sweep()
+
+    def _check(self):
+        """Raise unless the rows are still there, and still the same."""
+        collection = self.collection
+        collection.open()
+        n = collection.count()
+        sample = np.unique(np.linspace(0, len(self) - 1, SAMPLE).astype(int))
+        wrong = n < len(self)
+        if not wrong:
+            keys, rows = collection.read(self.keys[sample])
+            wrong = len(keys) < len(sample) or (row_keys(rows) != self.marks[sample]).any()
+        if wrong:
+            raise RuntimeError(
+                f"The collection {collection.name!r} of {collection.uri} has {n} rows and is not "
+                f"the one that this gallery of {len(self)} rows was saved with: something else "
+                "has changed it. Fit again."
+            )
+        collection.is_checked = True
+
+    def _write(self, rows):
+        """Send rows in batches; return their keys and hashes once all are acknowledged."""
+        collection = self.collection
+        keys = collection.take_keys(len(rows), above=self.keys[-1:].max(initial=-1))
+        marks = np.empty(len(rows), dtype=np.uint64)
+        step = max(1, min(ROWS_PER_CALL, BYTES_PER_CALL // collection.row_bytes))
+        sent = 0
+        try:
+            with progress_bar(len(rows), "Inserting", self.verbose > 0) as advance:
+                for start in range(0, len(rows), step):
+                    part = slice(start, start + step)
+                    encoded = self.encode(rows[part])
+                    marks[part] = row_keys(encoded)
+                    collection.write(keys[part], encoded)
+                    sent += len(encoded)
+                    advance(len(encoded))
+            if len(rows) > ROWS_PER_CALL:
+                collection.settle()
+        except BaseException as error:
+            collection.discard(keys[: sent + step])
+            if not isinstance(error, ConnectionError):
+                raise
+            raise ConnectionError(
+                f"{error} It had acknowledged {sent} of {len(rows)} new rows, of which none is in "
+                "the gallery: rows come in all or not at all."
+            ) from error
+        return keys, marks
+
+    def _blocks(self):
+        """Yield the first position of blocks of rows, and an exact engine over each."""
+        self._ready()
+        step = max(1, min(ROWS_PER_CALL, BYTES_PER_ANSWER // self.collection.row_bytes))
+        for start in range(0, len(self), step):
+            yield start, self.form._with(self._read(np.arange(start, min(start + step, len(self)))))
+
+    def _read(self, positions):
+        """Return the rows at a few positions."""
+        wanted = self.keys[positions]
+        keys, rows = self.collection.read(wanted)
+        if len(keys) != len(wanted):
+            raise self._lost(len(wanted) - len(keys))
+        return rows
+
+    def _lost(self, n):
+        collection = self.collection
+        return RuntimeError(
+            f"{n} rows of this gallery are no longer in the collection {collection.name!r} of "
+            f"{collection.uri}: something else has erased them. Fit again."
+        )
+
+    def _up_to_kth(self, queries, k, *, ties):
+        """Yield, per query, distances and positions of all rows as near as the k-th nearest.
+
+        In no order, and perhaps with some that are further. Without `ties` only those that
+        come first may be there of rows as far as the k-th.
+        """
+        self._ready()
+        for start in range(0, len(queries), QUERIES_PER_CALL):
+            block = queries[start : start + QUERIES_PER_CALL]
+            found = self._screen(block, k)
+            for row, result in enumerate(found):
+                if result is None and self.metric == "hamming" and not ties and k < MOST:
+                    found[row] = self._first_ties(block[row : row + 1], k)
+            open_ = [row for row, result in enumerate(found) if result is None]
+            if open_:
+                read = self._read_all(block[open_], k, ties)
+                for row, result in zip(open_, read):
+                    found[row] = result
+            yield from found
+
+    def _screen(self, queries, k):
+        """Ask the server; return one pair per query, None where it cannot be sure."""
+        found = [None] * len(queries)
+        most = MOST
+        if self.metric != "hamming":
+            most = max(1, min(MOST, BYTES_PER_ANSWER // self.collection.row_bytes))
+        left = np.arange(len(queries))
+        if self.metric == "cosine":  # what has no length is as far from everything
+            for row in np.flatnonzero(~queries.any(axis=1)):
+                found[row] = np.ones(len(self)), np.arange(len(self))
+            left = left[queries.any(axis=1)]
+        wanted = min(k + SPARE, most)
+        while len(left) and k <= most:
+            for row, answer in zip(left, self.collection.search(queries[left], wanted)):
+                found[row] = self._settle(queries[row : row + 1], k, wanted, *answer)
+            left = np.array([row for row in left if found[row] is None], dtype=np.int64)
+            if wanted == most:
+                break
+            wanted = min(4 * wanted, most)
+        return found
+
+    def _settle(self, query, k, wanted, keys, values, rows):
+        """Return distances and positions if no other row can be among the `k` nearest."""
+        distances, positions = self._measure(query, keys, values, rows)
+        if len(distances) == len(self):
+            return distances, positions
+        if len(keys) < wanted:
+            raise self._lost(len(self) - len(distances))
+        if len(distances) >= k and np.partition(distances, k - 1)[k - 1] < self._beyond(
+            query, values
+        ):
+            return distances, positions
+        return None
+
+    def _measure(self, query, keys, values, rows):
+        """Return distances and positions of the rows of this engine among an answer."""
+        positions = np.searchsorted(self.keys, keys)
+        ours = np.flatnonzero(np.append(self.keys, -1)[positions] == keys)
+        positions = positions[ours]
+        if self.metric == "hamming":
+            return values[ours].astype(np.int32), positions
+        engine = self.form._with(rows[ours])
+        pairs = np.zeros(len(ours), dtype=np.int64), np.arange(len(ours))
+        return engine.measure(query, *pairs), positions
+
+    def _beyond(self, query, values):
+        """Return a distance that no row has fallen below that the server held back."""
+        last = float(values[-1])
+        if self.metric == "hamming":
+            return last
+        # No server adds up fewer than four products side by side.
+        error = 2 * (query.shape[1] / 4 + 16) * np.finfo(np.float32).eps
+        if self.metric == "cosine":
+            return 1 - last - error
+        length = 2 * np.sqrt(np.einsum("ij,ij->", query, query, dtype=float)) + np.sqrt(last)
+        return np.sqrt(max(0.0, last - error * length**2)) / self.form.scale
+
+    def _first_ties(self, query, k):
+        """Return the `k` nearest of codes of which more tie than a server gives.
+
+        The distance of the k-th is known. Of the rows that have it, those that come first are
+        found by asking for leading parts of the gallery, until the part fits.
+        """
+        nearest = self._measure(query, *self.collection.search(query, MOST)[0])
+        limit = np.partition(nearest[0], k - 1)[k - 1] if len(nearest[0]) >= k else None
+        if limit is None:
+            return None
+        nearer = nearest[0] < limit
+        missing = k - np.count_nonzero(nearer)
+        low, high = missing, len(self)
+        while low <= high:
+            middle = (low + high) // 2
+            leading = f"key <= {self.keys[middle - 1]}"
+            answer = self.collection.search(query, MOST, filter=leading)[0]
+            distances, positions = self._measure(query, *answer)
+            tied = distances == limit
+            if np.count_nonzero(tied) < missing:
+                low = middle + 1
+            elif len(answer[0]) < MOST or answer[1][-1] > limit:
+                parts = zip(nearest, (distances, positions))
+                return tuple(np.append(near[nearer], far[tied]) for near, far in parts)
+            else:
+                high = middle - 1
+        return None
+
+    def _read_all(self, queries, k, ties):
+        """Return one pair per query, from all rows, read in blocks."""
+        if ties:
+            return [(row, np.arange(len(self))) for row in self.distances(queries)[:]]
+        best = [np.empty((len(queries), 0)), np.empty((len(queries), 0), dtype=np.int64)]
+        for start, engine in self._blocks():
+            distances, positions = engine.query(queries, min(k, len(engine)))
+            both = np.hstack([best[0], distances]), np.hstack([best[1], positions + start])
+            order = np.lexsort(both[::-1], axis=1)[:, :k]
+            best = [np.take_along_axis(values, order, axis=1) for values in both]
+        return list(zip(*best))
+
+
+class FirstResults:
+    """Distances for metrics of the first `k` results: what is further is infinitely far."""
+
+    block_size = None
+
+    def __init__(self, engine, k):
+        self.engine, self.k = engine, k
+
+    def __len__(self):
+        return len(self.engine)
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def distances(self, queries):
+        """Return the distances up to the k-th nearest row and all that tie with it."""
+        distances = np.full((len(queries), len(self)), np.inf)
+        for row, found in enumerate(self.engine._up_to_kth(queries, self.k, ties=True)):
+            values, positions = found
+            near = values <= np.partition(values, self.k - 1)[self.k - 1]
+            distances[row, positions[near]] = values[near]
+        return distances
+
+
+class ServerRows:
+    """The rows of an engine, read when they are sliced."""
+
+    ndim = 2
+
+    def __init__(self, engine):
+        self._engine = engine
+        is_code = engine.metric == "hamming"
+        self.dtype = np.dtype(np.uint64 if is_code else np.float32)
+        width = engine.collection.width
+        self.shape = len(engine), -(-width // WORD) if is_code else width
+        self.row_keys = engine.marks
+
+    def __len__(self):
+        return len(self._engine)
+
+    def __getitem__(self, rows):
+        positions = np.arange(len(self))[rows]
+        found = np.empty((positions.size, self.shape[1]), dtype=self.dtype)
+        engine = self._engine
+        engine._ready()
+        step = max(1, min(ROWS_PER_CALL, BYTES_PER_ANSWER // engine.collection.row_bytes))
+        flat = positions.ravel()
+        for start in range(0, len(flat), step):
+            part = flat[start : start + step]
+            unique, place = np.unique(part, return_inverse=True)
+            found[start : start + step] = engine._read(unique)[place]
+        return found.reshape(*positions.shape, self.shape[1])
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype=dtype)
+
+
+class Collection:
+    """One collection of a server: what is in it, and who may erase it.
+
+    It belongs to the process that made it, and is dropped when no engine of that process
+    needs it any longer, or the process ends. Once it was pickled it is kept: from then on
+    nothing erases it, or a row of it that a pickle may hold. Rows that were written since
+    are erased when they are removed, or when no engine is left and they were not pickled
+    either (unless the process ends with a local file open: then they stay, unseen).
+    """
+
+    def __init__(self, uri, prefix, metric, width):
+        self.uri, self.name = uri, f"{prefix}_{uuid.uuid4().hex}"
+        self.metric, self.width = metric, width
+        self.is_binary = metric == "hamming"
+        self._start(is_kept=False)
+
+    def _start(self, *, is_kept):
+        self.is_checked = not is_kept
+        self._lock = ProcessLock()
+        self._engines = weakref.WeakSet()  # of this process, over rows of this collection
+        self._left = np.empty(0, np.int64)  # keys that were removed and may be erased
+        self._note(is_kept)
+
+    def _note(self, is_kept):
+        self._ours = _Ours(self.uri, self.name, is_kept)
+        server.when_unused(self, self._ours.give_up)
+
+    def _own(self):
+        """Return what this process has written; one that was forked has written nothing yet."""
+        if self._ours.process != os.getpid():
+            if not self._ours.is_kept:
+                raise RuntimeError(
+                    f"This gallery (collection {self.name!r}) was fitted in the process that this "
+                    "one was forked from, which will drop it. Save it there first, or fit here."
+                )
+            self._note(is_kept=True)
+        return self._ours
+
+    def __getstate__(self):
+        with self._lock:
+            self._own().keep()
+        names = ("uri", "name", "metric", "width", "is_binary")
+        return {name: vars(self)[name] for name in names}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._start(is_kept=True)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    @property
+    def row_bytes(self):
+        """Size of a row on the wire."""
+        return -(-self.width // WORD) * 8 if self.is_binary else 4 * self.width
+
+    def create(self):
+        """Make it on the server; codes as bits if the server knows them, else as -1 and 1."""
+        try:
+            self._create()
+        except RuntimeError:
+            if not self.is_binary:
+                raise
+            self.is_binary = False
+            self._create()
+
+    def _create(self):
+        pymilvus = server.import_pymilvus()
+        kinds = pymilvus.DataType
+        schema = pymilvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", kinds.INT64, is_primary=True)
+        index = pymilvus.MilvusClient.prepare_index_params()
+        if self.is_binary:
+            dim = WORD * -(-self.width // WORD)
+            schema.add_field("row", kinds.BINARY_VECTOR, dim=dim)
+            index.add_index("row", index_type="BIN_FLAT", metric_type="HAMMING")
+        else:
+            schema.add_field("row", kinds.FLOAT_VECTOR, dim=max(2, self.width))
+            metric = "L2" if self.metric == "euclidean" else "IP"
+            index.add_index("row", index_type="FLAT", metric_type=metric)
+        self._call(
+            "create_collection",
+            schema=schema,
+            index_params=index,
+            consistency_level="Strong",
+            doing="making a collection",
+        )
+
+    def open(self):
+        """Raise if it is not there."""
+        if server.is_local(self.uri) and not os.path.exists(self.uri):
+            raise FileNotFoundError(f"The file of this gallery, {self.uri}, is not there.")
+        if not self._call("has_collection", doing="looking for a collection"):
+            raise RuntimeError(
+                f"{self.uri} has no collection {self.name!r}, in which this gallery was saved. "
+                "Check that it is the right server and database, or fit again."
+            )
+        self._call("load_collection", doing="loading a collection")
+
+    def count(self):
+        """Return how many rows it has, of whomever."""
+        fields = ["count(*)"]
+        found = self._call("query", filter="", output_fields=fields, doing="counting rows")
+        return int(found[0]["count(*)"])
+
+    def take_keys(self, n, above):
+        """Return `n` keys that are larger than `above` and that nobody else writes."""
+        with self._lock:
+            return self._own().take_keys(n, int(above))
+
+    def write(self, keys, rows):
+        """Write rows; writing them again changes nothing."""
+        data = [{"key": key, "row": row} for key, row in zip(keys.tolist(), self._to_wire(rows))]
+        self._call("upsert", data=data, doing="inserting rows")
+
+    def settle(self):
+        """Have the server put what it has into the form that it searches fastest."""
+        self._call("flush", doing="settling rows")
+
+    def read(self, keys):
+        """Return those of the sorted `keys` that are there, and their rows."""
+        found = self._call(
+            "query", ids=keys.tolist(), output_fields=["key", "row"], doing="reading rows"
+        )
+        there = np.array([entry["key"] for entry in found], dtype=np.int64)
+        order = np.argsort(there)
+        rows = self._from_wire([entry["row"] for entry in found])
+        return there[order], rows[order]
+
+    def search(self, queries, k, **options):
+        """Return, per query, keys, affinities or distances, and rows, the nearest first."""
+        measured = self.metric == "hamming"
+        step = max(1, BYTES_PER_ANSWER // (k * (8 if measured else self.row_bytes)))
+        answers = []
+        for start in range(0, len(queries), step):
+            found = self._call(
+                "search",
+                data=list(self._to_wire(queries[start : start + step])),
+                limit=k,
+                anns_field="row",
+                output_fields=["key"] if measured else ["key", "row"],
+                doing="searching",
+                **options,
+            )
+            answers += [self._answer(hits, measured) for hits in found]
+        return answers
+
+    def _answer(self, hits, measured):
+        keys = np.array(hits.ids, dtype=np.int64)
+        values = np.array(hits.distances, dtype=np.float64)
+        if not measured:
+            return keys, values, self._from_wire([hit["entity"]["row"] for hit in hits])
+        # Of rows of -1 and 1, the inner product is their length less twice what differs.
+        return keys, values if self.is_binary else (self.width - values) / 2, None
+
+    def discard(self, keys):
+        """Have rows erased once no engine holds them, unless a pickle may."""
+        with self._lock:
+            self._left = np.union1d(self._left, keys)
+
+    def hold(self, engine):
+        """Note that an engine needs its rows."""
+        with self._lock:
+            self._engines.add(engine)
+
+    def sweep(self):
+        """Erase what was discarded and nobody holds."""
+        if not len(self._left) or self._ours.process != os.getpid():
+            return
+        with self._lock:
+            self._left = self._left[self._ours.may_erase(self._left)]
+            held = [np.isin(self._left, engine.keys) for engine in self._engines]
+            free = self._left[~np.any(held, axis=0)] if held else self._left
+        for start in range(0, len(free), ROWS_PER_CALL):
+            keys = free[start : start + ROWS_PER_CALL].tolist()
+            self._call("delete", ids=keys, doing="erasing rows")
+        with self._lock:
+            self._left = np.setdiff1d(self._left, free)
+
+    def release(self):
+        """Drop it, unless it is kept; say nothing if that fails."""
+        self._ours.give_up()
+
+    def _call(self, method, *, doing, **options):
+        try:
+            return server.call(self.uri, method, self.name, doing=doing, **options)
+        except RuntimeError:
+            if method not in ("query", "search"):
+                raise
+        # A server that was started again has the rows, but may not have loaded them.
+        server.call(self.uri, "load_collection", self.name, doing="loading a collection")
+        return server.call(self.uri, method, self.name, doing=doing, **options)
+
+    def _to_wire(self, rows):
+        """Return what the server takes for every row."""
+        if self.is_binary:
+            return [row.tobytes() for row in np.ascontiguousarray(rows, dtype="<u8")]
+        if self.metric == "hamming":
+            rows = 2 * unpack_codes(rows, self.width).astype(np.float32) - 1
+        if self.width == 1:  # a server wants two numbers at least
+            rows = np.pad(rows, ((0, 0), (0, 1)))
+        return np.ascontiguousarray(rows)
+
+    def _from_wire(self, values):
+        """Undo it."""
+        if self.is_binary:
+            joined = b"".join(value[0] if isinstance(value, list) else value for value in values)
+            return np.frombuffer(joined, "<u8").reshape(len(values), -1)
+        rows = np.array(values, dtype=np.float32).reshape(len(values), max(2, self.width))
+        rows = rows[:, : self.width]
+        return pack_codes((rows > 0).astype(np.uint8)) if self.metric == "hamming" else rows
+
+
+class _Ours:
+    """What this process has written into a collection, and what of it was pickled."""
+
+    def __init__(self, uri, name, is_kept):
+        self.uri, self.name, self.is_kept = uri, name, is_kept
+        self.process = os.getpid()
+        self.first = self.next = 0  # keys written and not pickled: from `first`, below `next`
+
+    def take_keys(self, n, above):
+        if not self.next:
+            # Two that load one gallery and add to it must not meet: seconds, then 31 bits of luck.
+            luck = random.SystemRandom().getrandbits(31)
+            start = (int(time.time() - YEAR_2020) << 31) + luck
+            self.first = self.next = max(start, above + 1)
+        keys = np.arange(self.next, self.next + n)
+        self.next += n
+        return keys
+
+    def keep(self):
+        self.is_kept, self.first = True, self.next
+
+    def may_erase(self, keys):
+        return (self.first <= keys) & (keys < self.next)
+
+    def give_up(self, at_end=False):
+        """Drop the collection, or erase what no pickle holds."""
+        if self.process != os.getpid():
+            return
+        if not self.is_kept:
+            server.erase(self.uri, self.name, at_end=at_end)
+        elif self.first < self.next:
+            server.erase(self.uri, self.name, range(self.first, self.next), at_end=at_end)
