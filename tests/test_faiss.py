@@ -239,8 +239,8 @@ def test_threads_get_the_answers_of_one_and_leave_the_counts(pays, retriever, qu
 
     def ask():
         before = faiss.omp_get_max_threads()
-        for row in range(0, len(queries), 20):
-            part = slice(row, row + 20)
+        for row in range(0, len(queries), 60):
+            part = slice(row, row + 60)
             found = retriever.kneighbors(queries[part], return_distance=False)
             if (found != expected[part]).any():
                 wrong.append(row)

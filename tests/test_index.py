@@ -316,6 +316,10 @@ def test_keys_of_different_rows_differ(rng):
         ("cosine", 200_000, 64, 10_000, "exact"),
         ("cosine", 200_000, 64, 1_000_000, "nndescent"),
         ("cosine", 200_000, 64, 0, "exact"),
+        # 22 s + 13.5 s to build, 0.512 ms saved per query: even at 69,335.9 queries.
+        ("euclidean", 200_000, 64, 69_335, "exact"),
+        ("euclidean", 200_000, 64, 69_336, "nndescent"),
+        ("hamming", 200_000, 64, 69_336, "exact"),
     ],
 )
 def test_auto_takes_the_graph_only_where_it_pays(

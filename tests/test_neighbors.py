@@ -1,6 +1,7 @@
 """NeighborsRetriever: neighbors, ids, scores, growing, bad input, pipelines and processes."""
 
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -553,6 +554,77 @@ def test_rows_that_are_not_finite_are_named(value, metric):
         NeighborsRetriever(metric=metric).fit(rows)
     with pytest.raises(ValueError, match=r"\[3, 1\]"):
         NeighborsRetriever(metric=metric).fit(np.eye(5)).kneighbors(rows, 1)
+
+
+ENGINES = [("cosine", "exact"), ("euclidean", "exact"), ("hamming", "exact"), ("cosine", "faiss")]
+
+
+@pytest.mark.parametrize(("metric", "algorithm"), ENGINES)
+def test_hostile_galleries_and_queries_are_one_clear_error(metric, algorithm, rng):
+    rows = make_rows(rng, 1200, metric)  # enough for an index
+    retriever = NeighborsRetriever(1, metric=metric, algorithm=algorithm).fit(rows)
+    assert retriever.algorithm_ == algorithm
+    for query, message in (
+        (rows[0], "Reshape your data"),
+        (np.zeros((2, 11)), "X has 11 features.*expecting 12"),
+        (np.zeros((2, 13)), "X has 13 features.*expecting 12"),
+        (np.zeros((1, 100_000)), "X has 100000 features.*expecting 12"),
+        (np.zeros((0, 12)), "0 sample"),
+        (np.zeros((1, 12, 1)), "dim 3"),
+        (np.full((1, 12), np.nan), r"\[0, 0\]"),
+        ([["a"] * 12], "(?i)convert"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            retriever.kneighbors(query)
+    for k in (0, -1, 2.5, True, "3"):
+        with pytest.raises(ValueError, match="n_neighbors="):
+            retriever.kneighbors(rows[:2], k)
+    with pytest.raises(ValueError, match="n_neighbors = 1201, n_samples_fit = 1200"):
+        retriever.kneighbors(rows[:2], 1201)
+    assert (np.sort(retriever.kneighbors(rows[:2], 1200)[1]) == np.arange(1200)).all()
+    rows = rows.astype(float)
+    rows[700, 3] = np.nan
+    with pytest.raises(ValueError, match=r"\[700, 3\]"):
+        retriever.fit(rows)
+    assert retriever.n_samples_fit_ == 1200
+
+
+def test_classes_that_collapsed_to_one_code_fill_every_slot(rng):
+    codes = np.repeat(make_rows(rng, 20, "hamming", n_features=48), 100, axis=0)
+    distances, positions = NeighborsRetriever(100, metric="hamming").fit(codes).kneighbors(codes)
+    assert (distances == 0).all()
+    assert (positions // 100 == np.arange(2000)[:, None] // 100).all()
+
+
+@pytest.mark.parametrize(("metric", "algorithm"), ENGINES)
+def test_threads_and_forked_children_get_the_answers_of_one(metric, algorithm, rng):
+    rows = make_rows(rng, 1200, metric)
+    retriever = NeighborsRetriever(5, metric=metric, algorithm=algorithm, random_state=0).fit(rows)
+    expected = retriever.kneighbors(rows[:40])[1]
+    right = []
+
+    def ask():
+        alone = [retriever.kneighbors(rows[row : row + 1])[1][0] for row in range(40)]
+        right.append((np.array(alone) == expected).all())
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 4
+    if not hasattr(os, "fork"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of later Pythons: forking is unwise
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if (retriever.kneighbors(rows[:40])[1] == expected).all() else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_queries_too_large_for_the_gallerys_type_are_an_error():

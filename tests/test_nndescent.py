@@ -228,8 +228,11 @@ def test_bad_queries_are_refused(graph):
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="Input X contains"):
             graph.kneighbors(np.full((1, 32), value))
-    with pytest.raises(ValueError, match="expecting 32"):
-        graph.kneighbors(np.zeros((1, 31)))
+    for width in (31, 33):
+        with pytest.raises(ValueError, match="expecting 32"):
+            graph.kneighbors(np.zeros((1, width)))
+    with pytest.raises(ValueError, match="Reshape your data"):
+        graph.kneighbors(np.zeros(32))
     with pytest.raises(ValueError, match="n_samples_fit = 3000"):
         graph.kneighbors(np.zeros((1, 32)), N + 1)
 
