@@ -1,13 +1,26 @@
-"""When two parameters are the same: what a checkpoint's name is made from."""
+"""When two parameters or estimators are the same: names of checkpoints, folders of shards."""
 
 import functools
 import inspect
 import os
 from pathlib import Path
 
+import numpy as np
+from sklearn.base import BaseEstimator
 from torch import nn
 
 _NOT_A_PARAMETER = {"training"}
+# They change where, how fast or how loudly an estimator works, or tell how it was fitted.
+_NOT_IN_RESULT = {
+    "checkpoint_dir",
+    "device",
+    "history_",
+    "memory",
+    "n_jobs",
+    "num_workers",
+    "verbose",
+    "_skl_callbacks",
+}
 
 
 def fingerprint(value):
@@ -27,6 +40,22 @@ def fingerprint(value):
         status = os.stat(value)
         return str(value), status.st_size, status.st_mtime_ns
     return value
+
+
+def fitted_fingerprint(value):
+    """Return plain values that joblib hashes alike exactly for estimators that transform alike."""
+    if isinstance(value, BaseEstimator):
+        state = {k: v for k, v in value.__getstate__().items() if k not in _NOT_IN_RESULT}
+        return type(value).__module__, type(value).__qualname__, fitted_fingerprint(state)
+    if isinstance(value, dict):
+        return {key: fitted_fingerprint(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fitted_fingerprint(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return np.asarray(value, order="C")  # however it lies in memory, or in a mapped file
+    if isinstance(value, (str, Path)):
+        return value  # what was read from a file is part of the state
+    return fingerprint(value)
 
 
 def _of_module(module):

@@ -54,6 +54,7 @@ LIGHT_IMPORTS = [
     "from sklearn_cbir.reranking import RERANKERS",
     "from sklearn_cbir.whitening import LearnedWhitening",
     "from sklearn_cbir.persistence import load",
+    "from sklearn_cbir.extraction import load_features",
 ]
 
 

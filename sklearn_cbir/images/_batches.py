@@ -177,6 +177,11 @@ class Images:
         """Whether the images are files."""
         return isinstance(self._source, Files)
 
+    @property
+    def paths(self):
+        """Paths of files, a str array of shape (n,); None for other images."""
+        return self._source.paths[self._rows] if self.is_path else None
+
     def read(self, indices, size=None, resize=None):
         """Return pixels.
 
