@@ -499,6 +499,21 @@ def test_codes_of_two_lengths_do_not_compare():
 # Blocks, threads, lazy distances
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint8])
+@pytest.mark.parametrize("ties", ["average", "stable"])
+def test_compiled_loops_change_nothing(dtype, ties, rng, monkeypatch):
+    distances = rng.integers(0, 12, (7, 40)).astype(dtype)  # many ties
+    distances[0] = distances[0, 0]
+    y_queries, y_gallery = rng.integers(0, 3, 7), rng.integers(0, 3, 40)
+    exclude = np.array([3, -1, 0, 39, 5, -1, 7])
+    score = partial(
+        mean_average_precision, y_queries, y_gallery, distances, exclude=exclude, ties=ties
+    )
+    plain = score(per_query=True)
+    monkeypatch.setattr(_groups, "PAIRS_TO_COMPILE", 0)
+    np.testing.assert_array_equal(score(per_query=True), plain)
+
+
 def test_small_blocks_and_threads_change_nothing(rng, monkeypatch):
     y_queries, y_gallery = rng.integers(0, 3, 50), rng.integers(0, 3, 80)
     distances = rng.integers(0, 20, (50, 80)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Compiled loops over packed codes; imported when the first of them is needed.
+"""Compiled loops over packed codes, and over sorted numbers; imported when first needed.
 
 Galleries come word by word, shape (n_words, n), so that neighboring items lie side by side.
 """
@@ -341,3 +341,20 @@ def count_by_labels(
                     hits[query, far] += 1
                     gain[query, far] += gains[shared]
                     levels[query, shared] += 1
+
+
+@compiled
+def place_sorted(ordered, values, before, size):
+    """Write how many sorted numbers are smaller than each of sorted `values`, and as large."""
+    n = len(ordered)
+    smaller = 0
+    reached = 0
+    for place in range(len(values)):
+        value = values[place]
+        while smaller < n and ordered[smaller] < value:
+            smaller += 1
+        reached = max(reached, smaller)
+        while reached < n and ordered[reached] == value:
+            reached += 1
+        before[place] = smaller
+        size[place] = reached - smaller

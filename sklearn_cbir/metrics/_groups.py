@@ -10,12 +10,13 @@ closed form per group [1]_, [2]_; only groups that hold something relevant contr
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances
-from sklearn_cbir.codes._search import in_threads, slices
+from sklearn_cbir.codes._search import in_threads, kernels, slices
 from sklearn_cbir.metrics._averaging import mean_over_queries
 from sklearn_cbir.metrics._counts import count_codes
 from sklearn_cbir.metrics._relevance import (
@@ -30,6 +31,8 @@ from sklearn_cbir.metrics._relevance import (
 TIES = ("average", "stable")
 PAIRS_AT_ONCE = 2**18  # whose groups fit into a cache
 PAIRS_PER_THREAD = 2**20  # below this a second thread costs more than it saves
+PAIRS_TO_COMPILE = 2e8  # below this, importing compiled loops takes longer than they save
+COMPILED_FOR = (np.float32, np.float64, np.int64)
 
 
 @dataclass
@@ -74,19 +77,22 @@ def tie_groups(relevance, distances, *, ties="average", gains=None, exclude=None
     if isinstance(distances, HammingDistances) and ties == "average":
         yield from map(_groups_of_counts, count_codes(relevance, distances, gains, exclude))
         return
+    n_queries, n_gallery = distances.shape
+    compiled = kernels() if n_queries * n_gallery >= PAIRS_TO_COMPILE else None
+    place = _place if compiled is None else partial(_place_compiled, compiled)
     for rows in blocks(distances.shape, distances):
         block = read_block(distances, rows)
 
         def groups_of(part, block=block, first=rows.start):
             queries = slice(first + part.start, first + part.stop)
             excluded = None if exclude is None else exclude[queries]
-            return _groups_of_rows(block[part], relevance, queries, ties, gains, excluded)
+            return _groups_of_rows(block[part], relevance, queries, ties, gains, excluded, place)
 
         step = max(1, PAIRS_AT_ONCE // block.shape[1])
         yield from in_threads(groups_of, slices(len(block), step), block.size / PAIRS_PER_THREAD)
 
 
-def _groups_of_rows(block, relevance, queries, ties, gains, exclude):
+def _groups_of_rows(block, relevance, queries, ties, gains, exclude, place):
     """Return the `TieGroups` of a few queries."""
     if ties == "stable":
         block = _ranks(block)
@@ -97,7 +103,7 @@ def _groups_of_rows(block, relevance, queries, ties, gains, exclude):
         n_results -= [len(skip) for skip in exclude]
     n_relevant = np.array([len(items) for items, _ in relevant])
     query = np.repeat(np.arange(len(block)), n_relevant)
-    before, size = _find(block, relevant, exclude)
+    before, size = _find(block, relevant, exclude, place)
     first = _starts_of_runs(before, query)
     hits = np.diff(first, append=len(before))
     gain = None
@@ -126,7 +132,7 @@ def _without(items, shared, skip):
     return items[keep], None if shared is None else shared[keep]
 
 
-def _find(block, relevant, exclude):
+def _find(block, relevant, exclude, place):
     """Return, for relevant items in order of distance, how many are nearer and how many as far."""
     found = []
     ordered = np.empty_like(block[0])  # one for all: fresh memory costs as much as sorting it
@@ -135,7 +141,13 @@ def _find(block, relevant, exclude):
         ordered.sort()
         values = row[items]
         values.sort()
-        found.append(_place(ordered, values, None if exclude is None else row[exclude[i]]))
+        before, size = place(ordered, values)
+        if exclude is not None and len(exclude[i]):
+            left_out = np.sort(row[exclude[i]])
+            smaller = left_out.searchsorted(values)
+            before -= smaller
+            size -= left_out.searchsorted(values, side="right") - smaller
+        found.append((before, size))
     return [np.concatenate(parts) for parts in zip(*found)]
 
 
@@ -148,11 +160,11 @@ def _sorted_gains(block, relevant, gains):
     return np.concatenate(ordered)
 
 
-def _place(ordered, values, left_out):
-    """Return, for sorted values, how many others are smaller, and how many as large or itself.
+def _place(ordered, values):
+    """Return, for sorted values, how many of all are smaller, and how many as large or itself.
 
     Sorting values is several times faster than sorting positions, and only the relevant ones have
-    to be found again. What is left out does not count.
+    to be found again.
     """
     before = ordered.searchsorted(values)
     size = np.ones_like(before)
@@ -160,11 +172,15 @@ def _place(ordered, values, left_out):
     tied = np.flatnonzero(ordered.take(before + 1, mode="clip") == values)
     if len(tied):
         size[tied] = ordered.searchsorted(values[tied], side="right") - before[tied]
-    if left_out is not None and len(left_out):
-        left_out = np.sort(left_out)
-        smaller = left_out.searchsorted(values)
-        before -= smaller
-        size -= left_out.searchsorted(values, side="right") - smaller
+    return before, size
+
+
+def _place_compiled(compiled, ordered, values):
+    """Return the same in one pass over both."""
+    if ordered.dtype not in COMPILED_FOR:
+        return _place(ordered, values)
+    before, size = np.empty((2, len(values)), dtype=np.int64)
+    compiled.place_sorted(ordered, values, before, size)
     return before, size
 
 
