@@ -5,6 +5,7 @@ import copy
 import functools
 import numbers
 import os
+import warnings
 
 import joblib
 import numpy as np
@@ -106,7 +107,8 @@ class NetworkTransformer(
             of features, which train a small MLP instead of the backbone.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse.
+            Labels of any one type, or 0/1 columns, dense or sparse. A row of
+            zeros is unlabeled; -1 is a class like any other.
 
         Returns
         -------
@@ -260,11 +262,7 @@ class NetworkTransformer(
             )
         y, classes = encode_labels(y, n=n)
         if y.ndim == 2:
-            if output_of(loss) != "classes" and y.sum(axis=0).max() < 2:
-                raise ValueError(
-                    f"No two of the {n} images share a label, so {type(loss).__name__} has nothing "
-                    "to pull together. Give at least one label two images."
-                )
+            self._check_label_columns(y, loss)
             return y, classes
         if len(classes) < 2:
             raise ValueError(
@@ -278,6 +276,25 @@ class NetworkTransformer(
                 "two images."
             )
         return y, classes
+
+    def _check_label_columns(self, y, loss):
+        """Raise if no two rows of 0/1 columns differ, or none are similar."""
+        if (y == y[0]).all():
+            raise ValueError(
+                f"{type(self).__name__} needs rows with different labels to train, but all "
+                f"{len(y)} rows of y are equal."
+            )
+        if output_of(loss) != "classes" and y.sum(axis=0).max() < 2:
+            raise ValueError(
+                f"No two of the {len(y)} images share a label, so {type(loss).__name__} has "
+                "nothing to pull together. Give at least one label two images."
+            )
+        if y.all(axis=0).any():
+            warnings.warn(
+                f"Column {int(y.all(axis=0).argmax())} of y is 1 in all rows, so that every two "
+                "rows share a label and none are dissimilar. Drop it.",
+                stacklevel=5,
+            )
 
     # Network ---------------------------------------------------------------------------------
 
