@@ -17,6 +17,7 @@ from sklearn_cbir.backbones import (
     read_weights,
     row_statistics,
 )
+from sklearn_cbir.backbones._trunk import IMAGENET_MEAN, IMAGENET_STD
 from sklearn_cbir.backbones._weights import load_state
 from sklearn_cbir.pooling import POOLINGS, GeMPooling
 
@@ -404,6 +405,23 @@ def test_weights_load_from_whatever_training_saved(change, state, tmp_path):
     half = any(value.dtype == torch.float16 for value in read_weights(path).values())
     expected = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
     assert_same_features(str(path), expected)
+
+
+def test_inception_is_the_published_one_without_its_second_classifier(tmp_path):
+    from torchvision.models import inception_v3
+
+    # As published: a second classifier, and colors changed inside the network.
+    model = inception_v3(init_weights=False, aux_logits=True, transform_input=True)
+    path = save(tmp_path, model.state_dict())
+    trunk = build_backbone("inception_v3", weights=path).eval()
+    assert (trunk.image_size, trunk.resize_size, trunk.width) == (299, 299, 2048)
+    assert not any("Aux" in name for name in trunk.state_dict())
+    image = images(1, 299)
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    model.fc = nn.Identity()
+    with torch.no_grad():
+        expected = model.eval()((image / 255 - mean) / std)
+        torch.testing.assert_close(trunk(image), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_weights_load_into_built_in_nets_and_modules(tmp_path):
