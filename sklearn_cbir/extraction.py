@@ -409,7 +409,6 @@ def _estimator_hash(estimator):
 
 # Work ----------------------------------------------------------------------------------------
 
-
 _LOADED = {}  # the estimator of the last call, by the hash of its pickle
 
 
@@ -417,35 +416,54 @@ def _write_all(estimator, source, missing, on_error, n_jobs):
     """Write the missing shards; yield the number of images of each that is finished."""
     if not missing:
         return
-    # As an array, it is sent to a worker once: joblib maps large arrays into the workers' memory,
-    # and Dask scatters them.
-    portable = joblib.wrap_non_picklable_objects(estimator, keep_wrapper=False)
-    pickled = np.frombuffer(pickle.dumps(portable), dtype=np.uint8)
+    # Workers read the estimator from the folder, once each: those too that join later.
+    pickled = pickle.dumps(joblib.wrap_non_picklable_objects(estimator, keep_wrapper=False))
     key = hashlib.sha256(pickled).hexdigest()
+    path = missing[0].rows.parent / f".estimator-{key[:16]}.part"
+    replace_file(path, pickled)
+    del pickled
     _LOADED[key] = estimator  # for work in this process
-    tasks = (
-        delayed(_write_shard)(
-            pickled, key, shard, *source.part(shard.number), source.files(shard.number), on_error
-        )
-        for shard in missing
-    )
+    tasks = (_Task(shard, source, path, key, on_error) for shard in missing)
     try:
-        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks)
+        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+            delayed(_write_shard)(task) for task in tasks
+        )
     finally:
         _LOADED.pop(key, None)
+        path.unlink(missing_ok=True)
 
 
-def _write_shard(pickled, key, shard, first, part, files, on_error):
-    """Transform the images of one shard and write its two files."""
-    if key not in _LOADED:
-        _LOADED.clear()
-        _LOADED[key] = pickle.loads(pickled.data)
-    rows, faults = _transform(_LOADED[key], part, first, on_error == "skip")
+class _Task:
+    """One shard to write; one object, as Dask keeps large arguments on a worker that may die."""
+
+    def __init__(self, shard, source, path, key, on_error):
+        self.shard = shard
+        self.first, self.part = source.part(shard.number)
+        self.files = source.files(shard.number)
+        self.estimator_path = path
+        self.key = key
+        self.skip = on_error == "skip"
+
+    def estimator(self):
+        """Return the estimator, read by the first task of a process."""
+        if self.key not in _LOADED:
+            pickled = self.estimator_path.read_bytes()
+            if hashlib.sha256(pickled).hexdigest() != self.key:
+                raise ValueError(_strange(self.estimator_path))  # before anything in it is run
+            _LOADED.clear()
+            _LOADED[self.key] = pickle.loads(pickled)
+        return _LOADED[self.key]
+
+
+def _write_shard(task):
+    """Transform the images of one shard and write its two files; return how many they are."""
+    rows, faults = _transform(task.estimator(), task.part, task.first, task.skip)
     skipped = {str(fault.index): str(fault) for fault in faults}
-    _write_json(shard.about, {"first": first, "files": files, "skipped": skipped})
-    with replacement(shard.rows) as file:
+    about = {"first": task.first, "files": task.files, "skipped": skipped}
+    _write_json(task.shard.about, about)
+    with replacement(task.shard.rows) as file:
         np.lib.format.write_array(file, rows, allow_pickle=False)
-    return _num_samples(part)
+    return _num_samples(task.part)
 
 
 def _transform(estimator, part, first, skip):

@@ -1,7 +1,10 @@
 """Shards on disk: the rows of transform, whatever was killed, and by whomever they were made."""
 
+import hashlib
 import json
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -220,7 +223,7 @@ for n in itertools.count(1):
         assert len(np.load(path)) == (1 if path.name == "shard-00002.npy" else 3)
     if status:
         assert list(folder.glob(".*.part"))
-        assert not list(folder.glob("shard-00002.npy")) or n == 8
+        assert not list(folder.glob("shard-00002.npy")) or n == 9
     features = extract(Normalizer(), rows, folder, shard_size=3)
     assert np.array_equal(features, Normalizer().fit_transform(rows))
     assert np.array_equal(load_features(folder), features)
@@ -232,8 +235,8 @@ print(n)
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
     )
-    # Manifest, rows and description of three shards, manifest again: 8 writes.
-    assert (done.stdout.strip(), done.stderr) == ("9", "")
+    # Manifest, estimator, description and rows of three shards, manifest again: 9 writes.
+    assert (done.stdout.strip(), done.stderr) == ("10", "")
 
 
 @pytest.mark.parametrize("change", ["none", "refit", "reload", "map", "place"])
@@ -441,26 +444,39 @@ def test_nothing_readable_is_an_error(fitted, paths, tmp_path):
 # Many processes --------------------------------------------------------------------------------
 
 
+def task_of(folder, number=0):
+    """A task as another process receives it, and the pickle that it names."""
+    pickled = pickle.dumps(Normalizer())
+    path = folder / "estimator"
+    path.write_bytes(pickled)
+    source = extraction._Source(ROWS, 4)
+    key = hashlib.sha256(pickled).hexdigest()
+    return extraction._Task(extraction._Shard(folder, number), source, path, key, "raise")
+
+
 def test_a_worker_loads_the_estimator_once(tmp_path, monkeypatch):
-    loads, real = [], extraction.pickle.loads
+    loads, real = [], pickle.loads
     monkeypatch.setattr(extraction.pickle, "loads", lambda data: loads.append(1) or real(data))
     monkeypatch.setattr(extraction, "_LOADED", {})
-    pickled = np.frombuffer(extraction.pickle.dumps(Normalizer()), dtype=np.uint8)
-    for number in range(3):
-        shard = extraction._Shard(tmp_path, number)
-        extraction._write_shard(pickled, "key", shard, 0, ROWS, None, "raise")
+    assert [extraction._write_shard(task_of(tmp_path, number)) for number in range(3)] == [4, 4, 2]
     assert len(loads) == 1
 
 
-def test_workers_share_the_cores(tmp_path):
-    def whoami(X):
-        return np.column_stack([X, np.full((len(X), 2), [os.getpid(), torch.get_num_threads()])])
+def test_a_worker_loads_no_other_pickle(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "_LOADED", {})
+    task = task_of(tmp_path)
+    task.estimator_path.write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(ValueError, match="estimator' is not as it was written"):
+        extraction._write_shard(task)
 
-    rows = np.arange(8.0)[:, None]
-    found = extract(FunctionTransformer(whoami), rows, tmp_path, shard_size=1, n_jobs=2).load()
-    assert np.array_equal(found[:, :1], rows)
-    assert os.getpid() not in found[:, 1]
-    assert (found[:, 2] <= max(1, joblib.cpu_count() // 2)).all()
+
+def test_processes_write_the_same_bits(tmp_path):
+    def whoami(X):
+        return np.column_stack([Normalizer().fit_transform(X), np.full(len(X), os.getpid())])
+
+    found = extract(FunctionTransformer(whoami), ROWS, tmp_path, shard_size=1, n_jobs=2).load()
+    assert np.array_equal(found[:, :3], Normalizer().fit_transform(ROWS))
+    assert os.getpid() not in found[:, 3]
 
 
 @pytest.fixture(scope="module")
@@ -492,13 +508,22 @@ def test_dask_extracts_the_same_bits(fitted, paths, tmp_path, dask):
         extract(fitted, paths, tmp_path / "other", shard_size=8)
 
 
-def test_dask_workers_are_processes_of_one_thread(tmp_path, dask):
-    whoami = FunctionTransformer(
-        lambda X: np.full((len(X), 2), [os.getpid(), torch.get_num_threads()])
-    )
-    found = extract(whoami, np.arange(16.0)[:, None], tmp_path, shard_size=1).load()
-    assert os.getpid() not in found[:, 0]
-    assert set(found[:, 1]) == {1}
+def test_dask_goes_on_without_a_worker_that_died(tmp_path, dask):
+    flag = str(tmp_path / "died")
+
+    def once_fatal(X):
+        if X[0, 0] == 5 and not os.path.exists(flag):
+            Path(flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        whoami = np.full((len(X), 2), [os.getpid(), torch.get_num_threads()])
+        return np.column_stack([X, whoami])
+
+    rows = np.arange(16.0)[:, None]
+    found = extract(FunctionTransformer(once_fatal), rows, tmp_path / "out", shard_size=1).load()
+    assert os.path.exists(flag)
+    assert np.array_equal(found[:, :1], rows)
+    assert os.getpid() not in found[:, 1]
+    assert set(found[:, 2]) == {1}
 
 
 def test_grids_and_scores_under_dask_are_those_without(dask):
