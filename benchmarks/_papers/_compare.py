@@ -74,16 +74,27 @@ def measure(make, task, part, kind, settings):
 
 
 def choose_rate(cells, row, task, label, settings):
-    """Return the rate of the grid with the best score on the tuning part; None without a grid."""
+    """Return the rate of the grid with the best score on the tuning part; None without a grid.
+
+    Where the best rate is the last of the grid, the grid goes on for up to two rates more.
+    """
     if len(row.rates) < 2:
         return row.rates[0] if row.rates else None
-    scores = []
-    for lr in row.rates:
-        cell = f"choose {row.name}{label}, lr={lr:g}"
-        chosen = settings | {"lr": lr, "seed": 0}
-        score = cells.run(cell, _or_lost, row.make, task, task.tuning, row.features, chosen)
-        scores.append(score[task.scoring[0]])
-    return row.rates[int(np.argmax(scores))]
+    scores = {}
+    rates = sorted(row.rates)
+    for _ in range(3):
+        for lr in rates:
+            if lr not in scores:
+                cell = f"choose {row.name}{label}, lr={lr:g}"
+                chosen = settings | {"lr": lr, "seed": 0}
+                found = cells.run(cell, _or_lost, row.make, task, task.tuning, row.features, chosen)
+                scores[lr] = found[task.scoring[0]]
+        best = max(rates, key=scores.get)
+        if best not in (rates[0], rates[-1]):
+            break
+        factor = 0.33 if best == rates[0] else 3.2  # 0.001, 0.003, 0.01, ...
+        rates = sorted([*rates, float(f"{best * factor:.0e}")])
+    return best
 
 
 def _or_lost(make, task, part, kind, settings):
