@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+
 from _data import Cells, keep_freed_memory, load_cifar10_parts
 
 # DFEH ----------------------------------------------------------------------------------------
@@ -41,7 +42,6 @@ def dfeh_ablation(cells, options):
 def dfeh_svhn(cells, options):
     """DFEH's ablations on SVHN: DATA holds train_32x32.mat and test_32x32.mat."""
     from _papers import hashing
-
     from sklearn_cbir.datasets import load_svhn
 
     digits = load_svhn(options.data)
@@ -53,7 +53,6 @@ def dfeh_svhn(cells, options):
 def dfeh_nuswide(cells, options):
     """DFEH's table on NUS-WIDE: DATA is unpacked as it is distributed."""
     from _papers import hashing
-
     from sklearn_cbir.datasets import load_nuswide
     from sklearn_cbir.model_selection import split_protocol
 
@@ -108,7 +107,6 @@ def lrml_omniglot(cells, options):
 def lrml_places(name, cells, options):
     """LRML on Oxford5k, Paris6k or Holidays; --train-data holds a folder per place."""
     from _papers import _compare, places
-
     from sklearn_cbir.datasets import load_image_folder
 
     if options.train_data is None:
@@ -120,7 +118,6 @@ def lrml_places(name, cells, options):
 
 def _photos(options):
     from _papers import squared_hinge
-
     from sklearn_cbir.datasets import load_image_folder
 
     train = load_image_folder(options.data / "train")
@@ -144,7 +141,6 @@ def multi_label_mosaics(cells, options):
 def multi_label_photos(load, protocol, cells, options):
     """Multi-level similarity against binary similarity, on NUS-WIDE or MIRFLICKR-25K."""
     from _papers import multi_label
-
     from sklearn_cbir import datasets
     from sklearn_cbir.model_selection import split_protocol
 
@@ -176,7 +172,6 @@ def zero_shot_omniglot(cells, options):
 def zero_shot_products(load, constants, cells, options):
     """CPF against other losses on unseen classes of CUB-200, Cars196, SOP or Shopee."""
     from _papers import zero_shot
-
     from sklearn_cbir import datasets
     from sklearn_cbir.losses import CPF_CONSTANTS
     from sklearn_cbir.model_selection import ClassDisjointKFold, split_protocol
@@ -204,7 +199,6 @@ def _zero_shot(cells, task, options, settings, constants=None):
 
 def _drawings(options):
     from _papers import zero_shot
-
     from sklearn_cbir.datasets import load_drawings
 
     drawings = load_drawings(options.data)

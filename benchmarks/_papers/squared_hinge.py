@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _data import paired_bootstrap
 
+from _data import paired_bootstrap
 from _papers._compare import Part, Row, Task, compare, spread
 from sklearn_cbir import CNNFeatureExtractor
 
