@@ -13,8 +13,8 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from _data import Cells, keep_freed_memory, load_cifar10
 
+from _data import Cells, keep_freed_memory, load_cifar10
 from sklearn_cbir import DeepHasher
 from sklearn_cbir.losses import DFEHLoss
 from sklearn_cbir.metrics import hamming_mean_average_precision
