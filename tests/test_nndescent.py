@@ -159,11 +159,22 @@ def test_the_seed_fixes_the_graph_and_leaves_the_global_generator(rows, queries,
 
 
 def test_low_recall_warns(rows, monkeypatch):
-    monkeypatch.setattr(_nndescent.NNDescentEngine, "efforts", (0.0,))
+    monkeypatch.setattr(_nndescent.NNDescentEngine, "efforts", ((1, 0.0),))
     with pytest.warns(UserWarning, match="less than recall_target=1.0"):
         NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=1.0).fit(
             np.random.default_rng(0).standard_normal((N, 200)).astype(np.float32)
         )
+
+
+def test_a_graph_that_misses_clusters_is_made_anew_with_more_leaves(rows, queries, monkeypatch):
+    efforts = ((1, 0.0), (1, 0.0), (32, 0.4))
+    monkeypatch.setattr(_nndescent.NNDescentEngine, "efforts", efforts)
+    retriever = NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=0.99)
+    engine = retriever.fit(rows)._gallery.engine
+    assert engine.effort == (32, 0.4)
+    assert engine._cached_index.search_tree_leaf_budget == 32
+    retriever.set_params(recall_target=0.0).fit(rows)
+    assert retriever._gallery.engine._cached_index.search_tree_leaf_budget == 1
 
 
 def test_threads_get_the_answers_of_one(graph, queries):

@@ -94,10 +94,10 @@ class ApproximateEngine:
         if index is None:
             return self.exact.query(queries, k)
         positions, lacking = self._from_index(index, queries, k)
-        positions = np.hstack([positions, self._from_loose(queries, k)])
         which, column = np.nonzero(positions >= 0)
         distances = np.full(positions.shape, np.inf)
         distances[which, column] = self.exact.measure(queries, which, positions[which, column])
+        distances, positions = self._with_loose(queries, k, distances, positions)
         order = np.lexsort((positions, distances), axis=1)[:, :k]
         distances = np.take_along_axis(distances, order, axis=1)
         positions = np.take_along_axis(positions, order, axis=1)
@@ -154,9 +154,13 @@ class ApproximateEngine:
         for effort in self.efforts:
             self.effort = effort
             found = self.query(queries, k + 1)[0] <= furthest  # the row itself is among them
-            self.recall = float((np.count_nonzero(found, axis=1) - 1).mean() / k)
-            if self.recall >= self.recall_target:
+            shares = (np.count_nonzero(found, axis=1) - 1) / k
+            self.recall = float(shares.mean())
+            # Reached by luck, the target would be missed by other queries.
+            if self.recall - shares.std() / np.sqrt(len(shares)) >= self.recall_target:
                 return
+        if self.recall >= self.recall_target:
+            return
         warnings.warn(
             f"algorithm={self.algorithm!r} finds {self.recall:.3f} of the true {k} nearest "
             f"neighbors, less than recall_target={self.recall_target}. Use algorithm='exact', or "
@@ -178,11 +182,22 @@ class ApproximateEngine:
         lacking |= ~queries.any(axis=1)  # a zero row has no direction to follow
         return positions, lacking
 
-    def _from_loose(self, queries, k):
-        """Return the nearest rows that are not indexed."""
+    def _with_loose(self, queries, k, distances, positions):
+        """Append columns for the rows that are not indexed and as near as the k-th found."""
+        if not len(self.loose):
+            return distances, positions
         if "_cached_loose" not in vars(self):
             self._cached_loose = self.exact._with(self.exact.rows[self.loose])
-        return self.loose[self._cached_loose.query(queries, min(k, len(self.loose)))[1]]
+        furthest = np.partition(distances, k - 1, axis=1)[:, k - 1]
+        furthest[np.isinf(furthest)] = 0  # these queries are answered exactly
+        which, found, measured = self._cached_loose.within(queries, furthest)
+        counts = np.bincount(which, minlength=len(queries))
+        column = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = len(queries), counts.max(initial=0)
+        more_distances, more_positions = np.full(shape, np.inf), np.full(shape, -1)
+        more_distances[which, column] = measured
+        more_positions[which, column] = self.loose[found]
+        return np.hstack([distances, more_distances]), np.hstack([positions, more_positions])
 
     def _index(self):
         """Return the index, made if it is not there; None where it cannot be."""

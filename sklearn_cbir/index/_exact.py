@@ -34,16 +34,22 @@ class ExactEngine(EveryRow):
 
     def query_radius(self, queries, radius):
         """Return lists of the distances and positions of all rows within `radius`."""
-        distances, positions = [], []
+        which, found, measured = self.within(queries, np.full(len(queries), radius))
+        order = np.lexsort((measured, which))
+        stops = which.searchsorted(np.arange(1, len(queries)))
+        return np.split(measured[order], stops), np.split(found[order], stops)
+
+    def within(self, queries, radii):
+        """Return all pairs within the radius of their query, by query and then by position.
+
+        Which query, which position, and the distance: three arrays, one entry per pair.
+        """
+        parts = []
         for block in self._blocks(len(queries)):
-            which, found, measured = self._measured(queries[block], radius=radius)
-            inside = measured <= radius
-            which, found, measured = which[inside], found[inside], measured[inside]
-            order = np.lexsort((measured, which))
-            stops = which.searchsorted(np.arange(1, block.stop - block.start))
-            distances += np.split(measured[order], stops)
-            positions += np.split(found[order], stops)
-        return distances, positions
+            which, found, measured = self._measured(queries[block], radius=radii[block])
+            inside = measured <= radii[block][which]
+            parts.append((which[inside] + block.start, found[inside], measured[inside]))
+        return tuple(np.concatenate(part) for part in zip(*parts))
 
     def distances(self, queries):
         """Return the distances to all rows, (n_queries, n), as exact as one product is."""

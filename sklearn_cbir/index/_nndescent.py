@@ -29,7 +29,15 @@ class NNDescentEngine(ApproximateEngine):
     """A graph in which every row knows its neighbors; compiled once for both metrics."""
 
     algorithm = "nndescent"
-    efforts = (0.2, 0.3, 0.4)  # epsilon: how much further than the best to look
+
+    @property
+    def efforts(self):
+        """Leaves of a tree to start from, and epsilon: how much further than the best to look.
+
+        From too few leaves, queries end in the wrong one of well separated clusters.
+        """
+        few = 4 if self.rows.shape[1] < 256 else 8
+        return (few, 0.1), (few, 0.2), (few, 0.3), (32, 0.2), (32, 0.3), (32, 0.4)
 
     @property
     def most(self):
@@ -43,6 +51,9 @@ class NNDescentEngine(ApproximateEngine):
         with LOCK:
             if "_cached_index" not in vars(self) and _is_forked():
                 return None
+            n_leaves = getattr(vars(self).get("_cached_index"), "search_tree_leaf_budget", None)
+            if n_leaves not in (None, self.effort[0]):  # fixed when a graph is made
+                del self._cached_index
             return super()._index()
 
     def _make(self, rows):
@@ -53,8 +64,7 @@ class NNDescentEngine(ApproximateEngine):
                 rows,
                 metric="euclidean",
                 n_neighbors=self.most,
-                # Without it, queries end in the wrong one of well separated clusters.
-                search_tree_leaf_budget=16 if rows.shape[1] < 256 else 32,
+                search_tree_leaf_budget=self.effort[0],
                 random_state=self.seed,
                 n_jobs=n_threads,
             )
@@ -64,7 +74,7 @@ class NNDescentEngine(ApproximateEngine):
     def _ask(self, index, queries, k, effort):
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         with LOCK:
-            return index.query(queries, k=k, epsilon=effort)
+            return index.query(queries, k=k, epsilon=effort[1])
 
 
 def _is_forked():
