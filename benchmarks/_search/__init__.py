@@ -1,0 +1,1 @@
+"""The search engines beside others, one module a task; `benchmarks/search.py` runs them."""
