@@ -7,8 +7,8 @@ from sklearn_cbir.index._rows import find_copies, row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
 AFFINITIES_AT_ONCE = 2**20
-# Numbers of float64 held at once where pairs are measured: they stay in its second-level cache.
-DIFFERENCES_AT_ONCE = 2**16
+# Numbers of float64 held at once where pairs are measured: they stay there too.
+DIFFERENCES_AT_ONCE = 2**18
 
 
 class ExactEngine(EveryRow):
@@ -22,6 +22,10 @@ class ExactEngine(EveryRow):
 
     def query(self, queries, k):
         """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
+        if len(queries) == 1:
+            error = self._error(queries)
+            if self._is_safe(error)[0]:
+                return self._query_one(queries, k, error)
         distances = np.empty((len(queries), k))
         positions = np.empty((len(queries), k), dtype=np.int64)
         for block in self._blocks(len(queries)):
@@ -31,6 +35,18 @@ class ExactEngine(EveryRow):
             nearest = order[first[:, None] + np.arange(k)]
             distances[block], positions[block] = measured[nearest], found[nearest]
         return distances, positions
+
+    def _query_one(self, query, k, error):
+        """Return the same for one query in few steps: a call takes longer than what it computes."""
+        affinity = self._affinity(query, slice(None))[0]
+        width = _group_width(k, len(self))
+        n_groups = len(self) // width
+        largest = affinity[: n_groups * width].reshape(width, n_groups).max(axis=0)
+        floor = np.partition(largest, -k)[-k] - (2 * error[0]).astype(affinity.dtype)
+        found = np.flatnonzero(affinity >= floor)
+        measured = self.measure(query, np.zeros(len(found), dtype=np.int64), found)
+        order = np.argsort(measured, kind="stable")[:k]
+        return measured[order][None], found[order][None]
 
     def query_radius(self, queries, radius):
         """Return lists of the distances and positions of all rows within `radius`."""
@@ -68,10 +84,12 @@ class ExactEngine(EveryRow):
     def measure(self, queries, which, positions):
         """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
         distances = np.empty(len(which))
+        queries = queries.astype(np.float64, copy=False)
         step = max(1, DIFFERENCES_AT_ONCE // self.rows.shape[1])
         for start in range(0, len(which), step):
             part = slice(start, start + step)
-            difference = queries[which[part]].astype(np.float64) - self.rows[positions[part]]
+            difference = queries.take(which[part], axis=0)
+            difference -= self.rows[positions[part]]
             distances[part] = self._from_difference(difference)
         return distances
 
@@ -211,10 +229,11 @@ class EuclideanEngine(ExactEngine):
 
     def _error(self, queries):
         eps = float(np.finfo(self.rows.dtype).eps)
-        longest = np.sqrt(2 * float(self._half_squares().max()))
+        if "_cached_longest" not in vars(self):
+            self._cached_longest = np.sqrt(2 * float(self._half_squares().max()))
         lengths = _lengths(queries.astype(np.float64, copy=False))
         with np.errstate(over="ignore"):
-            return (2 * self.rows.shape[1] + 16) * eps * (lengths + longest) ** 2
+            return (2 * self.rows.shape[1] + 16) * eps * (lengths + self._cached_longest) ** 2
 
     def _floor(self, queries, radius):
         lengths = _lengths(queries.astype(np.float64, copy=False))
@@ -245,7 +264,7 @@ class _Nearest:
 
     def __init__(self, k, n):
         self.k = k
-        self.width = max(1, min(32, n // (25 * k)))  # of a group
+        self.width = _group_width(k, n)
         self.best = None
 
     def __call__(self, affinity, slack):
@@ -276,6 +295,11 @@ class _Nearest:
         else:
             self.floor = np.full(len(best), -np.inf, dtype=best.dtype)
         self.best = best
+
+
+def _group_width(k, n):
+    """Return how many columns are a group: there are many more groups than `k`, or all columns."""
+    return max(1, min(32, n // (25 * k)))
 
 
 def _true_pairs(mask):
