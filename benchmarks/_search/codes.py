@@ -27,7 +27,7 @@ def run(cells, options):
         for setting in settings
         for n, bits, batch, k in [setting]
     ]
-    return table(results[: -len(MORE)])
+    return table(results[: len(results) - len(MORE)])
 
 
 @lru_cache(maxsize=1)

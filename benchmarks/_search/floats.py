@@ -39,7 +39,7 @@ def run(cells, options):
         for setting in settings + MORE
         for n, d, metric, batch, k in [setting]
     ]
-    return table(results[: -len(MORE)])
+    return table(results[: len(settings)])
 
 
 @lru_cache(maxsize=1)

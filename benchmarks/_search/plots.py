@@ -45,5 +45,6 @@ def _figure(cells, panels):
             ax.plot(*zip(*points), marker="o", markersize=4, label=engine)
         ax.set(xscale="log", yscale="log", xlabel=label, ylabel="us per query")
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+        if chosen:
+            ax.legend(fontsize=8)
     return figure
