@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,26 @@ def test_double_precision_and_extreme_rows_are_rounded_once(file):
     assert engine_of(ours).rows.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("metric", "scale"),
+    [("cosine", 1e-60), ("cosine", 1.0), ("cosine", 1e60), ("euclidean", 1.0), ("euclidean", 1e30)],
+)
+def test_queries_of_double_precision_are_rounded_as_the_rows_were(file, metric, scale):
+    rows = np.random.default_rng(0).normal(size=(40, D)) * scale
+    ours = make_retriever(file, metric).fit(rows, np.arange(40) % 2)
+    assert not ours.kneighbors(rows, 1)[0].any()
+    exact = NeighborsRetriever(5, metric=metric, algorithm="exact").fit(rows)
+    np.testing.assert_array_equal(ours.kneighbors(rows)[1], exact.kneighbors(rows)[1])
+    with pytest.warns(UserWarning, match="100% of the queries are equal to rows of the gallery"):
+        ours.score(rows, np.arange(40) % 2)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_distances_beyond_single_precision_are_refused(file, scale):
+    with pytest.raises(ValueError, match="numbers of about .* Scale all rows before"):
+        make_retriever(file, "euclidean").fit(np.eye(8) * scale)
+
+
 def test_a_row_of_one_number_is_searched(file):
     rows = np.arange(12, dtype=np.float32)[:, None]
     ours = make_retriever(file, "euclidean").fit(rows)
@@ -270,6 +291,21 @@ def test_a_saved_gallery_outlives_all_that_happens_to_the_retriever(server, tmp_
     _milvus_client.call(server.uri, "drop_collection", name, doing="dropping")
     with pytest.raises(RuntimeError, match=f"has no collection '{name}'"):
         pickle.loads(saved).predict(rows)
+
+
+def test_two_that_load_one_gallery_never_write_the_same_row(server, monkeypatch):
+    # The clock of what wrote the gallery is ahead: what counts on from its keys would meet.
+    rows, _ = make_rows("cosine")
+    saved = pickle.dumps(make_retriever(server.uri).fit(rows))
+    clock = SimpleNamespace(time=lambda: time.time() - 600)
+    monkeypatch.setattr(_milvus, "time", clock)
+    loaded = [pickle.loads(saved) for _ in range(2)]
+    added = make_rows("cosine", 20, seed=1)[0].reshape(2, 10, D)
+    for retriever, new in zip(loaded, added):
+        retriever.partial_fit(new)
+    for retriever, new in zip(loaded, added):
+        exact = NeighborsRetriever(5).fit(np.vstack([rows, new]))
+        assert_same(retriever.kneighbors(rows), exact.kneighbors(rows))
 
 
 def test_a_gallery_that_something_else_changed_is_refused(server):
@@ -525,6 +561,14 @@ def test_a_gallery_in_memory_moves_when_rows_are_added(file):
     assert retriever.algorithm_ == "milvus"
     exact = NeighborsRetriever(5).fit(np.vstack([rows, rows[:9]]))
     np.testing.assert_array_equal(retriever.predict(rows), exact.predict(rows))
+
+
+def test_a_gallery_that_was_scaled_moves_too(file):
+    rows = make_rows("euclidean")[0] * np.float32(1e8)
+    retriever = NeighborsRetriever(5, metric="euclidean").fit(rows)
+    retriever.set_params(algorithm="milvus", uri=file).partial_fit(rows[:9] + 1)
+    exact = NeighborsRetriever(5, metric="euclidean").fit(np.vstack([rows, rows[:9] + 1]))
+    assert_same(retriever.kneighbors(rows + 2), exact.kneighbors(rows + 2))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)
     if engine is not None and _is_plain(estimator, X, engine):
         check_finite(X)
         return X
-    dtype = list(dtype) if engine is None else engine.rows.dtype
+    dtype = list(dtype) if engine is None else _dtype_of(engine)
     with np.errstate(over="ignore", invalid="ignore"):
         X = validate_data(estimator, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
     check_finite(X)
@@ -29,9 +29,14 @@ def _is_plain(estimator, X, engine):
         and X.ndim == 2
         and len(X) > 0
         and X.shape[1] == estimator.n_features_in_
-        and X.dtype == engine.rows.dtype
+        and X.dtype == _dtype_of(engine)
         and not hasattr(estimator, "feature_names_in_")  # it warns of queries without
     )
+
+
+def _dtype_of(engine):
+    """Return the type in which an engine takes queries: that of its rows, if it says no other."""
+    return getattr(engine, "input_dtype", None) or engine.rows.dtype
 
 
 def check_finite(X, first=0):

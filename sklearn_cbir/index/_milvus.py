@@ -64,8 +64,14 @@ class MilvusEngine:
     def build(self, rows):
         """Write `rows` into a new collection."""
         server.clean_up()
+        self.input_dtype = rows.dtype.name  # queries are read like rows: both are rounded once
         if self.metric != "hamming":  # a form that has seen the range scales what would overflow
             self.form = self.form.build(np.array([[rows.max()], [rows.min()]]))._with(None)
+            if self.metric == "euclidean" and abs(np.log2(self.form.scale)) > 120:
+                raise ValueError(
+                    f"X holds numbers of about {1 / self.form.scale:.3g}, and Euclidean distances "
+                    "between rows in single precision cannot be told. Scale all rows before."
+                )
         first = self.encode(rows[:1])
         width = rows.shape[1] if self.metric == "hamming" else first.shape[1]
         self.collection = Collection(self.uri, self.prefix, self.metric, width)
@@ -85,6 +91,8 @@ class MilvusEngine:
         rows = exact.rows
         if self.metric == "hamming":
             rows = unpack_codes(rows, WORD * rows.shape[1])
+        elif self.metric == "euclidean" and exact.scale != 1:
+            rows = rows / rows.dtype.type(exact.scale)
         return self.build(rows)
 
     def __len__(self):
@@ -657,10 +665,11 @@ class _Ours:
 
     def take_keys(self, n, above):
         if not self.next:
-            # Two that load one gallery and add to it must not meet: seconds, then 31 bits of luck.
+            # Two that load one gallery and add to it must not meet: seconds, then 31 bits of luck,
+            # also where the clock of what wrote the gallery is ahead.
+            seconds = max(int(time.time() - YEAR_2020), (above >> 31) + 1)
             luck = random.SystemRandom().getrandbits(31)
-            start = (int(time.time() - YEAR_2020) << 31) + luck
-            self.first = self.next = max(start, above + 1)
+            self.first = self.next = (seconds << 31) + luck
         keys = np.arange(self.next, self.next + n)
         self.next += n
         return keys
