@@ -173,7 +173,9 @@ def report(results, paper):
         last = results[name, 48][0]
         published = f"{paper[name][3]:.4f}" if name in paper else ""
         rate = "" if last["lr"] is None else f"{last['lr']:g}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {published} | {rate} | {last['cpu_seconds']:.0f} |")
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {published} | {rate} | {last['cpu_seconds']:.0f} |"
+        )
     return "\n".join(lines)
 
 
