@@ -6,7 +6,7 @@ from sklearn_cbir.index._every_row import EveryRow
 from sklearn_cbir.index._rows import find_copies, row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
-AFFINITIES_AT_ONCE = 2**20
+AFFINITIES_AT_ONCE = 2**21
 # Numbers of float64 held at once where pairs are measured: they stay there too.
 DIFFERENCES_AT_ONCE = 2**18
 
@@ -94,9 +94,11 @@ class ExactEngine(EveryRow):
         return distances
 
     def _blocks(self, n_queries):
-        """Yield blocks of about 100 queries, more of them if the gallery is small."""
-        largest = max(128, AFFINITIES_AT_ONCE // max(1, len(self)))
-        return row_blocks(n_queries, self._tile(128), itemsize=32, largest=largest)
+        """Yield blocks of some hundred queries, more of them if the gallery is small."""
+        # A product of long rows copies its factors first, which pays for many queries at once.
+        at_once = 256 if self.rows.shape[1] < 256 else 512
+        largest = max(at_once, AFFINITIES_AT_ONCE // (2 * max(1, len(self))))
+        return row_blocks(n_queries, self._tile(at_once), itemsize=32, largest=largest)
 
     def _tile(self, n_queries):
         """Return how many rows are screened at once."""
