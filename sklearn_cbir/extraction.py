@@ -137,8 +137,9 @@ def extract(estimator, X, folder, *, shard_size=1024, on_error="raise", n_jobs=N
         for n_images in _write_all(estimator, source, missing, on_error, n_jobs):
             advance(n_images)
     _write_json(folder / MANIFEST, manifest | _summary(shards))
-    for left in folder.glob(".*.part"):  # of processes that were killed
-        left.unlink(missing_ok=True)
+    for name in (f".{MANIFEST}.*", ".shard-*", ".estimator-*", "..estimator-*"):
+        for left in folder.glob(f"{name}.part"):  # of processes that were killed
+            left.unlink(missing_ok=True)
     return FeatureShards(folder)
 
 
@@ -543,8 +544,9 @@ class _Shard:
         """Say whether the rows are there, and raise if they are not those of the images now."""
         if not self.rows.exists():
             return False
-        _open_rows(self.rows)
         about = self.read_about()
+        if len(_open_rows(self.rows)) != source.size(self.number) - len(about["skipped"]):
+            raise ValueError(_strange(self.rows))
         now = source.files(self.number) or []
         for before, after in zip(about["files"] or [], now):
             if before != after:
@@ -594,9 +596,10 @@ def _read_manifest(folder):
         )
     manifest = _read_json(path)
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(found, int):
+    is_newer = isinstance(found, int) and found > FORMAT  # may hold anything
+    if not isinstance(found, int) or not (is_newer or WANTED.keys() <= manifest.keys()):
         raise ValueError(f"{str(path)!r} was not written by extract. Use another folder.")
-    if found > FORMAT:
+    if is_newer:
         raise ValueError(
             f"{str(folder)!r} was written in format {found}; this version of sklearn_cbir reads "
             f"up to {FORMAT}. Install a newer version."

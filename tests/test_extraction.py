@@ -336,15 +336,34 @@ def test_a_damaged_shard_is_named(fitted, tmp_path, damage):
         load_features(tmp_path / "out")
 
 
+def test_a_shard_of_other_length_is_not_taken_for_whole(tmp_path):
+    features = extract(Normalizer(), ROWS, tmp_path, shard_size=4)
+    np.save(features.shards[1], ROWS[:1])
+    with pytest.raises(ValueError, match=r"shard-00001.npy' is not as it was written"):
+        extract(Normalizer(), ROWS, tmp_path, shard_size=4)
+
+
+def test_files_of_the_user_stay(tmp_path):
+    mine, left = tmp_path / ".mine.part", tmp_path / ".manifest.json.1.2.part"
+    for path in (mine, left):
+        path.touch()
+    extract(Normalizer(), ROWS, tmp_path)
+    assert mine.exists()
+    assert not left.exists()
+
+
 def test_folders_that_are_not_of_extract(fitted, tmp_path):
     with pytest.raises(ValueError, match=r"holds no manifest.json"):
         load_features(tmp_path)
     np.save(tmp_path / "shard-00000.npy", np.eye(3))
     with pytest.raises(ValueError, match=r"holds shards but no manifest.json. Use another"):
         extract(fitted, IMAGES, tmp_path)
-    (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"manifest.json' was not written by extract"):
-        load_features(tmp_path)
+    for text in ("[]", '{"format": 1, "name": "of something else"}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=r"manifest.json' was not written by extract"):
+            load_features(tmp_path)
+        with pytest.raises(ValueError, match=r"manifest.json' was not written by extract"):
+            extract(fitted, IMAGES, tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": extraction.FORMAT + 1}))
     with pytest.raises(ValueError, match=r"reads up to 1. Install a newer version"):
         extract(fitted, IMAGES, tmp_path)
