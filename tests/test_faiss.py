@@ -279,6 +279,22 @@ def test_thread_counts_are_restored_even_if_building_fails(rows, monkeypatch):
         faiss.omp_set_num_threads(before)
 
 
+def test_an_index_that_is_ready_while_rows_are_removed_fits_what_is_left(rows, monkeypatch):
+    fitted = NeighborsRetriever(algorithm="faiss", random_state=0).fit(rows)
+    engine = fitted.remove([int(fitted._gallery.engine.members[0])])._gallery.engine
+    del engine._cached_index
+    remove = type(engine.exact).remove
+
+    def remove_meanwhile(exact, positions):
+        engine._index()  # as a query of another thread does
+        return remove(exact, positions)
+
+    monkeypatch.setattr(type(engine.exact), "remove", remove_meanwhile)
+    left = engine.remove(engine.members[1:2])
+    asked = left.rows[:200]
+    assert recall(left.query(asked, 10)[1], left.exact.query(asked, 10)[1]) > 0.95
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_answers_and_builds(rows, queries, retriever, exact):
     # Two threads in the parent: a child that wanted them too would wait forever.

@@ -62,7 +62,8 @@ class ApproximateEngine:
         return len(self.exact)
 
     def __getstate__(self):
-        state = {key: value for key, value in vars(self).items() if not key.startswith("_cached")}
+        state = vars(self).copy()  # other threads may add what they remember
+        state = {key: value for key, value in state.items() if not key.startswith("_cached")}
         # An index that is built again holds only rows that are still there.
         return {**state, "members": self.members[self.members >= 0]}
 
@@ -108,22 +109,23 @@ class ApproximateEngine:
     def add(self, rows):
         """Return an engine with `rows` appended, beside the index until it is built again."""
         loose = np.r_[self.loose, np.arange(len(self), len(self) + len(rows))]
-        return self._with(self.exact.add(rows), self.members, loose)
+        return self._with(vars(self).copy(), self.exact.add(rows), self.members, loose)
 
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
+        state = vars(self).copy()  # a query of another thread may put the index there meanwhile
         moved = np.cumsum(np.r_[0, np.bincount(positions, minlength=len(self))[:-1] == 0])
         moved[positions] = -1
         loose = moved[self.loose]
         members = moved[self.members]
-        if "_cached_index" not in vars(self):
+        if "_cached_index" not in state:
             members = members[members >= 0]
-        return self._with(self.exact.remove(positions), members, loose[loose >= 0])
+        return self._with(state, self.exact.remove(positions), members, loose[loose >= 0])
 
-    def _with(self, exact, members, loose):
+    def _with(self, state, exact, members, loose):
         """Return an engine over other rows, indexed again if too much has changed."""
         engine = object.__new__(type(self))
-        vars(engine).update(vars(self))  # the index with it, unlike a copy
+        vars(engine).update(state)  # the index with it, unlike a copy
         engine.exact, engine.members, engine.loose = exact, members, loose
         vars(engine).pop("_cached_loose", None)
         outside = len(loose) - self.n_loose + np.count_nonzero(members < 0)
