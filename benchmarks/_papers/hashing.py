@@ -126,9 +126,16 @@ def run(cells, task, options, paper):
     tuning = shared | {"epochs": min(options.epochs, TRIAL_EPOCHS)}
     final = shared | {"epochs": options.epochs}
     quick = [Row(name, partial(classical, name), features="gist") for name in CLASSICAL]
-    slow = [Row(loss, partial(deep, loss), options.rates or RATES) for loss in (*DEEP, *LATER)]
-    enhanced = partial(deep, "dfeh", enhance="cbam")  # DFEH's own layer, which the others lack
-    slow.append(Row("dfeh, enhanced", enhanced, options.rates or RATES))
+    shared_net = {"hash_layer": "linear"}
+    slow = [
+        Row(loss, partial(deep, loss, **shared_net), options.rates or RATES)
+        for loss in (*DEEP, *LATER)
+    ]
+    if options.full:  # with the layers of their own that two methods have
+        for name, own in (("dfeh", {"enhance": "cbam"}), ("dnnh", {"hash_layer": "divided"})):
+            slow.append(
+                Row(f"{name}, own layer", partial(deep, name, **own), options.rates or RATES)
+            )
     rates, results = {}, {}
     for row in sorted(slow, key=lambda row: row.name not in ("dfeh", "dsh")):
         # The rate is chosen at 48 bits and kept for the other lengths.
