@@ -46,7 +46,7 @@ class FaissEngine(ApproximateEngine):
     @property
     def efforts(self):
         """Lists to scan (nprobe), or rows to keep in mind while walking (efSearch)."""
-        return (64, 128, 256, 512) if self._is_graph() else (8, 16, 32, 64, 128)
+        return (64, 128, 256, 512) if self._is_graph() else (6, 8, 12, 16, 24, 32, 64, 128)
 
     def _is_graph(self):
         return len(self.members) >= GRAPH_FROM_ROWS

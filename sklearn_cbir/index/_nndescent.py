@@ -37,7 +37,8 @@ class NNDescentEngine(ApproximateEngine):
         From too few leaves, queries end in the wrong one of well separated clusters.
         """
         few = 4 if self.rows.shape[1] < 256 else 8
-        return (few, 0.1), (few, 0.2), (few, 0.3), (32, 0.2), (32, 0.3), (32, 0.4)
+        epsilons = (0.1, 0.15, 0.2, 0.3)
+        return *((few, epsilon) for epsilon in epsilons), (32, 0.2), (32, 0.3), (32, 0.4)
 
     @property
     def most(self):
