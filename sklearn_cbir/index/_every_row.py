@@ -26,7 +26,8 @@ class EveryRow:
         return len(self.rows)
 
     def __getstate__(self):
-        return {key: value for key, value in vars(self).items() if not key.startswith("_cached")}
+        state = vars(self).copy()  # another thread may be remembering something
+        return {key: value for key, value in state.items() if not key.startswith("_cached")}
 
     def add(self, rows):
         """Return an engine with `rows` appended."""
