@@ -116,7 +116,9 @@ def _gist(images, out):
     if path.exists():
         return np.load(path)
     rows = GISTDescriptor().transform(images)
-    np.save(path, rows)
+    part = path.with_suffix(".part.npy")
+    np.save(part, rows)
+    part.replace(path)  # a run that is cut off leaves no half a file to go on from
     return rows
 
 
