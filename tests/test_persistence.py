@@ -165,35 +165,42 @@ def test_every_layout_of_memory_comes_back(X, path):
     assert_same_state(retriever, again(retriever, path))
 
 
-def test_a_graph_is_built_again_from_the_same_seed(monkeypatch, path):
-    # Pynndescent compiles for long: an exact stand-in that only depends on its rows.
-    def ask(self, index, queries, k, effort):
-        square = ((queries[:, None].astype(float) - index[None]) ** 2).sum(axis=2)
-        numbers = np.argsort(square, axis=1)[:, :k]
-        return numbers, np.take_along_axis(square, numbers, axis=1)
-
-    monkeypatch.setattr(_nndescent.NNDescentEngine, "_make", lambda self, rows: rows.copy())
-    monkeypatch.setattr(_nndescent.NNDescentEngine, "_ask", ask)
+@pytest.fixture
+def graph():
     X = np.random.default_rng(0).normal(size=(1300, 4))
     seed = np.random.RandomState(3)  # noqa: NPY002
     retriever = NeighborsRetriever(5, algorithm="nndescent", random_state=seed).fit(X)
-    retriever.remove([4, 900])
-    loaded = again(retriever, path)
+    return retriever.remove([4, 900])
+
+
+def test_a_graph_answers_as_before_and_is_not_made_again(graph, path, monkeypatch):
+    monkeypatch.setattr(_nndescent.NNDescentEngine, "_make", None)
+    loaded = again(graph, path)
     assert loaded.algorithm_ == "nndescent"
-    assert loaded.recall_ == retriever.recall_
-    assert "_cached_index" not in vars(loaded._gallery.engine)
-    for before, after in zip(retriever.kneighbors(X[:50]), loaded.kneighbors(X[:50])):
+    assert loaded.recall_ == graph.recall_
+    X = np.random.default_rng(1).normal(size=(50, 4))
+    for before, after in zip(graph.kneighbors(X), loaded.kneighbors(X)):
         assert before.tobytes() == after.tobytes()
-    assert loaded.random_state.randint(99) == retriever.random_state.randint(99)
+    assert loaded.random_state.randint(99) == graph.random_state.randint(99)
 
 
-@pytest.mark.ann
-@pytest.mark.slow
-def test_the_graph_of_pynndescent_answers_as_before(path):
-    X = np.random.default_rng(0).normal(size=(1500, 8))
-    retriever = NeighborsRetriever(5, algorithm="nndescent", random_state=0).fit(X)
-    for before, after in zip(retriever.kneighbors(X), again(retriever, path).kneighbors(X)):
-        assert before.tobytes() == after.tobytes()
+@pytest.mark.parametrize(
+    ("array", "place", "value"),
+    [("links", 7, 10**6), ("links", 0, -1), ("starts", 3, 10**6), ("first", 0, 1300)],
+)
+def test_a_graph_that_leads_out_of_the_gallery_is_refused(graph, path, array, place, value):
+    # The file is whole: its writer meant it.
+    getattr(graph._gallery.engine.graph, array)[place] = value
+    save(graph, path)
+    with pytest.raises(ValueError, match="damaged"):
+        load(path)
+
+
+def test_a_graph_of_other_rows_is_refused(graph, path):
+    graph._gallery.engine.members[5] = 1300
+    save(graph, path)
+    with pytest.raises(ValueError, match="not that of this gallery"):
+        load(path)
 
 
 def test_a_whole_pipeline_answers_as_before(shapes, path):

@@ -19,19 +19,25 @@ ROWS_AT_LEAST = 1000
 ROWS_HELD_OUT = 200
 # Share of rows outside the index (added since, or removed) at which it is built again.
 STALE = 0.05
+# So many neighbors are looked for in the index if fewer are the rule, for re-rankers above all.
+NEIGHBORS = 128
+# Squared distances that differ by less than this share may be rounded into any order.
+FLAT = 1e-5
 
 
 class ApproximateEngine:
     """An index over most rows, and an exact search over the others.
 
     A subclass owes `algorithm`, `most`, `efforts`, `_make(rows)` and `_ask(index,
-    queries, k, effort)`, which returns numbers of indexed rows and their distances,
+    queries, k, effort)`, which returns numbers of indexed rows and their squared distances,
     infinite where nothing was found. Indexed rows are compared by the Euclidean
     distance, those of unit length too, which it orders as the cosine does.
     """
 
     algorithm = None  # its name
     efforts = ()  # how hard to search; the first that reaches the target is taken
+    index_name = "_cached_index"  # of the attribute that holds the index: by this name not pickled
+    skips_removed = False  # whether `_ask` returns no row that was removed
 
     def __init__(
         self, metric, *, n_neighbors=10, recall_target=0.95, n_jobs=None, random_state=None
@@ -64,6 +70,8 @@ class ApproximateEngine:
     def __getstate__(self):
         state = vars(self).copy()  # other threads may add what they remember
         state = {key: value for key, value in state.items() if not key.startswith("_cached")}
+        if self.index_name in state:
+            return state
         # An index that is built again holds only rows that are still there.
         return {**state, "members": self.members[self.members >= 0]}
 
@@ -91,10 +99,16 @@ class ApproximateEngine:
 
     def query(self, queries, k):
         """Return distances and positions of about the `k` nearest rows, both (n_queries, k)."""
-        index = self._index() if len(self.members) and k <= self.most else None
+        if not len(self.members) or k > self.reach:
+            return self.exact.query(queries, k)
+        return self._query(queries, k, self._effort(k))
+
+    def _query(self, queries, k, effort):
+        """Return the same, searching so hard."""
+        index = self._index()
         if index is None:
             return self.exact.query(queries, k)
-        positions, lacking = self._from_index(index, queries, k)
+        positions, lacking = self._from_index(index, queries, k, effort)
         which, column = np.nonzero(positions >= 0)
         distances = np.full(positions.shape, np.inf)
         distances[which, column] = self.exact.measure(queries, which, positions[which, column])
@@ -118,7 +132,7 @@ class ApproximateEngine:
         moved[positions] = -1
         loose = moved[self.loose]
         members = moved[self.members]
-        if "_cached_index" not in state:
+        if self.index_name not in state:
             members = members[members >= 0]
         return self._with(state, self.exact.remove(positions), members, loose[loose >= 0])
 
@@ -126,11 +140,12 @@ class ApproximateEngine:
         """Return an engine over other rows, indexed again if too much has changed."""
         engine = object.__new__(type(self))
         vars(engine).update(state)  # the index with it, unlike a copy
-        engine.exact, engine.members, engine.loose = exact, members, loose
+        engine.exact, engine.loose = exact, loose
+        engine.members = members.astype(np.int32)
         vars(engine).pop("_cached_loose", None)
         outside = len(loose) - self.n_loose + np.count_nonzero(members < 0)
         if outside > STALE * len(exact):
-            vars(engine).pop("_cached_index", None)
+            vars(engine).pop(self.index_name, None)
             engine._build()
         return engine
 
@@ -139,49 +154,68 @@ class ApproximateEngine:
         rows = self.exact.rows
         eligible = np.flatnonzero(rows.any(axis=1))
         if len(eligible) < ROWS_AT_LEAST or not self._can_build():
-            self.members, self.loose = np.arange(0), np.arange(len(rows))
+            self.members, self.loose = np.arange(0, dtype=np.int32), np.arange(len(rows))
             self.n_loose, self.recall = 0, 1.0
             return
         generator = np.random.default_rng(self.seed)
         held_out = generator.choice(eligible, ROWS_HELD_OUT, replace=False)
-        self.members = np.setdiff1d(eligible, held_out)  # position of every indexed row, -1: gone
+        # Position of every indexed row; -1 if it was removed since.
+        self.members = np.setdiff1d(eligible, held_out).astype(np.int32)
         self.loose = np.setdiff1d(np.arange(len(rows)), self.members)
         self.n_loose = len(self.loose)
         self._measure_recall(rows[held_out])
 
     def _measure_recall(self, queries):
         """Search harder until enough neighbors of rows that are not indexed are found."""
-        k = min(self.n_neighbors, self.most - 1)
+        k, widest = min(self.n_neighbors, self.most - 1), self.most - 1
+        self.effort, self.recall = self._enough(queries, k)
+        effort, recall = self._enough(queries, widest)
+        self.widest = widest, effort
+        # More neighbors than are asked for as a rule are found as surely, or exactly.
+        self.reach = self.most if recall >= self.recall_target else k + 1
+        if self.recall < self.recall_target:
+            warnings.warn(
+                f"algorithm={self.algorithm!r} finds {self.recall:.3f} of the true {k} nearest "
+                f"neighbors, less than recall_target={self.recall_target}. Use "
+                "algorithm='exact', or a lower target if that is enough.",
+                UserWarning,
+                stacklevel=6,
+            )
+
+    def _enough(self, queries, k):
+        """Return an effort that finds enough of the `k` nearest rows, and the share it finds."""
         furthest = self.exact.query(queries, k + 1)[0][:, -1:]
         for effort in self.efforts:
-            self.effort = effort
-            found = self.query(queries, k + 1)[0] <= furthest  # the row itself is among them
+            found = self._query(queries, k + 1, effort)[0] <= furthest  # the row itself among them
             shares = (np.count_nonzero(found, axis=1) - 1) / k
-            self.recall = float(shares.mean())
             # Reached by luck, the target would be missed by other queries.
-            if self.recall - shares.std() / np.sqrt(len(shares)) >= self.recall_target:
-                return
-        if self.recall >= self.recall_target:
-            return
-        warnings.warn(
-            f"algorithm={self.algorithm!r} finds {self.recall:.3f} of the true {k} nearest "
-            f"neighbors, less than recall_target={self.recall_target}. Use algorithm='exact', or "
-            "a lower target if that is enough.",
-            UserWarning,
-            stacklevel=6,
-        )
+            if shares.mean() - shares.std() / np.sqrt(len(shares)) >= self.recall_target:
+                break
+        return effort, float(shares.mean())
 
-    def _from_index(self, index, queries, k):
+    def _effort(self, k):
+        """Return how hard to search for `k` neighbors, the query itself perhaps among them."""
+        if k <= self.n_neighbors + 1:
+            return self.effort
+        widest, effort = self.widest
+        share = np.log(k / self.n_neighbors) / np.log(widest / self.n_neighbors)
+        return max(self.effort, self.effort + share * (effort - self.effort))
+
+    def _from_index(self, index, queries, k, effort):
         """Return what the index finds, -1 where it found nothing, and which answers lack rows."""
-        wanted = k + min(k, np.count_nonzero(self.members < 0))
-        numbers, distances = self._ask(index, queries, wanted, self.effort)
+        gone = 0 if self.skips_removed else np.count_nonzero(self.members < 0)
+        numbers, squares = self._ask(index, queries, k + min(k, gone), effort)
         # A slot that was not filled may hold the number of some row all the same.
-        filled = np.isfinite(distances)
+        filled = np.isfinite(squares)
         positions = np.where(filled, self.members[numbers], -1)
         in_order = np.sort(numbers, axis=1)
         lacking = ~filled.all(axis=1) | (in_order[:, 1:] == in_order[:, :-1]).any(axis=1)
         lacking |= np.count_nonzero(positions >= 0, axis=1) < k
         lacking |= ~queries.any(axis=1)  # a zero row has no direction to follow
+        # From far away all rows look alike.
+        with np.errstate(invalid="ignore"):
+            spread = squares[:, -1] - squares[:, 0]
+            lacking |= (spread <= FLAT * squares[:, -1]) & (squares[:, -1] > 0)
         return positions, lacking
 
     def _with_loose(self, queries, k, distances, positions):
@@ -203,10 +237,9 @@ class ApproximateEngine:
 
     def _index(self):
         """Return the index, made if it is not there; None where it cannot be."""
-        if "_cached_index" not in vars(self):
-            rows = np.ascontiguousarray(self.exact.rows[self.members], dtype=np.float32)
-            self._cached_index = self._make(rows)
-        return self._cached_index
+        if self.index_name not in vars(self):
+            setattr(self, self.index_name, self._make(self.exact.rows[self.members]))
+        return vars(self)[self.index_name]
 
     def _can_build(self):
         """Say whether the index can be made here."""

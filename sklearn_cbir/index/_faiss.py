@@ -12,14 +12,13 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from sklearn_cbir.codes._search import in_threads, slices
-from sklearn_cbir.index._approximate import ApproximateEngine
+from sklearn_cbir.index._approximate import NEIGHBORS, ApproximateEngine
 from sklearn_cbir.index._gallery import ProcessLock
 
 # From this many rows on, walking a graph costs less than scanning lists of rows.
 GRAPH_FROM_ROWS = 500_000
 LINKS = 16
 CONSTRUCTION_EFFORT = 100
-NEIGHBORS = 30
 NEIGHBORS_AT_MOST = 1000
 # Products of numbers below which a second thread costs more than it saves.
 PRODUCTS_PER_THREAD = 5e8
@@ -61,6 +60,7 @@ class FaissEngine(ApproximateEngine):
 
     def _make(self, rows):
         faiss = _import_faiss()
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
         # A forked child waits forever for the threads that its parent had.
         n_threads = effective_n_jobs(self.n_jobs) if os.getpid() == _PROCESS else 1
         with _openmp_threads(faiss, n_threads):
@@ -90,6 +90,7 @@ class FaissEngine(ApproximateEngine):
 
     def _ask(self, index, queries, k, effort):
         faiss, k = _import_faiss(), int(k)  # faiss takes no integers of numpy
+        effort = int(np.ceil(effort))
         if isinstance(index, faiss.IndexHNSWFlat):
             parameters = faiss.SearchParametersHNSW(efSearch=max(effort, 2 * k))
             n_compared = 2 * LINKS * parameters.efSearch

@@ -1,9 +1,9 @@
-"""Approximate search through a neighbor graph, pynndescent's.
+"""Approximate search through a graph of near rows, which pynndescent finds.
 
-The graph is not part of the pickle but built again, from the same seed, when it is first
-needed after loading. Its own pickle holds compiled functions, which binds it to one version
-of Python and numba, and 1.2 to 2.5 times the size of the rows; and reading it saves little,
-since every process compiles the search for some 20 seconds while building takes a few.
+The graph is part of the pickle: reading it takes milliseconds, finding it again seconds, and some
+20 more in every process, for compiling pynndescent. It adds some 90 bytes to every row.
+pynndescent's own search is not used: it cannot be called by two threads, compiles for seconds
+when a saved graph is loaded, fills places that it has no row for with any row, and is slower.
 """
 
 import os
@@ -13,69 +13,104 @@ from contextlib import contextmanager
 import numpy as np
 from joblib import effective_n_jobs
 
-from sklearn_cbir.index._approximate import ApproximateEngine
+from sklearn_cbir.codes._search import in_threads, slices
+from sklearn_cbir.index._approximate import NEIGHBORS, ApproximateEngine
+from sklearn_cbir.index._exact import EuclideanEngine
 from sklearn_cbir.index._gallery import ProcessLock
+from sklearn_cbir.index._graph import NeighborGraph
 
-DEGREE = 30
-DEGREE_AT_MOST = 100
+DEGREE = 30  # neighbors of a row, from which its links are chosen
+# Walking further than to some hundred rows costs more than comparing all of them.
+NEIGHBORS_AT_MOST = 256
+# Up to so many rows, comparing all with all takes less time than compiling pynndescent.
+EXACT_UP_TO_ROWS = 20_000
+ROWS_MET = 15  # about, for each that is kept in mind
+# Products of numbers below which a second thread costs more than it saves.
+PRODUCTS_PER_THREAD = 5e8
 
-# One lock for the process: an index must not be queried by two threads, and numba's
+# One lock for the process: a graph is made once, whichever thread needs it first, and numba's
 # simplest threading layer ends the process when two threads enter it.
 LOCK = ProcessLock()
 _started = []  # the process in which numba's threads were started
 
 
 class NNDescentEngine(ApproximateEngine):
-    """A graph in which every row knows its neighbors; compiled once for both metrics."""
+    """A graph in which every row is linked to near ones."""
 
     algorithm = "nndescent"
+    index_name = "graph"
+    skips_removed = True
+    # Rows that are kept in mind on the way, for each neighbor that is asked for.
+    efforts = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.3, 2.6, 3, 3.5, 4, 5, 6, 8, 12, 18, 27, 40)
 
-    @property
-    def efforts(self):
-        """Leaves of a tree to start from, and epsilon: how much further than the best to look.
-
-        From too few leaves, queries end in the wrong one of well separated clusters.
-        """
-        few = 4 if self.rows.shape[1] < 256 else 8
-        epsilons = (0.1, 0.15, 0.2, 0.3)
-        return *((few, epsilon) for epsilon in epsilons), (32, 0.2), (32, 0.3), (32, 0.4)
+    def __setstate__(self, state):
+        vars(self).update(state)
+        if self.index_name in state and not (
+            len(self.members) == len(self.graph)
+            and self.members.max() < len(self.rows)
+            and self.graph.first_rows.shape[1] == self.rows.shape[1]
+        ):
+            raise ValueError("The graph is not that of this gallery. Fit the retriever again.")
 
     @property
     def most(self):
-        """Number of neighbors that every row knows; more are searched exactly."""
-        return min(max(DEGREE, self.n_neighbors + 1), DEGREE_AT_MOST)
+        """Number of neighbors up to which the graph is asked; more are searched exactly."""
+        return min(max(NEIGHBORS, self.n_neighbors + 1), NEIGHBORS_AT_MOST)
 
     def _can_build(self):
         return not _is_forked()
 
     def _index(self):
         with LOCK:
-            if "_cached_index" not in vars(self) and _is_forked():
+            if self.index_name not in vars(self) and _is_forked():
                 return None
-            n_leaves = getattr(vars(self).get("_cached_index"), "search_tree_leaf_budget", None)
-            if n_leaves not in (None, self.effort[0]):  # fixed when a graph is made
-                del self._cached_index
             return super()._index()
 
     def _make(self, rows):
+        try:
+            return NeighborGraph(rows, self._find_neighbors)
+        except (ImportError, RuntimeError) as error:
+            raise ImportError(
+                "The graph could not be compiled: numba is switched off (NUMBA_DISABLE_JIT) or has "
+                "no folder for its cache. Set the environment variable NUMBA_CACHE_DIR to a folder "
+                "that can be written, or use algorithm='exact'."
+            ) from error
+
+    def _find_neighbors(self, rows):
+        """Return numbers and squared distances of the rows nearest to every row, itself first."""
+        if len(rows) <= EXACT_UP_TO_ROWS:
+            distances, numbers = EuclideanEngine().build(rows).query(rows, DEGREE + 1)
+            return numbers.astype(np.int32), (distances**2).astype(rows.dtype)
         nndescent = _import_nndescent()
+        centered = np.ascontiguousarray(rows - rows.mean(axis=0), dtype=np.float32)
         with _numba_threads(self.n_jobs) as n_threads, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = nndescent(
-                rows,
+            found = nndescent(
+                centered,
                 metric="euclidean",
-                n_neighbors=self.most,
-                search_tree_leaf_budget=self.effort[0],
+                n_neighbors=DEGREE,
                 random_state=self.seed,
                 n_jobs=n_threads,
             )
-            graph.prepare()
-        return graph
+            numbers, distances = found.neighbor_graph
+        return numbers.astype(np.int32), (distances**2).astype(rows.dtype)
 
     def _ask(self, index, queries, k, effort):
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        with LOCK:
-            return index.query(queries, k=k, epsilon=effort[1])
+        kept = int(np.ceil(effort * max(k, self.n_neighbors, 10)))
+        rows = self.exact.rows
+        block = np.ascontiguousarray(queries, dtype=rows.dtype)
+        n_wanted = block.size * ROWS_MET * kept / PRODUCTS_PER_THREAD
+        # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
+        step = len(block) if n_wanted < 2 else max(1, int(len(block) / max(8, n_wanted)))
+        found = list(
+            in_threads(
+                lambda part: index.search(rows, self.members, block[part], k, kept),
+                slices(len(block), max(1, step)),
+                n_wanted,
+            )
+        )
+        numbers, squares = (np.concatenate(parts) for parts in zip(*found))
+        return np.maximum(numbers, 0), squares
 
 
 def _is_forked():
@@ -85,16 +120,9 @@ def _is_forked():
 
 def _import_nndescent():
     """Import pynndescent, which takes more than a second."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from pynndescent import NNDescent
-    except RuntimeError as error:
-        raise ImportError(
-            "pynndescent could not be compiled, because numba has no folder for its cache. Set "
-            "the environment variable NUMBA_CACHE_DIR to a folder that can be written, or use "
-            "algorithm='exact'."
-        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pynndescent import NNDescent
     return NNDescent
 
 

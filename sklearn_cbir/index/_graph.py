@@ -1,0 +1,95 @@
+"""A graph of near rows, with links between groups of them, that queries walk through."""
+
+import numpy as np
+
+# Links that a row makes to its neighbors, and has with those that others make to it.
+LINKS, LINKS_AT_MOST = 24, 48
+# A neighbor is not linked if a linked row is nearer to it by this factor, in squares. With 1 the
+# graph is smallest, but a query meets more rows on its way.
+SLACK = 1.2
+# The same for links between groups.
+LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK = 6, 12, 1.0
+# So few rows are all compared with a query, to begin at the nearest.
+ROWS_TO_BEGIN = 1500
+
+
+class NeighborGraph:
+    """Links between near rows, and between groups of rows, however small and far apart.
+
+    `find_neighbors(rows)` returns numbers and squared distances of the rows nearest to every row,
+    (n, k) each, nearest first, -1 where none was found. Rows of which all others are neighbors are
+    linked among each other in the same way, and so on, until few are left: there a search begins.
+    So every row can be reached from a row where a search begins.
+    """
+
+    def __init__(self, rows, find_neighbors):
+        self.starts, self.links, chosen = _linked(rows, find_neighbors, LINKS, LINKS_AT_MOST, SLACK)
+        while len(chosen) > ROWS_TO_BEGIN:
+            starts, links, chosen_again = _linked(
+                rows[chosen], find_neighbors, LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK
+            )
+            self._add(np.repeat(chosen, np.diff(starts)), chosen[links])
+            chosen = chosen[chosen_again]
+        self.first, self.first_rows = chosen, rows[chosen]
+        self.first_squares = np.einsum("ij,ij->i", self.first_rows, self.first_rows)
+
+    def __len__(self):
+        return len(self.starts) - 1
+
+    def __setstate__(self, state):
+        """Take what was stored, unless the compiled loops, which check nothing, would leave it."""
+        vars(self).update(state)
+        lengths, n = np.diff(self.starts), len(self)
+        numbers = np.concatenate([self.links, self.first])
+        if (
+            self.starts[0] != 0
+            or self.starts[-1] != len(self.links)
+            or (lengths < 0).any()
+            or not len(self.first) == len(self.first_rows) == len(self.first_squares) > 0
+            or any(array.dtype.kind != "i" for array in (self.starts, self.links, self.first))
+            or not ((numbers >= 0) & (numbers < n)).all()
+        ):
+            raise ValueError("The graph of this gallery is damaged. Fit the retriever again.")
+
+    def _add(self, heads, tails):
+        """Add links, given in the order of their heads."""
+        self.links = np.insert(self.links, self.starts[heads + 1], tails)
+        self.starts[1:] += np.cumsum(np.bincount(heads, minlength=len(self.starts) - 1))
+
+    def search(self, rows, places, queries, k, effort):
+        """Return numbers and squared distances of about the `k` nearest rows, nearest first.
+
+        The row of number i is ``rows[places[i]]``; -1 is the place of one that was removed, and the
+        number of one that was not found. `effort`, at least `k`, is how many of the
+        nearest rows are kept in mind on the way.
+        """
+        affinity = queries @ self.first_rows.T
+        affinity -= self.first_squares / 2
+        entries = self.first[affinity.argmax(axis=1)]
+        found = np.full((len(queries), k), -1, dtype=np.int32)
+        squares = np.full(found.shape, np.inf, dtype=rows.dtype)
+        arrays = map(_read_only, (rows, places, self.starts, self.links, queries, entries))
+        _kernels().walk(*arrays, effort, found, squares)
+        return found, squares
+
+
+def _linked(rows, find_neighbors, n_links, at_most, slack):
+    """Return where the links of each row start, the links, and rows of which all are neighbors."""
+    compiled = _kernels()
+    neighbors, squares = find_neighbors(rows)
+    kept = compiled.prune(rows, neighbors, squares, n_links, slack)
+    return *compiled.join(rows, kept, at_most), compiled.cover(neighbors)
+
+
+def _read_only(array):
+    """Return a view that cannot be written: to the compiled loops that is a type of its own."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _kernels():
+    """Import the compiled loops, and numba with them, when they are needed."""
+    from sklearn_cbir.index import _graph_kernels
+
+    return _graph_kernels

@@ -1,0 +1,120 @@
+"""The loops of the graph, beside plain ones."""
+
+import numpy as np
+import pytest
+
+from sklearn_cbir.index import _graph_kernels as kernels
+from sklearn_cbir.index._graph import NeighborGraph
+
+N, DEGREE = 300, 12
+
+
+@pytest.fixture(scope="module", params=[np.float32, np.float64])
+def rows(request):
+    return np.random.default_rng(0).normal(size=(N, 5)).astype(request.param)
+
+
+def squares_of(rows):
+    difference = rows[:, None].astype(np.float64) - rows[None]
+    return (difference**2).sum(axis=2)
+
+
+def find_neighbors(rows):
+    squares = squares_of(rows)
+    numbers = np.argsort(squares, axis=1, kind="stable")[:, : DEGREE + 1]
+    found = np.take_along_axis(squares, numbers, axis=1)
+    return numbers.astype(np.int32), found.astype(rows.dtype)
+
+
+def links_of(starts, links):
+    return [links[start:stop].tolist() for start, stop in zip(starts[:-1], starts[1:])]
+
+
+@pytest.mark.parametrize("slack", [1.0, 1.2])
+def test_prune_drops_what_a_kept_neighbor_is_nearer_to(rows, slack):
+    neighbors, squares = find_neighbors(rows)
+    between = squares_of(rows)
+    kept = kernels.prune(rows, neighbors, squares, 4, slack)
+    for row in range(N):
+        expected = []
+        for candidate, far in zip(neighbors[row], squares[row]):
+            if candidate != row and all(slack * between[candidate, k] >= far for k in expected):
+                expected.append(candidate)
+        assert [link for link in kept[row] if link >= 0] == expected[:4]
+
+
+def test_joined_links_lead_both_ways(rows):
+    kept = kernels.prune(rows, *find_neighbors(rows), 6, 1.0)
+    expected = [set() for _ in range(N)]
+    for row in range(N):
+        for link in kept[row][kept[row] >= 0]:
+            expected[row].add(int(link))
+            expected[link].add(row)
+    found = links_of(*kernels.join(rows, kept, N))
+    assert [set(links) for links in found] == expected
+    assert all(len(set(links)) == len(links) for links in found)
+    between = squares_of(rows)
+    assert all((np.diff(between[row, links]) >= 0).all() for row, links in enumerate(found))
+
+
+def test_joined_links_are_few_where_many_link_to_a_row():
+    # 40 rows around one: each links to the middle, which keeps those in different directions.
+    rng = np.random.default_rng(0)
+    rows = np.vstack([np.zeros((1, 3)), rng.normal(size=(40, 3))])
+    rows[1:] /= np.linalg.norm(rows[1:], axis=1, keepdims=True)
+    kept = np.zeros((41, 1), dtype=np.int32)
+    kept[0] = -1
+    links = links_of(*kernels.join(rows, kept, 8))
+    assert 1 <= len(links[0]) <= 8
+    between = squares_of(rows)
+    assert all(between[a, b] >= 1 for a in links[0] for b in links[0] if a != b)
+    assert links[1:] == [[0]] * 40
+
+
+def test_every_row_is_a_neighbor_of_one_that_was_chosen(rows):
+    neighbors, _ = find_neighbors(rows)
+    chosen = kernels.cover(neighbors)
+    assert len(chosen) < N / 2
+    assert set(neighbors[chosen].ravel()) == set(range(N))
+
+
+def search(graph, rows, places, queries, k, effort):
+    return graph.search(rows, places.astype(np.int32), queries, k, effort)
+
+
+def test_a_walk_that_keeps_everything_in_mind_is_exact(rows):
+    graph = NeighborGraph(rows, find_neighbors)
+    queries = np.random.default_rng(1).normal(size=(300, 5)).astype(rows.dtype)
+    numbers, squares = search(graph, rows, np.arange(N), queries, 7, N)
+    expected = ((queries[:, None] - rows[None]) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(numbers, np.argsort(expected, axis=1)[:, :7])
+    np.testing.assert_allclose(squares, np.sort(expected, axis=1)[:, :7], rtol=1e-5)
+
+
+def test_rows_that_were_removed_are_passed_but_not_found(rows):
+    graph = NeighborGraph(rows, find_neighbors)
+    queries = np.random.default_rng(1).normal(size=(40, 5)).astype(rows.dtype)
+    keep = np.sort(np.random.default_rng(2).permutation(N)[:90])
+    places = np.full(N, -1)
+    places[keep] = np.arange(90)
+    numbers, _ = search(graph, rows[keep], places, queries, 90, 90)
+    assert (np.sort(numbers, axis=1) == keep).all()  # each is reached through the others
+    numbers, squares = search(graph, rows[keep], places, queries, 95, 95)
+    assert (numbers[:, 90:] == -1).all()
+    assert np.isinf(squares[:, 90:]).all()
+
+
+def test_groups_without_a_near_row_between_them_are_linked(monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._graph.ROWS_TO_BEGIN", 3)
+    rng = np.random.default_rng(0)
+    rows = np.repeat(100 * rng.normal(size=(20, 5)), 15, axis=0) + rng.normal(size=(N, 5))
+    graph = NeighborGraph(rows, find_neighbors)
+    assert len(graph.first) <= 3
+    reached, waiting = set(), [int(graph.first[0])]
+    links = links_of(graph.starts, graph.links)
+    while waiting:
+        row = waiting.pop()
+        if row not in reached:
+            reached.add(row)
+            waiting += links[row]
+    assert len(reached) == N
