@@ -4,11 +4,13 @@ import math
 import os
 import pickle
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 from sklearn import config_context
 
+from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import ENGINES, choose_algorithm
 from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels, ProcessLock
 from sklearn_cbir.index._rows import find_copies, row_keys
@@ -371,3 +373,65 @@ def test_a_forked_child_can_take_a_lock_that_its_parent_held():
     lock._process = os.getpid() + 1
     with lock:
         pass
+
+
+def drawn_together(kind, n=1000, n_classes=20):
+    """Float32 rows whose classes are clear, but lie within rounding errors of a product."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % n_classes
+    classes, noise = rng.normal(size=(n_classes, 64)), rng.normal(size=(n, 64))
+    if kind == "far from the origin":
+        return (3000 + classes[y] + 0.8 * noise).astype(np.float32), y
+    if kind == "one direction":
+        return (rng.normal(size=64) + 3e-4 * (classes[y] + 0.3 * noise)).astype(np.float32), y
+    centers = rng.normal(size=(4, 64))[y % 4]  # several directions
+    return (centers + 3e-4 * (classes[y] + 0.3 * noise)).astype(np.float32), y
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [
+        ("euclidean", "far from the origin"),
+        ("cosine", "one direction"),
+        ("euclidean", "one direction"),
+        ("cosine", "several directions"),
+        ("euclidean", "several directions"),
+    ],
+)
+@pytest.mark.parametrize("storage", ["copy", "memory_map"])
+def test_scores_tell_rows_apart_as_neighbors_do(metric, kind, storage, tmp_path):
+    X, y = drawn_together(kind)
+    gallery = X[200:]
+    if storage == "memory_map":
+        np.save(tmp_path / "rows.npy", gallery)
+        gallery = tmp_path / "rows.npy"
+    retriever = NeighborsRetriever(1, metric=metric, algorithm="exact", storage=storage)
+    retriever.fit(gallery, y[200:])
+    hits = y[200:][retriever.kneighbors(X[:200])[1][:, 0]] == y[:200]
+    assert hits.mean() > 0.95
+    results = retriever.evaluate(X[:200], y[:200], scoring=["recall@1", "map"])
+    assert results["recall@1"].score == hits.mean()
+    precise = NeighborsRetriever(1, metric=metric, algorithm="exact")
+    precise.fit(X[200:].astype(np.float64), y[200:])
+    expected = precise.score(X[:200].astype(np.float64), y[:200])
+    assert results["map"].score == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize(("spread", "k"), [(0.0, 10), (1e-9, 10), (1.0, 5_000)])
+def test_ties_and_many_neighbors_stay_within_the_working_memory(metric, spread, k):
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=8) + spread * rng.normal(size=(20_000, 8))).astype(np.float32)
+    retriever = NeighborsRetriever(k, metric=metric, algorithm="exact").fit(rows)
+    expected = retriever.kneighbors(rows[:256])
+    result = sum(array.nbytes for array in expected)
+    with config_context(working_memory=16):
+        tracemalloc.start()
+        try:
+            found = retriever.kneighbors(rows[:256])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < result + 18 * 2**20
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a, b)

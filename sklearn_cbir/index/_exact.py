@@ -1,6 +1,7 @@
 """Exact search over float rows under the cosine or the Euclidean distance."""
 
 import numpy as np
+from sklearn import get_config
 
 from sklearn_cbir.index._every_row import EveryRow
 from sklearn_cbir.index._rows import find_copies, row_blocks
@@ -9,6 +10,10 @@ from sklearn_cbir.index._rows import find_copies, row_blocks
 AFFINITIES_AT_ONCE = 2**21
 # Numbers of float64 held at once where pairs are measured: they stay there too.
 DIFFERENCES_AT_ONCE = 2**18
+# Bytes that a pair takes which may be wanted: its numbers, its distance, what sorts it.
+BYTES_PER_PAIR = 100
+# Squared distances of a product below so many of its rounding errors are measured again.
+ERRORS_OF_CLOSE = 1024
 
 
 class ExactEngine(EveryRow):
@@ -28,8 +33,7 @@ class ExactEngine(EveryRow):
                 return self._query_one(queries, k, error)
         distances = np.empty((len(queries), k))
         positions = np.empty((len(queries), k), dtype=np.int64)
-        for block in self._blocks(len(queries)):
-            which, found, measured = self._measured(queries[block], k=k)
+        for block, which, found, measured in self._measured(queries, k=k):
             order = np.lexsort((measured, which))
             first = which.searchsorted(np.arange(block.stop - block.start))
             nearest = order[first[:, None] + np.arange(k)]
@@ -61,24 +65,28 @@ class ExactEngine(EveryRow):
         Which query, which position, and the distance: three arrays, one entry per pair.
         """
         parts = []
-        for block in self._blocks(len(queries)):
-            which, found, measured = self._measured(queries[block], radius=radii[block])
+        for block, which, found, measured in self._measured(queries, radii=radii):
             inside = measured <= radii[block][which]
             parts.append((which[inside] + block.start, found[inside], measured[inside]))
         return tuple(np.concatenate(part) for part in zip(*parts))
 
     def distances(self, queries):
-        """Return the distances to all rows, (n_queries, n), as exact as one product is."""
+        """Return the distances to all rows, (n_queries, n), as exact as one product is.
+
+        What is so close that the rounding of the product would show is measured in float64.
+        """
         if "_cached_copies" not in vars(self):
             self._cached_copies = find_copies(self.rows)
         affinity = self._affinity(queries, slice(None))
         copies, firsts = self._cached_copies
         affinity[:, copies] = affinity[:, firsts]  # equal rows are exactly tied
         distances = self._from_affinity(queries, affinity)
-        unsafe = np.flatnonzero(~self._is_safe(self._error(queries)))
-        for row in unsafe:
-            everything = np.arange(len(self))
-            distances[row] = self.measure(queries, np.full(len(self), row), everything)
+        close = self._close(queries)
+        close[~self._is_safe(self._error(queries))] = np.inf
+        for row in np.flatnonzero(~(distances.min(axis=1) > close)):
+            # All that is not surely further.
+            found = np.flatnonzero(~(distances[row] > close[row]))
+            distances[row, found] = self.measure(queries, np.full(len(found), row), found)
         return distances
 
     def measure(self, queries, which, positions):
@@ -88,48 +96,73 @@ class ExactEngine(EveryRow):
         step = max(1, DIFFERENCES_AT_ONCE // self.rows.shape[1])
         for start in range(0, len(which), step):
             part = slice(start, start + step)
-            difference = queries.take(which[part], axis=0)
-            difference -= self.rows[positions[part]]
+            # Converted first: a difference of two types takes longer.
+            difference = self.rows[positions[part]].astype(np.float64, copy=False)
+            difference -= queries[which[part]]
             distances[part] = self._from_difference(difference)
         return distances
 
-    def _blocks(self, n_queries):
+    def _blocks(self, n_queries, k=1):
         """Yield blocks of some hundred queries, more of them if the gallery is small."""
         # A product of long rows copies its factors first, which pays for many queries at once.
-        at_once = 256 if self.rows.shape[1] < 256 else 512
+        at_once = 256 if self.rows.shape[1] < 256 else 1024
         largest = max(at_once, AFFINITIES_AT_ONCE // (2 * max(1, len(self))))
-        return row_blocks(n_queries, self._tile(at_once), itemsize=32, largest=largest)
+        n_columns = max(self._tile(at_once), k * BYTES_PER_PAIR // 16)
+        return row_blocks(n_queries, n_columns, itemsize=32, largest=largest)
 
     def _tile(self, n_queries):
         """Return how many rows are screened at once."""
         return min(len(self), max(1024, AFFINITIES_AT_ONCE // n_queries))
 
-    def _measured(self, queries, k=None, radius=None):
-        """Return the pairs that may be wanted, by query and position, and their distances."""
-        which, found = self._pairs(queries, k, radius)
-        # One integer that sorts by query, then by position: numbers sort faster than places.
-        keys = which * len(self) + found
-        keys.sort()
-        which, found = np.divmod(keys, len(self))
-        return which, found, self.measure(queries, which, found)
+    def _measured(self, queries, k=None, radii=None):
+        """Yield blocks of queries, the pairs that may be wanted, and their distances.
+
+        Pairs are ordered by query, which is counted from the start of its block, then by position.
+        """
+        waiting = list(self._blocks(len(queries), k or 1))[::-1]
+        while waiting:
+            block = waiting.pop()
+            pairs = self._pairs(queries[block], k, None if radii is None else radii[block])
+            if pairs is None:  # too many rows are equally near: fewer queries at once
+                middle = (block.start + block.stop) // 2
+                waiting += [slice(middle, block.stop), slice(block.start, middle)]
+                continue
+            which, found = pairs
+            del pairs
+            # One integer that sorts by query, then by position: numbers sort faster than places.
+            keys = which * len(self) + found
+            keys.sort()
+            which, found = np.divmod(keys, len(self))
+            yield block, which, found, self.measure(queries[block], which, found)
 
     def _pairs(self, queries, k=None, radius=None):
-        """Return all pairs (query, position) that may be wanted, and a few more."""
+        """Return all pairs (query, position) that may be wanted, and a few more.
+
+        None if there are several queries and more pairs than the working memory holds.
+        """
         error = self._error(queries)
         safe = self._is_safe(error)
         slack = np.where(safe, 2 * error, 0).astype(self.rows.dtype)
         select = _Nearest(k, len(self)) if radius is None else None
-        pairs = []
-        tile = self._tile(len(queries))
+        pairs, tile = [], self._tile(len(queries))
+        room = max(len(self), get_config()["working_memory"] * 2**20 // BYTES_PER_PAIR)
+        room -= len(self) * np.count_nonzero(~safe)
+        place = np.empty(len(queries) * tile, dtype=self.rows.dtype)
         for start in range(0, len(self), tile):
-            affinity = self._affinity(queries, slice(start, start + tile))
+            affinity = self._affinity(queries, slice(start, start + tile), place)
             if select is not None:
-                which, found, value = select(affinity, slack)
+                picked = select(affinity, slack, room if len(queries) > 1 else np.inf)
             else:
-                floor = self._floor(queries, radius) - slack
-                which, found = _true_pairs(affinity >= floor[:, None])
-                value = affinity[which, found]
+                inside = affinity >= (self._floor(queries, radius) - slack)[:, None]
+                picked = None
+                if len(queries) == 1 or np.count_nonzero(inside) <= room:
+                    which, found = _true_pairs(inside)
+                    picked = which, found, affinity[which, found]
+            if picked is None:
+                return None
+            which, found, value = picked
             pairs.append((which, found + start, value))
+            room -= len(which)
         which, found, value = (np.concatenate(part) for part in zip(*pairs))
         keep = safe[which]
         if select is not None:
@@ -156,8 +189,11 @@ class CosineEngine(ExactEngine):
         """Return rows of unit length; zero rows stay zero."""
         return unit_rows(rows)
 
-    def _affinity(self, queries, part):
-        return queries @ self.rows[part].T
+    def _affinity(self, queries, part, place=None):
+        return _product(queries, self.rows[part], place)
+
+    def _close(self, queries):
+        return np.full(len(queries), ERRORS_OF_CLOSE * float(np.finfo(self.rows.dtype).eps))
 
     def _error(self, queries):
         eps = float(np.finfo(self.rows.dtype).eps)
@@ -171,7 +207,7 @@ class CosineEngine(ExactEngine):
         return np.maximum(affinity, 0, out=affinity)
 
     def _from_difference(self, difference):
-        return np.einsum("ij,ij->i", difference, difference) / 2  # 1 - u.v for unit rows
+        return np.vecdot(difference, difference) / 2  # 1 - u.v for unit rows
 
     def measure(self, queries, which, positions):
         """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
@@ -222,20 +258,28 @@ class EuclideanEngine(ExactEngine):
             self._cached_half_squares = np.einsum("ij,ij->i", self.rows, self.rows) / 2
         return self._cached_half_squares
 
-    def _affinity(self, queries, part):
+    def _affinity(self, queries, part, place=None):
         # q.g - |g|^2 / 2 = (|q|^2 - |q - g|^2) / 2
         with np.errstate(over="ignore", invalid="ignore"):
-            affinity = queries @ self.rows[part].T
+            affinity = _product(queries, self.rows[part], place)
             affinity -= self._half_squares()[part]
         return affinity
 
     def _error(self, queries):
         eps = float(np.finfo(self.rows.dtype).eps)
-        if "_cached_longest" not in vars(self):
-            self._cached_longest = np.sqrt(2 * float(self._half_squares().max()))
         lengths = _lengths(queries.astype(np.float64, copy=False))
         with np.errstate(over="ignore"):
-            return (2 * self.rows.shape[1] + 16) * eps * (lengths + self._cached_longest) ** 2
+            return (2 * self.rows.shape[1] + 16) * eps * (lengths + self._longest()) ** 2
+
+    def _longest(self):
+        if "_cached_longest" not in vars(self):
+            self._cached_longest = np.sqrt(2 * float(self._half_squares().max()))
+        return self._cached_longest
+
+    def _close(self, queries):
+        eps = float(np.finfo(self.rows.dtype).eps)
+        lengths = _lengths(queries.astype(np.float64, copy=False))
+        return np.sqrt(ERRORS_OF_CLOSE * eps) * np.hypot(lengths, self._longest()) / self.scale
 
     def _floor(self, queries, radius):
         lengths = _lengths(queries.astype(np.float64, copy=False))
@@ -257,6 +301,13 @@ class EuclideanEngine(ExactEngine):
         return _lengths(difference) / self.scale
 
 
+def _product(queries, rows, place=None):
+    """Return all products of queries and rows, in `place` if given: fresh memory is slow."""
+    shape = len(queries), len(rows)
+    out = None if place is None else place[: shape[0] * shape[1]].reshape(shape)
+    return np.matmul(queries, rows.T, out=out)
+
+
 class _Nearest:
     """Pick out of tiles of affinities all that may be among the `k` largest of their row.
 
@@ -269,7 +320,8 @@ class _Nearest:
         self.width = _group_width(k, n)
         self.best = None
 
-    def __call__(self, affinity, slack):
+    def __call__(self, affinity, slack, room):
+        """Return queries, columns and affinities of a tile; None if they may be more than `room`."""
         n_queries, n = affinity.shape
         n_groups = n // self.width
         first_rest = n_groups * self.width
@@ -280,6 +332,8 @@ class _Nearest:
         self._raise_floor(largest, rest)
         limit = self.floor - slack
         which, group = _true_pairs(largest >= limit[:, None])
+        if len(which) * self.width > room:
+            return None
         members = groups[which, :, group]  # (n_hot, width)
         hot, offset = _true_pairs(members >= limit[which, None])
         which_rest, column_rest = _true_pairs(rest >= limit[:, None])
@@ -331,7 +385,7 @@ def row_lengths(rows):
 def _lengths(difference):
     """Return the length of every row without over- or underflow."""
     with np.errstate(over="ignore", under="ignore"):
-        squares = np.einsum("ij,ij->i", difference, difference)
+        squares = np.vecdot(difference, difference)
     odd = np.flatnonzero(~((squares > 1e-290) & (squares < np.inf)))
     lengths = np.sqrt(squares)
     if len(odd):

@@ -10,6 +10,7 @@ from sklearn.utils.validation import validate_data
 
 from sklearn_cbir.index._checking import check_finite
 from sklearn_cbir.index._exact import (
+    BYTES_PER_PAIR,
     CosineEngine,
     EuclideanEngine,
     row_lengths,
@@ -121,10 +122,10 @@ class StoredEngine:
             self._cached_norms = np.concatenate(parts, axis=1)
         return self._cached_norms
 
-    def _blocks(self, n_queries):
+    def _blocks(self, n_queries, k=1):
         """Yield blocks of many queries: all of a block share one reading of the rows."""
-        tile = self._tile(QUERIES_AT_ONCE)
-        return row_blocks(n_queries, tile, itemsize=32, largest=QUERIES_AT_ONCE)
+        n_columns = max(self._tile(QUERIES_AT_ONCE), k * BYTES_PER_PAIR // 16)
+        return row_blocks(n_queries, n_columns, itemsize=32, largest=QUERIES_AT_ONCE)
 
     def _tile(self, n_queries):
         """Return how many rows are read and screened at once."""
@@ -132,12 +133,12 @@ class StoredEngine:
         fitting = int(budget // (self.store.shape[1] * self.store.dtype.itemsize))
         return max(1, min(super()._tile(n_queries), fitting))
 
-    def _affinity(self, queries, part):
+    def _affinity(self, queries, part, place=None):
         """Return affinities to a slice of the rows, few of which are in memory at once."""
         start, stop, _ = part.indices(len(self))
         tile = self._tile(max(1, len(queries)))
         if stop - start <= tile:
-            return super()._affinity(queries, slice(start, stop))
+            return super()._affinity(queries, slice(start, stop), place)
         affinity = np.empty((len(queries), stop - start), dtype=self.store.dtype)
         for first in range(start, stop, tile):
             piece = slice(first, min(first + tile, stop))

@@ -160,7 +160,10 @@ def _distances(rows):
 
 
 class _CosineDistances:
-    """Cosine distances of rows among themselves, computed when rows are asked for."""
+    """Cosine distances of rows among themselves, computed when rows are asked for.
+
+    In float64: single precision cannot tell rows apart that training has drawn together.
+    """
 
     def __init__(self, rows):
         if rows.ndim != 2 or rows.dtype.kind not in "iuf":
@@ -168,6 +171,7 @@ class _CosineDistances:
                 f"The estimator's transform gave {rows.dtype} of shape {rows.shape}. Retrieval "
                 "needs one row of numbers per query."
             )
+        rows = rows.astype(np.float64)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         self.rows = rows / np.where(norms > 0, norms, 1)
         self.shape = len(rows), len(rows)
