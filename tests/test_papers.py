@@ -1,6 +1,7 @@
 """Every table of the papers runs on a tiny stand-in with the layout of its data set."""
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +34,68 @@ def run(papers, table, data, out, *more):
     return (out / f"{table}.md").read_text()
 
 
+def cells_of(out, table):
+    return json.loads((out / f"{table}.json").read_text())
+
+
 def save_weights(folder, name):
     torch.save(getattr(torchvision.models, name)().state_dict(), folder / f"{name}.pt")
+
+
+def test_a_cell_runs_once_for_its_settings_and_its_data(papers, folder, tmp_path):
+    table, row = "dfeh-ablation", ["--rows", "no balance"]
+    data = paper_folders.cifar10(folder)
+    text = run(papers, table, data, tmp_path, *row)
+    first = cells_of(tmp_path, table)
+    assert text.count("\n| ") == len(first) == 1
+    assert run(papers, table, data, tmp_path, *row) == text
+    assert cells_of(tmp_path, table) == first  # times included
+    for others in (["--epochs", 2], ["--rates", 0.01], ["--image-size", 24]):
+        before = cells_of(tmp_path, table)
+        run(papers, table, data, tmp_path, *row, *others)
+        after = cells_of(tmp_path, table)
+        assert len(after) == len(before) + 1
+        assert before.items() <= after.items()
+    other_folder = tmp_path / "other"
+    other_folder.mkdir()
+    run(papers, table, paper_folders.cifar10(other_folder), tmp_path, *row)
+    assert cells_of(tmp_path, table) == after  # the same data elsewhere
+    run(papers, table, paper_folders.cifar10_batches(folder), tmp_path, *row)
+    assert len(cells_of(tmp_path, table)) == len(after) + 1
+
+
+def test_cells_of_one_row_stand_in_the_table_of_another(papers, folder, tmp_path):
+    data = paper_folders.cifar10(folder)
+    run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "LSH")
+    text = run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "ITQ")
+    scores, times = text.split("\n\n")
+    for part in (scores, times):
+        assert [line.split(" | ")[0] for line in sorted(part.splitlines()[2:])] == [
+            "| ITQ",
+            "| LSH",
+        ]
+        assert "|  |" not in part.splitlines()[2].rsplit("|", 3)[0]  # every length
+
+
+def test_a_row_that_no_table_has_is_named(papers, folder, tmp_path):
+    data = paper_folders.cifar10(folder)
+    with pytest.raises(
+        SystemExit, match="'lsh', and the table has no such row. Its rows are .*'LSH'"
+    ):
+        run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "lsh")
+
+
+def test_descriptors_of_other_images_are_another_file(papers, folder, tmp_path):
+    for data in (paper_folders.cifar10(folder), paper_folders.cifar10_batches(folder)):
+        run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "LSH")
+    assert len(list(tmp_path.glob("gist-*.npy"))) == 2
 
 
 @pytest.mark.slow
 def test_the_hashing_table_has_every_method_and_no_cell_runs_twice(papers, folder, tmp_path):
     data = paper_folders.cifar10(folder)
     text = run(papers, "dfeh-cifar10", data, tmp_path)
-    assert text.count("\n| ") == 18
+    assert text.count("\n| ") == 2 * 18 + 1
     assert {"LSH", "KSH", "dfeh", "dch"} <= set(text.replace("|", " ").split())
     written = (tmp_path / "dfeh-cifar10.json").read_text()
     assert run(papers, "dfeh-cifar10", data, tmp_path) == text
@@ -49,9 +103,45 @@ def test_the_hashing_table_has_every_method_and_no_cell_runs_twice(papers, folde
 
 
 @pytest.mark.slow
+def test_methods_with_their_own_layer_are_rows_by_name(papers, folder, tmp_path):
+    data = paper_folders.cifar10(folder)
+    text = run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "dnnh, own layer")
+    assert "| dnnh, own layer |" in text
+    methods = {cell["settings"]["method"] for cell in cells_of(tmp_path, "dfeh-cifar10").values()}
+    assert methods == {"deep('dnnh',){'hash_layer': 'divided'}"}
+
+
+def test_hashers_that_miss_their_bars_fail_the_command(papers, folder, tmp_path):
+    data = paper_folders.cifar10_batches(folder)  # 120 images: far from chance by chance alone
+    with pytest.raises(SystemExit, match="LSH: mAP 0.* with all labels shuffled, not 0"):
+        run(papers, "hashers-cifar10", data, tmp_path, "--rows", "LSH", "ITQ", "CCA-ITQ")
+    text = (tmp_path / "hashers-cifar10.md").read_text()
+    assert text.count("\n| ") == 3
+
+
+def test_the_bars_of_classical_hashers(papers):
+    hashing = importlib.import_module("_papers.hashing")
+    good = {"map": 0.2, "lost": 0.101, "mistaught": 0.15, "seconds": 4.0}
+
+    def missed(name, **others):
+        return hashing.misses(name, good | others, chance=0.1, without=0.17)
+
+    assert all(missed(name) == [] for name in hashing.CLASSICAL)
+    assert missed("KSH", map=0.14) == ["mAP 0.0400 above chance, not 0.05"]
+    assert missed("LSH", map=0.14) == []
+    assert missed("LSH", lost=0.12) == ["mAP 0.1200 with all labels shuffled, not 0.1000"]
+    assert missed("MLH", mistaught=0.19) == [
+        "mAP 0.1900 with training labels shuffled, above ITQ's 0.1700"
+    ]
+    assert missed("CCA-ITQ", seconds=5.1) == ["fit of all in 5.1 s, not 5"]
+    assert missed("BRE", seconds=299.0) == []
+
+
+@pytest.mark.slow
 def test_the_table_of_classical_hashers(papers, folder, tmp_path):
-    text = run(papers, "hashers-cifar10", paper_folders.cifar10_batches(folder), tmp_path)
-    assert text.count("\n| ") == 7
+    with pytest.raises(SystemExit, match="with all labels shuffled"):
+        run(papers, "hashers-cifar10", paper_folders.cifar10_batches(folder), tmp_path)
+    assert (tmp_path / "hashers-cifar10.md").read_text().count("\n| ") == 7
 
 
 @pytest.mark.slow
@@ -63,6 +153,7 @@ def test_the_ablation_tables(papers, folder, tmp_path, table, write):
     text = run(papers, table, write(folder), tmp_path)
     assert "weights 0.1" in text
     assert "cbam" in text
+    assert "backbone='resnet9'" in text
 
 
 @pytest.mark.slow

@@ -1,10 +1,15 @@
 """Rows of a table on one task: a rate for each by the same trials, then the seeds."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
+import joblib
 import numpy as np
 
+from _data import fingerprint
 from sklearn_cbir import NeighborsRetriever
 
 
@@ -52,11 +57,45 @@ class Task:
         """Return the images of `rows` in the form that a method takes."""
         return self.inputs[kind][rows]
 
+    def fingerprint(self, part):
+        """Return a short name of the images, their labels and a part of them."""
+        return joblib.hash([self._content, part.train, part.gallery, part.queries])[:8]
+
+    @cached_property
+    def _content(self):
+        return fingerprint(self.inputs["images"], self.y)
+
+
+def described(make, settings, **others):
+    """Return, as plain values, what the result of ``make(**settings)`` depends on."""
+    plain = {name: value for name, value in settings.items() if name != "checkpoints"}
+    if plain.get("weights") is not None:
+        plain["weights"] = joblib.hash(Path(plain["weights"]).read_bytes())[:8]
+    method = f"{make.func.__name__}{make.args}{make.keywords}"
+    return {"method": method, **others, **plain}
+
+
+def measured(cells, name, function, row, task, part, settings):
+    """Return the cell of a row, trained and scored on a part of the task."""
+    depends = {"input": row.features, "scoring": task.scoring, "data": task.fingerprint(part)}
+    return cells.run(
+        name,
+        function,
+        row.make,
+        task,
+        part,
+        row.features,
+        settings,
+        settings=described(row.make, settings, **depends),
+    )
+
 
 def measure(make, task, part, kind, settings):
     """Train, search and score once."""
     estimator = make(**settings)
+    started = time.perf_counter()
     estimator.fit(task.take(kind, part.train), task.y[part.train])
+    fitted = time.perf_counter() - started
     retriever = NeighborsRetriever(metric=task.metric, algorithm="exact")
     retriever.fit(estimator.transform(task.take(kind, part.gallery)), task.y[part.gallery])
     asked = ()
@@ -67,7 +106,9 @@ def measure(make, task, part, kind, settings):
     record["per_query"] = np.round(results[task.scoring[0]].per_query, 5).tolist()
     history = getattr(estimator, "history_", [])
     record["losses"] = [round(epoch["loss"], 5) for epoch in history]
-    record["training_seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
+    # Epochs before a training was cut off count, too.
+    trained = sum(epoch["seconds"] for epoch in history) if history else fitted
+    record["training_seconds"] = round(trained, 1)
     if task.finish is not None:
         record |= task.finish(task, part, estimator)
     return record
@@ -87,7 +128,7 @@ def choose_rate(cells, row, task, label, settings):
             if lr not in scores:
                 cell = f"choose {row.name}{label}, lr={lr:g}"
                 chosen = settings | {"lr": lr, "seed": 0}
-                found = cells.run(cell, _or_lost, row.make, task, task.tuning, row.features, chosen)
+                found = measured(cells, cell, _or_lost, row, task, task.tuning, chosen)
                 scores[lr] = found[task.scoring[0]]
         best = max(rates, key=scores.get)
         if best not in (rates[0], rates[-1]):
@@ -107,28 +148,30 @@ def _or_lost(make, task, part, kind, settings):
 
 
 def compare(cells, rows, task, *, seeds, final, tuning=None, label=""):
-    """Return the records of every row, one per seed.
+    """Return the records of every row, one per seed; rows that are not finished are left out.
 
     `final` are the settings of the last training, such as epochs; `tuning` those of the trials
     that choose the rate, where they differ.
     """
     results = {}
     for row in rows:
-        lr = choose_rate(cells, row, task, label, tuning or final)
-        at = "" if lr is None else f", lr={lr:g}"
-        results[row.name] = [
-            cells.run(
-                f"{row.name}{label}{at}, seed {seed}",
-                measure,
-                row.make,
-                task,
-                task.final,
-                row.features,
-                final | {"seed": seed} | ({} if lr is None else {"lr": lr}),
-            )
-            | {"lr": lr}
-            for seed in range(seeds)
-        ]
+        with cells.row(row.name):
+            lr = choose_rate(cells, row, task, label, tuning or final)
+            at = "" if lr is None else f", lr={lr:g}"
+            settings = final | ({} if lr is None else {"lr": lr})
+            results[row.name] = [
+                measured(
+                    cells,
+                    f"{row.name}{label}{at}, seed {seed}",
+                    measure,
+                    row,
+                    task,
+                    task.final,
+                    settings | {"seed": seed},
+                )
+                | {"lr": lr}
+                for seed in range(seeds)
+            ]
     return results
 
 
