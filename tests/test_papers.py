@@ -228,6 +228,19 @@ def test_tables_of_places(papers, folder, tmp_path, name):
     assert "staircase" in text
 
 
+def test_holidays_is_scored_by_trapezoids_without_the_query_itself(papers, folder):
+    places = importlib.import_module("_papers.places")
+    holidays = places.holidays(paper_folders.holidays(folder))  # four groups of three
+    distances = np.empty((4, 12))
+    for query in range(4):
+        own, near, far = 3 * query + np.arange(3)
+        others = np.setdiff1d(np.arange(12), [own, near, far])
+        order = [own, near, others[0], far, *others[1:]]  # relevant ones at ranks 0 and 2
+        distances[query, order] = np.arange(12)
+    by_hand = ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+    assert holidays.score(distances) == pytest.approx(by_hand)
+
+
 def test_a_table_without_weights_says_where_to_put_them(papers, folder, tmp_path):
     with pytest.raises(SystemExit, match="No weights in --weights-dir=None"):
         run(papers, "squared-hinge", paper_folders.photos(folder), tmp_path)

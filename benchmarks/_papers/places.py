@@ -11,7 +11,7 @@ from _papers import squared_hinge
 from _papers._compare import Part, Row, Task, choose_rate, described
 from _papers.lrml import LOSSES
 from sklearn_cbir.datasets import crop_images, load_holidays, load_oxford5k, load_paris6k
-from sklearn_cbir.metrics import mean_average_precision, trapezoid_mean_average_precision
+from sklearn_cbir.metrics import trapezoid_mean_average_precision
 from sklearn_cbir.model_selection import split_protocol
 from sklearn_cbir.whitening import LearnedWhitening
 
@@ -47,13 +47,13 @@ def buildings(load, folder):
 
 
 def holidays(folder):
-    """Return Holidays: the query itself is not ranked."""
+    """Return Holidays: the query itself is not ranked, trapezoids."""
     data = load_holidays(folder)
     split = split_protocol("holidays", data.target)
     y_queries, y = data.target[split.query], data.target[split.gallery]
 
     def score(distances):
-        return mean_average_precision(y_queries, y, distances, exclude=split.exclude)
+        return trapezoid_mean_average_precision(y_queries, y, distances, exclude=split.exclude)
 
     content = fingerprint(data.data, data.target)
     return Place(data.data[split.gallery], lambda: data.data[split.query], score, content)
