@@ -96,15 +96,16 @@ def deep(loss, *, bits, lr, seed, epochs, backbone, checkpoints=None, **params):
     )
 
 
-def task_of(images, y, n_train, out, *, gist=True):
-    """Return the task on `images`, of which the first `n_train` train and are searched.
+def task_of(images, y, n_train, out, *, n_gallery=None, gist=True, scoring=("map",)):
+    """Return the task on `images`, of which the first `n_train` train.
 
-    The rest asks, once per final setting; trials are made of training images alone.
+    The first `n_gallery` are searched, by default the same; the rest asks, once per final
+    setting. Trials are made of training images alone.
     """
     rows = np.random.default_rng(0).permutation(n_train)
     n_queries = min(TRIAL_QUERIES, n_train // 5)
     kept = np.sort(rows[n_queries : n_queries + TRIAL_ROWS])
-    train, rest = np.arange(n_train), np.arange(n_train, len(y))
+    gallery, asking = np.split(np.arange(len(y)), [n_gallery or n_train])
     inputs = {"images": images}
     if gist:
         inputs["gist"] = _gist(images, out)
@@ -112,7 +113,8 @@ def task_of(images, y, n_train, out, *, gist=True):
         inputs=inputs,
         y=y,
         tuning=Part(kept, kept, np.sort(rows[:n_queries])),
-        final=Part(train, train, rest),
+        final=Part(np.arange(n_train), gallery, asking),
+        scoring=scoring,
         metric="hamming",
     )
 
@@ -152,7 +154,7 @@ def run(cells, task, options, paper):
             wanted = options.full or row.name in EVERY_LENGTH
             if bits != 48 and wanted and (row.name, 48) in results:
                 fill(replace(row, rates=(results[row.name, 48][0]["lr"],)), bits)
-    return report(results, paper)
+    return report(results, task.scoring, paper)
 
 
 def _deep_rows(options):
@@ -174,27 +176,32 @@ def _shared(options):
     }
 
 
-def report(results, paper):
-    """Return mAP by length with the paper's beside it, best at 48 bits last; and the times."""
+def report(results, measures, paper):
+    """Return a table per measure with the paper's mAP beside it, and the times.
+
+    Methods are in the order of the first measure at 48 bits, best last.
+    """
     names = sorted(
         (name for name, bits in results if bits == 48),
-        key=lambda name: np.mean([r["map"] for r in results[name, 48]]),
+        key=lambda name: np.mean([r[measures[0]] for r in results[name, 48]]),
     )
     lengths = [f"{bits} bits" for bits in BITS]
-    scores, times = [], []
-    for name in names:
-        published = f"{paper[name][3]:.4f}" if name in paper else ""
-        lr = results[name, 48][0]["lr"]
-        rate = "" if lr is None else f"{lr:g}"
-        scores.append([name, *_by_length(results, name, "map", spread), published, rate])
-        times.append([name, *_by_length(results, name, "training_seconds", _seconds)])
-    return "\n".join(
-        [
-            *_markdown(["method", *lengths, "48 bits, paper", "rate"], scores),
-            "",
-            *_markdown(["seconds of training", *lengths], times),
+    lines = []
+    for measure in measures:
+        rows = [
+            [name, *_by_length(results, name, measure, spread), *_beside(results, name, paper)]
+            for name in names
         ]
-    )
+        lines += [*_markdown([measure, *lengths, "48 bits, paper", "rate"], rows), ""]
+    times = [[name, *_by_length(results, name, "training_seconds", _seconds)] for name in names]
+    return "\n".join([*lines, *_markdown(["seconds of training", *lengths], times)])
+
+
+def _beside(results, name, paper):
+    """Return the paper's mAP at 48 bits and our rate as text."""
+    lr = results[name, 48][0]["lr"]
+    published = f"{paper[name][3]:.4f}" if name in paper else ""
+    return [published, "" if lr is None else f"{lr:g}"]
 
 
 def _by_length(results, name, column, show):
