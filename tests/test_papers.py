@@ -9,8 +9,10 @@ import paper_folders
 import pytest
 import torch
 import torchvision
+from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.metrics import threshold_f1
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 QUICK = ["--epochs", "1", "--seeds", "1", "--rates", "0.003"]
@@ -212,6 +214,35 @@ def test_the_multi_label_tables_of_photos(papers, folder, tmp_path, name, column
 def test_tables_of_unseen_drawings(papers, tmp_path, table, row):
     data = Path(__file__).parent / "data" / "omniglot_small1.npz"
     assert row in run(papers, table, data, tmp_path)
+
+
+def test_thresholds_read_distances_block_by_block(papers, monkeypatch):
+    compare, zero_shot = map(importlib.import_module, ("_papers._compare", "_papers.zero_shot"))
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % 60
+    rows = np.eye(60)[y] + 0.5 * rng.normal(size=(600, 60))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    seen, unseen = np.arange(300), np.arange(300, 600)
+    parts = {"tuning": compare.Part(seen, seen), "final": compare.Part(seen, unseen)}
+    task = compare.Task(inputs={"images": rows}, y=y, **parts)
+    largest = []
+    read = zero_shot.CosineDistances.__getitem__
+    monkeypatch.setattr(
+        zero_shot.CosineDistances,
+        "__getitem__",
+        lambda self, index: largest.append(len(self.rows[index])) or read(self, index),
+    )
+    monkeypatch.setattr("sklearn_cbir.metrics._relevance.MAX_ROWS_AT_ONCE", 50)
+    found = zero_shot.thresholds(task, task.final, FunctionTransformer())
+    assert max(largest) == 50
+
+    distances = np.clip(1 - rows[unseen] @ rows[unseen].T, 0, 2)
+    compared = y[unseen], y[unseen], distances
+    whole = np.eye(300, dtype=bool)
+    radius = 1 - found["threshold"]
+    assert found["threshold_f1"] == pytest.approx(
+        threshold_f1(*compared, radius=radius, exclude=whole), abs=1e-12
+    )
 
 
 @pytest.mark.slow
