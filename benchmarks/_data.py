@@ -83,6 +83,7 @@ def environment():
         "commit": commit,
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__.split("+")[0],
         "threads": torch.get_num_threads(),
         "scikit-learn": sklearn.__version__,
@@ -115,6 +116,7 @@ class Cells:
         self.rows = rows
         self.known_rows = []
         self.problems = []
+        self._shown = []
         self._may_run = True
 
     @contextmanager
@@ -149,7 +151,19 @@ class Cells:
             part.replace(self.path)
         numbers = {k: v for k, v in self.cells[key].items() if isinstance(v, (int, float))}
         print(key, numbers, flush=True)
+        self._shown.append(key)
         return self.cells[key]
+
+    def origin(self):
+        """Return where, when and how long the cells ran that were asked for, as text."""
+        shown = [self.cells[key] for key in dict.fromkeys(self._shown)]
+        minutes = sum(cell["seconds"] for cell in shown) / 60
+        parts = [f"{len(shown)} cells, {minutes:.1f} minutes"]
+        for fact in ("commit", "date", "cpu", "cores", "threads", "gpu", "torch"):
+            values = {cell["environment"].get(fact) for cell in shown} - {None}
+            if values:
+                parts.append(f"{fact} {', '.join(sorted(map(str, values)))}")
+        return "; ".join(parts) + "."
 
     def unknown_rows(self):
         """Return which of the rows to run no table has."""

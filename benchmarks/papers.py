@@ -3,11 +3,11 @@
     python benchmarks/papers.py TABLE --data PATH [--weights-dir FOLDER] [--full] [--out FOLDER]
 
 Every table writes its finished cells to OUT/TABLE.json and does not run them again, so that a run
-that was cut off goes on; at the end it prints a Markdown table. A cell belongs to its settings and
-its data: under others, such as more epochs, it is another one, kept beside the first. With --rows,
-only these rows are run, and the table shows them and what else is finished. Rates are chosen by
-the same trials for every row, on images that never ask in the end. WEIGHTS-DIR holds torchvision's
-state dicts as NAME.pt. The tables:
+that was cut off goes on; at the end it prints a Markdown table, and where its cells ran. A cell
+belongs to its settings and its data: under others, such as more epochs, it is another one, kept
+beside the first. With --rows, only these rows are run, and the table shows them and what else is
+finished. Rates are chosen by the same trials for every row, on images that never ask in the end.
+WEIGHTS-DIR holds torchvision's state dicts as NAME.pt. The tables:
 
 """
 
@@ -305,7 +305,7 @@ def parse(arguments=None):
 def main(arguments=None):
     options = parse(arguments)
     cells = Cells(options.out / f"{options.table}.json", options.rows)
-    text = TABLES[options.table][0](cells, options)
+    text = f"{TABLES[options.table][0](cells, options)}\n\n{cells.origin()}"
     (options.out / f"{options.table}.md").write_text(text + "\n")
     print(f"\n{text}")
     _fail(cells)

@@ -30,8 +30,9 @@ SCORES = {"map@5000, hits": published_map}
 class Row:
     """One method of a table.
 
-    ``make(lr=..., seed=..., **settings)`` returns an estimator that learns; `rates` is the grid
-    that its rate is chosen from, empty where there is nothing to choose.
+    ``make(lr=..., seed=..., **settings)`` returns an estimator that learns; it is a partial, whose
+    own arguments tell its cells from those of other methods. `rates` is the grid that its rate is
+    chosen from, empty where there is nothing to choose.
     """
 
     name: str

@@ -94,7 +94,8 @@ def settings_of(options, backbone, weights):
 
 def run(cells, task, options):
     """Fill the table, network by network; return its text."""
-    lines = ["| network | features | rate | mAP | P@10 | epochs until stable |", "|---" * 6 + "|"]
+    heads = ["network", "features", "rate", "mAP", "P@10", *EPOCHS]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     notes = []
     for backbone, weights in networks(options).items():
         settings = {"label": f" {backbone}"} | settings_of(options, backbone, weights)
@@ -121,13 +122,28 @@ def _gain(softmax, squared_hinge):
 def _line(backbone, name, records):
     values = [spread([r[column] for r in records]) for column in COLUMNS]
     rate = "" if records[0]["lr"] is None else f"{records[0]['lr']:g}"
-    stable = ""
-    if records[0]["losses"]:
-        stable = f"{np.mean([epochs_until_stable(r['losses']) for r in records]):.1f}"
-    return f"| {backbone} | {name} | {rate} | {' | '.join(values)} | {stable} |"
+    curves = [record["losses"] for record in records if record["losses"]]
+    for until in EPOCHS.values():
+        values.append(f"{np.mean([until(losses) for losses in curves]):.1f}" if curves else "")
+    return f"| {backbone} | {name} | {rate} | {' | '.join(values)} |"
 
 
-def epochs_until_stable(losses):
-    """Return the epochs until the loss stays within 1 % of the way from its first to its last."""
-    near = np.abs(np.array(losses) - losses[-1]) <= 0.01 * abs(losses[0] - losses[-1])
-    return int(len(near) - np.argmin(near[::-1])) if not near.all() else 1
+def epochs_to_end(losses):
+    """Return the epochs until the loss stays within 1 % of its last value."""
+    return _epochs_within(losses, abs(losses[-1]))
+
+
+def epochs_of_way(losses):
+    """Return the epochs until the loss has gone 99 % of the way from its first to its last value.
+
+    Losses of other scales and other smallest values compare by this.
+    """
+    return _epochs_within(losses, abs(losses[0] - losses[-1]))
+
+
+def _epochs_within(losses, scale):
+    far = np.flatnonzero(np.abs(np.array(losses) - losses[-1]) > 0.01 * scale)
+    return int(far[-1]) + 2 if len(far) else 1
+
+
+EPOCHS = {"epochs to 1 % of the last loss": epochs_to_end, "to 99 % of the way": epochs_of_way}
