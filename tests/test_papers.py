@@ -139,6 +139,22 @@ def test_hashers_that_miss_their_bars_fail_the_command(papers, folder, tmp_path)
     assert text.count("\n| ") == 3
 
 
+def test_a_hasher_is_judged_once_everything_is_measured(papers, folder, tmp_path):
+    table, data = "hashers-cifar10", paper_folders.cifar10_batches(folder)
+    for row in ("ITQ", "CCA-ITQ"):
+        with pytest.raises(SystemExit, match=row):
+            run(papers, table, data, tmp_path, "--rows", row)
+    cells = cells_of(tmp_path, table)
+    kept = {key: cell for key, cell in cells.items() if "training labels shuffled" not in key}
+    assert len(kept) == len(cells) - 1
+    (tmp_path / f"{table}.json").write_text(json.dumps(kept))
+    with pytest.raises(SystemExit, match="ITQ"):
+        run(papers, table, data, tmp_path, "--rows", "ITQ")
+    text = (tmp_path / f"{table}.md").read_text()
+    assert "| ITQ |" in text
+    assert "| CCA-ITQ |" not in text
+
+
 def test_the_bars_of_classical_hashers(papers):
     hashing = importlib.import_module("_papers.hashing")
     good = {"map": 0.2, "lost": 0.101, "mistaught": 0.15, "seconds": 4.0}
