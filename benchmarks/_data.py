@@ -1,5 +1,6 @@
 """Reading the benchmarks' data, and writing down what came out and where it ran."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,9 +8,11 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
+import joblib
 import numpy as np
 from PIL import Image
 
@@ -44,6 +47,16 @@ def load_cifar10_parts(path):
     return images, y, len(parts[0][1])
 
 
+def fingerprint(images, *others):
+    """Return a short name of images, arrays or paths, and of the arrays that belong to them.
+
+    Of files it knows name and size: the same data in another folder are the same data.
+    """
+    if not isinstance(images[0], np.ndarray):
+        images = np.array([f"{Path(path).name} {os.path.getsize(path)}" for path in images])
+    return joblib.hash([images, *others])[:8]
+
+
 def keep_freed_memory():
     """Start again with glibc told to keep freed blocks.
 
@@ -70,6 +83,7 @@ def environment():
         "commit": commit,
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__.split("+")[0],
         "threads": torch.get_num_threads(),
         "scikit-learn": sklearn.__version__,
@@ -84,29 +98,84 @@ def _cpu_name():
     return platform.processor()
 
 
-class Cells:
-    """Finished results in one JSON file; a cell that is there is not run again."""
+class NotRun(Exception):
+    """A cell is not there, and its row is not one of those to run."""
 
-    def __init__(self, path):
+
+class Cells:
+    """Finished results in one JSON file; a cell that is there is not run again.
+
+    `rows` are the names of the rows to run, None for all; of the others only what is finished
+    is shown. `problems` collects what makes the command fail once its table is printed.
+    """
+
+    def __init__(self, path, rows=None):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.cells = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.rows = rows
+        self.known_rows = []
+        self.problems = []
+        self._shown = []
+        self._may_run = True
 
-    def run(self, name, function, *args):
-        """Return the result of a cell, running it only if it is not there yet."""
-        if name not in self.cells:
+    @contextmanager
+    def row(self, name):
+        """Run the cells of one row of a table; leave at the first that may not be run."""
+        self.known_rows.append(name)
+        self._may_run = self.rows is None or name in self.rows
+        try:
+            with suppress(NotRun):
+                yield
+        finally:
+            self._may_run = True
+
+    def run(self, name, function, *args, settings=None):
+        """Return the result of a cell, running it only if it is not there yet.
+
+        `settings` are plain values on which the result depends. Under others, it is another
+        cell, which is kept beside the first.
+        """
+        key = cell_key(name, settings)
+        if key not in self.cells:
+            if not self._may_run:
+                raise NotRun(key)
             where = environment()
             started, used = time.perf_counter(), time.process_time()
             result = function(*args)
             result["seconds"] = round(time.perf_counter() - started, 1)
             result["cpu_seconds"] = round(time.process_time() - used, 1)
-            self.cells[name] = result | {"environment": where}
+            self.cells[key] = result | {"settings": settings, "environment": where}
             part = self.path.with_suffix(".part")
             part.write_text(json.dumps(self.cells, indent=1))
             part.replace(self.path)
-        numbers = {k: v for k, v in self.cells[name].items() if isinstance(v, (int, float))}
-        print(name, numbers, flush=True)
-        return self.cells[name]
+        numbers = {k: v for k, v in self.cells[key].items() if isinstance(v, (int, float))}
+        print(key, numbers, flush=True)
+        self._shown.append(key)
+        return self.cells[key]
+
+    def origin(self):
+        """Return where, when and how long the cells ran that were asked for, as text."""
+        shown = [self.cells[key] for key in dict.fromkeys(self._shown)]
+        minutes = sum(cell["seconds"] for cell in shown) / 60
+        parts = [f"{len(shown)} cells, {minutes:.1f} minutes"]
+        for fact in ("commit", "date", "cpu", "cores", "threads", "gpu", "torch"):
+            values = {cell["environment"].get(fact) for cell in shown} - {None}
+            if values:
+                parts.append(f"{fact} {', '.join(sorted(map(str, values)))}")
+        return "; ".join(parts) + "."
+
+    def unknown_rows(self):
+        """Return which of the rows to run no table has."""
+        return [name for name in self.rows or () if name not in self.known_rows]
+
+
+def cell_key(name, settings):
+    """Return the name of a cell with a short name of its settings."""
+    if settings is None:
+        return name
+    text = json.dumps(settings, sort_keys=True)
+    return f"{name} [{hashlib.sha256(text.encode()).hexdigest()[:8]}]"
 
 
 def paired_bootstrap(a, b, *, n=10000, seed=0):

@@ -5,7 +5,8 @@
 The full protocol: the 10,000 test images are queries and are read once, at the end; the training
 set is the gallery; mean average precision over the whole Hamming ranking, ties averaged exactly.
 With --held-out, 5,000 of the training images are the queries instead and the rest trains and is
-searched: that is how the settings below were chosen. A run that was cut off goes on.
+searched: that is how the settings below were chosen. A run that was cut off goes on; one with other
+settings is another cell, beside the first.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from _data import Cells, keep_freed_memory, load_cifar10
+from _data import Cells, cell_key, fingerprint, keep_freed_memory, load_cifar10
 from sklearn_cbir import DeepHasher
 from sklearn_cbir.losses import DFEHLoss
 from sklearn_cbir.metrics import hamming_mean_average_precision
@@ -48,7 +49,8 @@ def run(options):
         verbose=1,
         **SETTINGS,
     ).fit(images, y)
-    joblib.dump(hasher, options.out / f"{name(options).replace(' ', '-')}.joblib")
+    key = cell_key(name(options), settings(options))
+    joblib.dump(hasher, options.out / f"{key.replace(' ', '-')}.joblib")
     gallery, queries = hasher.transform(images), hasher.transform(query_images)
     return {
         "map": hamming_mean_average_precision(y_queries, y, queries, gallery),
@@ -58,10 +60,14 @@ def run(options):
 
 
 def name(options):
-    """Return the cell of these options; the folders are not part of it."""
     part = "held-out" if options.held_out else "test"
-    chosen = {k: v for k, v in vars(options).items() if k not in ("data", "out", "held_out")}
-    return f"dfeh {part} " + " ".join(f"{k}={v}" for k, v in chosen.items())
+    return f"dfeh {part}, {options.bits} bits, seed {options.seed}"
+
+
+def settings(options):
+    """Return what the result depends on; the folders are not part of it."""
+    chosen = {k: v for k, v in vars(options).items() if k not in ("data", "out")}
+    return SETTINGS | chosen | {"data": fingerprint([options.data])}
 
 
 def main():
@@ -80,7 +86,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()
-    Cells(options.out / "cifar10.json").run(name(options), run, options)
+    cells = Cells(options.out / "cifar10.json")
+    cells.run(name(options), run, options, settings=settings(options))
 
 
 if __name__ == "__main__":

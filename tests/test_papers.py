@@ -1,6 +1,7 @@
 """Every table of the papers runs on a tiny stand-in with the layout of its data set."""
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import paper_folders
 import pytest
 import torch
 import torchvision
+from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.metrics import threshold_f1
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 QUICK = ["--epochs", "1", "--seeds", "1", "--rates", "0.003"]
@@ -29,29 +32,152 @@ def folder(tmp_path):
 
 
 def run(papers, table, data, out, *more):
-    papers.main([table, "--data", str(data), "--out", str(out), *QUICK, *map(str, more)])
-    return (out / f"{table}.md").read_text()
+    """Return the table; a second run finds every cell and prints the same."""
+    arguments = [table, "--data", str(data), "--out", str(out), *QUICK, *map(str, more)]
+    papers.main(arguments)
+    text, cells = (out / f"{table}.md").read_text(), (out / f"{table}.json").read_bytes()
+    papers.main(arguments)
+    assert (out / f"{table}.md").read_text() == text
+    assert (out / f"{table}.json").read_bytes() == cells  # times included
+    return text
+
+
+def cells_of(out, table):
+    return json.loads((out / f"{table}.json").read_text())
 
 
 def save_weights(folder, name):
-    torch.save(getattr(torchvision.models, name)().state_dict(), folder / f"{name}.pt")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # with some weights all codes are alike, which is a warning
+        network = getattr(torchvision.models, name)()
+    torch.save(network.state_dict(), folder / f"{name}.pt")
+
+
+def test_a_cell_runs_once_for_its_settings_and_its_data(papers, folder, tmp_path):
+    table, row = "dfeh-ablation", ["--rows", "no balance"]
+    data = paper_folders.cifar10(folder)
+    text = run(papers, table, data, tmp_path, *row)
+    first = cells_of(tmp_path, table)
+    assert text.count("\n| ") == len(first) == 1
+    assert "1 cells, " in text
+    assert "; commit " in text
+    for others in (["--epochs", 2], ["--rates", 0.01], ["--image-size", 24]):
+        before = cells_of(tmp_path, table)
+        run(papers, table, data, tmp_path, *row, *others)
+        after = cells_of(tmp_path, table)
+        assert len(after) == len(before) + 1
+        assert before.items() <= after.items()
+    other_folder = tmp_path / "other"
+    other_folder.mkdir()
+    run(papers, table, paper_folders.cifar10(other_folder), tmp_path, *row)
+    assert cells_of(tmp_path, table) == after  # the same data elsewhere
+    run(papers, table, paper_folders.cifar10_batches(folder), tmp_path, *row)
+    assert len(cells_of(tmp_path, table)) == len(after) + 1
+
+
+def test_codes_of_the_best_budget_are_cells_of_their_settings(
+    papers, monkeypatch, folder, tmp_path
+):
+    data = paper_folders.cifar10(folder)
+    more = ["--bits", "4", "--backbone", "small", "--batch-size", "40", "--out", str(tmp_path)]
+    for epochs in ("1", "1", "2"):
+        arguments = ["cifar10.py", "--data", str(data), "--epochs", epochs, *more]
+        monkeypatch.setattr("sys.argv", arguments)
+        importlib.import_module("cifar10").main()
+    assert len(cells_of(tmp_path, "cifar10")) == len(list(tmp_path.glob("*.joblib"))) == 2
+
+
+def test_cells_of_one_row_stand_in_the_table_of_another(papers, folder, tmp_path):
+    data = paper_folders.cifar10(folder)
+    run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "LSH")
+    text = run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "ITQ")
+    scores, times, _ = text.split("\n\n")
+    for part in (scores, times):
+        assert [line.split(" | ")[0] for line in sorted(part.splitlines()[2:])] == [
+            "| ITQ",
+            "| LSH",
+        ]
+        assert "|  |" not in part.splitlines()[2].rsplit("|", 3)[0]  # every length
+
+
+def test_a_row_that_no_table_has_is_named(papers, folder, tmp_path):
+    data = paper_folders.cifar10(folder)
+    with pytest.raises(
+        SystemExit, match="'lsh', and the table has no such row. Its rows are .*'LSH'"
+    ):
+        run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "lsh")
+
+
+def test_descriptors_of_other_images_are_another_file(papers, folder, tmp_path):
+    for data in (paper_folders.cifar10(folder), paper_folders.cifar10_batches(folder)):
+        run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "LSH")
+    assert len(list(tmp_path.glob("gist-*.npy"))) == 2
 
 
 @pytest.mark.slow
-def test_the_hashing_table_has_every_method_and_no_cell_runs_twice(papers, folder, tmp_path):
+def test_the_hashing_table_has_every_method(papers, folder, tmp_path):
     data = paper_folders.cifar10(folder)
     text = run(papers, "dfeh-cifar10", data, tmp_path)
-    assert text.count("\n| ") == 18
+    assert text.count("\n| ") == 2 * 18 + 1
     assert {"LSH", "KSH", "dfeh", "dch"} <= set(text.replace("|", " ").split())
-    written = (tmp_path / "dfeh-cifar10.json").read_text()
-    assert run(papers, "dfeh-cifar10", data, tmp_path) == text
-    assert (tmp_path / "dfeh-cifar10.json").read_text() == written
+
+
+@pytest.mark.slow
+def test_methods_with_their_own_layer_are_rows_by_name(papers, folder, tmp_path):
+    data = paper_folders.cifar10(folder)
+    text = run(papers, "dfeh-cifar10", data, tmp_path, "--rows", "dnnh, own layer")
+    assert "| dnnh, own layer |" in text
+    methods = {cell["settings"]["method"] for cell in cells_of(tmp_path, "dfeh-cifar10").values()}
+    assert methods == {"deep('dnnh',){'hash_layer': 'divided'}"}
+
+
+def test_hashers_that_miss_their_bars_fail_the_command(papers, folder, tmp_path):
+    data = paper_folders.cifar10_batches(folder)  # 120 images: far from chance by chance alone
+    with pytest.raises(SystemExit, match="LSH: mAP 0.* with all labels shuffled, not 0"):
+        run(papers, "hashers-cifar10", data, tmp_path, "--rows", "LSH", "ITQ", "CCA-ITQ")
+    text = (tmp_path / "hashers-cifar10.md").read_text()
+    assert text.count("\n| ") == 3
+
+
+def test_a_hasher_is_judged_once_everything_is_measured(papers, folder, tmp_path):
+    table, data = "hashers-cifar10", paper_folders.cifar10_batches(folder)
+    for row in ("ITQ", "CCA-ITQ"):
+        with pytest.raises(SystemExit, match=row):
+            run(papers, table, data, tmp_path, "--rows", row)
+    cells = cells_of(tmp_path, table)
+    kept = {key: cell for key, cell in cells.items() if "training labels shuffled" not in key}
+    assert len(kept) == len(cells) - 1
+    (tmp_path / f"{table}.json").write_text(json.dumps(kept))
+    with pytest.raises(SystemExit, match="ITQ"):
+        run(papers, table, data, tmp_path, "--rows", "ITQ")
+    text = (tmp_path / f"{table}.md").read_text()
+    assert "| ITQ |" in text
+    assert "| CCA-ITQ |" not in text
+
+
+def test_the_bars_of_classical_hashers(papers):
+    hashing = importlib.import_module("_papers.hashing")
+    good = {"map": 0.2, "lost": 0.101, "mistaught": 0.15, "seconds": 4.0}
+
+    def missed(name, **others):
+        return hashing.misses(name, good | others, chance=0.1, without=0.17)
+
+    assert all(missed(name) == [] for name in hashing.CLASSICAL)
+    assert missed("KSH", map=0.14) == ["mAP 0.0400 above chance, not 0.05"]
+    assert missed("LSH", map=0.14) == []
+    assert missed("LSH", lost=0.12) == ["mAP 0.1200 with all labels shuffled, not 0.1000"]
+    assert missed("MLH", mistaught=0.19) == [
+        "mAP 0.1900 with training labels shuffled, above ITQ's 0.1700"
+    ]
+    assert missed("CCA-ITQ", seconds=5.1) == ["fit of all in 5.1 s, not 5"]
+    assert missed("BRE", seconds=299.0) == []
 
 
 @pytest.mark.slow
 def test_the_table_of_classical_hashers(papers, folder, tmp_path):
-    text = run(papers, "hashers-cifar10", paper_folders.cifar10_batches(folder), tmp_path)
-    assert text.count("\n| ") == 7
+    with pytest.raises(SystemExit, match="with all labels shuffled"):
+        run(papers, "hashers-cifar10", paper_folders.cifar10_batches(folder), tmp_path)
+    assert (tmp_path / "hashers-cifar10.md").read_text().count("\n| ") == 7
 
 
 @pytest.mark.slow
@@ -63,13 +189,24 @@ def test_the_ablation_tables(papers, folder, tmp_path, table, write):
     text = run(papers, table, write(folder), tmp_path)
     assert "weights 0.1" in text
     assert "cbam" in text
+    assert "backbone='resnet9'" in text
 
 
 @pytest.mark.slow
 def test_the_hashing_table_of_photos_with_several_labels(papers, folder, tmp_path):
-    more = "--n-queries", 2, "--image-size", 32
+    more = "--n-queries", 1, "--n-train", 3, "--image-size", 32
     text = run(papers, "dfeh-nuswide", paper_folders.nuswide(folder), tmp_path, *more)
-    assert text.count("\n| ") == 18
+    assert text.count("\n| ") == 3 * 18 + 2
+    assert "| map@5000, hits |" in text
+
+
+def test_published_map_divides_by_the_hits_among_the_first_results(papers):
+    compare = importlib.import_module("_papers._compare")
+    y, distances = [1, 0, 1, 0, 1], [[1.0, 2.0, 3.0, 4.0, 5.0]]
+    score = compare.published_map([1], y, distances, k=4)
+    assert score == pytest.approx((1 + 2 / 3) / 2)
+    everything = compare.published_map([1], y, distances)  # 5,000, and there are but five
+    assert everything == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
 
 
 def test_mosaics_show_four_images_and_carry_their_labels(papers):
@@ -90,13 +227,15 @@ def test_the_multi_label_table_of_mosaics(papers, folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nuswide", "mirflickr"])
-def test_the_multi_label_tables_of_photos(papers, folder, tmp_path, name):
+@pytest.mark.parametrize(("name", "column"), [("nuswide", "map@5000, hits"), ("mirflickr", "map")])
+def test_the_multi_label_tables_of_photos(papers, folder, tmp_path, name, column):
     save_weights(tmp_path, "resnet18")
     data = getattr(paper_folders, name)(folder)
     more = ["--n-queries", 6, "--n-train", 130, "--image-size", 32]
     more += ["--backbone", "resnet18", "--weights-dir", tmp_path]
-    assert "multi-level" in run(papers, f"multi-label-{name}", data, tmp_path, *more)
+    text = run(papers, f"multi-label-{name}", data, tmp_path, *more)
+    assert "multi-level" in text
+    assert f"| {column} | ndcg@100 |" in text
 
 
 @pytest.mark.slow
@@ -106,6 +245,35 @@ def test_the_multi_label_tables_of_photos(papers, folder, tmp_path, name):
 def test_tables_of_unseen_drawings(papers, tmp_path, table, row):
     data = Path(__file__).parent / "data" / "omniglot_small1.npz"
     assert row in run(papers, table, data, tmp_path)
+
+
+def test_thresholds_read_distances_block_by_block(papers, monkeypatch):
+    compare, zero_shot = map(importlib.import_module, ("_papers._compare", "_papers.zero_shot"))
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % 60
+    rows = np.eye(60)[y] + 0.5 * rng.normal(size=(600, 60))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    seen, unseen = np.arange(300), np.arange(300, 600)
+    parts = {"tuning": compare.Part(seen, seen), "final": compare.Part(seen, unseen)}
+    task = compare.Task(inputs={"images": rows}, y=y, **parts)
+    largest = []
+    read = zero_shot.CosineDistances.__getitem__
+    monkeypatch.setattr(
+        zero_shot.CosineDistances,
+        "__getitem__",
+        lambda self, index: largest.append(len(self.rows[index])) or read(self, index),
+    )
+    monkeypatch.setattr("sklearn_cbir.metrics._relevance.MAX_ROWS_AT_ONCE", 50)
+    found = zero_shot.thresholds(task, task.final, FunctionTransformer())
+    assert max(largest) == 50
+
+    distances = np.clip(1 - rows[unseen] @ rows[unseen].T, 0, 2)
+    compared = y[unseen], y[unseen], distances
+    whole = np.eye(300, dtype=bool)
+    radius = 1 - found["threshold"]
+    assert found["threshold_f1"] == pytest.approx(
+        threshold_f1(*compared, radius=radius, exclude=whole), abs=1e-12
+    )
 
 
 @pytest.mark.slow
@@ -123,7 +291,19 @@ def test_tables_of_photos(papers, folder, tmp_path, table):
     save_weights(tmp_path, "squeezenet1_0")
     more = "--weights-dir", tmp_path, "--image-size", 32
     text = run(papers, table, paper_folders.photos(folder), tmp_path, *more)
-    assert "squeezenet1_0" in text or "staircase" in text
+    expected = ["squared hinge - softmax", "95 %", "to 99 % of the way"]
+    assert all(part in text for part in (expected if table == "squared-hinge" else ["staircase"]))
+
+
+def test_epochs_until_a_loss_is_at_its_end(papers):
+    squared_hinge = importlib.import_module("_papers.squared_hinge")
+    losses = [11.0, 3.0, 1.05, 1.0, 1.005, 1.0]
+    assert squared_hinge.epochs_to_end(losses) == 4  # 1.05 is 5 % above the end
+    assert squared_hinge.epochs_of_way(losses) == 3  # and 0.5 % of the way
+    assert squared_hinge.epochs_to_end([2.0, 2.0]) == 1
+    assert squared_hinge.epochs_to_end([2.0, 1.0]) == 2
+    bounced = [11.0, 1.0, 3.0, 1.0]
+    assert squared_hinge.epochs_of_way(bounced) == 4
 
 
 @pytest.mark.slow
@@ -135,6 +315,19 @@ def test_tables_of_places(papers, folder, tmp_path, name):
     more = ["--weights-dir", tmp_path, "--backbone", "resnet18", "--image-size", 32]
     text = run(papers, f"lrml-{name}", data, tmp_path, *more, "--train-data", places)
     assert "staircase" in text
+
+
+def test_holidays_is_scored_by_trapezoids_without_the_query_itself(papers, folder):
+    places = importlib.import_module("_papers.places")
+    holidays = places.holidays(paper_folders.holidays(folder))  # four groups of three
+    distances = np.empty((4, 12))
+    for query in range(4):
+        own, near, far = 3 * query + np.arange(3)
+        others = np.setdiff1d(np.arange(12), [own, near, far])
+        order = [own, near, others[0], far, *others[1:]]  # relevant ones at ranks 0 and 2
+        distances[query, order] = np.arange(12)
+    by_hand = ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+    assert holidays.score(distances) == pytest.approx(by_hand)
 
 
 def test_a_table_without_weights_says_where_to_put_them(papers, folder, tmp_path):

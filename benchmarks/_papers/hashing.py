@@ -1,12 +1,13 @@
 """DFEH's tables: thirteen methods, and later losses, on CIFAR-10, SVHN or NUS-WIDE."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from _papers._compare import Part, Row, Task, compare, spread
+from _data import fingerprint
+from _papers._compare import Part, Row, Task, compare, described, spread
 from sklearn_cbir import DeepHasher
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.hashing import (
@@ -31,6 +32,12 @@ CLASSICAL = {
 }
 DEEP = ("cnnh", "dlbhc", "dnnh", "dpsh", "dsh", "dfeh")
 LATER = ("hashnet", "greedyhash", "csq", "orthohash", "dch")
+SHARED_LAYER = {"hash_layer": "linear"}
+OWN_LAYERS = {  # that two methods have
+    "dfeh, own layer": ("dfeh", {"enhance": "cbam"}),
+    "dnnh, own layer": ("dnnh", {"hash_layer": "divided"}),
+}
+EVERY_LENGTH = ("dfeh", "dsh")  # by default; the others at 48 bits
 BITS = (12, 24, 36, 48)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TRIAL_EPOCHS = 5
@@ -89,15 +96,16 @@ def deep(loss, *, bits, lr, seed, epochs, backbone, checkpoints=None, **params):
     )
 
 
-def task_of(images, y, n_train, out, *, gist=True):
-    """Return the task on `images`, of which the first `n_train` train and are searched.
+def task_of(images, y, n_train, out, *, n_gallery=None, gist=True, scoring=("map",)):
+    """Return the task on `images`, of which the first `n_train` train.
 
-    The rest asks, once per final setting; trials are made of training images alone.
+    The first `n_gallery` are searched, by default the same; the rest asks, once per final
+    setting. Trials are made of training images alone.
     """
     rows = np.random.default_rng(0).permutation(n_train)
     n_queries = min(TRIAL_QUERIES, n_train // 5)
     kept = np.sort(rows[n_queries : n_queries + TRIAL_ROWS])
-    train, rest = np.arange(n_train), np.arange(n_train, len(y))
+    gallery, asking = np.split(np.arange(len(y)), [n_gallery or n_train])
     inputs = {"images": images}
     if gist:
         inputs["gist"] = _gist(images, out)
@@ -105,14 +113,15 @@ def task_of(images, y, n_train, out, *, gist=True):
         inputs=inputs,
         y=y,
         tuning=Part(kept, kept, np.sort(rows[:n_queries])),
-        final=Part(train, train, rest),
+        final=Part(np.arange(n_train), gallery, asking),
+        scoring=scoring,
         metric="hamming",
     )
 
 
 def _gist(images, out):
     """Return the descriptors of all images, from the file that an earlier run wrote."""
-    path = Path(out) / f"gist-{len(images)}.npy"
+    path = Path(out) / f"gist-{fingerprint(images)}.npy"
     if path.exists():
         return np.load(path)
     rows = GISTDescriptor().transform(images)
@@ -127,34 +136,35 @@ def run(cells, task, options, paper):
     shared = _shared(options)
     tuning = shared | {"epochs": min(options.epochs, TRIAL_EPOCHS)}
     final = shared | {"epochs": options.epochs}
-    quick = [Row(name, partial(classical, name), features="gist") for name in CLASSICAL]
-    shared_net = {"hash_layer": "linear"}
-    slow = [
-        Row(loss, partial(deep, loss, **shared_net), options.rates or RATES)
-        for loss in (*DEEP, *LATER)
-    ]
-    if options.full:  # with the layers of their own that two methods have
-        for name, own in (("dfeh", {"enhance": "cbam"}), ("dnnh", {"hash_layer": "divided"})):
-            slow.append(
-                Row(f"{name}, own layer", partial(deep, name, **own), options.rates or RATES)
-            )
-    rates, results = {}, {}
-    for row in sorted(slow, key=lambda row: row.name not in ("dfeh", "dsh")):
+    results = {}
+
+    def fill(row, bits, **trials):
+        settings = {"seeds": options.seeds, "final": final | {"bits": bits}, **trials}
+        found = compare(cells, [row], task, label=f" {bits} bits", **settings)
+        results.update({(name, bits): records for name, records in found.items()})
+
+    deep_rows = _deep_rows(options)
+    for row in deep_rows:
         # The rate is chosen at 48 bits and kept for the other lengths.
-        settings = {"final": final | {"bits": 48}, "tuning": tuning | {"bits": 48}}
-        found = compare(cells, [row], task, seeds=options.seeds, label=" 48 bits", **settings)
-        results[row.name, 48] = found[row.name]
-        rates[row.name] = found[row.name][0]["lr"]
+        fill(row, 48, tuning=tuning | {"bits": 48})
     for bits in BITS:
-        some = [row for row in slow if options.full or row.name in ("dfeh", "dsh")]
-        fixed = [Row(row.name, row.make, (rates[row.name],)) for row in some if bits != 48]
-        for row in (*(quick if "gist" in task.inputs else ()), *fixed):
-            settings = {"final": final | {"bits": bits}}
-            found = compare(
-                cells, [row], task, seeds=options.seeds, label=f" {bits} bits", **settings
-            )
-            results[row.name, bits] = found[row.name]
-    return report(results, paper)
+        for name in CLASSICAL if "gist" in task.inputs else ():
+            fill(Row(name, partial(classical, name), features="gist"), bits)
+        for row in deep_rows:
+            wanted = options.full or row.name in EVERY_LENGTH
+            if bits != 48 and wanted and (row.name, 48) in results:
+                fill(replace(row, rates=(results[row.name, 48][0]["lr"],)), bits)
+    return report(results, task.scoring, paper)
+
+
+def _deep_rows(options):
+    """Return the rows of networks; those with layers of their own with --full or by name."""
+    losses = {name: (name, SHARED_LAYER) for name in (*EVERY_LENGTH, *DEEP, *LATER)}
+    for name, own in OWN_LAYERS.items():
+        if options.full or name in (options.rows or ()):
+            losses[name] = own
+    rates = options.rates or RATES
+    return [Row(name, partial(deep, loss, **own), rates) for name, (loss, own) in losses.items()]
 
 
 def _shared(options):
@@ -166,51 +176,175 @@ def _shared(options):
     }
 
 
-def report(results, paper):
-    """Return the table: ours by length, the paper's beside it, best at 48 bits last."""
+def report(results, measures, paper):
+    """Return a table per measure with the paper's mAP beside it, and the times.
+
+    Methods are in the order of the first measure at 48 bits, best last.
+    """
     names = sorted(
-        {name for name, _ in results},
-        key=lambda name: np.mean([r["map"] for r in results[name, 48]]),
+        (name for name, bits in results if bits == 48),
+        key=lambda name: np.mean([r[measures[0]] for r in results[name, 48]]),
     )
-    heads = [f"{bits} bits" for bits in BITS] + ["48 bits, paper", "rate", "time, s"]
-    lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name in names:
-        cells = [
-            spread([r["map"] for r in results[name, bits]]) if (name, bits) in results else ""
-            for bits in BITS
+    lengths = [f"{bits} bits" for bits in BITS]
+    lines = []
+    for measure in measures:
+        rows = [
+            [name, *_by_length(results, name, measure, spread), *_beside(results, name, paper)]
+            for name in names
         ]
-        last = results[name, 48][0]
-        published = f"{paper[name][3]:.4f}" if name in paper else ""
-        rate = "" if last["lr"] is None else f"{last['lr']:g}"
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {published} | {rate} | {last['cpu_seconds']:.0f} |"
-        )
-    return "\n".join(lines)
+        lines += [*_markdown([measure, *lengths, "48 bits, paper", "rate"], rows), ""]
+    times = [[name, *_by_length(results, name, "training_seconds", _seconds)] for name in names]
+    return "\n".join([*lines, *_markdown(["seconds of training", *lengths], times)])
+
+
+def _beside(results, name, paper):
+    """Return the paper's mAP at 48 bits and our rate as text."""
+    lr = results[name, 48][0]["lr"]
+    published = f"{paper[name][3]:.4f}" if name in paper else ""
+    return [published, "" if lr is None else f"{lr:g}"]
+
+
+def _by_length(results, name, column, show):
+    """Return one column of the records of a method as text, by length; "" where it was not run."""
+    found = [results.get((name, bits)) for bits in BITS]
+    return ["" if records is None else show([r[column] for r in records]) for records in found]
+
+
+def _seconds(values):
+    return f"{np.mean(values):.0f}"
+
+
+def _markdown(heads, rows):
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 # Classical hashers alone -------------------------------------------------------------------
 
 
-def check_hashers(cells, task, options):
-    """Return a table: how far above chance every classical hasher is, and how long it fits.
+@dataclass(frozen=True)
+class Bar:
+    """What a classical hasher has to reach."""
 
-    GIST of the trial images: the training rows are searched, the held-out ones ask. Chance is
-    measured with the same code on labels that were shuffled over all images.
+    gain: float  # mean average precision above chance
+    seconds: float  # one core's, to fit all training rows: 50,000 of CIFAR-10
+
+
+BARS = {
+    "LSH": Bar(0.02, 5),
+    "SH": Bar(0.02, 5),
+    "ITQ": Bar(0.05, 5),
+    "CCA-ITQ": Bar(0.05, 5),
+    "MLH": Bar(0.05, 300),
+    "BRE": Bar(0.05, 300),
+    "KSH": Bar(0.05, 300),
+}
+WITH_LABELS = ("CCA-ITQ", "MLH", "BRE", "KSH")
+WITHOUT_LABELS = "ITQ"  # the best of the others
+TOLERANCE = 0.01
+
+
+class ShuffledLabels:
+    """A hasher that is taught the labels of other rows."""
+
+    def __init__(self, hasher, seed):
+        self.hasher = hasher
+        self.seed = seed
+
+    def fit(self, X, y):
+        self.hasher.fit(X, np.random.default_rng(self.seed).permutation(y))
+        return self
+
+    def transform(self, X):
+        return self.hasher.transform(X)
+
+
+def mistaught(kind, *, seed, **settings):
+    """Return a classical hasher that learns from shuffled labels."""
+    return ShuffledLabels(classical(kind, seed=seed, **settings), seed)
+
+
+def check_hashers(cells, task, options):
+    """Return a table of every classical hasher against its bars; what is missed is a problem.
+
+    GIST of the trial images: the training rows are searched, the held-out ones ask. Shuffled labels
+    are two questions. With all labels shuffled, in training and in the score, every hasher must be
+    at chance; one that is not has seen labels or rows that it should not. With training labels
+    alone shuffled, and true ones in the score, a hasher that learns from labels must be no better
+    than ITQ, which sees none: codes of GIST are above chance without any label, so it need not be
+    at chance. Both allow for 0.01.
     """
     shuffled = np.random.default_rng(0).permutation(task.y)
-    lost = replace(task, y=shuffled, final=task.tuning)
     kept = replace(task, final=task.tuning)
-    lines = ["| hasher | mAP | on shuffled labels | fit of all, s of one core |", "|---" * 4 + "|"]
-    for name in CLASSICAL:
-        row = Row(name, partial(classical, name), features="gist")
-        found = [
-            compare(cells, [row], part, seeds=options.seeds, final={"bits": 48}, label=label)[name]
-            for part, label in ((kept, " 48 bits"), (lost, " 48 bits, shuffled"))
-        ]
-        fit = cells.run(f"{name} fit of {len(task.final.train)}", _fit, row, task)
-        values = [spread([record["map"] for record in records]) for records in found]
-        lines.append(f"| {name} | {' | '.join(values)} | {fit['cpu_seconds']:.1f} |")
+    lost = replace(kept, y=shuffled)
+    chance = _chance(kept)
+    results = {name: _checked(cells, name, (kept, lost, task), options) for name in CLASSICAL}
+    without = results[WITHOUT_LABELS].get("map")
+    rows = []
+    for name, found in results.items():
+        if found.keys() >= _needed(name):
+            missed = misses(name, found, chance, without)
+            cells.problems += [f"{name}: {problem}." for problem in missed]
+            taught = f"{found['mistaught']:.4f}" if "mistaught" in found else ""
+            shown = [found["text"], f"{found['lost']:.4f}", taught, f"{found['seconds']:.1f}"]
+            rows.append([name, *shown, "; ".join(missed) or "met"])
+    heads = ["mAP", "all labels shuffled", "training labels shuffled", "fit of all, s", "bars"]
+    lines = [*_markdown(["hasher", *heads], rows), "", f"Chance is {chance:.4f}."]
     return "\n".join(lines)
+
+
+def _needed(name):
+    """Return what has to be measured before a hasher is judged."""
+    return {"map", "lost", "seconds"} | ({"mistaught"} if name in WITH_LABELS else set())
+
+
+def _checked(cells, name, tasks, options):
+    """Return the means over seeds and the time of one hasher; what is not finished is missing."""
+    kept, lost, whole = tasks
+    row = Row(name, partial(classical, name), features="gist")
+    taught = replace(row, make=partial(mistaught, name))
+    trials = {"map": (row, kept, ""), "lost": (row, lost, ", all labels shuffled")}
+    if name in WITH_LABELS:
+        trials["mistaught"] = (taught, kept, ", training labels shuffled")
+    found = {}
+    for key, (trial, part, label) in trials.items():
+        settings = {"seeds": options.seeds, "final": {"bits": 48}, "label": f" 48 bits{label}"}
+        for records in compare(cells, [trial], part, **settings).values():
+            scores = [record["map"] for record in records]
+            found[key] = np.mean(scores)
+            found.setdefault("text", spread(scores))
+    with cells.row(name):
+        depends = described(row.make, {"bits": 48, "seed": 0}, data=whole.fingerprint(whole.final))
+        fit = cells.run(
+            f"{name} fit of {len(whole.final.train)}", _fit, row, whole, settings=depends
+        )
+        found["seconds"] = fit["cpu_seconds"]
+    return found
+
+
+def misses(name, found, chance, without):
+    """Return what a hasher misses, as text; `without` is the score of the best without labels."""
+    bar, missed = BARS[name], []
+    if found["map"] - chance < bar.gain:
+        missed.append(f"mAP {found['map'] - chance:.4f} above chance, not {bar.gain:g}")
+    if abs(found["lost"] - chance) > TOLERANCE:
+        missed.append(f"mAP {found['lost']:.4f} with all labels shuffled, not {chance:.4f}")
+    if "mistaught" in found and without is None:
+        missed.append(f"not judged on shuffled training labels before {WITHOUT_LABELS} is finished")
+    elif found.get("mistaught", 0) > (without or 0) + TOLERANCE:
+        missed.append(
+            f"mAP {found['mistaught']:.4f} with training labels shuffled, above {WITHOUT_LABELS}'s "
+            f"{without:.4f}"
+        )
+    if found["seconds"] > bar.seconds:
+        missed.append(f"fit of all in {found['seconds']:.1f} s, not {bar.seconds:g}")
+    return missed
+
+
+def _chance(task):
+    """Return the share of the gallery that is relevant to a query, on average."""
+    gallery, queries = task.y[task.final.gallery], task.y[task.final.queries]
+    return np.mean([np.mean(gallery == label) for label in queries])
 
 
 def _fit(row, task):
@@ -226,7 +360,8 @@ def ablations(cells, task, options):
     """Return DFEH's ablations on the tuning part: weights, terms, network and pair weight."""
     lr = (options.rates or (1e-2,))[0]
     settings = _shared(options) | {"bits": 12, "lr": lr, "epochs": options.epochs}
-    rows = [Row("all terms, weights 0.01", partial(deep, DFEHLoss()))]
+    everything = partial(deep, DFEHLoss())
+    rows = [Row("all terms, weights 0.01", everything)]
     for weight in (0.0, 0.001, 0.1):
         loss = DFEHLoss(quantization_weight=weight, balance_weight=weight)
         rows.append(Row(f"weights {weight:g}", partial(deep, loss)))
@@ -237,21 +372,13 @@ def ablations(cells, task, options):
         Row("plain mean of pairs", partial(deep, DFEHLoss(similar_weight=None))),
         Row("similar pairs weigh 3", partial(deep, DFEHLoss(similar_weight=3.0))),
         *(
-            Row(f"enhance={kind!r}", partial(deep, DFEHLoss(), enhance=kind))
+            Row(f"enhance={kind!r}", partial(everything, enhance=kind))
             for kind in ("se", "cbam", "conv")
         ),
     ]
     held_out = replace(task, final=task.tuning)
-    results = compare(cells, rows, held_out, seeds=options.seeds, final=settings, label=" 12 bits")
-    if options.full:
-        for net in ("small", "resnet9"):
-            found = compare(
-                cells,
-                [Row(f"backbone={net!r}", partial(deep, DFEHLoss()))],
-                held_out,
-                seeds=options.seeds,
-                final=settings | {"backbone": net},
-                label=" 12 bits",
-            )
-            results |= found
-    return results
+    fixed = {"seeds": options.seeds, "label": " 12 bits"}
+    results = compare(cells, rows, held_out, final=settings, **fixed)
+    net = "small" if options.backbone == "resnet9" else "resnet9"
+    network = [Row(f"backbone={net!r}", everything)]
+    return results | compare(cells, network, held_out, final=settings | {"backbone": net}, **fixed)

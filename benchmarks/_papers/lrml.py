@@ -20,14 +20,10 @@ def run_photos(cells, task, options):
     """Fill the table on photos: a pretrained network, GeM pooling, its own features."""
     (backbone, weights), *_ = squared_hinge.networks(options).items()
     rows = [
-        Row(
-            name,
-            partial(squared_hinge.extractor, loss, backbone, weights, pooling="gem"),
-            options.rates or RATES,
-        )
+        Row(name, partial(squared_hinge.extractor, loss, pooling="gem"), options.rates or RATES)
         for name, loss in LOSSES.items()
     ]
-    budgets = squared_hinge.settings_of(options)
+    budgets = squared_hinge.settings_of(options, backbone, weights)
     return compare(cells, rows, task, seeds=options.seeds, label=f" {backbone}", **budgets)
 
 

@@ -48,7 +48,7 @@ def mosaic_task(train, test, *, n_train, n_gallery, n_queries):
     return task_of(*(np.concatenate(values) for values in zip(*parts)), *rows)
 
 
-def task_of(images, y, train, gallery, queries):
+def task_of(images, y, train, gallery, queries, *, scoring=COLUMNS):
     """Return the task; a tenth of the training images asks the others when rates are chosen."""
     rows = np.random.default_rng(0).permutation(train)
     asking, kept = np.split(rows, [max(2, len(train) // 10)])
@@ -57,7 +57,7 @@ def task_of(images, y, train, gallery, queries):
         y=y,
         tuning=Part(np.sort(kept), np.sort(kept), np.sort(asking)),
         final=Part(train, gallery, queries),
-        scoring=COLUMNS,
+        scoring=scoring,
         metric="hamming",
     )
 

@@ -12,6 +12,7 @@ from sklearn_cbir import CNNFeatureExtractor
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 PAPER = ("vgg19", "inception_v3", "mobilenet_v2", "resnet18")
 BACKBONES = (*PAPER, "squeezenet1_0")
+LOSSES = ("softmax", "squared_hinge")
 COLUMNS = ("map", "precision@10")
 
 
@@ -58,7 +59,7 @@ def networks(options):
     return found
 
 
-def extractor(loss, backbone, weights, *, lr=1e-3, seed, epochs, image_size, **params):
+def extractor(loss, *, backbone, weights, lr=1e-3, seed, epochs, image_size, **params):
     """Return a network trained in two phases: its head, then all of it."""
     head, rest = epochs
     return CNNFeatureExtractor(
@@ -77,56 +78,72 @@ def extractor(loss, backbone, weights, *, lr=1e-3, seed, epochs, image_size, **p
     )
 
 
-def settings_of(options):
-    """Return the budgets of the last training and of the trials, which have half the epochs.
+def settings_of(options, backbone, weights):
+    """Return the settings of the last training and of the trials, which have half the epochs.
 
     Of eight epochs, five train the head and three everything.
     """
+    shared = {"backbone": backbone, "weights": weights, "image_size": options.image_size}
 
     def budget(epochs):
         head = min(round(epochs * 5 / 8), epochs - 1)
-        return {"epochs": (head, epochs - head), "image_size": options.image_size}
+        return shared | {"epochs": (head, epochs - head)}
 
     return {"final": budget(options.epochs), "tuning": budget(max(1, options.epochs // 2))}
 
 
 def run(cells, task, options):
     """Fill the table, network by network; return its text."""
-    lines = ["| network | features | rate | mAP | P@10 | epochs until stable |", "|---" * 6 + "|"]
+    heads = ["network", "features", "rate", "mAP", "P@10", *EPOCHS]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     notes = []
     for backbone, weights in networks(options).items():
-        label = f" {backbone}"
-        bare = [Row("untrained", partial(extractor, None, backbone, weights))]
-        results = compare(cells, bare, task, seeds=1, label=label, **settings_of(options))
-        rows = [
-            Row(loss, partial(extractor, loss, backbone, weights), options.rates or RATES)
-            for loss in ("softmax", "squared_hinge")
-        ]
-        results |= compare(
-            cells, rows, task, seeds=options.seeds, label=label, **settings_of(options)
-        )
+        settings = {"label": f" {backbone}"} | settings_of(options, backbone, weights)
+        bare = [Row("untrained", partial(extractor, None))]
+        results = compare(cells, bare, task, seeds=1, **settings)
+        rows = [Row(loss, partial(extractor, loss), options.rates or RATES) for loss in LOSSES]
+        results |= compare(cells, rows, task, seeds=options.seeds, **settings)
         lines += [_line(backbone, name, records) for name, records in results.items()]
-        mean = {
-            name: np.nanmean([r["per_query"] for r in records], axis=0)
-            for name, records in results.items()
-        }
-        gain, low, high = paired_bootstrap(mean["softmax"], mean["squared_hinge"])
-        notes.append(
-            f"{backbone}: squared hinge - softmax {gain:+.4f} mAP, 95 % {low:+.4f} to {high:+.4f}"
-        )
+        if results.keys() >= set(LOSSES):
+            notes.append(f"{backbone}: {_gain(*(results[loss] for loss in LOSSES))}")
     return "\n".join([*lines, "", *notes])
+
+
+def _gain(softmax, squared_hinge):
+    """Return what the second loss gains, from the means over seeds of every query."""
+    means = (
+        np.nanmean([record["per_query"] for record in records], axis=0)
+        for records in (softmax, squared_hinge)
+    )
+    gain, low, high = paired_bootstrap(*means)
+    return f"squared hinge - softmax {gain:+.4f} mAP, 95 % {low:+.4f} to {high:+.4f}"
 
 
 def _line(backbone, name, records):
     values = [spread([r[column] for r in records]) for column in COLUMNS]
     rate = "" if records[0]["lr"] is None else f"{records[0]['lr']:g}"
-    stable = ""
-    if records[0]["losses"]:
-        stable = f"{np.mean([epochs_until_stable(r['losses']) for r in records]):.1f}"
-    return f"| {backbone} | {name} | {rate} | {' | '.join(values)} | {stable} |"
+    curves = [record["losses"] for record in records if record["losses"]]
+    for until in EPOCHS.values():
+        values.append(f"{np.mean([until(losses) for losses in curves]):.1f}" if curves else "")
+    return f"| {backbone} | {name} | {rate} | {' | '.join(values)} |"
 
 
-def epochs_until_stable(losses):
-    """Return the epochs until the loss stays within 1 % of the way from its first to its last."""
-    near = np.abs(np.array(losses) - losses[-1]) <= 0.01 * abs(losses[0] - losses[-1])
-    return int(len(near) - np.argmin(near[::-1])) if not near.all() else 1
+def epochs_to_end(losses):
+    """Return the epochs until the loss stays within 1 % of its last value."""
+    return _epochs_within(losses, abs(losses[-1]))
+
+
+def epochs_of_way(losses):
+    """Return the epochs until the loss has gone 99 % of the way from its first to its last value.
+
+    Losses of other scales and other smallest values compare by this.
+    """
+    return _epochs_within(losses, abs(losses[0] - losses[-1]))
+
+
+def _epochs_within(losses, scale):
+    far = np.flatnonzero(np.abs(np.array(losses) - losses[-1]) > 0.01 * scale)
+    return int(far[-1]) + 2 if len(far) else 1
+
+
+EPOCHS = {"epochs to 1 % of the last loss": epochs_to_end, "to 99 % of the way": epochs_of_way}
