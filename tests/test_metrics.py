@@ -376,7 +376,7 @@ def test_labels_of_every_kind_score_alike(rng, labels):
 # Leaving gallery rows out
 
 
-@pytest.mark.parametrize("form", ["mask", "own", "lists"])
+@pytest.mark.parametrize("form", ["mask", "rows of a mask", "lists of a mask", "own", "lists"])
 @pytest.mark.parametrize("ties", ["average", "stable"])
 @pytest.mark.parametrize("name", METRICS)
 def test_excluded_rows_are_as_if_they_were_not_there(rng, name, ties, form):
@@ -387,10 +387,14 @@ def test_excluded_rows_are_as_if_they_were_not_there(rng, name, ties, form):
     exclude = out
     if form == "own":
         exclude = np.concatenate(out)
-    if form == "mask":
+    if "mask" in form:
         exclude = np.zeros((6, 30), dtype=bool)
         for row, items in zip(exclude, out):
             row[items] = True
+    if form == "rows of a mask":
+        exclude = list(exclude)
+    if form == "lists of a mask":
+        exclude = exclude.tolist()
     options = {} if name == "precision_in_radius" else {"ties": ties}
     metric, k = parse_metric(
         f"{name}@9" if name not in {*WITHOUT_K, "precision_in_radius"} else name
@@ -418,8 +422,21 @@ def test_no_own_row_is_minus_one():
         ([[0], [1], [2]], "3 lists of gallery rows for 2 queries"),
         ([[0], [-1]], r"exclude\[1\] names a gallery row"),
         ([0.0, 1.0], "dtype float64"),
+        ([[0.0], [1.7]], r"exclude\[0\] has shape \(1,\) and dtype float64"),
+        ([[], [True, False]], r"exclude\[1\] has shape \(2,\) and dtype bool.*\(3,\)"),
+        ([["0"], ["1"]], r"exclude\[0\].*numbers of gallery rows"),
     ],
-    ids=["number mask", "too few", "too large", "too many lists", "negative", "floats"],
+    ids=[
+        "number mask",
+        "too few",
+        "too large",
+        "too many lists",
+        "negative",
+        "floats",
+        "lists of floats",
+        "short mask",
+        "text",
+    ],
 )
 def test_what_is_excluded_must_exist(exclude, message):
     with pytest.raises(ValueError, match=message):

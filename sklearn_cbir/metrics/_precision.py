@@ -65,7 +65,8 @@ def mean_average_precision(
     exclude : array-like, default=None
         Gallery rows that are not ranked for a query: one row per query, shape
         (n_queries,), -1 for none (leave-one-out); a boolean mask of shape
-        (n_queries, n_gallery), or a list of arrays of rows (junk images).
+        (n_queries, n_gallery), or one array of rows or one mask per query in a
+        list (junk images).
 
     sample_weight : array-like of shape (n_queries,), default=None
         Weights of the queries.
