@@ -3,10 +3,18 @@
 import math
 from fractions import Fraction
 from functools import partial
-from itertools import permutations
 
 import numpy as np
 import pytest
+from metric_cases import (
+    REFERENCES,
+    VARIANTS,
+    WITHOUT_K,
+    call,
+    coded,
+    labels_that_share,
+    mean_over_orders,
+)
 from sklearn import config_context
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import average_precision_score
@@ -17,7 +25,6 @@ from sklearn_cbir.metrics import (
     _counts,
     _groups,
     acg_at_k,
-    best_f1_radius,
     evaluate,
     hamming_mean_average_precision,
     map_at_r,
@@ -28,94 +35,12 @@ from sklearn_cbir.metrics import (
     precision_at_k,
     precision_in_radius,
     precision_recall_curve,
-    radius_precision_recall_curve,
     recall_at_k,
-    set_recall_at_k,
     threshold_f1,
-    threshold_f1_curve,
     trapezoid_mean_average_precision,
     weighted_mean_average_precision,
     worst_queries,
 )
-
-# Each reference scores one ranked list: `shared` labels of every result in order, `k` results.
-
-
-def loop_average_precision(shared, k, denominator="relevant", gain=lambda count: count > 0):
-    n_relevant = sum(count > 0 for count in shared)
-    total = hits = 0
-    for rank in range(1, k + 1):
-        if shared[rank - 1] > 0:
-            hits += 1
-            total += sum(gain(count) for count in shared[:rank]) / rank
-    divisor = {"relevant": n_relevant, "hits": hits, "min_k": min(n_relevant, k)}[denominator]
-    return total / divisor if divisor else 0.0
-
-
-def loop_map_at_r(shared, k):
-    return loop_average_precision(shared, sum(count > 0 for count in shared))
-
-
-def loop_trapezoid(shared, k):
-    ranks = [rank for rank, count in enumerate(shared) if count > 0]  # from 0
-    total = 0
-    for found, rank in enumerate(ranks):
-        before = found / rank if rank else 1.0
-        total += (before + (found + 1) / (rank + 1)) / 2
-    return total / len(ranks)
-
-
-def loop_ndcg(shared, k):
-    def gain(counts):
-        return sum((2**c - 1) / math.log2(rank + 2) for rank, c in enumerate(counts[:k]))
-
-    return gain(shared) / gain(sorted(shared, reverse=True))
-
-
-REFERENCES = {
-    "map": loop_average_precision,
-    "precision": lambda shared, k: sum(c > 0 for c in shared[:k]) / k,
-    "recall": lambda shared, k: float(any(c > 0 for c in shared[:k])),
-    "set_recall": lambda shared, k: sum(c > 0 for c in shared[:k]) / sum(c > 0 for c in shared),
-    "ndcg": loop_ndcg,
-    "acg": lambda shared, k: sum(shared[:k]) / k,
-    "wmap": partial(loop_average_precision, denominator="hits", gain=lambda count: count),
-    "map_at_r": loop_map_at_r,
-    "trapezoid_map": loop_trapezoid,
-    "precision_in_radius": None,  # has no order; tested on its own
-}
-VARIANTS = {
-    **{name: (METRICS[name], loop) for name, loop in REFERENCES.items() if loop},
-    **{
-        f"{name} over {denominator}": (
-            partial(METRICS[name], denominator=denominator),
-            partial(REFERENCES[name], denominator=denominator),
-        )
-        for name in ("map", "wmap")
-        for denominator in ("relevant", "hits", "min_k")
-    },
-}
-WITHOUT_K = {"map_at_r", "trapezoid_map"}
-
-
-def labels_that_share(counts, n_labels):
-    """A query with all labels and gallery rows that have so many of them."""
-    return np.ones((1, n_labels), dtype=int), np.tri(n_labels + 1, n_labels, -1, dtype=int)[counts]
-
-
-def mean_over_orders(loop, shared, distances, k):
-    """The mean over all orders that the distances leave open."""
-    values = []
-    for order in permutations(range(len(shared))):
-        ranked = sorted(order, key=lambda item: distances[item])
-        values.append(loop([shared[item] for item in ranked], k))
-    return np.mean(values)
-
-
-def call(metric, name, *arguments, k=None, **options):
-    if k is not None and name not in WITHOUT_K:
-        options["k"] = k
-    return metric(*arguments, **options)
 
 
 def test_every_metric_has_a_reference():
@@ -407,6 +332,13 @@ def test_excluded_rows_are_as_if_they_were_not_there(rng, name, ties, form):
         assert values[i] == pytest.approx(alone)
 
 
+def test_results_that_are_left_out_are_missing_among_the_first_k():
+    known = [1], [1, 1, 0], [[1, 2, 3]]
+    for metric in (precision_at_k, acg_at_k):
+        assert metric(*known, k=3, exclude=[[0]]) == pytest.approx(1 / 3)
+        assert metric(*known, k=None, exclude=[[0]]) == pytest.approx(1 / 2)
+
+
 def test_no_own_row_is_minus_one():
     score = partial(mean_average_precision, [1, 1], [1, 0], [[0, 1], [0, 1]], per_query=True)
     assert np.array_equal(score(exclude=[0, -1]), [np.nan, 1], equal_nan=True)
@@ -453,17 +385,6 @@ def route(request, monkeypatch):
         for module in (_search, _counts):
             monkeypatch.setattr(module, "kernels", lambda: None)
     return request.param
-
-
-def coded(rng, graded, n_bits=12):
-    query_codes = rng.integers(0, 2, (20, n_bits), dtype=np.uint8)
-    gallery_codes = rng.integers(0, 2, (150, n_bits), dtype=np.uint8)
-    if graded:
-        y_queries, y_gallery = rng.integers(0, 2, (20, 5)), rng.integers(0, 2, (150, 5))
-        y_queries[:, 0] = 1
-    else:
-        y_queries, y_gallery = rng.integers(0, 4, 20), rng.integers(0, 3, 150)
-    return y_queries, y_gallery, query_codes, gallery_codes
 
 
 @pytest.mark.parametrize("graded", [False, True], ids=["single", "graded"])
@@ -641,99 +562,6 @@ def test_means_per_class():
 def test_worst_queries_come_in_order():
     assert worst_queries([0.3, np.nan, 0.1, 0.3], n=10).tolist() == [2, 0, 3]
     assert worst_queries([0.3, np.nan, 0.1, 0.3], n=1).tolist() == [2]
-
-
-# Radius
-
-
-def test_precision_in_a_radius():
-    y_gallery, distances = [1, 1, 0, 1], [[0, 2, 2, 3], [5, 5, 5, 5]]
-    values = precision_in_radius([1, 1], y_gallery, distances, per_query=True)
-    assert values.tolist() == [2 / 3, 0]  # nothing within the second radius
-    assert precision_in_radius([1, 1], y_gallery, distances, radius=5) == 0.75
-
-
-def test_f1_takes_the_nearest_up_to_a_number(rng):
-    y = np.array([1, 1, 1, 0])
-    score = partial(threshold_f1, [1], y, [[0.0, 0.1, 0.2, 0.1]], radius=0.3)
-    assert score() == pytest.approx(2 * 3 / (4 + 3))
-    assert score(max_results=1) == pytest.approx(2 * 1 / (1 + 3))
-    assert score(max_results=2) == pytest.approx(2 * 1.5 / (2 + 3))  # one of two equal ones
-    assert score(max_results=4) == score(max_results=9) == score()
-
-
-def test_f1_of_a_curve_is_that_of_each_radius(rng):
-    y, distances = rng.integers(0, 4, 30), rng.integers(0, 9, (30, 30)).astype(float)
-    radii = np.array([3.0, 0.0, 8.0])
-    for limit in (None, 5):
-        options = {"max_results": limit, "exclude": np.arange(30)}
-        curve = threshold_f1_curve(y, y, distances, radii=radii, **options)
-        for column, radius in zip(curve.T, radii):
-            values = threshold_f1(y, y, distances, radius=radius, per_query=True, **options)
-            assert np.array_equal(values, column)
-        hits = [np.delete((y == y[i]) & (distances[i] <= 3), i).sum() for i in range(30)]
-        found = [np.delete(distances[i] <= 3, i).sum() for i in range(30)]
-        relevant = [(y == y[i]).sum() - 1 for i in range(30)]
-        if limit is None:
-            assert np.allclose(curve[:, 0], 2 * np.array(hits) / (np.array(found) + relevant))
-
-
-def test_best_radius_for_all_and_for_each_class():
-    y_queries, y_gallery = ["a", "b"], ["a", "a", "b"]
-    curve = threshold_f1_curve(y_queries, y_gallery, [[1, 2, 9], [5, 6, 4]], radii=[9, 4, 2])
-    radius, f1 = best_f1_radius([9, 4, 2], curve)
-    assert (radius, f1) == (4, 1)
-    radii, f1 = best_f1_radius([9, 4, 2], curve, y_queries=y_queries)
-    assert radii.tolist() == [2, 4]
-    assert f1.tolist() == [1, 1]
-
-
-# Curves
-
-
-def test_curve_by_rank_is_the_mean_of_precision_and_recall(rng):
-    y_queries, y_gallery = rng.integers(0, 3, 9), rng.integers(0, 3, 40)
-    distances = rng.integers(0, 7, (9, 40))
-    weights = rng.random(9)
-    precision, recall = precision_recall_curve(
-        y_queries, y_gallery, distances, sample_weight=weights
-    )
-    for k in (1, 2, 17, 40):
-        options = {"k": k, "sample_weight": weights}
-        assert precision[k - 1] == pytest.approx(
-            precision_at_k(y_queries, y_gallery, distances, **options)
-        )
-        assert recall[k - 1] == pytest.approx(
-            set_recall_at_k(y_queries, y_gallery, distances, **options)
-        )
-
-
-def test_curve_leaves_the_query_itself_out(rng):
-    y, distances = rng.integers(0, 3, 30), rng.random((30, 30))
-    precision, recall = precision_recall_curve(y, y, distances, exclude=np.arange(30))
-    assert len(precision) == 29
-    assert recall[-1] == pytest.approx(1)
-
-
-def test_curve_by_radius(rng):
-    y_queries, y_gallery, *codes = coded(rng, graded=False)
-    y_queries %= 3
-    lazy = HammingDistances(*map(pack_codes, codes))
-    precision, recall = radius_precision_recall_curve(y_queries, y_gallery, lazy, radii=range(13))
-    assert recall[-1] == 1
-    share = np.mean([(y_gallery == label).mean() for label in y_queries])
-    assert precision[-1] == pytest.approx(share)  # everything is within n_bits
-    found = lazy[:] <= 3
-    some = found.any(axis=1)
-    hits = (found & (y_queries[:, None] == y_gallery)).sum(axis=1)
-    assert precision[3] == pytest.approx((hits[some] / found.sum(axis=1)[some]).mean())
-
-
-def test_curve_warns_once_of_queries_without_anything_relevant():
-    with pytest.warns(UndefinedMetricWarning, match="1 of 2 queries"):
-        precision, recall = precision_recall_curve([0, 5], [0, 1], [[1, 2], [1, 2]])
-    assert precision.tolist() == [1, 0.5]
-    assert recall.tolist() == [1, 1]
 
 
 # Names and bad input

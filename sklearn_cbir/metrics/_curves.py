@@ -4,7 +4,7 @@ import numpy as np
 
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._groups import tie_groups
-from sklearn_cbir.metrics._radius import _within
+from sklearn_cbir.metrics._radius import _within, check_radii
 from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
 
 __all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
@@ -125,7 +125,7 @@ def radius_precision_recall_curve(
     array([0.5, 0.5, 1. ])
     """
     found, hits, n_relevant = _within(
-        y_queries, y_gallery, distances, radii=np.asarray(radii, np.float64), exclude=exclude
+        y_queries, y_gallery, distances, radii=check_radii(radii), exclude=exclude
     )
     defined = np.where(n_relevant > 0, 1.0, np.nan)
     mean_over_queries(defined, sample_weight)  # warns or raises

@@ -23,6 +23,8 @@ def precision_at_k(
 ):
     """Share of the first `k` results that are relevant.
 
+    Divided by `k` also for a query that `exclude` leaves fewer results.
+
     Parameters
     ----------
     y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
@@ -218,6 +220,8 @@ def acg_at_k(
     per_query=False,
 ):
     """Mean number of labels that the first `k` results share with the query [1]_.
+
+    Divided by `k` also for a query that `exclude` leaves fewer results.
 
     Parameters
     ----------

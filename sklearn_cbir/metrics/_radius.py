@@ -190,7 +190,7 @@ def threshold_f1_curve(y_queries, y_gallery, distances, *, radii, max_results=No
         y_queries,
         y_gallery,
         distances,
-        radii=np.asarray(radii, dtype=np.float64),
+        radii=check_radii(radii),
         max_results=max_results,
         exclude=exclude,
     )
@@ -232,7 +232,7 @@ def best_f1_radius(radii, curve, *, y_queries=None):
     >>> best_f1_radius(radii, curve)
     (0.7, 0.8)
     """
-    radii = np.asarray(radii, dtype=np.float64)
+    radii = check_radii(radii)
     order = np.argsort(radii, kind="stable")
     radii, curve = radii[order], np.asarray(curve)[:, order]
     if y_queries is None:
@@ -305,12 +305,13 @@ def per_class_thresholds(
     0.1
     """
     distances = check_distances(distances)
-    if check_labels(y_queries, name="y_queries").ndim == 2:
+    y_queries = check_labels(y_queries, name="y_queries")
+    if y_queries.ndim == 2:
         raise ValueError("y_queries has several columns. Thresholds of classes need one label.")
     if radii is None:
         radii = _candidates(distances)
     given = [] if radius is None else [check_real(radius, "radius")]
-    radii = np.sort(np.asarray(radii, dtype=np.float64))
+    radii = np.sort(check_radii(radii))
     curve = threshold_f1_curve(
         y_queries,
         y_gallery,
@@ -321,7 +322,7 @@ def per_class_thresholds(
     )
     defined = ~np.isnan(curve[:, 0])
     mean_over_queries(curve[:, 0])  # warns or raises
-    classes, members = np.unique(np.asarray(y_queries)[defined], return_inverse=True)
+    classes, members = np.unique(y_queries[defined], return_inverse=True)
     f1 = np.stack([curve[defined][members == i].mean(axis=0) for i in range(len(classes))])
     if radius is None:
         column = int(np.argmax(curve[defined, : len(radii)].mean(axis=0)))
@@ -337,6 +338,20 @@ def per_class_thresholds(
         universal_radius=float(radius),
         universal_f1=f1[:, column],
     )
+
+
+def check_radii(radii):
+    """Return radii, at least one and all of them finite numbers, as float64."""
+    try:
+        checked = np.asarray(radii, dtype=np.float64)
+    except (TypeError, ValueError):
+        checked = np.empty(0)
+    if checked.ndim != 1 or not len(checked) or not np.isfinite(checked).all():
+        raise ValueError(
+            f"radii={radii!r} must be a list of at least one finite number. To take everything, "
+            "give a radius larger than all distances."
+        )
+    return checked
 
 
 def _candidates(distances):
