@@ -73,13 +73,13 @@ def labels_that_share(counts, n_labels):
     return np.ones((1, n_labels), dtype=int), np.tri(n_labels + 1, n_labels, -1, dtype=int)[counts]
 
 
-def mean_over_orders(loop, shared, distances, k):
-    """The mean over all orders that the distances leave open."""
+def over_orders(loop, shared, distances, k):
+    """The values of all orders that the distances leave open."""
     values = []
     for order in permutations(range(len(shared))):
         ranked = sorted(order, key=lambda item: distances[item])
         values.append(loop([shared[item] for item in ranked], k))
-    return np.mean(values)
+    return values
 
 
 def call(metric, name, *arguments, k=None, **options):

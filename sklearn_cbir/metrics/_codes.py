@@ -47,7 +47,7 @@ def hamming_mean_average_precision(
     denominator : {"relevant", "hits", "min_k"}, default="relevant"
         As in `mean_average_precision`.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None

@@ -26,7 +26,7 @@ def precision_recall_curve(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None

@@ -39,7 +39,7 @@ def precision_at_k(
     k : int, default=10
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -106,7 +106,7 @@ def recall_at_k(
     k : int, default=1
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`: the chance of a hit over all orders.
 
     exclude : array-like, default=None
@@ -172,7 +172,7 @@ def set_recall_at_k(
     k : int, default=10
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -237,7 +237,7 @@ def acg_at_k(
     k : int, default=10
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -310,7 +310,7 @@ def ndcg_at_k(
     k : int, default=None
         Number of results that count; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None

@@ -28,7 +28,7 @@ from sklearn_cbir.metrics._relevance import (
     read_block,
 )
 
-TIES = ("average", "stable")
+TIES = ("average", "stable", "optimistic", "pessimistic")
 PAIRS_AT_ONCE = 2**18  # whose groups fit into a cache
 PAIRS_PER_THREAD = 2**20  # below this a second thread costs more than it saves
 PAIRS_TO_COMPILE = 2e8  # below this, importing compiled loops takes longer than they save
@@ -94,9 +94,9 @@ def tie_groups(relevance, distances, *, ties="average", gains=None, exclude=None
 
 def _groups_of_rows(block, relevance, queries, ties, gains, exclude, place):
     """Return the `TieGroups` of a few queries."""
-    if ties == "stable":
-        block = _ranks(block)
     relevant = list(relevance.rows(queries))
+    if ties != "average":
+        block = _ranks(block, relevant, ties)
     n_results = np.full(len(block), block.shape[1])
     if exclude is not None:
         relevant = [_without(*pair, skip) for pair, skip in zip(relevant, exclude)]
@@ -212,12 +212,23 @@ def _levels(relevant, n_levels):
     return levels
 
 
-def _ranks(block):
-    """Replace distances by positions in the ranking, the earlier row first at equal distance."""
-    order = np.argsort(block, axis=1, kind="stable")
+def _ranks(block, relevant, ties):
+    """Replace distances by positions in the ranking, in which no two items are equal."""
+    if ties == "stable":
+        order = np.argsort(block, axis=1, kind="stable")
+    else:
+        order = np.lexsort((_precedence(block.shape, relevant, ties), block), axis=1)
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(block.shape[1])[None, :], axis=1)
     return ranks
+
+
+def _precedence(shape, relevant, ties):
+    """Return what equally distant items are sorted by: how many labels they share."""
+    shared_labels = np.zeros(shape, dtype=np.int64)
+    for row, (items, shared) in zip(shared_labels, relevant):
+        row[items] = 1 if shared is None else shared
+    return -shared_labels if ties == "optimistic" else shared_labels
 
 
 def _groups_of_counts(counts):

@@ -58,9 +58,11 @@ def mean_average_precision(
         single hit at rank 1 scores 1, no hit scores 0); or the smaller of `k` and
         the number of relevant items. They differ only where `k` is given.
 
-    ties : {"average", "stable"}, default="average"
-        Average over all orders of equally distant items, or take the smaller
-        gallery row first, as some published numbers do.
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
+        Average over all orders of equally distant items; take the smaller
+        gallery row first, as some published numbers do; or take first, or last,
+        those that share most labels: the bounds of all orders [2]_, except for
+        the denominator "hits" with a `k`.
 
     exclude : array-like, default=None
         Gallery rows that are not ranked for a query: one row per query, shape
@@ -150,7 +152,7 @@ def weighted_mean_average_precision(
     denominator : {"hits", "relevant", "min_k"}, default="hits"
         As in `mean_average_precision`; "hits" is the published form.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -221,7 +223,7 @@ def map_at_r(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -289,7 +291,7 @@ def map_c(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -355,7 +357,7 @@ def trapezoid_mean_average_precision(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
