@@ -85,6 +85,27 @@ def test_nothing_found_scores_zero_over_hits():
     assert mean_average_precision([1], [0, 1], [[1, 2]], k=1, denominator="hits") == 0
 
 
+def test_queries_that_find_nothing_may_be_skipped():
+    known = [1, 1, 1], [0, 1], [[1, 2], [2, 1], [2, 1]]
+    score = partial(mean_average_precision, *known, k=1, denominator="hits")
+    assert score() == pytest.approx(2 / 3)
+    assert score(no_hits="skip") == 1
+    values = score(no_hits="skip", per_query=True)
+    assert np.array_equal(values, [np.nan, 1, 1], equal_nan=True)
+    assert score(no_hits="skip", sample_weight=[9, 1, 1]) == 1
+    codes = [[1, 1], [0, 0], [0, 0]], [[1, 1], [0, 0]]
+    score = partial(hamming_mean_average_precision, *known[:2], *codes, k=1)
+    assert (score(), score(no_hits="skip")) == (pytest.approx(2 / 3), 1)
+
+
+def test_skipping_every_query_is_an_error():
+    known = [1, 1, 7], [0, 1], [[1, 2], [1, 2], [1, 2]]
+    with pytest.raises(ValueError, match="no_hits='skip' leaves none of the 3 queries"):
+        mean_average_precision(*known, k=1, no_hits="skip")
+    with pytest.warns(UndefinedMetricWarning, match="1 of 3 queries"):
+        assert mean_average_precision(*known, k=1) == 0
+
+
 def test_graded_metrics_of_four_results():
     # Shared labels 2, 0, 1, 3. DCG = 3/log2(2) + 1/log2(4) + 7/log2(5) = 6.5147...
     arguments = *labels_that_share([2, 0, 1, 3], 3), [[1, 2, 3, 4]]
@@ -560,6 +581,8 @@ def test_infinite_distances_are_the_farthest():
 def test_choices_are_checked():
     with pytest.raises(ValueError, match="denominator='hit' is not known"):
         mean_average_precision([0], [0], [[1]], denominator="hit")
+    with pytest.raises(ValueError, match="no_hits='nan' is not known"):
+        mean_average_precision([0], [0], [[1]], no_hits="nan")
     with pytest.raises(ValueError, match="ties=None is not known"):
         ndcg_at_k([0], [0], [[1]], ties=None)
     with pytest.raises(ValueError, match="radius='2'"):

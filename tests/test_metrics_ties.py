@@ -6,7 +6,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from metric_cases import VARIANTS, call, coded, labels_that_share, over_orders
+from metric_cases import (
+    VARIANTS,
+    call,
+    coded,
+    labels_that_share,
+    loop_average_precision,
+    over_orders,
+)
 
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import mean_average_precision, ndcg_at_k, recall_at_k
@@ -52,6 +59,29 @@ def test_lists_without_ties_and_stable_lists(rng, name, ties):
         for k in (1, 7, 40):
             value = call(metric, name, y_query, y_gallery, row[None], k=k, ties=ties)
             assert value == pytest.approx(loop(ranked, k), abs=1e-12)
+
+
+@pytest.mark.parametrize("denominator", ["relevant", "hits", "min_k"])
+@pytest.mark.parametrize("k", [1, 2, 4, 6])
+def test_orders_without_hits_are_skipped(rng, denominator, k):
+    def loop(shared, k):
+        found = any(shared[:k])
+        return loop_average_precision(shared, k, denominator) if found else np.nan
+
+    for n_distances in (1, 2, 3, 6):
+        y_gallery, distances = rng.permutation([0, 0, 0, 0, 1, 1]), rng.integers(0, n_distances, 6)
+        values = over_orders(loop, y_gallery.tolist(), distances.tolist(), k)
+        expected = np.nan if np.isnan(values).all() else np.nanmean(values)
+        value = mean_average_precision(
+            [1],
+            y_gallery,
+            distances[None],
+            k=k,
+            denominator=denominator,
+            no_hits="skip",
+            per_query=True,
+        )
+        assert value[0] == pytest.approx(expected, nan_ok=True)
 
 
 # Large groups of ties, where summing over orders is out of reach

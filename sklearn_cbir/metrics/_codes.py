@@ -16,6 +16,7 @@ def hamming_mean_average_precision(
     *,
     k=None,
     denominator="relevant",
+    no_hits="zero",
     ties="average",
     exclude=None,
     sample_weight=None,
@@ -45,6 +46,9 @@ def hamming_mean_average_precision(
         Number of results that count; None means all.
 
     denominator : {"relevant", "hits", "min_k"}, default="relevant"
+        As in `mean_average_precision`.
+
+    no_hits : {"zero", "skip"}, default="zero"
         As in `mean_average_precision`.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
@@ -88,6 +92,7 @@ def hamming_mean_average_precision(
         HammingDistances(pack_codes(query_codes), pack_codes(gallery_codes)),
         k=k,
         denominator=denominator,
+        no_hits=no_hits,
         ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,

@@ -130,7 +130,7 @@ def recall_at_k(
     0.5
     """
     return evaluate_groups(
-        _chance_of_a_hit,
+        chance_of_a_hit,
         y_queries,
         y_gallery,
         distances,
@@ -369,7 +369,7 @@ def _expected(groups, k, amount):
     return groups.sum(amount * _inside(groups, k) / groups.size)
 
 
-def _chance_of_a_hit(groups, k):
+def chance_of_a_hit(groups, k):
     """Return the chance that something relevant is among the first `k`."""
     values = np.zeros(len(groups.n_relevant))
     # Only the nearest group matters: k either ends before it, or hits it by chance.

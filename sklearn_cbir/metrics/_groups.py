@@ -17,7 +17,7 @@ import numpy as np
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances
 from sklearn_cbir.codes._search import in_threads, kernels, slices
-from sklearn_cbir.metrics._averaging import mean_over_queries
+from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._counts import count_codes
 from sklearn_cbir.metrics._relevance import (
     Relevance,
@@ -257,22 +257,45 @@ def evaluate_groups(
     distances,
     *,
     k=None,
+    cutoffs=None,
     gains=None,
     ties="average",
     exclude=None,
     sample_weight=None,
     per_query=False,
 ):
-    """Evaluate ``value(groups, k)`` block by block, then average over queries."""
+    """Evaluate ``value(groups, k)`` block by block, then average over queries.
+
+    `cutoffs` are one `k` per query. A query whose value is NaN although something in the gallery
+    is relevant is one that the metric skips.
+    """
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     k = check_k(k, len(relevance.y_gallery))
     exclude = check_exclude(exclude, distances.shape)
     gains = None if gains is None else gains(relevance.n_levels)
     values = np.full(len(relevance.y_queries), np.nan)
+    skipped = np.zeros(len(values), dtype=bool)
     start = 0
     for groups in tie_groups(relevance, distances, ties=ties, gains=gains, exclude=exclude):
-        stop = start + len(groups.n_relevant)
-        values[start:stop] = np.where(groups.n_relevant > 0, value(groups, k), np.nan)
-        start = stop
-    return values if per_query else mean_over_queries(values, sample_weight)
+        block = slice(start, start + len(groups.n_relevant))
+        of_block = value(groups, k if cutoffs is None else cutoffs[block])
+        values[block] = np.where(groups.n_relevant > 0, of_block, np.nan)
+        skipped[block] = np.isnan(values[block]) & (groups.n_relevant > 0)
+        start = block.stop
+    if per_query:
+        return values
+    if skipped.any():
+        values, sample_weight = _without_skipped(values, skipped, sample_weight)
+    return mean_over_queries(values, sample_weight)
+
+
+def _without_skipped(values, skipped, sample_weight):
+    """Return values and weights of the queries that count, of which there must be some."""
+    weights = check_weights(sample_weight, len(values))
+    if np.isnan(values[~skipped]).all():
+        raise ValueError(
+            f"no_hits='skip' leaves none of the {len(values)} queries: no result of any is "
+            "relevant. Use no_hits='zero'."
+        )
+    return values[~skipped], weights[~skipped]
