@@ -52,8 +52,12 @@ REFERENCES = {
     "wmap": partial(loop_average_precision, denominator="hits", gain=lambda count: count),
     "map_at_r": loop_map_at_r,
     "trapezoid_map": loop_trapezoid,
-    "precision_in_radius": None,  # has no order; tested on its own
+    "precision_in_radius": None,  # without a first k; tested in test_metrics_radius.py
+    "recall_in_radius": None,
+    "map_in_radius": None,
+    "success_in_radius": None,
 }
+IN_RADIUS = {name for name, loop in REFERENCES.items() if loop is None}
 VARIANTS = {
     **{name: (METRICS[name], loop) for name, loop in REFERENCES.items() if loop},
     **{
@@ -65,7 +69,7 @@ VARIANTS = {
         for denominator in ("relevant", "hits", "min_k")
     },
 }
-WITHOUT_K = {"map_at_r", "trapezoid_map"}
+WITHOUT_K = {"map_at_r", "trapezoid_map", *IN_RADIUS}
 
 
 def labels_that_share(counts, n_labels):

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 from metric_cases import (
+    IN_RADIUS,
     REFERENCES,
     WITHOUT_K,
     coded,
@@ -156,7 +157,7 @@ def test_perfect_rankings_score_one(rng):
     distances = (y[:, None] != y[None, :]) * 1.0
     for name in METRICS:
         base = partial(evaluate, f"{name}@5" if name in ("precision", "recall") else name, y, y)
-        if name in ("set_recall", "acg", "precision_in_radius"):
+        if name in {"set_recall", "acg", *IN_RADIUS}:
             continue  # depend on how many are relevant
         assert base(distances) == 1
         assert base(rng.random((30, 30)) / 2 + distances) == 1
@@ -179,13 +180,13 @@ def test_order_of_rows_and_monotone_distances_change_nothing(rng, name):
     y_queries, y_gallery = rng.integers(0, 2, (8, 4)), rng.integers(0, 2, (50, 4))
     y_queries[:, 0] = y_gallery[:, 0] = 1
     distances = rng.integers(0, 6, (8, 50)).astype(float)
-    k = {} if name in {*WITHOUT_K, "precision_in_radius"} else {"k": 20}
+    k = {} if name in WITHOUT_K else {"k": 20}
     score = partial(METRICS[name], per_query=True, **k)
     values = score(y_queries, y_gallery, distances)
     columns, rows = rng.permutation(50), rng.permutation(8)
     assert np.allclose(score(y_queries, y_gallery[columns], distances[:, columns]), values)
     assert np.allclose(score(y_queries[rows], y_gallery, distances[rows]), values[rows])
-    if name != "precision_in_radius":
+    if name not in IN_RADIUS:
         assert np.allclose(score(y_queries, y_gallery, np.exp(distances) - 9), values)
     if name != "wmap":
         assert ((values >= 0) & (values <= (1 if name != "acg" else 4))).all()
@@ -243,10 +244,8 @@ def test_excluded_rows_are_as_if_they_were_not_there(rng, name, ties, form):
         exclude = list(exclude)
     if form == "lists of a mask":
         exclude = exclude.tolist()
-    options = {} if name == "precision_in_radius" else {"ties": ties}
-    metric, k = parse_metric(
-        f"{name}@9" if name not in {*WITHOUT_K, "precision_in_radius"} else name
-    )
+    options = {} if name in IN_RADIUS else {"ties": ties}
+    metric, k = parse_metric(f"{name}@9" if name not in WITHOUT_K else name)
     options |= {} if k is None else {"k": k}
     values = metric(y_queries, y_gallery, distances, exclude=exclude, per_query=True, **options)
     for i, items in enumerate(out):
@@ -318,7 +317,7 @@ def test_codes_score_like_their_matrix(rng, route, name, exclude, graded):
     queries, gallery = map(pack_codes, codes)
     own = rng.integers(-1, 150, 20) if exclude else None
     lazy, matrix = HammingDistances(queries, gallery), hamming_distances(queries, gallery)
-    for k in ("",) if name in {*WITHOUT_K, "precision_in_radius"} else ("@1", "@30", "@149"):
+    for k in ("",) if name in WITHOUT_K else ("@1", "@30", "@149"):
         score = partial(evaluate, name + k, y_queries, y_gallery, per_query=True, exclude=own)
         assert np.allclose(score(lazy), score(matrix), atol=1e-12, equal_nan=True)
 

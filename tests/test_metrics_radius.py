@@ -4,18 +4,23 @@ from functools import partial
 
 import numpy as np
 import pytest
-from metric_cases import coded
+from metric_cases import IN_RADIUS, coded, over_orders
 from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import (
+    METRICS,
     best_f1_radius,
+    mean_average_precision,
+    mean_average_precision_in_radius,
     per_class_thresholds,
     precision_at_k,
     precision_in_radius,
     precision_recall_curve,
     radius_precision_recall_curve,
+    recall_in_radius,
     set_recall_at_k,
+    success_in_radius,
     threshold_f1,
     threshold_f1_curve,
 )
@@ -28,6 +33,62 @@ def test_precision_in_a_radius():
     values = precision_in_radius([1, 1], y_gallery, distances, per_query=True)
     assert values.tolist() == [2 / 3, 0]  # nothing within the second radius
     assert precision_in_radius([1, 1], y_gallery, distances, radius=5) == 0.75
+
+
+def test_recall_and_success_in_a_radius():
+    y_gallery, distances = [1, 1, 0, 1], [[0, 2, 2, 3], [5, 5, 5, 5], [9, 9, 1, 9]]
+    values = recall_in_radius([1, 1, 1], y_gallery, distances, per_query=True)
+    assert values.tolist() == [2 / 3, 0, 0]
+    values = success_in_radius([1, 1, 1], y_gallery, distances, per_query=True)
+    assert values.tolist() == [1, 0, 1]  # the third finds an item, though not a relevant one
+    assert success_in_radius([1, 1, 1], y_gallery, distances) == pytest.approx(2 / 3)
+    assert recall_in_radius([1, 1, 1], y_gallery, distances, radius=9) == 1
+
+
+def test_average_precision_in_a_radius():
+    # Within the radius: 1, 0, 1 | nothing | 0.
+    y_gallery, distances = [1, 0, 1, 1], [[0, 1, 2, 3], [5, 5, 5, 5], [9, 1, 9, 9]]
+    score = partial(mean_average_precision_in_radius, [1, 1, 1], y_gallery, distances)
+    assert score(per_query=True).tolist() == pytest.approx([(1 + 2 / 3) / 2, 0, 0])
+    assert score() == pytest.approx(5 / 18)
+    values = score(no_hits="skip", per_query=True)  # an empty ball counts all the same
+    np.testing.assert_allclose(values, [5 / 6, 0, np.nan])
+    assert score(no_hits="skip") == pytest.approx(5 / 12)
+    everything = mean_average_precision([1, 1, 1], y_gallery, distances)
+    assert score(radius=9) == pytest.approx(everything)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2.5])
+def test_average_precision_in_a_radius_averages_ties(rng, radius):
+    def loop(shared, k):
+        hits = sum(shared[:k])
+        return sum(sum(shared[:t]) / t for t in range(1, k + 1) if shared[t - 1]) / max(hits, 1)
+
+    for _ in range(10):
+        y_gallery, distances = rng.permutation([0, 0, 0, 1, 1, 1]), rng.integers(0, 4, 6)
+        k = np.count_nonzero(distances <= radius)
+        values = over_orders(loop, y_gallery.tolist(), distances.tolist(), k)
+        score = partial(mean_average_precision_in_radius, [1], y_gallery, distances[None])
+        assert score(radius=radius) == pytest.approx(np.mean(values))
+        assert score(radius=radius, ties="optimistic") == pytest.approx(max(values))
+        assert score(radius=radius, ties="pessimistic") == pytest.approx(min(values))
+
+
+def test_in_a_radius_of_all_bits_everything_is_found(rng):
+    y_queries, y_gallery, *codes = coded(rng, graded=True)
+    known = y_queries, y_gallery, HammingDistances(*map(pack_codes, codes))
+    assert success_in_radius(*known, radius=12) == recall_in_radius(*known, radius=12) == 1
+    share = (y_queries @ y_gallery.T > 0).mean()
+    assert precision_in_radius(*known, radius=12) == pytest.approx(share)
+    everything = mean_average_precision(*known)
+    assert mean_average_precision_in_radius(*known, radius=12) == pytest.approx(everything)
+
+
+def test_perfect_codes_score_one_in_a_radius():
+    y = np.arange(20) % 4
+    distances = (y[:, None] != y) * 9
+    for name in IN_RADIUS:
+        assert METRICS[name](y, y, distances) == 1
 
 
 def test_f1_takes_the_nearest_up_to_a_number(rng):
