@@ -194,6 +194,36 @@ def test_curve_by_radius(rng):
     assert precision[3] == pytest.approx((hits[some] / found.sum(axis=1)[some]).mean())
 
 
+def test_micro_curve_counts_all_pairs_together():
+    # Relevant: 3 and 1. Within 1: 1 of 1 and 1 of 3 items; within 2: 2 of 3 and 1 of 4.
+    y_gallery, distances = [1, 0, 1, 1], [[0, 2, 2, 9], [1, 1, 1, 2]]
+    curve = partial(radius_precision_recall_curve, [1, 0], y_gallery, distances, radii=[1, 2])
+    precision, recall = curve(average="micro")
+    np.testing.assert_allclose(precision, [2 / 4, 3 / 7])
+    np.testing.assert_allclose(recall, [2 / 4, 3 / 4])
+    precision, recall = curve()
+    np.testing.assert_allclose(precision, [(1 + 1 / 3) / 2, (2 / 3 + 1 / 4) / 2])
+    np.testing.assert_allclose(recall, [(1 / 3 + 1) / 2, (2 / 3 + 1) / 2])
+    precision, recall = curve(average="micro", sample_weight=[2, 1])
+    np.testing.assert_allclose(precision, [3 / 5, 5 / 10])
+    np.testing.assert_allclose(recall, [3 / 7, 5 / 7])
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_nothing_within_a_radius_has_no_precision_and_no_recall(average):
+    with pytest.warns(UndefinedMetricWarning, match="1 of 2 queries"):
+        precision, recall = radius_precision_recall_curve(
+            [0, 5], [0, 1], [[1, 2], [0, 0]], radii=[0, 2], average=average
+        )
+    assert np.array_equal(precision, [np.nan, 0.5], equal_nan=True)
+    assert recall.tolist() == [0, 1]
+
+
+def test_average_of_a_curve_is_checked():
+    with pytest.raises(ValueError, match="average='weighted' is not known"):
+        radius_precision_recall_curve([0], [0], [[0]], radii=[0], average="weighted")
+
+
 def test_curve_warns_once_of_queries_without_anything_relevant():
     with pytest.warns(UndefinedMetricWarning, match="1 of 2 queries"):
         precision, recall = precision_recall_curve([0, 5], [0, 1], [[1, 2], [1, 2]])
