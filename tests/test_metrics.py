@@ -212,7 +212,12 @@ def test_distances_of_every_type_score_alike(rng, dtype):
     assert mean_average_precision(y, y, distances.astype(dtype)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("labels", [["cat", "dog"], [3, -1], [True, False], [2.0, 7.0]], ids=str)
+DAYS = np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[D]")
+
+
+@pytest.mark.parametrize(
+    "labels", [["cat", "dog"], [3, -1], [True, False], [2.0, 7.0], DAYS], ids=str
+)
 def test_labels_of_every_kind_score_alike(rng, labels):
     y = rng.integers(0, 2, 20)
     distances = rng.random((20, 20))
@@ -543,6 +548,11 @@ def test_k_must_fit_the_gallery(k):
         ([0], [0, 1], [[1, np.nan]], r"distances\[0, 1\] is NaN"),
         ([0], [0, 1], [["1", "2"]], "dtype"),
         ([0], ["0", "1"], [[1, 2]], "never be equal"),
+        ([True], [0, 1], [[1, 2]], r"bool \(boolean\), the gallery's are int64 \(number\)"),
+        (["2026-01-01"], DAYS, [[1, 2]], r"\(text\), .* datetime64\[D\] \(date\): .* never"),
+        ([2026], DAYS, [[1, 2]], r"\(number\), .* \(date\): .* never be equal"),
+        ([b"a"], [b"a", b"b"], [[1, 2]], "y_queries holds bytes such as b'a'.*np.char.decode"),
+        (["a"], np.array([b"a", b"b"]), [[1, 2]], "y_gallery holds bytes"),
         ([[0, 1]], [0, 1], [[1, 2]], "0/1 columns"),
         ([[0, 1]], [[0, 1, 1]], [[1]], "2 label columns"),
         ([[0, 2]], [[0, 1]], [[1]], "0 or 1"),
@@ -556,6 +566,11 @@ def test_k_must_fit_the_gallery(k):
         "NaN",
         "text",
         "kinds",
+        "booleans",
+        "dates and text",
+        "dates and numbers",
+        "bytes",
+        "text and bytes",
         "forms",
         "columns",
         "counts",
