@@ -35,11 +35,11 @@ def hasher_of(name, n_bits, **parameters):
     return clone(HASHERS[name]).set_params(n_bits=n_bits, **parameters)
 
 
-def easy(n_classes=5, seed=0, spread=2.0):
+def easy(n_classes=5, seed=0, spread=2.0, n_rows=400):
     """Rows in overlapping blobs of different widths, and their classes."""
     rng = np.random.default_rng(seed)
     centers = 3 * rng.standard_normal((n_classes, 16))
-    X, y = make_blobs(400, centers=centers, cluster_std=spread, random_state=seed)
+    X, y = make_blobs(n_rows, centers=centers, cluster_std=spread, random_state=seed)
     return X + 5, y  # not centered
 
 

@@ -45,6 +45,20 @@ def test_every_loss_learns_from_several_labels_per_row(name):
     assert fitted.history_[-1]["loss"] < fitted.history_[0]["loss"]
 
 
+def score_unseen(name, y):
+    """Train codes on 200 rows of five blobs and score those of 400 others, half of them queries."""
+    rows = make_blobs(600, 16, centers=5, cluster_std=4.0, random_state=0)[0]
+    codes = estimator(name, lr=0.01, max_epochs=10).fit(rows[:200], y[:200]).transform(rows)
+    return hamming_mean_average_precision(y[200:400], y[400:], codes[200:400], codes[400:])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if output_of(LOSSES[name]()) == "bits"])
+def test_codes_of_unseen_rows_find_their_class_and_nothing_under_permuted_labels(name):
+    y = make_blobs(600, 16, centers=5, cluster_std=4.0, random_state=0)[1]
+    assert score_unseen(name, y) > 0.8
+    assert score_unseen(name, np.random.default_rng(0).permutation(y)) < 0.24  # by chance 0.21
+
+
 @pytest.mark.parametrize("name", ["triplet", "lrml", "multilevel", "csq", "greedyhash"])
 def test_loss_falls_on_images(name):
     images, y = make_shapes(48, random_state=0)
