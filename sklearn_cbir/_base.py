@@ -269,7 +269,7 @@ class NetworkTransformer(
                 f"{type(self).__name__} needs at least 2 classes to train, got 1 class: "
                 f"{classes.tolist()[0]!r}."
             )
-        if output_of(loss) != "classes" and len(classes) == n:
+        if sampling_of(loss) != "uniform" and len(classes) == n:
             raise ValueError(
                 f"All {n} images have a class of their own, so no two are similar and "
                 f"{type(loss).__name__} has nothing to pull together. Give at least one class "
@@ -284,7 +284,7 @@ class NetworkTransformer(
                 f"{type(self).__name__} needs rows with different labels to train, but all "
                 f"{len(y)} rows of y are equal."
             )
-        if output_of(loss) != "classes" and y.sum(axis=0).max() < 2:
+        if sampling_of(loss) != "uniform" and y.sum(axis=0).max() < 2:
             raise ValueError(
                 f"No two of the {len(y)} images share a label, so {type(loss).__name__} has "
                 "nothing to pull together. Give at least one label two images."

@@ -7,6 +7,9 @@ from scipy import sparse
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
+# What labels of numpy's kinds are called; labels of two kinds are never equal.
+KINDS = {"b": "boolean", "i": "number", "u": "number", "f": "number", "M": "date", "m": "duration"}
+
 
 def shared_labels(y, z):
     """Count the labels that every row of `y` shares with every row of `z`.
@@ -62,7 +65,8 @@ def check_labels(y, *, name="y", n=None):
     Raises
     ------
     ValueError
-        For missing, continuous, NaN or mixed labels, or a wrong number of rows.
+        For missing, continuous, NaN or mixed labels, bytes, or a wrong number of
+        rows.
 
     Examples
     --------
@@ -143,6 +147,11 @@ def _check_single(y, name):
                 f"{name} mixes labels of the types {kinds}. Use one type and no missing labels."
             )
         y = np.array(y.tolist())
+    if y.dtype.kind == "S" and len(y):
+        raise ValueError(
+            f"{name} holds bytes such as {y.item(0)!r}. Turn them into text with "
+            f"np.char.decode({name})."
+        )
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         row = int(np.flatnonzero(~np.isfinite(y))[0])
         raise ValueError(
@@ -192,7 +201,7 @@ def encode_labels(y, *, name="y", n=None):
 
 
 def check_same_kind(y_queries, y_gallery):
-    """Raise if the two sets of labels could never be equal: "1" is not 1.
+    """Raise if the two sets of labels could never be equal: neither "1" nor True is 1.
 
     Parameters
     ----------
@@ -209,7 +218,7 @@ def check_same_kind(y_queries, y_gallery):
             f"The queries have {y_queries.shape[1]} label columns, the gallery has "
             f"{y_gallery.shape[1]}. Use the same columns for both."
         )
-    kinds = [("number" if y.dtype.kind in "buif" else "text") for y in (y_queries, y_gallery)]
+    kinds = [KINDS.get(y.dtype.kind, "text") for y in (y_queries, y_gallery)]
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"The queries' labels are {y_queries.dtype} ({kinds[0]}), the gallery's are "

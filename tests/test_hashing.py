@@ -6,11 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+from hasher_cases import HASHERS, N_TRAIN, RANDOM, easy, hasher_of, map_of
 from scipy.linalg import eigh, orthogonal_procrustes
-from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.datasets import make_blobs, make_multilabel_classification
-from sklearn.utils import get_tags
+from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from sklearn_cbir import hashing
@@ -22,7 +21,6 @@ from sklearn_cbir.hashing import (
     ITQHasher,
     KSHHasher,
     LSHHasher,
-    MLHHasher,
     SpectralHasher,
 )
 from sklearn_cbir.hashing import _base as base
@@ -31,40 +29,6 @@ from sklearn_cbir.hashing import _cca_itq as cca
 from sklearn_cbir.hashing import _ksh as ksh
 from sklearn_cbir.hashing import _mlh as mlh
 from sklearn_cbir.hashing import _spectral as spectral
-from sklearn_cbir.metrics import hamming_mean_average_precision
-
-HASHERS = {
-    "LSHHasher": LSHHasher(random_state=0),
-    "SpectralHasher": SpectralHasher(),
-    "ITQHasher": ITQHasher(random_state=0),
-    "CCAITQHasher": CCAITQHasher(random_state=0),
-    "BREHasher": BREHasher(n_train=100, max_iter=3, random_state=0),
-    "MLHHasher": MLHHasher(max_epochs=40, random_state=0),
-    "KSHHasher": KSHHasher(n_anchors=60, max_iter=50, random_state=0),
-}
-SUPERVISED = ["CCAITQHasher", "MLHHasher", "KSHHasher"]
-LABELED = [*SUPERVISED, "BREHasher"]
-RANDOM = [name for name in HASHERS if name != "SpectralHasher"]
-N_TRAIN = 200
-
-
-def _hasher(name, n_bits, **parameters):
-    return clone(HASHERS[name]).set_params(n_bits=n_bits, **parameters)
-
-
-def _easy(n_classes=5, seed=0):
-    """Rows in overlapping blobs of different widths, and their classes."""
-    rng = np.random.default_rng(seed)
-    centers = 3 * rng.standard_normal((n_classes, 16))
-    X, y = make_blobs(400, centers=centers, cluster_std=2.0, random_state=seed)
-    return X + 5, y  # not centered
-
-
-def _map(hasher, X, y):
-    codes = hasher.transform(X)
-    return hamming_mean_average_precision(
-        y[N_TRAIN:], y[:N_TRAIN], codes[N_TRAIN:], codes[:N_TRAIN]
-    )
 
 
 def _legacy_rng(seed):
@@ -78,7 +42,7 @@ def _checks(name):
     with warnings.catch_warnings():
         # The array-API check skips itself where its switch is off.
         warnings.simplefilter("ignore")
-        hasher = _hasher(name, 2).set_params(**QUICK.get(name, {}))
+        hasher = hasher_of(name, 2).set_params(**QUICK.get(name, {}))
         checks = estimator_checks_generator(hasher, legacy=True)
         return [(hasher, check) for hasher, check in checks if _check_name(check) != ARRAY_API]
 
@@ -118,8 +82,8 @@ def test_every_hasher_of_rows_is_tested():
 
 @pytest.mark.parametrize("name", HASHERS)
 def test_codes_are_the_signs_of_the_projection(name):
-    X, y = _easy()
-    hasher = _hasher(name, 12).fit(X[:N_TRAIN], y[:N_TRAIN])
+    X, y = easy()
+    hasher = hasher_of(name, 12).fit(X[:N_TRAIN], y[:N_TRAIN])
     codes = hasher.transform(X)
     assert codes.shape == (400, 12)
     assert codes.dtype == np.uint8
@@ -129,8 +93,8 @@ def test_codes_are_the_signs_of_the_projection(name):
 
 @pytest.mark.parametrize("name", HASHERS)
 def test_unseen_rows_have_the_same_codes_alone(name):
-    X, y = _easy()
-    hasher = _hasher(name, 12).fit(X[:N_TRAIN], y[:N_TRAIN])
+    X, y = easy()
+    hasher = hasher_of(name, 12).fit(X[:N_TRAIN], y[:N_TRAIN])
     unseen = X[N_TRAIN:]
     alone = np.concatenate([hasher.transform(unseen[i : i + 1]) for i in range(20)])
     np.testing.assert_array_equal(alone, hasher.transform(unseen)[:20])
@@ -138,9 +102,9 @@ def test_unseen_rows_have_the_same_codes_alone(name):
 
 @pytest.mark.parametrize("name", HASHERS)
 def test_equal_seeds_give_equal_codes_and_leave_the_global_generator_alone(name):
-    X, y = _easy()
+    X, y = easy()
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    one, other = (_hasher(name, 12).fit(X, y) for _ in range(2))
+    one, other = (hasher_of(name, 12).fit(X, y) for _ in range(2))
     np.testing.assert_array_equal(one.project(X), other.project(X))
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(one)).project(X), one.project(X))
@@ -148,111 +112,35 @@ def test_equal_seeds_give_equal_codes_and_leave_the_global_generator_alone(name)
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_other_seeds_give_other_codes(name):
-    X, y = _easy()
-    one, other = (_hasher(name, 12, random_state=seed).fit(X, y) for seed in (0, 1))
+    X, y = easy()
+    one, other = (hasher_of(name, 12, random_state=seed).fit(X, y) for seed in (0, 1))
     assert (one.transform(X) != other.transform(X)).any()
 
 
 @pytest.mark.parametrize("name", HASHERS)
 def test_codes_beat_chance_on_easy_data(name):
-    X, y = _easy()
+    X, y = easy()
     n_bits = 16
-    chance = _map(_hasher("LSHHasher", n_bits).fit(X), X, np.random.default_rng(0).permutation(y))
+    chance = map_of(
+        hasher_of("LSHHasher", n_bits).fit(X), X, np.random.default_rng(0).permutation(y)
+    )
     assert chance < 0.23
-    hasher = _hasher(name, n_bits).fit(X[:N_TRAIN], y[:N_TRAIN])
-    assert _map(hasher, X, y) > chance + 0.15
-
-
-@pytest.mark.parametrize("name", LABELED)
-def test_labels_help(name):
-    X, y = _easy()
-    X[:, :3] += 20 * np.random.default_rng(1).standard_normal((len(X), 3))  # noise to be ignored
-    hasher = _hasher(name, 16).fit(X[:N_TRAIN], y[:N_TRAIN])
-    assert _map(hasher, X, y) > _map(_hasher("ITQHasher", 16).fit(X[:N_TRAIN]), X, y) + 0.05
-
-
-@pytest.mark.parametrize("name", LABELED)
-def test_permuted_labels_teach_nothing(name, rng):
-    X = rng.standard_normal((600, 16))
-    y = rng.integers(5, size=600)
-    hasher = _hasher(name, 16).fit(X[400:], y[400:])
-    assert _map(hasher, X[:400], y[:400]) < 0.24
+    hasher = hasher_of(name, n_bits).fit(X[:N_TRAIN], y[:N_TRAIN])
+    assert map_of(hasher, X, y) > chance + 0.15
 
 
 @pytest.mark.parametrize("name", HASHERS)
 def test_no_bit_is_the_same_for_all_rows(name):
-    X, y = _easy()
-    shares = _hasher(name, 12).fit(X, y).transform(X).mean(axis=0)
+    X, y = easy()
+    shares = hasher_of(name, 12).fit(X, y).transform(X).mean(axis=0)
     assert shares.min() > 0.02
     assert shares.max() < 0.98
 
 
 @pytest.mark.parametrize("name", [name for name in HASHERS if name != "ITQHasher"])
 def test_more_bits_than_features(name):
-    X, y = _easy()
-    assert _hasher(name, 40).fit(X[:, :5], y).transform(X[:, :5]).shape == (400, 40)
-
-
-@pytest.mark.parametrize("name", LABELED)
-def test_labels_of_any_type_and_one_hot_columns_mean_the_same(name):
-    X, y = _easy()
-    expected = _hasher(name, 8).fit(X, y).transform(X)
-    words = np.array(["ant", "bee", "cow", "dog", "elk"])[y]
-    np.testing.assert_array_equal(_hasher(name, 8).fit(X, words).transform(X), expected)
-    if name != "MLHHasher":  # which draws pairs from columns in another way
-        columns = csr_array(np.eye(5)[y])
-        codes = _hasher(name, 8).fit(X, columns).transform(X)
-        assert (codes == expected).mean() > 0.98  # sums in another order
-
-
-@pytest.mark.parametrize("name", LABELED)
-def test_multi_label_targets(name):
-    X, Y = make_multilabel_classification(
-        400, n_features=16, n_classes=6, n_labels=1, allow_unlabeled=False, random_state=0
-    )
-    hasher = _hasher(name, 16).fit(X[:N_TRAIN], Y[:N_TRAIN])
-    shuffled = np.random.default_rng(0).permutation(Y)
-    assert _map(hasher, X, Y) > _map(hasher, X, shuffled) + 0.05
-    assert get_tags(hasher).target_tags.two_d_labels
-
-
-@pytest.mark.parametrize("name", LABELED)
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (np.zeros(40, dtype=int), "one class"),
-        (["cat"] * 40, "'cat'"),
-        (np.ones((40, 3)), "are equal"),
-        (np.linspace(0, 1, 40), "continuous"),
-        ([np.nan] * 40, "NaN"),
-        (np.arange(39) % 3, "inconsistent numbers"),
-        (np.full((40, 2), 2), "0 or 1"),
-        ([1, "a"] * 20, "types"),
-    ],
-    ids=["single", "words", "columns", "continuous", "nan", "length", "counts", "mixed"],
-)
-def test_bad_labels_are_an_error(name, y, message, rng):
-    with pytest.raises(ValueError, match=message):
-        _hasher(name, 4).fit(rng.standard_normal((40, 6)), y)
-
-
-@pytest.mark.parametrize("name", ["MLHHasher", "KSHHasher", "BREHasher"])
-def test_a_label_of_all_rows_is_an_error(name, rng):
-    Y = np.column_stack([np.ones(40), np.arange(40) % 2])
-    with pytest.raises(ValueError, match="every two rows|Every two rows"):
-        _hasher(name, 4).fit(rng.standard_normal((40, 6)), Y)
-
-
-@pytest.mark.parametrize("name", SUPERVISED)
-def test_missing_labels_are_an_error(name, rng):
-    with pytest.raises(ValueError, match="requires y"):
-        _hasher(name, 4).fit(rng.standard_normal((40, 6)))
-
-
-@pytest.mark.parametrize("name", LABELED)
-def test_one_row_per_class_gives_codes(name, rng):
-    X = rng.standard_normal((12, 6))
-    assert _hasher(name, 4).fit(X, np.arange(12)).transform(X).shape == (12, 4)
+    X, y = easy()
+    assert hasher_of(name, 40).fit(X[:, :5], y).transform(X[:, :5]).shape == (400, 40)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +162,7 @@ def test_one_row_per_class_gives_codes(name, rng):
     ],
 )
 def test_bad_parameter_is_named(name, parameter, value, rng):
-    hasher = _hasher(name, 4).set_params(**{parameter: value})
+    hasher = hasher_of(name, 4).set_params(**{parameter: value})
     with pytest.raises(ValueError, match=f"{parameter}="):
         hasher.fit(rng.standard_normal((20, 6)), np.arange(20) % 2)
 
@@ -431,7 +319,7 @@ def test_cca_correlations_are_cosines_between_the_two_spaces(rng):
 
 
 def test_cca_correlates_in_one_direction_less_than_classes():
-    X, y = _easy(n_classes=5)
+    X, y = easy(n_classes=5)
     correlations = CCAITQHasher(20, random_state=0).fit(X, y).correlations_
     assert correlations.shape == (20,)
     assert correlations[3] > 0.5
@@ -439,13 +327,13 @@ def test_cca_correlates_in_one_direction_less_than_classes():
 
 
 def test_cca_codes_do_not_depend_on_the_unit_of_the_features():
-    X, y = _easy()
+    X, y = easy()
     one, other = (CCAITQHasher(8, random_state=0).fit_transform(Z, y) for Z in (X, 1000 * X))
     np.testing.assert_array_equal(one, other)
 
 
 def test_cca_loss_never_grows():
-    losses = CCAITQHasher(8, random_state=0).fit(*_easy()).losses_
+    losses = CCAITQHasher(8, random_state=0).fit(*easy()).losses_
     assert (np.diff(losses) <= 1e-9 * losses[0]).all()
 
 
@@ -513,7 +401,7 @@ def test_bre_with_labels_parts_two_blobs():
 
 
 def test_bre_without_labels_follows_the_distances():
-    X, _ = _easy()
+    X, _ = easy()
     hasher = BREHasher(32, n_train=200, random_state=0).fit(X)
     Z = X - X.mean(axis=0)
     Z /= np.linalg.norm(Z, axis=1, keepdims=True)
@@ -524,7 +412,7 @@ def test_bre_without_labels_follows_the_distances():
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 def test_bre_projection_is_the_weighted_sum_of_kernels(kernel):
-    X, y = _easy()
+    X, y = easy()
     hasher = BREHasher(4, kernel=kernel, n_train=50, max_iter=1, random_state=0).fit(X, y)
     row = X[300] - hasher.mean_
     row /= np.linalg.norm(row)
@@ -537,7 +425,7 @@ def test_bre_projection_is_the_weighted_sum_of_kernels(kernel):
 
 
 def test_bre_ignores_labels_where_it_is_told_to():
-    X, y = _easy()
+    X, y = easy()
     hasher = BREHasher(8, supervised=False, n_train=60, max_iter=1, random_state=0)
     np.testing.assert_array_equal(
         clone(hasher).fit(X, y).transform(X), clone(hasher).fit(X).transform(X)
@@ -611,7 +499,7 @@ def test_mlh_does_not_move_for_pairs_that_are_right_by_far():
 
 
 def test_mlh_bound_falls():
-    losses = _hasher("MLHHasher", 16).fit(*_easy()).losses_
+    losses = hasher_of("MLHHasher", 16).fit(*easy()).losses_
     assert losses[-5:].mean() < losses[:5].mean()
 
 
@@ -640,7 +528,7 @@ def _ksh_problem(rng, n=30, n_anchors=6, n_bits=5):
     Y = np.eye(4)[rng.integers(4, size=n)]
     Y[rng.integers(n, size=5), 0] = 1
     dense = n_bits * np.where(Y @ Y.T > 0, 1.0, -1.0)
-    residual = ksh.Residual(*base.label_groups(Y.astype(np.float32)), n_bits)
+    residual = ksh.Residual(*base.label_groups(Y.astype(np.float32), "n_labeled"), n_bits)
     K = rng.standard_normal((n, n_anchors))
     return base.center(K)[1], dense, residual
 
@@ -718,7 +606,7 @@ def test_ksh_first_bit_is_the_label_of_two_blobs():
 
 
 def test_ksh_projection_is_the_sum_of_centered_kernels():
-    X, y = _easy()
+    X, y = easy()
     hasher = KSHHasher(4, n_anchors=20, max_iter=5, random_state=0).fit(X, y)
     expected = np.zeros(4)
     for anchor, mean, weights in zip(hasher.anchors_, hasher.kernel_mean_, hasher.components_.T):

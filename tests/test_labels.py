@@ -9,11 +9,12 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
 from sklearn_cbir.datasets import make_shapes
-from sklearn_cbir.losses import LOSSES, output_of
+from sklearn_cbir.losses import LOSSES, output_of, sampling_of
 
 X, Y = make_blobs(24, 5, centers=4, cluster_std=0.5, random_state=0)
 COLUMNS = np.eye(4, dtype=int)[Y]
 OF_CLASSES = {name for name in LOSSES if output_of(LOSSES[name]()) == "classes"}
+OF_SINGLE_ROWS = {name for name in LOSSES if sampling_of(LOSSES[name]()) == "uniform"}
 EVERY_LOSS = pytest.mark.parametrize("name", sorted(LOSSES))
 
 
@@ -30,6 +31,7 @@ def outputs(fitted, X):
 
 def test_every_loss_has_cases():
     assert sorted(OF_CLASSES) == ["softmax", "squared_hinge"]
+    assert {"cnnh", "csq", "dlbhc", "greedyhash", "orthohash"} == OF_SINGLE_ROWS - OF_CLASSES
     assert len(LOSSES) >= 18
 
 
@@ -58,9 +60,9 @@ def test_a_label_of_all_rows_is_named(name):
 
 @EVERY_LOSS
 @pytest.mark.parametrize("columns", [False, True], ids=["classes", "columns"])
-def test_one_row_per_class_trains_a_classifier_and_nothing_else(name, columns):
+def test_one_row_per_class_trains_losses_on_single_rows_and_no_others(name, columns):
     y = np.eye(len(X), dtype=int) if columns else np.arange(len(X))
-    if name in OF_CLASSES:
+    if name in OF_SINGLE_ROWS:
         fitted = estimator(name).fit(X, y)
         assert len(fitted.classes_) == len(X)
         assert np.isfinite(outputs(fitted, X)).all()

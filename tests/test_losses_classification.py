@@ -138,3 +138,21 @@ def test_bad_class_weights_raise():
         SquaredHingeLoss(class_weight=[1, 2])(torch.tensor(SCORES), torch.tensor([0, 1]))
     with pytest.raises(RuntimeError, match="Call setup"):
         SquaredHingeLoss(class_weight="balanced")(torch.tensor(SCORES), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "class_weight",
+    [[1, -5, 1], [1, np.nan, 1], [1, np.inf, 1], 2.0, [[1, 2, 3]], {0: 1, 1: 2}, ["1", "2", "3"]],
+    ids=["negative", "NaN", "infinite", "number", "2-D", "dict", "text"],
+)
+def test_class_weights_must_be_weights(class_weight):
+    with pytest.raises(ValueError, match="class_weight=.*finite number of at least 0 per class"):
+        SquaredHingeLoss(class_weight=class_weight)
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, torch.tensor])
+def test_class_weights_of_any_sequence(kind):
+    loss = SquaredHingeLoss(class_weight=kind([1.0, 10.0, 0.0]))
+    expected = SquaredHingeLoss(class_weight=[1.0, 10.0, 0.0])
+    rows = torch.tensor(SCORES), torch.tensor([0, 1])
+    assert loss(*rows) == expected(*rows)

@@ -14,6 +14,7 @@ from sklearn_cbir.losses import (
     DLBHCLoss,
     GreedyHashLoss,
     OrthoHashLoss,
+    _codebook,
     hash_centers,
 )
 
@@ -128,6 +129,20 @@ def test_other_centers_differ_and_lie_far_apart(n_classes, n_bits):
 
 def test_as_many_classes_as_codes_use_every_code():
     assert len(hash_centers(8, 3, seeded()).unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("n_classes", [15, 25, 60])  # of 20 codes with half of their bits 1
+def test_centers_differ_where_codes_are_drawn_and_few(n_classes, monkeypatch):
+    monkeypatch.setattr(_codebook, "_MOST_BITS_LISTED", 4)
+    centers = hash_centers(n_classes, 6, seeded())
+    assert len(centers.unique(dim=0)) == n_classes
+
+
+@pytest.mark.parametrize(("n_classes", "n_bits"), [(20_000, 17), (6000, 17), (20_000, 24)])
+def test_drawn_codes_differ(n_classes, n_bits):
+    codes = _codebook._pool_of_codes(n_classes, n_bits, seeded())
+    assert len(codes) >= n_classes
+    assert len(codes.unique(dim=0)) == len(codes)
 
 
 def test_more_classes_than_codes_raise():

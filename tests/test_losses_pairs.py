@@ -155,6 +155,20 @@ def test_dpsh_at_given_codes(codes, y, expected):
     assert DPSHLoss()(torch.tensor(codes), y).item() == pytest.approx(expected, abs=5e-5)
 
 
+def test_dpsh_is_the_sum_of_the_paper_over_its_ordered_pairs():
+    outputs, y, eta = make_outputs(), SINGLE_LABELS, 10.0
+    n, n_bits = outputs.shape
+    total = 0.0
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                theta = (outputs[i] @ outputs[j]).item() / 2
+                total += math.log1p(math.exp(theta)) - theta * (y[i] == y[j]).item()
+        total += eta * (outputs[i] - outputs[i].sign()).square().sum().item()
+    loss = DPSHLoss(quantization_weight=eta * n_bits / (n - 1))
+    assert loss(outputs, y).item() == pytest.approx(total / (n * (n - 1)))
+
+
 def test_slope_of_dpsh_is_that_of_the_paper():
     outputs, y = make_outputs(), SINGLE_LABELS
     loss = DPSHLoss(quantization_weight=0)

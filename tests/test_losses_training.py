@@ -1,5 +1,8 @@
 """Every loss inside its estimator, and losses of others with parameters of their own."""
 
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +46,20 @@ def test_every_loss_falls_in_its_estimator_and_separates_classes(name):
 def test_every_loss_learns_from_several_labels_per_row(name):
     fitted = estimator(name, lr=0.01, max_epochs=3).fit(X, ROWS)
     assert fitted.history_[-1]["loss"] < fitted.history_[0]["loss"]
+
+
+def score_unseen(name, y):
+    """Train codes on 200 rows of five blobs and score those of 400 others, half of them queries."""
+    rows = make_blobs(600, 16, centers=5, cluster_std=4.0, random_state=0)[0]
+    codes = estimator(name, lr=0.01, max_epochs=10).fit(rows[:200], y[:200]).transform(rows)
+    return hamming_mean_average_precision(y[200:400], y[400:], codes[200:400], codes[400:])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if output_of(LOSSES[name]()) == "bits"])
+def test_codes_of_unseen_rows_find_their_class_and_nothing_under_permuted_labels(name):
+    y = make_blobs(600, 16, centers=5, cluster_std=4.0, random_state=0)[1]
+    assert score_unseen(name, y) > 0.8
+    assert score_unseen(name, np.random.default_rng(0).permutation(y)) < 0.24  # by chance 0.21
 
 
 @pytest.mark.parametrize("name", ["triplet", "lrml", "multilevel", "csq", "greedyhash"])
@@ -149,6 +166,79 @@ def test_losses_of_pytorch_metric_learning_train_with_their_own_parameters(make)
     if before:
         still = extractor.set_params(loss_lr=1e-12).fit(X, Y)
         assert still.history_[-1]["loss"] != fitted.history_[-1]["loss"]
+
+
+CLASSES_OF_OTHERS = {
+    name: cls
+    for name, cls in vars(others).items()
+    if inspect.isclass(cls) and issubclass(cls, torch.nn.Module)
+}
+BASES = {"BaseLossWrapper", "BaseMetricLossFunction", "GenericPairLoss"}
+FAILING = {  # and what they say; docs/guide/losses.md has the reasons
+    "DynamicSoftMarginLoss": "backward through the graph a second time",
+    "ManifoldLoss": "not supported for this loss",
+    "SelfSupervisedLoss": "same number of dimensions",
+    "VICRegLoss": "not supported for this loss",
+}
+SIZES = {"num_classes": 4, "embedding_size": 8, "descriptors_dim": 8, "l": 8}
+SETTINGS = {
+    "CrossBatchMemory": {"loss": others.ContrastiveLoss(), "memory_size": 64},
+    "HistogramLoss": {"n_bins": 20},
+    "MultipleLosses": {"losses": [others.ContrastiveLoss(), others.TripletMarginLoss()]},
+    "RankedListLoss": {"margin": 1.0, "Tn": 0.5},
+    "SelfSupervisedLoss": {"loss": others.NTXentLoss()},
+}
+
+
+def loss_of_others(name):
+    """A loss of pytorch-metric-learning with the arguments that it cannot do without."""
+    cls = CLASSES_OF_OTHERS[name]
+    known = [inspect.signature(base.__init__).parameters.values() for base in cls.__mro__]
+    needed = {p.name for parameters in known for p in parameters if p.default is p.empty}
+    return cls(**{size: SIZES[size] for size in needed & SIZES.keys()}, **SETTINGS.get(name, {}))
+
+
+def fit_to(loss):
+    extractor = CNNFeatureExtractor(
+        weights=None, loss=loss, n_components=8, max_epochs=3, batch_size=40, random_state=0
+    )
+    return extractor.set_params(lr=0.01).fit(X, Y)
+
+
+# pytorch-metric-learning is older than the numpy and torch that warn of it.
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence", "ignore:__array_wrap__ must")
+@pytest.mark.parametrize("name", sorted(CLASSES_OF_OTHERS.keys() - BASES - FAILING.keys()))
+def test_every_loss_of_pytorch_metric_learning_falls(name):
+    fitted = fit_to(loss_of_others(name))
+    first, *later = (epoch["loss"] for epoch in fitted.history_)
+    assert min(later) < first
+    assert np.isfinite(fitted.transform(X)).all()
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_losses_of_pytorch_metric_learning_that_do_not_train_say_so(name):
+    with pytest.raises((ValueError, RuntimeError), match=FAILING[name]):
+        fit_to(loss_of_others(name))
+    page = Path(__file__).parent.parent / "docs" / "guide" / "losses.md"
+    assert f"`{name}`" in page.read_text(encoding="utf-8")
+
+
+class _OwnPairLoss(others.GenericPairLoss):
+    """A loss of one's own on pytorch-metric-learning's base for pairs."""
+
+    def __init__(self):
+        super().__init__(mat_based_loss=True)
+
+    def _compute_loss(self, mat, similar, dissimilar):
+        losses = (mat * similar).sum() / similar.sum() - (mat * dissimilar).mean()
+        return {
+            "loss": {"losses": losses, "indices": None, "reduction_type": "already_reduced"},
+        }
+
+
+def test_a_loss_on_the_pairs_of_pytorch_metric_learning_falls():
+    fitted = fit_to(_OwnPairLoss())
+    assert fitted.history_[-1]["loss"] < fitted.history_[0]["loss"]
 
 
 def test_proxies_of_another_library_are_part_of_the_checkpoint(tmp_path):

@@ -99,23 +99,29 @@ class RowHasher(HasherMixin, BaseEstimator):
         check_is_fitted(self)
         return validate_data(self, X, dtype=np.float64, reset=False)
 
-    def _check_labels(self, y, n):
-        """Return class indices or 0/1 columns; at least two rows must be dissimilar."""
+    def _check_labeled_rows(self, X, y):
+        """Return the rows that have a label, and their class indices or 0/1 columns.
+
+        A row of zeros is unlabeled, not unlike all others. At least two labels must differ.
+        """
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} learns from labels: it requires y to be passed, but the "
                 "target y is None. Pass one label per row, or use ITQHasher, which needs none."
             )
-        labels, _ = encode_labels(y, n=n)
+        labels, _ = encode_labels(y, n=len(X))
+        if labels.ndim == 2:
+            labeled = labels.any(axis=1)
+            X, labels = X[labeled], labels[labeled]
         if len(np.unique(labels, axis=0)) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes, but y holds one class: all "
-                f"{n} rows are labeled {np.asarray(y, dtype=object).ravel()[0]!r}."
+                f"{len(X)} rows are labeled {np.asarray(y, dtype=object).ravel()[0]!r}."
                 if labels.ndim == 1
-                else f"{type(self).__name__} needs rows with different labels, but all {n} rows "
-                "of y are equal."
+                else f"{type(self).__name__} needs rows with different labels, but the {len(X)} "
+                "rows of y that have a label are equal."
             )
-        return labels
+        return X, labels
 
 
 def signs(values):
@@ -137,19 +143,27 @@ def principal_axes(centered, n_axes):
     return svd_flip(None, vectors.T[::-1], u_based_decision=False)[1]
 
 
-def label_groups(labels):
+def label_groups(labels, drawn_by):
     """Return the group of every row and the +-1 similarities of the groups.
 
-    Rows of a group have equal labels: one group per class, or per set of labels.
+    Rows of a group have equal labels: one group per class, or per set of labels. Every row has a
+    label. `drawn_by` is the parameter that says how many rows are drawn, for messages.
     """
     distinct, groups = np.unique(labels, axis=0, return_inverse=True)
-    similarities = np.where(shared_labels(distinct, distinct) > 0, 1.0, -1.0)
-    if (similarities > 0).all():
+    similar = shared_labels(distinct, distinct) > 0
+    drawn = f"of the {len(labels)} rows that {drawn_by} draws"
+    if similar.all():
+        columns = ", or drop the columns of y that are set in all rows" * (labels.ndim == 2)
         raise ValueError(
-            "Every two rows of y share a label, so that nothing is dissimilar. Drop the columns "
-            "of y that are set in all rows."
+            f"Every two {drawn} share a label, so that nothing is dissimilar. Raise {drawn_by}"
+            f"{columns}."
         )
-    return groups.ravel(), similarities
+    if len(distinct) == len(labels) == similar.sum():
+        raise ValueError(
+            f"No two {drawn} share a label, so that nothing is similar. Raise {drawn_by}, or give "
+            "at least one label two rows."
+        )
+    return groups.ravel(), np.where(similar, 1.0, -1.0)
 
 
 def gaussian_kernel(X, anchors, squared_width):

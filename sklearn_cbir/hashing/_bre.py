@@ -131,7 +131,8 @@ class BREHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
-            Labels of any one type, or 0/1 columns, dense or sparse.
+            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
+            are unlabeled and left out.
 
         Returns
         -------
@@ -142,12 +143,12 @@ class BREHasher(RowHasher):
         ------
         ValueError
             For ``supervised=True`` without labels, for a single class, or if
-            every two of the rows that were drawn share a label.
+            every two of the rows that were drawn share a label, or no two.
         """
         X = self._check_training_rows(X)
         self._check_settings()
         supervised = y is not None if self.supervised is None else self.supervised
-        labels = self._check_labels(y, len(X)) if supervised else None
+        X, labels = self._check_labeled_rows(X, y) if supervised else (X, None)
         rng = check_random_state(self.random_state)
         self.mean_ = X.mean(axis=0)
         rows = rng.permutation(len(X))[: self.n_train]
@@ -223,7 +224,7 @@ def kernel_distances(kernels):
 
 def label_distances(labels):
     """Return 0 for rows that share a label and 1 for others."""
-    groups, similarities = label_groups(labels)
+    groups, similarities = label_groups(labels, "n_train")
     return (similarities[np.ix_(groups, groups)] < 0).astype(np.float64)
 
 

@@ -92,7 +92,8 @@ class CCAITQHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse.
+            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
+            are unlabeled and left out.
 
         Returns
         -------
@@ -105,7 +106,7 @@ class CCAITQHasher(RowHasher):
             Without labels, or for a single class.
         """
         X = self._check_training_rows(X)
-        labels = self._check_labels(y, len(X))
+        X, labels = self._check_labeled_rows(X, y)
         check_real(self.reg, "reg", minimum=0)
         check_integer(self.n_iter, "n_iter", minimum=1)
         columns = labels if labels.ndim == 2 else np.eye(labels.max() + 1)[labels]

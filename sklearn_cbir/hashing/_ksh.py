@@ -107,7 +107,8 @@ class KSHHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse.
+            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
+            are unlabeled and left out.
 
         Returns
         -------
@@ -118,10 +119,10 @@ class KSHHasher(RowHasher):
         ------
         ValueError
             Without labels, for a single class, or if every two of the rows
-            that were drawn share a label.
+            that were drawn share a label, or no two.
         """
         X = self._check_training_rows(X)
-        labels = self._check_labels(y, len(X))
+        X, labels = self._check_labeled_rows(X, y)
         for name in ("n_anchors", "n_labeled", "max_iter"):
             check_integer(getattr(self, name), name, minimum=1)
         rng = check_random_state(self.random_state)
@@ -130,7 +131,7 @@ class KSHHasher(RowHasher):
         self.squared_width_ = mean_squared_distance(X[rows], self.anchors_)
         self.kernel_mean_ = np.zeros(len(self.anchors_))
         self.kernel_mean_ = self._kernel(X[rows]).mean(axis=0)
-        residual = Residual(*label_groups(labels[rows]), self.n_bits)
+        residual = Residual(*label_groups(labels[rows], "n_labeled"), self.n_bits)
         kernels = self._kernel(X[rows])
         self.components_, self.n_iter_ = fit_bits(kernels, residual, self.n_bits, self.max_iter)
         return self

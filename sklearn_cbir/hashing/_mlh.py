@@ -125,7 +125,8 @@ class MLHHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse.
+            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
+            are unlabeled and left out.
 
         Returns
         -------
@@ -136,10 +137,10 @@ class MLHHasher(RowHasher):
         ------
         ValueError
             Without labels, for a single class, or if every two rows share a
-            label.
+            label, or no two.
         """
         X = self._check_training_rows(X)
-        labels = self._check_labels(y, len(X))
+        X, labels = self._check_labeled_rows(X, y)
         table = hinge_table(self.n_bits, self._check_settings())
         rng = check_random_state(self.random_state)
         self.mean_, X = center(X)
@@ -187,7 +188,7 @@ class MLHHasher(RowHasher):
         """Return the trained weights and the mean bound of every pass."""
         velocity = np.zeros_like(weights)
         n_steps = max(1, len(X) // self.batch_size)
-        n_similar = round(self.lam * self.batch_size) if pairs.any_similar else 0
+        n_similar = round(self.lam * self.batch_size)
         similar = (np.arange(self.batch_size) < n_similar).astype(int)
         losses = np.zeros(self.max_epochs)
         for epoch in range(self.max_epochs):
@@ -265,7 +266,11 @@ class Pairs:
         order = np.lexsort((entries.row, entries.col))
         places[order] = np.arange(len(order))
         self.places = (places - self.starts[entries.col])[shared]
-        self.any_similar = len(self.rows) > 0
+        if not len(self.rows):
+            raise ValueError(
+                f"No two of the {n} rows of y share a label, so that nothing is similar. Give at "
+                "least one label two rows."
+            )
 
     def similar(self, n, rng):
         """Return n pairs (n, 2): a label of a row, then another row with that label."""

@@ -87,10 +87,11 @@ class SquaredHingeLoss(Loss):
 
     class_weight : None, "balanced" or array-like of shape (n_classes,), \
             default=None
-        Weight of the term of a row's own class. "balanced" weighs, for every
-        class, its rows and all other rows alike, as scikit-learn does for
-        two classes: with many classes the others outvote the one. For the
-        forms of one class against the rest only.
+        Weight of the term of a row's own class, at least 0, classes being
+        sorted. "balanced" weighs, for every class, its rows and all other rows
+        alike, as scikit-learn does for two classes: with many classes the
+        others outvote the one. For the forms of one class against the rest
+        only.
 
     References
     ----------
@@ -119,9 +120,7 @@ class SquaredHingeLoss(Loss):
                 f"class_weight={class_weight!r} has no meaning with form={form!r}. "
                 "Use form='ovr', or class_weight=None."
             )
-        if isinstance(class_weight, str):
-            check_choice(class_weight, "class_weight", ("balanced",))
-        self.class_weight = class_weight
+        self.class_weight = _check_class_weight(class_weight)
         self.register_buffer("term_weights", None)
 
     def setup(self, *, n_outputs, y, generator=None):
@@ -176,6 +175,22 @@ class SquaredHingeLoss(Loss):
                     "classes. Pass one weight per class."
                 )
         return targets * own + (1 - targets) * other
+
+
+def _check_class_weight(class_weight):
+    """Return the weights if they are None, "balanced" or finite numbers of at least 0."""
+    if class_weight is None or isinstance(class_weight, str):
+        return check_choice(class_weight, "class_weight", (None, "balanced"))
+    try:
+        weights = torch.as_tensor(class_weight, dtype=torch.float64)
+    except (RuntimeError, TypeError, ValueError):
+        weights = torch.tensor(torch.nan)
+    if weights.ndim != 1 or not (weights.isfinite() & (weights >= 0)).all():
+        raise ValueError(
+            f"class_weight={class_weight!r} must be None, 'balanced' or a list of one finite "
+            "number of at least 0 per class."
+        )
+    return class_weight
 
 
 def _wrong_against_right(scores, targets):

@@ -1,5 +1,7 @@
 """Losses on bits that give every class a code beforehand: ``loss(outputs, y)``."""
 
+from math import comb
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,7 +26,8 @@ def hash_centers(n_classes, n_bits, generator=None):
     Rows of a Hadamard matrix and of its negative where there is one that is
     large enough: any two differ in half of the bits or in all. Else codes are
     picked one by one, each as far as possible from those before it, from all
-    codes of up to 16 bits, or from random ones with as many ones as zeros.
+    codes of up to 16 bits, or from random ones, with as many ones as zeros
+    where there are enough of these.
 
     Parameters
     ----------
@@ -94,20 +97,35 @@ def _paley(prime):
 
 def _spread_codes(n_classes, n_bits, generator):
     """Pick codes far from each other, one by one (n_classes, n_bits)."""
-    if n_bits <= _MOST_BITS_LISTED:
-        numbers = torch.randperm(2**n_bits, generator=generator)
-        pool = numbers[:, None].bitwise_right_shift(torch.arange(n_bits)).bitwise_and(1)
-    else:
-        n_drawn = max(2 * n_classes, _LEAST_DRAWN)
-        order = torch.rand(n_drawn, n_bits, generator=generator).argsort(dim=1)
-        pool = order < n_bits // 2  # a random half of the bits
-    pool = 2.0 * pool - 1
+    pool = 2.0 * _pool_of_codes(n_classes, n_bits, generator) - 1
     chosen = [0]
     nearest = torch.full((len(pool),), torch.inf)
     for _ in range(n_classes - 1):
         nearest = torch.minimum(nearest, n_bits - pool @ pool[chosen[-1]])
         chosen.append(int(nearest.argmax()))
     return pool[chosen]
+
+
+def _pool_of_codes(n_classes, n_bits, generator):
+    """Return at least `n_classes` codes of 0 and 1 in random order, no two of them equal."""
+    n_drawn = max(2 * n_classes, _LEAST_DRAWN)
+    if n_bits <= _MOST_BITS_LISTED:
+        n_drawn = 2**n_bits
+    elif comb(n_bits, n_bits // 2) >= 2 * n_drawn:
+        pool = _half_ones(n_drawn, n_bits, generator)
+        while len(pool) < n_classes:  # hardly ever: four fifths of the codes differ
+            pool = _half_ones(n_drawn, n_bits, generator)
+        return pool
+    numbers = torch.randperm(2**n_bits, generator=generator)[:n_drawn]
+    return numbers[:, None].bitwise_right_shift(torch.arange(n_bits)).bitwise_and(1)
+
+
+def _half_ones(n_drawn, n_bits, generator):
+    """Draw codes with a random half of their bits 1, and drop those that came before."""
+    order = torch.rand(n_drawn, n_bits, generator=generator).argsort(dim=1)
+    codes = order < n_bits // 2
+    first = np.unique(np.packbits(codes.numpy(), axis=1), axis=0, return_index=True)[1]
+    return codes[np.sort(first)]
 
 
 class _CodebookLoss(Loss):

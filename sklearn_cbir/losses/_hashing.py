@@ -79,6 +79,13 @@ def pair_mean(costs, similar, similar_weight=None):
     return (weight * similar_cost + dissimilar_cost) / torch.where(total > 0, total, 1)
 
 
+def check_similar_weight(similar_weight):
+    """Return the weight if it is None, "balanced" or a number of at least 0."""
+    if similar_weight is None or isinstance(similar_weight, str):
+        return check_choice(similar_weight, "similar_weight", (None, "balanced"))
+    return check_real(similar_weight, "similar_weight", minimum=0)
+
+
 def contrastive_loss(outputs, similar, margin, similar_weight=None):
     """Half the mean over pairs: pull similar ones together, push others apart.
 
@@ -294,11 +301,7 @@ class DFEHLoss(Loss):
         self.balance_weight = check_real(balance_weight, "balance_weight", minimum=0)
         self.quantization = check_choice(quantization, "quantization", ("l1", "l2"))
         self.balance = check_choice(balance, "balance", ("code", "bit"))
-        if similar_weight is not None and not isinstance(similar_weight, str):
-            check_real(similar_weight, "similar_weight", minimum=0)
-        elif similar_weight is not None:
-            check_choice(similar_weight, "similar_weight", (None, "balanced"))
-        self.similar_weight = similar_weight
+        self.similar_weight = check_similar_weight(similar_weight)
         self.squash = check_choice(squash, "squash", (None, "tanh"))
 
     def forward(self, outputs, y):

@@ -24,8 +24,9 @@ class DPSHLoss(Loss):
     ----------
     quantization_weight : float, default=0.1
         Weight of the mean square of the differences between outputs and bits.
-        eta / n of [1]_ with its sums; 0.1 here is eta = 10 there for
-        ``100 n_bits`` training images.
+        It is ``eta n_bits / (n - 1)`` of [1]_, which sums over n training images
+        and over all ordered pairs of them: eta = 10 there is 0.1 here for about
+        ``100 n_bits`` images.
 
     References
     ----------

@@ -6,7 +6,12 @@ import torch.nn.functional as F
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_choice, check_real
 from sklearn_cbir.losses._base import Loss, full_precision
-from sklearn_cbir.losses._hashing import pair_mean, quantization_loss, squared_distances
+from sklearn_cbir.losses._hashing import (
+    check_similar_weight,
+    pair_mean,
+    quantization_loss,
+    squared_distances,
+)
 
 
 def euclidean_distances(features):
@@ -60,13 +65,6 @@ class ContrastiveLoss(Loss):
         misses = F.relu(self.margin - euclidean_distances(outputs))
         costs = torch.where(similar, squared_distances(outputs), misses.square()) / 2
         return pair_mean(costs, similar, self.similar_weight).to(full_precision(outputs).dtype)
-
-
-def check_similar_weight(similar_weight):
-    """Return the weight if it is None, "balanced" or a number of at least 0."""
-    if similar_weight is None or isinstance(similar_weight, str):
-        return check_choice(similar_weight, "similar_weight", (None, "balanced"))
-    return check_real(similar_weight, "similar_weight", minimum=0)
 
 
 class MultilevelLoss(Loss):

@@ -25,8 +25,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ],
         "_radius": [
             "best_f1_radius",
+            "mean_average_precision_in_radius",
             "per_class_thresholds",
             "precision_in_radius",
+            "recall_in_radius",
+            "success_in_radius",
             "threshold_f1",
             "threshold_f1_curve",
         ],

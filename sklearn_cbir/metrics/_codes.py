@@ -16,6 +16,7 @@ def hamming_mean_average_precision(
     *,
     k=None,
     denominator="relevant",
+    no_hits="zero",
     ties="average",
     exclude=None,
     sample_weight=None,
@@ -47,7 +48,10 @@ def hamming_mean_average_precision(
     denominator : {"relevant", "hits", "min_k"}, default="relevant"
         As in `mean_average_precision`.
 
-    ties : {"average", "stable"}, default="average"
+    no_hits : {"zero", "skip"}, default="zero"
+        As in `mean_average_precision`.
+
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -88,6 +92,7 @@ def hamming_mean_average_precision(
         HammingDistances(pack_codes(query_codes), pack_codes(gallery_codes)),
         k=k,
         denominator=denominator,
+        no_hits=no_hits,
         ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from sklearn_cbir._validation import check_choice
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._groups import tie_groups
-from sklearn_cbir.metrics._radius import _within
+from sklearn_cbir.metrics._radius import _within, check_radii
 from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
 
 __all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
@@ -26,7 +27,7 @@ def precision_recall_curve(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -80,12 +81,18 @@ def precision_recall_curve(
 
 
 def radius_precision_recall_curve(
-    y_queries, y_gallery, distances, *, radii, exclude=None, sample_weight=None
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    radii,
+    average="macro",
+    exclude=None,
+    sample_weight=None,
 ):
     """Precision and recall within every radius, averaged over queries.
 
-    The usual curve of binary codes: it has no ties. Queries without any item
-    within a radius do not count for the precision there.
+    The usual curve of binary codes: it has no ties.
 
     Parameters
     ----------
@@ -100,6 +107,12 @@ def radius_precision_recall_curve(
 
     radii : array-like of shape (n_radii,)
         Largest distances, themselves included; for codes ``range(n_bits + 1)``.
+
+    average : {"macro", "micro"}, default="macro"
+        Mean of the values of the queries, without those that have no item within
+        the radius in the precision there; or all their pairs with the gallery
+        taken together, so that a query counts as much as it finds (precision) or
+        should find (recall).
 
     exclude : array-like, default=None
         Gallery rows that are not ranked, as in `mean_average_precision`.
@@ -124,14 +137,20 @@ def radius_precision_recall_curve(
     >>> recall
     array([0.5, 0.5, 1. ])
     """
+    check_choice(average, "average", ("macro", "micro"))
     found, hits, n_relevant = _within(
-        y_queries, y_gallery, distances, radii=np.asarray(radii, np.float64), exclude=exclude
+        y_queries, y_gallery, distances, radii=check_radii(radii), exclude=exclude
     )
     defined = np.where(n_relevant > 0, 1.0, np.nan)
     mean_over_queries(defined, sample_weight)  # warns or raises
-    weights = check_weights(sample_weight, len(defined))
-    weights = np.where(n_relevant > 0, weights, 0.0)
-    counted = weights @ (found > 0)
-    precision = np.full(found.shape[1], np.nan)
-    np.divide(weights @ (hits / np.maximum(found, 1)), counted, out=precision, where=counted > 0)
-    return precision, weights @ (hits / np.maximum(n_relevant, 1)[:, None]) / weights.sum()
+    weights = np.where(n_relevant > 0, check_weights(sample_weight, len(defined)), 0.0)
+    n_relevant = np.maximum(n_relevant, 1)[:, None]  # the weight of none is 0
+    if average == "micro":
+        return _ratio(weights @ hits, weights @ found), weights @ hits / (weights @ n_relevant)
+    precision = _ratio(weights @ (hits / np.maximum(found, 1)), weights @ (found > 0))
+    return precision, weights @ (hits / n_relevant) / weights.sum()
+
+
+def _ratio(part, whole):
+    """Return part / whole, NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

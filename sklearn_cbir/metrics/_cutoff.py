@@ -23,6 +23,8 @@ def precision_at_k(
 ):
     """Share of the first `k` results that are relevant.
 
+    Divided by `k` also for a query that `exclude` leaves fewer results.
+
     Parameters
     ----------
     y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
@@ -37,7 +39,7 @@ def precision_at_k(
     k : int, default=10
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -104,7 +106,7 @@ def recall_at_k(
     k : int, default=1
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`: the chance of a hit over all orders.
 
     exclude : array-like, default=None
@@ -128,7 +130,7 @@ def recall_at_k(
     0.5
     """
     return evaluate_groups(
-        _chance_of_a_hit,
+        chance_of_a_hit,
         y_queries,
         y_gallery,
         distances,
@@ -170,7 +172,7 @@ def set_recall_at_k(
     k : int, default=10
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -219,6 +221,8 @@ def acg_at_k(
 ):
     """Mean number of labels that the first `k` results share with the query [1]_.
 
+    Divided by `k` also for a query that `exclude` leaves fewer results.
+
     Parameters
     ----------
     y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
@@ -233,7 +237,7 @@ def acg_at_k(
     k : int, default=10
         Number of results; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -306,7 +310,7 @@ def ndcg_at_k(
     k : int, default=None
         Number of results that count; None means all.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -365,7 +369,7 @@ def _expected(groups, k, amount):
     return groups.sum(amount * _inside(groups, k) / groups.size)
 
 
-def _chance_of_a_hit(groups, k):
+def chance_of_a_hit(groups, k):
     """Return the chance that something relevant is among the first `k`."""
     values = np.zeros(len(groups.n_relevant))
     # Only the nearest group matters: k either ends before it, or hits it by chance.

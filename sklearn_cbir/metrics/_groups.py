@@ -17,7 +17,7 @@ import numpy as np
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances
 from sklearn_cbir.codes._search import in_threads, kernels, slices
-from sklearn_cbir.metrics._averaging import mean_over_queries
+from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._counts import count_codes
 from sklearn_cbir.metrics._relevance import (
     Relevance,
@@ -28,7 +28,7 @@ from sklearn_cbir.metrics._relevance import (
     read_block,
 )
 
-TIES = ("average", "stable")
+TIES = ("average", "stable", "optimistic", "pessimistic")
 PAIRS_AT_ONCE = 2**18  # whose groups fit into a cache
 PAIRS_PER_THREAD = 2**20  # below this a second thread costs more than it saves
 PAIRS_TO_COMPILE = 2e8  # below this, importing compiled loops takes longer than they save
@@ -94,9 +94,9 @@ def tie_groups(relevance, distances, *, ties="average", gains=None, exclude=None
 
 def _groups_of_rows(block, relevance, queries, ties, gains, exclude, place):
     """Return the `TieGroups` of a few queries."""
-    if ties == "stable":
-        block = _ranks(block)
     relevant = list(relevance.rows(queries))
+    if ties != "average":
+        block = _ranks(block, relevant, ties)
     n_results = np.full(len(block), block.shape[1])
     if exclude is not None:
         relevant = [_without(*pair, skip) for pair, skip in zip(relevant, exclude)]
@@ -212,12 +212,23 @@ def _levels(relevant, n_levels):
     return levels
 
 
-def _ranks(block):
-    """Replace distances by positions in the ranking, the earlier row first at equal distance."""
-    order = np.argsort(block, axis=1, kind="stable")
+def _ranks(block, relevant, ties):
+    """Replace distances by positions in the ranking, in which no two items are equal."""
+    if ties == "stable":
+        order = np.argsort(block, axis=1, kind="stable")
+    else:
+        order = np.lexsort((_precedence(block.shape, relevant, ties), block), axis=1)
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(block.shape[1])[None, :], axis=1)
     return ranks
+
+
+def _precedence(shape, relevant, ties):
+    """Return what equally distant items are sorted by: how many labels they share."""
+    shared_labels = np.zeros(shape, dtype=np.int64)
+    for row, (items, shared) in zip(shared_labels, relevant):
+        row[items] = 1 if shared is None else shared
+    return -shared_labels if ties == "optimistic" else shared_labels
 
 
 def _groups_of_counts(counts):
@@ -246,22 +257,45 @@ def evaluate_groups(
     distances,
     *,
     k=None,
+    cutoffs=None,
     gains=None,
     ties="average",
     exclude=None,
     sample_weight=None,
     per_query=False,
 ):
-    """Evaluate ``value(groups, k)`` block by block, then average over queries."""
+    """Evaluate ``value(groups, k)`` block by block, then average over queries.
+
+    `cutoffs` are one `k` per query. A query whose value is NaN although something in the gallery
+    is relevant is one that the metric skips.
+    """
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     k = check_k(k, len(relevance.y_gallery))
     exclude = check_exclude(exclude, distances.shape)
     gains = None if gains is None else gains(relevance.n_levels)
     values = np.full(len(relevance.y_queries), np.nan)
+    skipped = np.zeros(len(values), dtype=bool)
     start = 0
     for groups in tie_groups(relevance, distances, ties=ties, gains=gains, exclude=exclude):
-        stop = start + len(groups.n_relevant)
-        values[start:stop] = np.where(groups.n_relevant > 0, value(groups, k), np.nan)
-        start = stop
-    return values if per_query else mean_over_queries(values, sample_weight)
+        block = slice(start, start + len(groups.n_relevant))
+        of_block = value(groups, k if cutoffs is None else cutoffs[block])
+        values[block] = np.where(groups.n_relevant > 0, of_block, np.nan)
+        skipped[block] = np.isnan(values[block]) & (groups.n_relevant > 0)
+        start = block.stop
+    if per_query:
+        return values
+    if skipped.any():
+        values, sample_weight = _without_skipped(values, skipped, sample_weight)
+    return mean_over_queries(values, sample_weight)
+
+
+def _without_skipped(values, skipped, sample_weight):
+    """Return values and weights of the queries that count, of which there must be some."""
+    weights = check_weights(sample_weight, len(values))
+    if np.isnan(values[~skipped]).all():
+        raise ValueError(
+            f"no_hits='skip' leaves none of the {len(values)} queries: no result of any is "
+            "relevant. Use no_hits='zero'."
+        )
+    return values[~skipped], weights[~skipped]

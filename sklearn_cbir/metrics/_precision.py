@@ -4,6 +4,7 @@ import numpy as np
 from scipy.special import digamma, gammaln
 
 from sklearn_cbir._validation import check_choice
+from sklearn_cbir.metrics._cutoff import chance_of_a_hit
 from sklearn_cbir.metrics._groups import evaluate_groups
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 DENOMINATORS = ("relevant", "hits", "min_k")
+NO_HITS = ("zero", "skip")
 
 
 def mean_average_precision(
@@ -24,6 +26,7 @@ def mean_average_precision(
     *,
     k=None,
     denominator="relevant",
+    no_hits="zero",
     ties="average",
     exclude=None,
     sample_weight=None,
@@ -58,14 +61,22 @@ def mean_average_precision(
         single hit at rank 1 scores 1, no hit scores 0); or the smaller of `k` and
         the number of relevant items. They differ only where `k` is given.
 
-    ties : {"average", "stable"}, default="average"
-        Average over all orders of equally distant items, or take the smaller
-        gallery row first, as some published numbers do.
+    no_hits : {"zero", "skip"}, default="zero"
+        What a query scores that has nothing relevant among the first `k`: 0, or
+        NaN, and it is left out of the mean, as in the code of HashNet [3]_. With
+        ties averaged, only the orders that find something then count.
+
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
+        Average over all orders of equally distant items; take the smaller
+        gallery row first, as some published numbers do; or take first, or last,
+        those that share most labels: the bounds of all orders [2]_, except for
+        the denominator "hits" with a `k`.
 
     exclude : array-like, default=None
         Gallery rows that are not ranked for a query: one row per query, shape
         (n_queries,), -1 for none (leave-one-out); a boolean mask of shape
-        (n_queries, n_gallery), or a list of arrays of rows (junk images).
+        (n_queries, n_gallery), or one array of rows or one mask per query in a
+        list (junk images).
 
     sample_weight : array-like of shape (n_queries,), default=None
         Weights of the queries.
@@ -90,6 +101,8 @@ def mean_average_precision(
        measures efficiently in the presence of tied scores". ECIR 2008.
     .. [2] K. He, F. Cakir, S. A. Bargal, S. Sclaroff. "Hashing as tie-aware
        learning to rank". CVPR 2018.
+    .. [3] Z. Cao, M. Long, J. Wang, P. S. Yu. "HashNet: deep learning to hash by
+       continuation". ICCV 2017.
 
     Examples
     --------
@@ -101,8 +114,9 @@ def mean_average_precision(
     0.6703...
     """
     check_choice(denominator, "denominator", DENOMINATORS)
+    check_choice(no_hits, "no_hits", NO_HITS)
     return evaluate_groups(
-        lambda groups, k: _average_precision(groups, k, denominator),
+        lambda groups, k: average_precision(groups, k, denominator, no_hits),
         y_queries,
         y_gallery,
         distances,
@@ -149,7 +163,7 @@ def weighted_mean_average_precision(
     denominator : {"hits", "relevant", "min_k"}, default="hits"
         As in `mean_average_precision`; "hits" is the published form.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -220,7 +234,7 @@ def map_at_r(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -288,7 +302,7 @@ def map_c(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -354,7 +368,7 @@ def trapezoid_mean_average_precision(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    ties : {"average", "stable"}, default="average"
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
 
     exclude : array-like, default=None
@@ -399,6 +413,15 @@ def _span(before, n):
     """Return 1 / (before + 1) + ... + 1 / (before + n) of each group."""
     # A single term directly: what has no ties comes out to the last digit.
     return np.where(n == 1, 1 / (before + 1), digamma(before + n + 1.0) - digamma(before + 1.0))
+
+
+def average_precision(groups, k, denominator, no_hits):
+    """Return the expected average precision of each query, NaN where it has no hits to skip it."""
+    values = _average_precision(groups, k, denominator)
+    if no_hits == "zero":
+        return values
+    chance = chance_of_a_hit(groups, k)
+    return np.divide(values, chance, out=np.full(len(values), np.nan), where=chance > 0)
 
 
 def _average_precision(groups, k, denominator):

@@ -4,8 +4,10 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir._validation import check_choice, check_integer, check_real
 from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
+from sklearn_cbir.metrics._groups import evaluate_groups
+from sklearn_cbir.metrics._precision import NO_HITS, average_precision
 from sklearn_cbir.metrics._relevance import (
     Relevance,
     blocks,
@@ -16,8 +18,11 @@ from sklearn_cbir.metrics._relevance import (
 
 __all__ = [
     "best_f1_radius",
+    "mean_average_precision_in_radius",
     "per_class_thresholds",
     "precision_in_radius",
+    "recall_in_radius",
+    "success_in_radius",
     "threshold_f1",
     "threshold_f1_curve",
 ]
@@ -71,13 +76,199 @@ def precision_in_radius(
     >>> precision_in_radius([1], [1, 0, 1, 1], [[0, 2, 2, 5]])  # two of three
     0.6666...
     """
-    radius = check_real(radius, "radius")
-    found, hits, n_relevant = _within(
-        y_queries, y_gallery, distances, radii=np.array([radius]), exclude=exclude
+    found, hits, n_relevant = _within_one(y_queries, y_gallery, distances, radius, exclude)
+    values = hits / np.maximum(found, 1)
+    return _mean_or_values(values, n_relevant, sample_weight, per_query)
+
+
+def recall_in_radius(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    radius=2,
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Share of the relevant items that lie within `radius`.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    radius : float, default=2
+        Largest distance, itself included, in the unit of `distances`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import recall_in_radius
+    >>> recall_in_radius([1], [1, 0, 1, 1], [[0, 2, 2, 5]])  # two of three
+    0.6666...
+    """
+    _, hits, n_relevant = _within_one(y_queries, y_gallery, distances, radius, exclude)
+    values = hits / np.maximum(n_relevant, 1)
+    return _mean_or_values(values, n_relevant, sample_weight, per_query)
+
+
+def success_in_radius(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    radius=2,
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Share of the queries with any item within `radius`, relevant or not.
+
+    1 minus this is the share of empty balls: of hash lookups that return nothing.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    radius : float, default=2
+        Largest distance, itself included, in the unit of `distances`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import success_in_radius
+    >>> success_in_radius([1, 0], [1, 0], [[3, 1], [4, 3]])  # nothing for the second
+    0.5
+    """
+    found, _, n_relevant = _within_one(y_queries, y_gallery, distances, radius, exclude)
+    values = np.where(found > 0, 1.0, 0.0)
+    return _mean_or_values(values, n_relevant, sample_weight, per_query)
+
+
+def mean_average_precision_in_radius(
+    y_queries,
+    y_gallery,
+    distances,
+    *,
+    radius=2,
+    no_hits="zero",
+    ties="average",
+    exclude=None,
+    sample_weight=None,
+    per_query=False,
+):
+    """Average precision of what lies within `radius`, averaged over queries.
+
+    With codes and ``radius=2`` this is the MAP@H<=2 of [1]_: the precision at the
+    rank of every relevant item within the radius, divided by their number; 0 if
+    there are none. Unlike the authors' code, which ranks by the real outputs of the
+    network, this ranks by `distances` also within the radius.
+
+    Parameters
+    ----------
+    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
+        One label per query, or 0/1 columns.
+
+    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
+        Labels of the gallery; items are relevant to a query if they share a label.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    radius : float, default=2
+        Largest distance, itself included, in the unit of `distances`.
+
+    no_hits : {"zero", "skip"}, default="zero"
+        What a query scores that has items within the radius, but no relevant one:
+        0, or NaN, and it is left out of the mean, as in the authors' code. A query
+        without any item there is 0 in both.
+
+    ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
+        As in `mean_average_precision`.
+
+    exclude : array-like, default=None
+        Gallery rows that are not ranked, as in `mean_average_precision`.
+
+    sample_weight : array-like of shape (n_queries,), default=None
+        Weights of the queries.
+
+    per_query : bool, default=False
+        Whether to return one value per query.
+
+    Returns
+    -------
+    float, or ndarray of shape (n_queries,), float64
+        From 0 to 1; NaN as in `mean_average_precision`.
+
+    References
+    ----------
+    .. [1] Y. Cao, M. Long, B. Liu, J. Wang. "Deep Cauchy hashing for Hamming
+       space retrieval". CVPR 2018.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.metrics import mean_average_precision_in_radius
+    >>> mean_average_precision_in_radius([1], [1, 0, 1, 1], [[0, 1, 2, 5]])  # (1/1 + 2/3) / 2
+    0.8333...
+    """
+    check_choice(no_hits, "no_hits", NO_HITS)
+    found, _, _ = _within_one(y_queries, y_gallery, distances, radius, exclude)
+
+    def value(groups, found):
+        values = average_precision(groups, found, "hits", no_hits)
+        return np.where(found > 0, values, 0.0)
+
+    return evaluate_groups(
+        value,
+        y_queries,
+        y_gallery,
+        distances,
+        cutoffs=found.astype(np.int64),
+        ties=ties,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
     )
-    values = (hits / np.maximum(found, 1))[:, 0]
-    values[n_relevant == 0] = np.nan
-    return values if per_query else mean_over_queries(values, sample_weight)
 
 
 def threshold_f1(
@@ -190,7 +381,7 @@ def threshold_f1_curve(y_queries, y_gallery, distances, *, radii, max_results=No
         y_queries,
         y_gallery,
         distances,
-        radii=np.asarray(radii, dtype=np.float64),
+        radii=check_radii(radii),
         max_results=max_results,
         exclude=exclude,
     )
@@ -232,7 +423,7 @@ def best_f1_radius(radii, curve, *, y_queries=None):
     >>> best_f1_radius(radii, curve)
     (0.7, 0.8)
     """
-    radii = np.asarray(radii, dtype=np.float64)
+    radii = check_radii(radii)
     order = np.argsort(radii, kind="stable")
     radii, curve = radii[order], np.asarray(curve)[:, order]
     if y_queries is None:
@@ -305,12 +496,13 @@ def per_class_thresholds(
     0.1
     """
     distances = check_distances(distances)
-    if check_labels(y_queries, name="y_queries").ndim == 2:
+    y_queries = check_labels(y_queries, name="y_queries")
+    if y_queries.ndim == 2:
         raise ValueError("y_queries has several columns. Thresholds of classes need one label.")
     if radii is None:
         radii = _candidates(distances)
     given = [] if radius is None else [check_real(radius, "radius")]
-    radii = np.sort(np.asarray(radii, dtype=np.float64))
+    radii = np.sort(check_radii(radii))
     curve = threshold_f1_curve(
         y_queries,
         y_gallery,
@@ -321,7 +513,7 @@ def per_class_thresholds(
     )
     defined = ~np.isnan(curve[:, 0])
     mean_over_queries(curve[:, 0])  # warns or raises
-    classes, members = np.unique(np.asarray(y_queries)[defined], return_inverse=True)
+    classes, members = np.unique(y_queries[defined], return_inverse=True)
     f1 = np.stack([curve[defined][members == i].mean(axis=0) for i in range(len(classes))])
     if radius is None:
         column = int(np.argmax(curve[defined, : len(radii)].mean(axis=0)))
@@ -339,12 +531,39 @@ def per_class_thresholds(
     )
 
 
+def check_radii(radii):
+    """Return radii, at least one and all of them finite numbers, as float64."""
+    try:
+        checked = np.asarray(radii, dtype=np.float64)
+    except (TypeError, ValueError):
+        checked = np.empty(0)
+    if checked.ndim != 1 or not len(checked) or not np.isfinite(checked).all():
+        raise ValueError(
+            f"radii={radii!r} must be a list of at least one finite number. To take everything, "
+            "give a radius larger than all distances."
+        )
+    return checked
+
+
 def _candidates(distances):
     """Return quantiles of distances; similar pairs are near, so most of them are small ones."""
     values = np.concatenate(
         [read_block(distances, rows).ravel() for rows in blocks(distances.shape, distances)]
     )
     return np.unique(np.quantile(values, np.linspace(0, 1, 201) ** 2))
+
+
+def _mean_or_values(values, n_relevant, sample_weight, per_query):
+    """Return one value per query, NaN where nothing is relevant, or their mean."""
+    values = np.where(n_relevant > 0, values, np.nan)
+    return values if per_query else mean_over_queries(values, sample_weight)
+
+
+def _within_one(y_queries, y_gallery, distances, radius, exclude):
+    """Count what lies within one radius: found, hits, relevant in all, (n_queries,) each."""
+    radii = np.array([check_real(radius, "radius")])
+    found, hits, n_relevant = _within(y_queries, y_gallery, distances, radii=radii, exclude=exclude)
+    return found[:, 0], hits[:, 0], n_relevant
 
 
 def _within(y_queries, y_gallery, distances, *, radii, max_results=None, exclude=None):

@@ -118,7 +118,7 @@ def check_exclude(exclude, shape):
         return None
     n_queries, n_gallery = shape
     if isinstance(exclude, (list, tuple)) and any(np.ndim(rows) for rows in exclude):
-        rows = [np.unique(np.asarray(row, dtype=np.int64)) for row in exclude]
+        rows = [_excluded_rows(row, query, n_gallery) for query, row in enumerate(exclude)]
         _check_excluded(rows, n_queries, n_gallery)
         return rows
     exclude = np.asarray(exclude)
@@ -132,6 +132,19 @@ def check_exclude(exclude, shape):
         f"exclude has shape {exclude.shape} and dtype {exclude.dtype}. Pass a boolean mask of "
         f"shape ({n_queries}, {n_gallery}), one gallery row per query (-1: none), or a list of "
         "arrays of gallery rows."
+    )
+
+
+def _excluded_rows(row, query, n_gallery):
+    """Return the gallery rows, ascending, of one entry of a list: their numbers, or a mask."""
+    row = np.asarray(row)
+    if row.dtype == bool and row.shape == (n_gallery,):
+        return np.flatnonzero(row)
+    if row.dtype.kind in "iu" or row.size == 0:
+        return np.unique(row.astype(np.int64))
+    raise ValueError(
+        f"exclude[{query}] has shape {row.shape} and dtype {row.dtype}. Pass numbers of gallery "
+        f"rows, or a boolean mask of shape ({n_gallery},)."
     )
 
 

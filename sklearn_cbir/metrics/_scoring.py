@@ -14,7 +14,12 @@ from sklearn_cbir.metrics._precision import (
     trapezoid_mean_average_precision,
     weighted_mean_average_precision,
 )
-from sklearn_cbir.metrics._radius import precision_in_radius
+from sklearn_cbir.metrics._radius import (
+    mean_average_precision_in_radius,
+    precision_in_radius,
+    recall_in_radius,
+    success_in_radius,
+)
 
 __all__ = ["METRICS", "evaluate", "parse_metric"]
 
@@ -117,6 +122,9 @@ METRICS = {
     "map_at_r": map_at_r,
     "trapezoid_map": trapezoid_mean_average_precision,
     "precision_in_radius": precision_in_radius,
+    "recall_in_radius": recall_in_radius,
+    "map_in_radius": mean_average_precision_in_radius,
+    "success_in_radius": success_in_radius,
 }
 NEED_K = {"precision", "recall", "set_recall", "acg"}
-WITHOUT_K = {"map_at_r", "trapezoid_map", "precision_in_radius"}
+WITHOUT_K = {"map_at_r", "trapezoid_map", *(name for name in METRICS if "in_radius" in name)}
