@@ -321,7 +321,7 @@ class _Nearest:
         self.best = None
 
     def __call__(self, affinity, slack, room):
-        """Return queries, columns and affinities of a tile; None if they may be more than `room`."""
+        """Return queries, columns, affinities of a tile; None if they may be more than `room`."""
         n_queries, n = affinity.shape
         n_groups = n // self.width
         first_rest = n_groups * self.width
