@@ -67,7 +67,7 @@ class NeighborGraph:
         affinity -= self.first_squares / 2
         entries = self.first[affinity.argmax(axis=1)]
         found = np.full((len(queries), k), -1, dtype=np.int32)
-        squares = np.full(found.shape, np.inf, dtype=rows.dtype)
+        squares = np.full(found.shape, np.inf, dtype=np.float32)
         arrays = map(_read_only, (rows, places, self.starts, self.links, queries, entries))
         _kernels().walk(*arrays, effort, found, squares)
         return found, squares

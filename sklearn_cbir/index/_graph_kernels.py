@@ -6,7 +6,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sklearn_cbir.codes._kernels import compiled
+from sklearn_cbir.codes._kernels import compiled, inlined
 
 # The order of a sum may change, infinity stays what it is.
 FREE_SUMS = {"reassoc", "contract", "nsz"}
@@ -143,6 +143,16 @@ def cover(neighbors):
     return chosen[:size].copy()
 
 
+@inlined
+def meet(links, seen, mark, fresh, n_fresh):
+    """Append the links that were not seen before, without a branch that nobody foresees."""
+    for link in links:
+        fresh[n_fresh] = link
+        n_fresh += seen[link] != mark
+        seen[link] = mark
+    return n_fresh
+
+
 @compiled
 def walk(rows, places, starts, links, queries, entries, effort, found, squares):
     """Follow links to nearer and nearer rows, from one of `entries`, (n_queries,), on.
@@ -153,10 +163,11 @@ def walk(rows, places, starts, links, queries, entries, effort, found, squares):
     """
     n, k = len(places), found.shape[1]
     seen = np.zeros(n, dtype=np.uint8)
-    fresh, gone = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
-    between = np.empty(n, dtype=squares.dtype)
-    nearest, nodes = np.empty(effort, dtype=squares.dtype), np.empty(effort, dtype=np.int32)
-    followed = np.empty(effort, dtype=np.bool_)
+    fresh = np.empty(n + 1, dtype=np.int32)
+    between = np.empty(n, dtype=np.float32)
+    bits = between.view(np.int32)  # of numbers that are not negative: in the same order
+    # Distance, node, and whether its links were followed, in one integer: they move together.
+    pool = np.empty(effort, dtype=np.int64)
     mark = 0
     for row in range(len(queries)):
         query = queries[row]
@@ -165,53 +176,42 @@ def walk(rows, places, starts, links, queries, entries, effort, found, squares):
             seen[:] = 0
             mark = 1
         size = current = 0
-        node = entries[row]
-        seen[node] = mark
-        n_fresh, n_gone = (1, 0) if places[node] >= 0 else (0, 1)
-        fresh[0] = gone[0] = node
+        fresh[0], n_fresh = entries[row], 1
+        seen[entries[row]] = mark
         while True:
-            while n_gone:
-                n_gone -= 1
-                node = gone[n_gone]
-                for link in links[starts[node] : starts[node + 1]]:
-                    if seen[link] != mark:
-                        seen[link] = mark
-                        if places[link] >= 0:
-                            fresh[n_fresh] = link
-                            n_fresh += 1
-                        else:
-                            gone[n_gone] = link
-                            n_gone += 1
+            item = 0
+            while item < n_fresh:
+                if places[fresh[item]] >= 0:
+                    prefetch_row(rows, places[fresh[item]])
+                    item += 1
+                else:  # take the links of a removed row for those that led to it
+                    gone = fresh[item]
+                    n_fresh -= 1
+                    fresh[item] = fresh[n_fresh]
+                    gone_links = links[starts[gone] : starts[gone + 1]]
+                    n_fresh = meet(gone_links, seen, mark, fresh, n_fresh)
             for item in range(n_fresh):
                 between[item] = square(query, rows[places[fresh[item]]])
             for item in range(n_fresh):
+                entry = (np.int64(bits[item]) << 32) | (np.int64(fresh[item]) << 1)
                 if size < effort:
                     size += 1
-                elif between[item] >= nearest[size - 1]:
+                elif entry >= pool[size - 1]:
                     continue
                 slot = size - 1
-                while slot > 0 and nearest[slot - 1] > between[item]:
-                    nearest[slot] = nearest[slot - 1]
-                    nodes[slot], followed[slot] = nodes[slot - 1], followed[slot - 1]
+                while slot > 0 and pool[slot - 1] > entry:
+                    pool[slot] = pool[slot - 1]
                     slot -= 1
-                nearest[slot], nodes[slot], followed[slot] = between[item], fresh[item], False
+                pool[slot] = entry
                 current = min(current, slot)
-            while current < size and followed[current]:
+            while current < size and pool[current] & 1:
                 current += 1
             if current == size:
                 break
-            followed[current] = True
-            n_fresh = 0
-            node = nodes[current]
-            for link in links[starts[node] : starts[node + 1]]:
-                if seen[link] != mark:
-                    seen[link] = mark
-                    if places[link] >= 0:
-                        prefetch_row(rows, places[link])
-                        fresh[n_fresh] = link
-                        n_fresh += 1
-                    else:
-                        gone[n_gone] = link
-                        n_gone += 1
+            node = (pool[current] & 0xFFFFFFFF) >> 1
+            pool[current] |= 1
+            n_fresh = meet(links[starts[node] : starts[node + 1]], seen, mark, fresh, 0)
         for slot in range(min(size, k)):
-            found[row, slot], squares[row, slot] = nodes[slot], nearest[slot]
+            found[row, slot] = (pool[slot] & 0xFFFFFFFF) >> 1
+            bits[0] = pool[slot] >> 32
+            squares[row, slot] = between[0]
