@@ -17,6 +17,13 @@ from sklearn_cbir.persistence import save
 
 WORKING_MEMORY = 64  # MiB
 
+MEMORY_OF = [
+    (60_000, 512, "cosine", "exact"),
+    (60_000, 512, "euclidean", "exact"),
+    (1_000_000, 64, "hamming", "exact"),
+    (60_000, 512, "cosine", "nndescent"),
+    (60_000, 512, "cosine", "faiss"),
+]
 START = {
     "ours": "import pickle; r = pickle.load(open('{folder}/ours.pickle', 'rb'))",
     "ours, persistence.load": (
@@ -31,33 +38,34 @@ import numpy as np
 from sklearn import set_config
 from sklearn_cbir import NeighborsRetriever
 set_config(working_memory={working})
-small = np.random.default_rng(0).integers(0, 2, (50, 64)).astype({dtype!r})
-NeighborsRetriever(metric={metric!r}, algorithm='exact').fit(small, np.arange(50) % 5).score(
-    small[:9], np.arange(9) % 5)
-def peak():  # not getrusage: its peak includes that of the process which started this one
+def make():
+    return NeighborsRetriever(metric={metric!r}, algorithm={algorithm!r}, random_state=0)
+small = np.random.default_rng(0).integers(0, 2, (1500, 64)).astype({dtype!r})
+make().fit(small, np.arange(1500) % 5).score(small[:9], np.arange(9) % 5)
+def read(what):
     for line in open('/proc/self/status'):
-        if line.startswith('VmHWM'):
+        if line.startswith(what):
             return int(line.split()[1]) / 1024
-before = peak()
+def peak_of(work):
+    open('/proc/self/clear_refs', 'w').write('5')  # the peak starts again from what is held now
+    work()
+    return read('VmHWM')
 X, Q = np.load({gallery!r}), np.load({queries!r})
-y = np.arange(len(X)) % 10
-r = NeighborsRetriever(metric={metric!r}, algorithm='exact').fit(X, y)
-r.kneighbors(Q)
-searched = peak()
-r.score(Q, np.arange(len(Q)) % 10)
-print(before, searched, peak(), X.nbytes / 2**20)
+y = np.arange(len(X), dtype=np.int8) % 10
+before = read('VmRSS')
+r = make().fit(X, y)
+held = read('VmRSS')
+peaks = [peak_of(lambda: r.kneighbors(Q)), peak_of(lambda: r.score(Q, np.arange(len(Q)) % 10))]
+print(before, held, *peaks, r._gallery.engine.rows.nbytes / 2**20)
 """
 
 
 def run(cells, options):
     start = cells.run("start 20000 x 64", measure_start, options)
     memory = [
-        cells.run(f"memory {n} x {d} {metric}", measure_memory, n, d, metric, options)
-        for n, d, metric in [
-            (60_000, 512, "cosine"),
-            (60_000, 512, "euclidean"),
-            (10**6, 64, "hamming"),
-        ]
+        cells.run(f"memory of {algorithm} {n} x {d} {metric}", measure_memory, *setting, options)
+        for setting in MEMORY_OF
+        for n, d, metric, algorithm in [setting]
         if not options.quick
     ]
     return "\n\n".join([start_table(start), *([memory_table(memory)] if memory else [])])
@@ -102,7 +110,7 @@ def _environment():
     return os.environ | {"PYTHONPATH": str(package)}
 
 
-def measure_memory(n, d, metric, options):
+def measure_memory(n, d, metric, algorithm, options):
     folder = Path(options.out) / "memory"
     folder.mkdir(parents=True, exist_ok=True)
     gallery, queries = clustered(n, d)
@@ -115,16 +123,18 @@ def measure_memory(n, d, metric, options):
         working=WORKING_MEMORY,
         dtype=dtype,
         metric=metric,
+        algorithm=algorithm,
         gallery=str(folder / "gallery.npy"),
         queries=str(folder / "queries.npy"),
     )
     printed = subprocess.run(
         [sys.executable, "-c", script], check=True, env=_environment(), capture_output=True
     ).stdout
-    before, searched, scored, size = map(float, printed.split())
+    before, held, searched, scored, size = map(float, printed.split())
     return {
-        "what": f"{n:,} x {d} {metric}",
+        "what": f"{n:,} x {d} {metric}, {algorithm}",
         "gallery_mib": size,
+        "held_mib": held - before,
         "search_mib": searched - before,
         "score_mib": scored - before,
         "bound_mib": 2 * size + WORKING_MEMORY,
@@ -149,13 +159,16 @@ def start_table(result):
 
 def memory_table(results):
     lines = [
-        f"Peak memory beyond the imports, with `working_memory={WORKING_MEMORY}`; the bound is "
-        "twice the caller's array and the working memory:",
+        "Memory in MiB beyond the imports and the caller's array, with "
+        f"`working_memory={WORKING_MEMORY}`: of the gallery's rows, of the process after fitting, and "
+        "at most while it searches and scores; the bound is twice the rows and the working memory:",
         "",
-        "| gallery | its MiB | search | score | bound |",
-        "|---|---|---|---|---|",
+        "| gallery | rows | held | search | score | bound |",
+        "|---|---|---|---|---|---|",
     ]
     for result in results:
-        numbers = [result[f"{name}_mib"] for name in ("gallery", "search", "score", "bound")]
+        numbers = [
+            result[f"{name}_mib"] for name in ("gallery", "held", "search", "score", "bound")
+        ]
         lines.append(f"| {result['what']} | {' | '.join(f'{value:.0f}' for value in numbers)} |")
     return "\n".join(lines)
