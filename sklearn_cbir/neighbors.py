@@ -103,8 +103,9 @@ class NeighborsRetriever(
 
     uri : str, default=None
         Where ``algorithm="milvus"`` keeps the rows: a local file that ends in ``.db``, or
-        the address of a server or cluster such as ``"http://127.0.0.1:19530"``. Its
-        token is read from the environment variable ``MILVUS_TOKEN``.
+        the address of a server or cluster such as ``"http://127.0.0.1:19530"``. The
+        environment variable ``MILVUS_TOKEN`` holds its token, and ``MILVUS_URI`` the
+        one address that the token is sent to.
 
     collection : str, default=None
         Beginning of the name of the collection there; None means ``"sklearn_cbir"``.
