@@ -303,10 +303,21 @@ def count_distances(queries, query, gallery, start, stop, buffer, counts, total)
         total[far] += counts[0, far] + counts[1, far] + counts[2, far] + counts[3, far]
 
 
-@compiled
+def tile_of_distances(gallery):
+    """Return where the distances of a tile fit, in as few bytes as hold the longest."""
+    longest = 64 * gallery.shape[0]
+    return np.empty(TILE, np.uint16 if longest < 2**16 else np.uint32)
+
+
 def count_by_class(queries, gallery, starts, stops, totals, hits):
     """Count items, and those from ``starts[i]`` to ``stops[i]``, at each distance of query i."""
-    buffer = np.empty(TILE, np.uint16)
+    buffer = tile_of_distances(gallery)
+    fill_by_class(queries, gallery, starts, stops, totals, hits, buffer)
+
+
+@compiled
+def fill_by_class(queries, gallery, starts, stops, totals, hits, buffer):
+    """Do the work of `count_by_class`."""
     counts = np.empty((4, totals.shape[1]), np.int32)
     n = gallery.shape[1]
     for query in range(len(queries)):
@@ -315,15 +326,19 @@ def count_by_class(queries, gallery, starts, stops, totals, hits):
         count_distances(queries, query, gallery, start, stop, buffer, counts, hits[query])
 
 
-@compiled
-def count_by_labels(
-    queries, gallery, query_labels, gallery_labels, gains, totals, hits, gain, levels
-):
+def count_by_labels(queries, gallery, *labels_and_counts):
     """Count items, relevant items and their gains at each distance, and items per shared labels.
 
-    Labels are packed like codes.
+    Labels are packed like codes. The arguments are those of `fill_by_labels` without the last.
     """
-    buffer = np.empty(TILE, np.uint16)
+    fill_by_labels(queries, gallery, *labels_and_counts, tile_of_distances(gallery))
+
+
+@compiled
+def fill_by_labels(
+    queries, gallery, query_labels, gallery_labels, gains, totals, hits, gain, levels, buffer
+):
+    """Do the work of `count_by_labels`."""
     n = gallery.shape[1]
     for query in range(len(queries)):
         for start in range(0, n, TILE):
