@@ -306,7 +306,8 @@ class NeighborsRetriever(
 
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries. A query whose id the caller also gave to `fit` is
-            left out of its own results.
+            left out of its own results. In a gallery with ids of the caller, one
+            result fewer than it has rows can then be asked for.
 
         Returns
         -------
