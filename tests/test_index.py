@@ -371,3 +371,17 @@ def test_a_forked_child_can_take_a_lock_that_its_parent_held():
     lock._process = os.getpid() + 1
     with lock:
         pass
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("peak", [1e-44, 1e-40, 1e-38, 3e38])
+def test_rows_near_the_limits_of_single_precision_are_compared(peak, dtype, rng):
+    rows = (rng.uniform(-1, 1, size=(40, 3)) * peak).astype(dtype)
+    distances, positions = build(rows, "euclidean").query(build(rows, "euclidean").encode(rows), 5)
+    exact = rows.astype(np.float64) / peak
+    expected = np.linalg.norm(exact[:, None] - exact, axis=2)
+    order = np.argsort(expected, axis=1, kind="stable")[:, :5]
+    np.testing.assert_allclose(
+        distances / peak, np.take_along_axis(expected, order, 1), rtol=1e-6, atol=1e-9
+    )
+    assert (positions == order).mean() > (0.5 if peak == 1e-44 else 0.99)
