@@ -4,7 +4,7 @@ import numbers
 import os
 import threading
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Gallery:
     engine: object
     ids: "GalleryIds"
     labels: "GalleryLabels | None"
+    columns: dict  # attributes of the retriever: their number, and their names if they have some
 
     def __len__(self):
         return len(self.engine)
@@ -53,7 +54,7 @@ class Gallery:
         """Return the gallery without what stands at `positions`."""
         labels = None if self.labels is None else self.labels.remove(positions)
         engine, ids = self.engine.remove(positions), self.ids.remove(positions)
-        return Gallery(self.metric, engine, ids, labels)
+        return replace(self, engine=engine, ids=ids, labels=labels)
 
     def queries(self, rows, ids):
         """Return encoded queries, and the position of each in the gallery (-1: none) or None."""

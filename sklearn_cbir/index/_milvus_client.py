@@ -22,7 +22,7 @@ LOCK = ProcessLock()
 _clients = {}  # address: (process that opened it, client)
 _inherited = []  # clients of a parent process, kept so that nothing closes them here
 _unwanted = deque()  # work that a garbage collector has left
-_finalizers = []
+_finalizers = set()
 _files = set()
 _logged = deque(maxlen=1)  # the last error that a library has logged
 _noisy = (
@@ -120,18 +120,24 @@ def when_unused(thing, work):
     """
     finalizer = weakref.finalize(thing, _unwanted.append, work)
     finalizer.atexit = False  # too late for a local file, which is closed before
-    _finalizers.append(finalizer)
+    _finalizers.add(finalizer)
 
 
 def clean_up(at_end=False):
-    """Do what was put off."""
-    _finalizers[:] = [finalizer for finalizer in _finalizers if finalizer.alive]
-    while _unwanted:
-        _unwanted.popleft()(at_end)
+    """Do what was put off; several threads may, as their galleries change at the same time."""
+    for finalizer in list(_finalizers):
+        if not finalizer.alive:
+            _finalizers.discard(finalizer)
+    while True:
+        try:
+            work = _unwanted.popleft()
+        except IndexError:  # another thread may have taken the last
+            return
+        work(at_end)
 
 
 def _finish():
-    for finalizer in _finalizers:
+    for finalizer in list(_finalizers):
         finalizer()
     clean_up(at_end=True)
 
