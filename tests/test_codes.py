@@ -152,6 +152,25 @@ def test_threads_find_the_same(rng, monkeypatch):
     assert np.array_equal(alone[1], together[1])
 
 
+@pytest.mark.parametrize("n_threads", ["1", "2"])
+@pytest.mark.parametrize("n_bits", [3, 130])
+@pytest.mark.parametrize("n_queries", [1, 7])
+def test_few_queries_share_threads_by_gallery(rng, monkeypatch, n_queries, n_bits, n_threads):
+    bits = codes(rng, 5003, n_bits)  # with 3 bits, almost everything ties
+    queries, gallery = pack_codes(bits[:n_queries]), pack_codes(bits)
+    alone = {k: hamming_top_k(queries, gallery, k) for k in (1, 9, 150, 900, 5003)}
+    parts, search = [], _search._top_k_of
+    monkeypatch.setattr(_search, "_top_k_of", lambda *args: parts.append(args[-1]) or search(*args))
+    monkeypatch.setattr(_search, "PAIRS_PER_THREAD", 1000)
+    monkeypatch.setenv("OMP_NUM_THREADS", n_threads)
+    for k, expected in alone.items():
+        found = hamming_top_k(queries, gallery, k)
+        for values, others in zip(found, expected):
+            assert values.dtype == others.dtype
+            np.testing.assert_array_equal(values, others)
+    assert len(parts) == 3 * 8  # not for the last two
+
+
 def test_errors_in_threads_come_through(monkeypatch):
     def work(rows):
         raise KeyboardInterrupt

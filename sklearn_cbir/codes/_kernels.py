@@ -168,16 +168,15 @@ def drop_far(items, distances, size, limit):
 
 
 @compiled
-def top_k(queries, gallery, k, found_distances, found_items):
-    """Write the k nearest items of every query, by distance and then by position.
+def top_k(queries, gallery, k, begin, end, found_distances, found_items):
+    """Write the k nearest of the items from `begin` to `end`, by distance and then by position.
 
     Per query, `limit` is the distance below which an item still changes the result: fewer than
     k items lie below it (`n_below`), at least k lie below or on it. Items come in order of their
     position, so one on the limit never displaces another.
     """
-    n_words, n = gallery.shape
-    n_queries = len(queries)
-    capacity = min(4 * k, n)  # at most 2 k candidates are ever within the limit
+    n_words, n_queries = len(gallery), len(queries)
+    capacity = min(4 * k, end - begin)  # at most 2 k candidates are ever within the limit
     n_rows = max(1, min(QUERIES, n_queries, CANDIDATES // capacity))
     items = np.empty((n_rows, capacity), np.int64)
     distances = np.empty((n_rows, capacity), np.int32)
@@ -191,8 +190,8 @@ def top_k(queries, gallery, k, found_distances, found_items):
         sizes[:] = 0
         n_below[:] = 0
         limits[:] = 64 * n_words + 1
-        for start in range(0, n, TILE):
-            stop = min(start + TILE, n)
+        for start in range(begin, end, TILE):
+            stop = min(start + TILE, end)
             for row in range(n_block):
                 limit, size, below = limits[row], sizes[row], n_below[row]
                 for item in range(start, stop, LANES):
