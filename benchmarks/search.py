@@ -23,7 +23,7 @@ TASKS = {
     "scoring": "Scores of whole rankings",
     "approximate": "Approximate search",
     "process": "Start and memory",
-    "scale": "100 million rows, on paper",
+    "scale": "100 million rows, on paper and simulated",
 }
 
 

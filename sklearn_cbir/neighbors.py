@@ -1,5 +1,7 @@
 """Search a gallery: nearest neighbors, ids, and retrieval scores, as a scikit-learn estimator."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import sparse
 from sklearn import get_config
@@ -29,7 +31,7 @@ __all__ = ["NeighborsRetriever"]
 METRICS = ("cosine", "euclidean", "hamming")
 STORAGES = ("copy", "float16", "memory_map")
 STATE_FORMAT = 1  # of what is pickled
-CHANGING = ProcessLock()  # held while a gallery is replaced
+HELD = ("_gallery", "n_features_in_", "feature_names_in_")  # replaced together
 
 
 class NeighborsRetriever(
@@ -103,8 +105,9 @@ class NeighborsRetriever(
 
     uri : str, default=None
         Where ``algorithm="milvus"`` keeps the rows: a local file that ends in ``.db``, or
-        the address of a server or cluster such as ``"http://127.0.0.1:19530"``. Its
-        token is read from the environment variable ``MILVUS_TOKEN``.
+        the address of a server or cluster such as ``"http://127.0.0.1:19530"``. The
+        environment variable ``MILVUS_TOKEN`` holds its token, and ``MILVUS_URI`` the
+        one address that the token is sent to.
 
     collection : str, default=None
         Beginning of the name of the collection there; None means ``"sklearn_cbir"``.
@@ -214,21 +217,22 @@ class NeighborsRetriever(
         NeighborsRetriever
             The fitted retriever.
         """
-        self._check_parameters()
+        self._check_parameters(self.metric)
         context = self._init_callback_context()
-        before = vars(self).copy()
-        try:
-            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            X = self._check_gallery(X)
-            ids = GalleryIds(ids, len(X))
-            labels = None if y is None else GalleryLabels(y, len(X))
-            engine = self._new_engine(*X.shape).build(X)
-            self._gallery = Gallery(self.metric, engine, ids, labels)
-            context.call_on_fit_task_end(estimator=self, X=X, y=y)
-        except BaseException:  # whatever was fitted before goes on working
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        columns = self._with_columns({})
+        rows = self._check_gallery(X, columns)
+        ids = GalleryIds(ids, len(rows))
+        labels = None if y is None else GalleryLabels(y, len(rows))
+        engine = self._new_engine(self.metric, *rows.shape).build(rows)
+        gallery = Gallery(self.metric, engine, ids, labels, vars(columns))
+        with self._changing:
+            before = self._hold({**gallery.columns, "_gallery": gallery})
+            try:
+                context.call_on_fit_task_end(estimator=self, X=rows, y=y)
+            except BaseException:  # whatever was fitted before goes on working
+                self._hold(before)
+                raise
         return self
 
     def partial_fit(self, X, y=None, *, ids=None):
@@ -253,17 +257,19 @@ class NeighborsRetriever(
         """
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, ids=ids)
-        with CHANGING:
+        with self._changing:
             gallery = self._gallery
-            X = check_rows(self, X, gallery.metric, gallery.engine)
+            self._check_parameters(gallery.metric)
+            X = self._check_rows(X, gallery)
             gallery.check_labels(y)
             ids = gallery.ids.add(ids, len(X))
             labels = None if y is None else gallery.labels.add(y, len(X))
             engine = gallery.engine.add(X)
             exact = engine.exact is engine and engine.in_memory
-            if exact and self._algorithm(len(engine), X.shape[1]) != "exact":
-                engine = self._new_engine(len(engine), X.shape[1]).build_on(engine)
-            self._gallery = Gallery(gallery.metric, engine, ids, labels)
+            shape = len(engine), X.shape[1]
+            if exact and self._algorithm(gallery.metric, *shape) != "exact":
+                engine = self._new_engine(gallery.metric, *shape).build_on(engine)
+            self._gallery = replace(gallery, engine=engine, ids=ids, labels=labels)
         return self
 
     def remove(self, ids):
@@ -280,12 +286,11 @@ class NeighborsRetriever(
             The retriever. Positions of later rows move up; ids stay.
         """
         check_is_fitted(self)
-        with CHANGING:
+        with self._changing:
             gallery = self._gallery
             ids = check_ids(ids)
-            if len(ids) == 0:
-                return self
-            self._gallery = gallery.remove(gallery.find(ids))
+            if len(ids):
+                self._gallery = gallery.remove(gallery.find(ids))
         return self
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, ids=None):
@@ -305,7 +310,7 @@ class NeighborsRetriever(
 
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries. A query whose id the caller also gave to `fit` is
-            left out of its own results.
+            left out of its own results, so that with such ids one fewer is there.
 
         Returns
         -------
@@ -547,7 +552,8 @@ class NeighborsRetriever(
         return hasattr(self, "_gallery")
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_state_format": STATE_FORMAT}
+        state = {**super().__getstate__(), "_state_format": STATE_FORMAT}
+        return {name: value for name, value in state.items() if name != "_lock"}
 
     def __setstate__(self, state):
         found = state.pop("_state_format", STATE_FORMAT)
@@ -563,11 +569,12 @@ class NeighborsRetriever(
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _check_parameters(self):
+    def _check_parameters(self, metric):
+        """Raise unless the parameters are sound, and go with the metric of the gallery."""
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
         check_choice(self.metric, "metric", METRICS)
         check_choice(self.algorithm, "algorithm", ("auto", *ENGINES))
-        if self.metric == "hamming" and self.algorithm not in ("auto", "exact", *EXTERNAL):
+        if metric == "hamming" and self.algorithm not in ("auto", "exact", *EXTERNAL):
             raise ValueError(
                 f"algorithm={self.algorithm!r} does not search binary codes. Exact search is "
                 "faster for them: use 'auto' or 'exact'."
@@ -578,45 +585,68 @@ class NeighborsRetriever(
                 "in memory. Use algorithm='milvus', or uri=None."
             )
         check_choice(self.storage, "storage", STORAGES)
-        is_exact = self.metric != "hamming" and self.algorithm in ("auto", "exact")
+        is_exact = metric != "hamming" and self.algorithm in ("auto", "exact")
         if self.storage != "copy" and not is_exact:
             raise ValueError(
                 f"storage={self.storage!r} is for floats that are searched exactly, not for "
-                f"metric={self.metric!r} with algorithm={self.algorithm!r}. Use 'copy'."
+                f"metric={metric!r} with algorithm={self.algorithm!r}. Use 'copy'."
             )
         check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-        resolve_reranker(self.rerank, self.metric)
+        resolve_reranker(self.rerank, metric)
         if self.expected_queries is not None:
             check_integer(self.expected_queries, "expected_queries", minimum=0)
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
         parse_metric(self.scoring)
 
-    def _check_gallery(self, X):
+    def _check_gallery(self, X, columns):
         """Return the rows to fit: finite numbers, codes, or a file that is not read yet."""
         if self.storage == "memory_map":
-            return check_file(self, X)
+            return check_file(columns, X)
         if self.storage == "float16":
-            return check_rows(self, X, self.metric, dtype=(np.float32,))
-        return check_rows(self, X, self.metric)
+            return check_rows(columns, X, self.metric, dtype=(np.float32,))
+        return check_rows(columns, X, self.metric)
 
-    def _algorithm(self, n_rows, n_features):
+    def _check_rows(self, X, gallery):
+        """Return rows that fit the columns of a gallery, whatever another thread fits now."""
+        return check_rows(self._with_columns(gallery.columns), X, gallery.metric, gallery.engine)
+
+    def _with_columns(self, columns):
+        """Return an estimator of this class that knows `columns` and nothing else."""
+        estimator = object.__new__(type(self))
+        vars(estimator).update(columns)
+        return estimator
+
+    def _hold(self, state):
+        """Take a gallery and its columns in place of those before, which are returned."""
+        before = {name: vars(self)[name] for name in HELD if name in vars(self)}
+        vars(self).update(state)
+        for name in before.keys() - state.keys():
+            del vars(self)[name]
+        return before
+
+    @property
+    def _changing(self):
+        """The lock that is held while the gallery is replaced; no copy shares it."""
+        return vars(self).setdefault("_lock", ProcessLock())
+
+    def _algorithm(self, metric, n_rows, n_features):
         """Return the name of the algorithm for a gallery of this size."""
         if self.storage != "copy":
             return "exact"
         if self.algorithm != "auto":
             return self.algorithm
-        return choose_algorithm(self.metric, n_rows, n_features, self.expected_queries)
+        return choose_algorithm(metric, n_rows, n_features, self.expected_queries)
 
-    def _new_engine(self, n_rows, n_features):
+    def _new_engine(self, metric, n_rows, n_features):
         """Return an empty engine for a gallery of this size."""
         if self.storage != "copy":
-            return STORED[self.metric]()
-        algorithm = self._algorithm(n_rows, n_features)
+            return STORED[metric]()
+        algorithm = self._algorithm(metric, n_rows, n_features)
         if algorithm in EXTERNAL:
             where = {"uri": self.uri, "collection": self.collection}
-            return ENGINES[algorithm](self.metric, **where, verbose=self.verbose)
+            return ENGINES[algorithm](metric, **where, verbose=self.verbose)
         return ENGINES[algorithm](
-            self.metric,
+            metric,
             n_neighbors=self.n_neighbors,
             recall_target=self.recall_target,
             n_jobs=self.n_jobs,
@@ -632,7 +662,7 @@ class NeighborsRetriever(
         """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
         if X is None:
             return gallery.engine.rows, np.arange(len(gallery))
-        return gallery.queries(check_rows(self, X, gallery.metric, gallery.engine), ids)
+        return gallery.queries(self._check_rows(X, gallery), ids)
 
     def _nearest(self, gallery, X, n_neighbors, ids):
         """Return distances and positions of the nearest rows that are not the queries."""

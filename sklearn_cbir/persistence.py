@@ -268,7 +268,7 @@ class _Encoder:
         for kind, encode in self._kinds.items():
             if type(value) is kind:
                 return encode(self, value, where)
-        if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+        if isinstance(value, np.generic) and value.dtype.kind in "biufUmM":
             return {"is": "scalar", "dtype": value.dtype.str, "value": self._item(value, where)}
         if isinstance(value, PurePath):
             return {"is": "path", "value": str(value)}
@@ -282,6 +282,8 @@ class _Encoder:
     def _item(self, value, where):
         if value.dtype.itemsize > 8 and value.dtype.kind != "U":
             raise ValueError(_cannot(value, where))
+        if value.dtype.kind in "mM":  # of some units, Python has no times
+            return int(value.astype(np.int64))
         return self.encode(value.item(), where)
 
     def _float(self, value, where):
@@ -390,7 +392,8 @@ class _Decoder:
         return float(node["value"])
 
     def _scalar(self, node):
-        return np.dtype(node["dtype"]).type(self.decode(node["value"]))
+        dtype, value = np.dtype(node["dtype"]), self.decode(node["value"])
+        return np.int64(value).view(dtype) if dtype.kind in "mM" else dtype.type(value)
 
     def _path(self, node):
         return Path(node["value"])
@@ -408,9 +411,7 @@ class _Decoder:
 
     def _objects(self, node):
         items = self.decode(node["value"])
-        array = np.empty(len(items), dtype=object)
-        array[:] = items
-        return array.reshape(node["shape"])
+        return np.fromiter(items, dtype=object, count=len(items)).reshape(node["shape"])
 
     def _array(self, node):
         """Read an array; its header is not believed before it fits the length of the member."""

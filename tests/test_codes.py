@@ -18,6 +18,7 @@ from sklearn_cbir.codes import (
     pack_codes,
     unpack_codes,
 )
+from sklearn_cbir.metrics import hamming_mean_average_precision
 
 # Around the borders of words (64 bits), of search steps (64 items) and of tiles (2048 items).
 SIZES = [(1, 1), (3, 8), (63, 12), (64, 63), (65, 64), (130, 65), (2049, 48), (2200, 130)]
@@ -151,6 +152,25 @@ def test_threads_find_the_same(rng, monkeypatch):
     assert np.array_equal(alone[1], together[1])
 
 
+@pytest.mark.parametrize("n_threads", ["1", "2"])
+@pytest.mark.parametrize("n_bits", [3, 130])
+@pytest.mark.parametrize("n_queries", [1, 7])
+def test_few_queries_share_threads_by_gallery(rng, monkeypatch, n_queries, n_bits, n_threads):
+    bits = codes(rng, 5003, n_bits)  # with 3 bits, almost everything ties
+    queries, gallery = pack_codes(bits[:n_queries]), pack_codes(bits)
+    alone = {k: hamming_top_k(queries, gallery, k) for k in (1, 9, 150, 900, 5003)}
+    parts, search = [], _search._top_k_of
+    monkeypatch.setattr(_search, "_top_k_of", lambda *args: parts.append(args[-1]) or search(*args))
+    monkeypatch.setattr(_search, "PAIRS_PER_THREAD", 1000)
+    monkeypatch.setenv("OMP_NUM_THREADS", n_threads)
+    for k, expected in alone.items():
+        found = hamming_top_k(queries, gallery, k)
+        for values, others in zip(found, expected):
+            assert values.dtype == others.dtype
+            np.testing.assert_array_equal(values, others)
+    assert len(parts) == 3 * 8  # not for the last two
+
+
 def test_errors_in_threads_come_through(monkeypatch):
     def work(rows):
         raise KeyboardInterrupt
@@ -194,6 +214,16 @@ def test_lazy_distances_are_those_of_the_slice(rng):
     lazy = HammingDistances(queries, gallery)
     assert lazy.shape == (7, 9)
     assert np.array_equal(lazy[2:5], hamming_distances(queries, gallery)[2:5])
+
+
+@pytest.mark.parametrize("n_bits", [2**16 - 64, 2**16, 2**16 + 64])
+@pytest.mark.parametrize("multi_label", [False, True], ids=["classes", "labels"])
+def test_scores_count_the_longest_distances(multi_label, n_bits):
+    query, gallery = np.ones((1, n_bits), np.uint8), np.zeros((2, n_bits), np.uint8)
+    gallery[1, : n_bits // 2] = 1  # the second is nearer; the first differs in every bit
+    y = np.array([[0, 1], [1, 0]]) if multi_label else np.array([0, 1])
+    assert hamming_mean_average_precision(y[1:], y, query, gallery) == 1.0
+    assert hamming_mean_average_precision(y[:1], y, query, gallery) == 0.5
 
 
 @pytest.mark.parametrize("k", [0, -1, 2.0, True, "3", None, 5])

@@ -435,3 +435,17 @@ def test_ties_and_many_neighbors_stay_within_the_working_memory(metric, spread, 
     assert peak < result + 18 * 2**20
     for a, b in zip(found, expected):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("peak", [1e-44, 1e-40, 1e-38, 3e38])
+def test_rows_near_the_limits_of_single_precision_are_compared(peak, dtype, rng):
+    rows = (rng.uniform(-1, 1, size=(40, 3)) * peak).astype(dtype)
+    distances, positions = build(rows, "euclidean").query(build(rows, "euclidean").encode(rows), 5)
+    exact = rows.astype(np.float64) / peak
+    expected = np.linalg.norm(exact[:, None] - exact, axis=2)
+    order = np.argsort(expected, axis=1, kind="stable")[:, :5]
+    np.testing.assert_allclose(
+        distances / peak, np.take_along_axis(expected, order, 1), rtol=1e-6, atol=1e-9
+    )
+    assert (positions == order).mean() > (0.5 if peak == 1e-44 else 0.99)

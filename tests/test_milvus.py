@@ -521,7 +521,7 @@ def test_a_fit_that_fails_leaves_the_gallery_before_it(file, monkeypatch):
     [
         ({"uri": None}, "needs to know where the gallery lives"),
         ({"uri": "gallery.sqlite"}, "is neither a local file nor a server"),
-        ({"uri": "http://me:secret@localhost:19530"}, "environment variable MILVUS_TOKEN="),
+        ({"uri": "http://me:secret@localhost:19530"}, "environment variables MILVUS_TOKEN="),
         ({"uri": "/no/such/folder/x.db"}, "There is no folder /no/such/folder"),
         ({"uri": "x.db", "collection": "7 x"}, "is no name of a collection"),
         ({"uri": "x.db", "algorithm": "exact"}, "keeps the gallery in memory"),
@@ -545,12 +545,32 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package):
         make_retriever(str(tmp_path / "x.db")).fit(np.eye(8))
 
 
+def token_at(uri):
+    _milvus_client.forget(uri)
+    _milvus_client.call(uri, "list_collections", doing="testing")
+    return _milvus_client._clients[uri][1]._config.token
+
+
 def test_the_token_comes_from_the_environment_and_is_not_stored(server, monkeypatch):
     monkeypatch.setenv("MILVUS_TOKEN", "user:secret-word")
+    monkeypatch.setenv("MILVUS_URI", server.uri + "/")
+    assert token_at(server.uri) == "user:secret-word"
+    assert b"secret-word" not in pickle.dumps(make_retriever(server.uri).fit(np.eye(8)))
     _milvus_client.forget(server.uri)
-    retriever = make_retriever(server.uri).fit(np.eye(8))
-    assert _milvus_client._clients[server.uri][1]._config.token == "user:secret-word"
-    assert b"secret-word" not in pickle.dumps(retriever)
+
+
+def test_the_token_goes_to_no_address_that_a_file_has_chosen(server, monkeypatch, tmp_path):
+    persistence.save(make_retriever(server.uri).fit(np.eye(8)), tmp_path / "of somebody else")
+    monkeypatch.setenv("MILVUS_TOKEN", "user:secret-word")
+    _milvus_client.forget(server.uri)
+    with pytest.raises(
+        PermissionError, match=f"If the token is for it, set MILVUS_URI to '{server.uri}'"
+    ):
+        persistence.load(tmp_path / "of somebody else").predict(np.eye(8))
+    monkeypatch.setenv("MILVUS_URI", "http://127.0.0.1:19530")
+    loaded = persistence.load(tmp_path / "of somebody else")
+    assert loaded.predict(np.eye(8))[:, 0].tolist() == list(range(8))
+    assert token_at(server.uri) == ""
     _milvus_client.forget(server.uri)
 
 

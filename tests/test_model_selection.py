@@ -176,6 +176,25 @@ def test_a_retriever_alone_is_scored(data):
     assert 0 < retrieval_scorer(gallery="queries")(retriever, X[80:], y[80:]) < 1
 
 
+def outside(kind, folder):
+    """What makes a retriever keep its gallery elsewhere."""
+    if kind == "milvus":
+        pytest.importorskip("milvus_lite")
+        return {"algorithm": "milvus", "uri": str(folder / "gallery.db")}
+    return {"storage": kind}
+
+
+@pytest.mark.parametrize("kind", ["memory_map", "float16", "milvus"])
+def test_queries_are_searched_in_memory_wherever_the_gallery_is(kind, data, tmp_path):
+    X, y = data
+    np.save(tmp_path / "rows.npy", X)
+    retriever = NeighborsRetriever(**outside(kind, tmp_path))
+    retriever.fit(tmp_path / "rows.npy" if kind == "memory_map" else X, y)
+    expected = NeighborsRetriever().fit(X[80:], y[80:]).score()
+    score = retrieval_scorer(gallery="queries")(retriever, X[80:], y[80:])
+    assert score == pytest.approx(expected, abs=1e-3 if kind == "float16" else 1e-9)
+
+
 @pytest.mark.parametrize("gallery", ["fitted", "queries"])
 def test_frozen_estimators_score_like_what_they_freeze(gallery, data, search):
     X, y = data

@@ -171,16 +171,54 @@ def test_a_file_that_is_gone_or_other_is_named_on_loading(how, rng, tmp_path):
 def test_a_file_that_changes_under_a_retriever_is_never_searched(rng, tmp_path):
     rows = rng.standard_normal((50, 4))
     path = save_rows(tmp_path, rows)
+    writer = np.lib.format.open_memmap(path, mode="r+")
+    writer[3] = 1  # on its way to the disk: a later write to the same page moves no time
     retriever = NeighborsRetriever(1, storage="memory_map").fit(path)
+    stored = pickle.dumps(retriever)
     retriever.kneighbors(rows)
-    status = path.stat()
-    np.lib.format.open_memmap(path, mode="r+")[3] = 0
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    writer[3] = 0
     with pytest.raises(OSError, match="has changed since this gallery was fitted"):
         retriever.kneighbors(rows)
+    with pytest.raises(OSError, match="has changed since this gallery was fitted"):
+        pickle.loads(stored)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="rows.npy"):
         retriever.kneighbors(rows)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_changed_without_a_trace_are_not_measured(metric, rng, tmp_path):
+    rows = rng.standard_normal((500, 4))
+    path = save_rows(tmp_path, rows)
+    retriever = NeighborsRetriever(1, metric=metric, storage="memory_map").fit(path)
+    expected = retriever.kneighbors(rows)
+    status = path.stat()
+    np.lib.format.open_memmap(path, mode="r+")[3] *= 1000
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(OSError, match="has changed since this gallery was fitted"):
+        retriever.kneighbors(rows[:9])
+    save_rows(tmp_path, rows)
+    fresh = NeighborsRetriever(1, metric=metric, storage="memory_map").fit(path)
+    np.testing.assert_array_equal(fresh.kneighbors(rows), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": os.devnull, "size": 0}, "no regular file"),
+        ({"file_dtype": "|O"}, r"cannot be in a file of \|O"),
+    ],
+    ids=["device", "objects"],
+)
+def test_a_file_of_somebody_else_cannot_name_what_is_no_file_of_rows(
+    change, message, rng, tmp_path
+):
+    path = save_rows(tmp_path, rng.standard_normal((50, 4)))
+    retriever = NeighborsRetriever(storage="memory_map").fit(path)
+    vars(retriever._gallery.engine.store).update(change)
+    persistence.save(retriever, tmp_path / "crafted")
+    with pytest.raises((OSError, ValueError), match=message):
+        persistence.load(tmp_path / "crafted")
 
 
 def test_what_is_no_file_of_rows_is_an_error(rng, tmp_path):

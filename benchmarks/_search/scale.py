@@ -1,23 +1,70 @@
-"""What 100 million rows would cost: computed from the slopes of the other tasks' cells."""
+"""What 100 million rows would cost: computed from the slopes of cells, and checked by simulation.
+
+Random codes take the time of any others, so that a gallery of 100 million of them is made and
+searched at its full size, beside what the slope says.
+"""
 
 import math
+import tempfile
+from functools import lru_cache
 
+import external
+import numpy as np
+
+from _search import codes
 from _search.data import clustered
 from _search.timing import compare
 from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir.codes import hamming_top_k
 
 N = 100_000_000
 MACHINE_GIB = 256
 USABLE = 0.8  # of a machine's memory
 DISK = 2e9  # bytes per second that a fast disk gives
 D, MEASURED = 512, 60_000  # of the floats whose slopes are taken
+BITS, CODES = (64, 128, 256), 1_000_000  # and of the codes
+HELD = 16  # bytes per row that a retriever keeps of rows on a server
 
 
 def run(cells, options):
     if not options.quick:
         for batch in (1, 100):
             cells.run(f"float16 {MEASURED} x {D}, {batch} queries", measure_half, batch, options)
-    return table(cells.cells)
+            for bits in BITS:
+                cells.run(
+                    _codes(CODES, bits, batch), codes.measure, CODES, bits, batch, 10, options
+                )
+                cells.run(_codes(N, bits, batch), measure_codes, bits, batch, options)
+        for kind, width in (("bits", 64), ("numbers", D)):
+            cells.run(f"milvus {width} {kind}", measure_milvus, width, kind)
+    return f"{table(cells.cells)}\n\n{simulated(cells.cells)}"
+
+
+def _codes(n, bits, batch):
+    return f"codes {n} x {bits}, {batch} queries, k 10"
+
+
+@lru_cache(maxsize=1)
+def _random_codes(bits):
+    words = np.random.default_rng(0).integers(2**64, size=(bits // 64, N), dtype=np.uint64)
+    return words.T  # word by word, as they are searched
+
+
+def measure_codes(bits, n_queries, options):
+    gallery = _random_codes(bits)
+    queries = np.random.default_rng(1).integers(2**64, size=(n_queries, bits // 64), dtype="u8")
+    return compare({"ours": lambda: hamming_top_k(queries, gallery, 10)}, options)
+
+
+def measure_milvus(width, kind):
+    """Return the numbers of a gallery on a milvus-lite server."""
+    with tempfile.TemporaryDirectory() as folder:
+        process, uri = external.start_server(folder)
+        try:
+            return external.run_cell("server", uri, MEASURED, width, kind)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def measure_half(n_queries, options):
@@ -32,7 +79,8 @@ def table(cells):
         "| gallery | engine | memory, GiB | machines | one query, s | of 100, s each | build, h |",
         "|---|---|---|---|---|---|---|",
     ]
-    for gallery, engine, n_bytes, one, many, build in [*code_rows(cells), *float_rows(cells)]:
+    rows = [*code_rows(cells), *float_rows(cells), *milvus_rows(cells)]
+    for gallery, engine, n_bytes, one, many, build in rows:
         gib = n_bytes * N / 2**30
         machines = math.ceil(gib / (USABLE * MACHINE_GIB))
         numbers = [_shown(value) for value in (one, many, build)]
@@ -40,12 +88,38 @@ def table(cells):
     return "\n".join(lines)
 
 
+def simulated(cells):
+    """Codes at full size: what the slope says, and what was measured."""
+    lines = [
+        "| random codes | one query, s: slope | measured | of 100, s each: slope | measured |",
+        "|---|---|---|---|---|",
+    ]
+    for bits in BITS:
+        slope = _per_query(cells, _codes(CODES, bits, "{}"), CODES)
+        found = _per_query(cells, _codes(N, bits, "{}"), N)
+        numbers = [_shown(value) for pair in zip(slope, found) for value in pair]
+        lines.append(f"| {bits} bits | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
 def code_rows(cells):
     """Codes: compared one by one, so that time grows with their number."""
-    for bits in (64, 128, 256):
-        n = 1_000_000
-        times = _per_query(cells, f"codes {n} x {bits}, {{}} queries, k 10", n)
+    for bits in BITS:
+        times = _per_query(cells, _codes(CODES, bits, "{}"), CODES)
         yield f"{bits}-bit codes", '`"exact"`', bits / 8, *times, None
+
+
+def milvus_rows(cells):
+    """Rows on a server, which compares all of them."""
+    for kind, width, gallery, n_bytes in (
+        ("bits", 64, "64-bit codes", 8),
+        ("numbers", D, f"{D} numbers", 4 * D),
+    ):
+        cell = cells.get(f"milvus {width} {kind}")
+        if cell is not None:
+            one, many = (cell[name] / 1e3 * N / MEASURED for name in ("ms_1", "ms_100"))
+            build = N / cell["rows_per_second"] / 3600
+            yield gallery, '`"milvus"`', n_bytes + HELD, one, many / 100, build
 
 
 def float_rows(cells):

@@ -168,16 +168,15 @@ def drop_far(items, distances, size, limit):
 
 
 @compiled
-def top_k(queries, gallery, k, found_distances, found_items):
-    """Write the k nearest items of every query, by distance and then by position.
+def top_k(queries, gallery, k, begin, end, found_distances, found_items):
+    """Write the k nearest of the items from `begin` to `end`, by distance and then by position.
 
     Per query, `limit` is the distance below which an item still changes the result: fewer than
     k items lie below it (`n_below`), at least k lie below or on it. Items come in order of their
     position, so one on the limit never displaces another.
     """
-    n_words, n = gallery.shape
-    n_queries = len(queries)
-    capacity = min(4 * k, n)  # at most 2 k candidates are ever within the limit
+    n_words, n_queries = len(gallery), len(queries)
+    capacity = min(4 * k, end - begin)  # at most 2 k candidates are ever within the limit
     n_rows = max(1, min(QUERIES, n_queries, CANDIDATES // capacity))
     items = np.empty((n_rows, capacity), np.int64)
     distances = np.empty((n_rows, capacity), np.int32)
@@ -191,8 +190,8 @@ def top_k(queries, gallery, k, found_distances, found_items):
         sizes[:] = 0
         n_below[:] = 0
         limits[:] = 64 * n_words + 1
-        for start in range(0, n, TILE):
-            stop = min(start + TILE, n)
+        for start in range(begin, end, TILE):
+            stop = min(start + TILE, end)
             for row in range(n_block):
                 limit, size, below = limits[row], sizes[row], n_below[row]
                 for item in range(start, stop, LANES):
@@ -303,10 +302,21 @@ def count_distances(queries, query, gallery, start, stop, buffer, counts, total)
         total[far] += counts[0, far] + counts[1, far] + counts[2, far] + counts[3, far]
 
 
-@compiled
+def tile_of_distances(gallery):
+    """Return where the distances of a tile fit, in as few bytes as hold the longest."""
+    longest = 64 * gallery.shape[0]
+    return np.empty(TILE, np.uint16 if longest < 2**16 else np.uint32)
+
+
 def count_by_class(queries, gallery, starts, stops, totals, hits):
     """Count items, and those from ``starts[i]`` to ``stops[i]``, at each distance of query i."""
-    buffer = np.empty(TILE, np.uint16)
+    buffer = tile_of_distances(gallery)
+    fill_by_class(queries, gallery, starts, stops, totals, hits, buffer)
+
+
+@compiled
+def fill_by_class(queries, gallery, starts, stops, totals, hits, buffer):
+    """Do the work of `count_by_class`."""
     counts = np.empty((4, totals.shape[1]), np.int32)
     n = gallery.shape[1]
     for query in range(len(queries)):
@@ -315,15 +325,19 @@ def count_by_class(queries, gallery, starts, stops, totals, hits):
         count_distances(queries, query, gallery, start, stop, buffer, counts, hits[query])
 
 
-@compiled
-def count_by_labels(
-    queries, gallery, query_labels, gallery_labels, gains, totals, hits, gain, levels
-):
+def count_by_labels(queries, gallery, *labels_and_counts):
     """Count items, relevant items and their gains at each distance, and items per shared labels.
 
-    Labels are packed like codes.
+    Labels are packed like codes. The arguments are those of `fill_by_labels` without the last.
     """
-    buffer = np.empty(TILE, np.uint16)
+    fill_by_labels(queries, gallery, *labels_and_counts, tile_of_distances(gallery))
+
+
+@compiled
+def fill_by_labels(
+    queries, gallery, query_labels, gallery_labels, gains, totals, hits, gain, levels, buffer
+):
+    """Do the work of `count_by_labels`."""
     n = gallery.shape[1]
     for query in range(len(queries)):
         for start in range(0, n, TILE):

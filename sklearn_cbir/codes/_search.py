@@ -5,7 +5,7 @@ Compiled loops do the work; where numba cannot run, numpy gives the same results
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -18,6 +18,8 @@ __all__ = ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_t
 PAIRS_AT_ONCE = 2**20
 # Below this, starting a second thread costs more than it saves.
 PAIRS_PER_THREAD = 5e7
+# Pieces that work is divided into at least, so that no thread waits long for the last.
+PIECES = 8
 
 
 def hamming_distances(queries, gallery):
@@ -115,11 +117,35 @@ def hamming_top_k(queries, gallery, k):
             distances[rows], indices[rows] = np.divmod(nearest, n)
         return distances, indices
     by_query, by_word = layout(queries, gallery)
+    n_wanted = len(queries) * n / PAIRS_PER_THREAD
+    step = _piece(n, len(queries))
+    if n_wanted >= 2 and len(queries) < PIECES and 4 * k <= step:  # few queries, many codes
+        parts = list(
+            in_threads(partial(_top_k_of, by_query, by_word, k), slices(n, step), n_wanted)
+        )
+        return _first_of(parts, k)
     run_in_threads(
-        lambda rows: compiled.top_k(by_query[rows], by_word, k, distances[rows], indices[rows]),
+        lambda rows: compiled.top_k(
+            by_query[rows], by_word, k, 0, n, distances[rows], indices[rows]
+        ),
         (len(queries), n),
     )
     return distances, indices
+
+
+def _top_k_of(by_query, by_word, k, part):
+    """Return distances and rows of the nearest codes of a part of the gallery."""
+    shape = len(by_query), min(k, part.stop - part.start)
+    found = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int64)
+    kernels().top_k(by_query, by_word, shape[1], part.start, part.stop, *found)
+    return found
+
+
+def _first_of(parts, k):
+    """Return the nearest of what was found in parts of the gallery, which come in its order."""
+    distances, indices = map(np.hstack, zip(*parts))
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return tuple(np.take_along_axis(values, order, axis=1) for values in (distances, indices))
 
 
 def hamming_radius(queries, gallery, radius):
@@ -236,10 +262,16 @@ def run_in_threads(work, shape):
     if n_wanted < 2:
         work(slice(0, n_queries))
         return
-    # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
-    step = min(int(10 * PAIRS_PER_THREAD) // n_gallery, -(-n_queries // 8))
-    for _ in in_threads(work, slices(n_queries, max(1, step)), n_wanted):
+    for _ in in_threads(work, slices(n_queries, _piece(n_queries, n_gallery)), n_wanted):
         pass
+
+
+def _piece(n, n_others):
+    """Return how many of `n` queries or codes are compared with all of the others in one go.
+
+    That takes 0.1 s at most, so that Ctrl-C is heard, and leaves several pieces per thread.
+    """
+    return max(1, min(int(10 * PAIRS_PER_THREAD) // max(1, n_others), -(-n // PIECES)))
 
 
 def in_threads(work, pieces, n_wanted):

@@ -237,7 +237,10 @@ class EuclideanEngine(ExactEngine):
     def _fit_range(self, peak):
         """Choose the scale for rows of which no number exceeds `peak`."""
         if peak > 0 and not 1e-6 < peak < 1e6:
-            self.scale = 2.0 ** -np.clip(np.frexp(peak)[1], -1000, 1000)
+            exponent = np.clip(np.frexp(peak)[1], -1000, 1000)
+            if exponent > -150:  # such rows may be float32, which has to hold the scale
+                exponent = max(exponent, -126)
+            self.scale = 2.0**-exponent
 
     def encode(self, rows):
         """Return a copy of the rows in C order, scaled."""

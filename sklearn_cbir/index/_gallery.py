@@ -4,11 +4,13 @@ import numbers
 import os
 import threading
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sklearn_cbir._labels import check_labels, check_same_kind
+
+TEXT, NUMBERS, OBJECTS = "text", "whole numbers", "objects"  # kinds of ids
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Gallery:
     engine: object
     ids: "GalleryIds"
     labels: "GalleryLabels | None"
+    columns: dict  # attributes of the retriever: their number, and their names if they have some
 
     def __len__(self):
         return len(self.engine)
@@ -51,7 +54,7 @@ class Gallery:
         """Return the gallery without what stands at `positions`."""
         labels = None if self.labels is None else self.labels.remove(positions)
         engine, ids = self.engine.remove(positions), self.ids.remove(positions)
-        return Gallery(self.metric, engine, ids, labels)
+        return replace(self, engine=engine, ids=ids, labels=labels)
 
     def queries(self, rows, ids):
         """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
@@ -59,8 +62,8 @@ class Gallery:
         if ids is None:
             return queries, None
         ids = check_ids(ids, len(queries), unique=False)
-        own = self.ids.find(ids) if self.ids.given else np.full(len(ids), -1)
-        return queries, own if (own >= 0).any() else None
+        # One rule for all queries with ids, or what one may ask would depend on the others.
+        return queries, self.ids.find(ids) if self.ids.given else None
 
 
 class GalleryIds:
@@ -108,15 +111,18 @@ class GalleryIds:
 
     def find(self, ids):
         """Return the position of every id, -1 where the gallery does not have it."""
-        if _kind(ids) != _kind(self.values):
-            raise ValueError(
-                f"ids are {_kind(ids)} such as {_shown(ids[0])}, those of the gallery are "
-                f"{_kind(self.values)} such as {_shown(self.values[0])}: they can never be "
-                "equal. Use one type for both."
-            )
+        kind, listed = _kind(self.values), ids.tolist()
+        is_of_kind = {TEXT: _is_text, NUMBERS: _is_integer, OBJECTS: _is_anything}[kind]
+        for row, id_ in enumerate(listed):
+            if not is_of_kind(id_):
+                raise ValueError(
+                    f"ids[{row}]={_shown(id_)} is not one of {kind} such as "
+                    f"{_shown(self.values[0])}, as those of the gallery are: they can never be "
+                    "equal. Use one type for both."
+                )
         if "_positions" not in vars(self):
             self._positions = {id_: i for i, id_ in enumerate(self.values.tolist())}
-        return np.array([self._positions.get(id_, -1) for id_ in ids.tolist()], dtype=np.int64)
+        return np.array([self._positions.get(id_, -1) for id_ in listed], dtype=np.int64)
 
     def _with(self, values, next_id):
         ids = GalleryIds.__new__(GalleryIds)
@@ -182,9 +188,9 @@ class ProcessLock:
 
 def check_ids(ids, n=None, *, unique=True):
     """Return ids as a 1-D array of text, whole numbers or other hashable objects."""
-    listed = ids.tolist() if hasattr(ids, "tolist") else ids
-    if isinstance(listed, str) or not isinstance(listed, Iterable):
-        kind = "one string" if isinstance(listed, str) else "one id"
+    listed = _listed(ids)
+    if isinstance(listed, (str, bytes, bytearray)) or not isinstance(listed, Iterable):
+        kind = "one id" if not isinstance(listed, Iterable) else "one string"
         raise ValueError(f"ids={listed!r} is {kind}. Wrap it in a list.")
     if n is not None and isinstance(listed, Set):
         raise ValueError(f"ids={listed!r:.60} is a set, which has no order. Give one id per row.")
@@ -192,7 +198,7 @@ def check_ids(ids, n=None, *, unique=True):
     if n is not None and len(listed) != n:
         raise ValueError(f"There are {len(listed)} ids for {n} rows. Give one per row.")
     for row, id_ in enumerate(listed):
-        if id_ is None or id_ != id_ or getattr(id_, "__hash__", None) is None:
+        if getattr(id_, "__hash__", None) is None or _is_missing(id_):
             raise ValueError(
                 f"ids[{row}] is {id_!r}. Ids are text, whole numbers or other hashable objects, "
                 "such as paths, and none may be missing."
@@ -204,11 +210,11 @@ def check_ids(ids, n=None, *, unique=True):
             f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[listed[row]]}]. Ids name one row "
             "each: make them unique."
         )
-    values = np.empty(len(listed), dtype=object)
-    values[:] = listed
-    if all(isinstance(id_, str) for id_ in listed):
-        return values.astype(str)
-    if not all(_is_integer(id_) for id_ in listed):
+    values = np.fromiter(listed, dtype=object, count=len(listed))
+    if all(map(_is_text, listed)):
+        # An array of text would drop the NUL characters that an id ends in.
+        return values if any(id_.endswith("\0") for id_ in listed) else values.astype(str)
+    if not all(map(_is_integer, listed)):
         return values
     for row, id_ in enumerate(listed):
         if not -(2**63) <= id_ < 2**63:
@@ -218,13 +224,37 @@ def check_ids(ids, n=None, *, unique=True):
     return values.astype(np.int64)
 
 
+def _listed(ids):
+    """Return ids as Python has them, but times: of some units it has but numbers."""
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "mM":
+        return list(ids)
+    return ids.tolist() if hasattr(ids, "tolist") else ids
+
+
+def _is_missing(value):
+    """Say whether a value stands for none: NaN and its like do not equal themselves."""
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # pandas.NA does not say
+        return True
+
+
+def _is_anything(value):
+    return True
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
 def _is_integer(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    # numpy counts durations among whole numbers.
+    return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.timedelta64))
 
 
 def _kind(values):
     """Say in a word what kind of ids these are."""
-    return {"U": "text", "i": "numbers"}.get(values.dtype.kind, "objects")
+    return {"U": TEXT, "i": NUMBERS}.get(values.dtype.kind, OBJECTS)
 
 
 def _shown(value):

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from sklearn_cbir.index._gallery import ProcessLock
 
-TOKEN = "MILVUS_TOKEN"  # environment variable; what it holds is never stored
+# Environment variables: a token, which is never stored, and the one address that it is sent to.
+TOKEN, TOKEN_FOR = "MILVUS_TOKEN", "MILVUS_URI"
 SECONDS_PER_CALL = 120  # after which a server counts as gone
 SECONDS_OF_RETRIES = 10  # for a server that does not answer
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
@@ -21,7 +22,7 @@ LOCK = ProcessLock()
 _clients = {}  # address: (process that opened it, client)
 _inherited = []  # clients of a parent process, kept so that nothing closes them here
 _unwanted = deque()  # work that a garbage collector has left
-_finalizers = []
+_finalizers = set()
 _files = set()
 _logged = deque(maxlen=1)  # the last error that a library has logged
 _noisy = (
@@ -50,7 +51,7 @@ def check_address(uri):
     if parts.username or parts.password:
         raise ValueError(
             "The uri holds a password, which would be stored with the estimator. Set the "
-            f"environment variable {TOKEN}='user:password' instead."
+            f"environment variables {TOKEN}='user:password' and {TOKEN_FOR}, the address, instead."
         )
     return uri
 
@@ -119,18 +120,24 @@ def when_unused(thing, work):
     """
     finalizer = weakref.finalize(thing, _unwanted.append, work)
     finalizer.atexit = False  # too late for a local file, which is closed before
-    _finalizers.append(finalizer)
+    _finalizers.add(finalizer)
 
 
 def clean_up(at_end=False):
-    """Do what was put off."""
-    _finalizers[:] = [finalizer for finalizer in _finalizers if finalizer.alive]
-    while _unwanted:
-        _unwanted.popleft()(at_end)
+    """Do what was put off; several threads may, as their galleries change at the same time."""
+    for finalizer in list(_finalizers):
+        if not finalizer.alive:
+            _finalizers.discard(finalizer)
+    while True:
+        try:
+            work = _unwanted.popleft()
+        except IndexError:  # another thread may have taken the last
+            return
+        work(at_end)
 
 
 def _finish():
-    for finalizer in _finalizers:
+    for finalizer in list(_finalizers):
         finalizer()
     clean_up(at_end=True)
 
@@ -191,13 +198,25 @@ def _connect(address, seconds):
             client = _open_file(address)
         else:
             client = import_pymilvus().MilvusClient(
-                address, token=os.environ.get(TOKEN, ""), dedicated=True, timeout=seconds
+                address, token=_token(address), dedicated=True, timeout=seconds
             )
         # Registered after the package's own function, it runs before the file is closed.
         atexit.unregister(_finish)
         atexit.register(_finish)
         _clients[address] = os.getpid(), client
         return client
+
+
+def _token(address):
+    """Return the token if it is for this address, which may come from a file of somebody else."""
+    token, known = os.environ.get(TOKEN, ""), os.environ.get(TOKEN_FOR, "")
+    if token and not known:
+        raise PermissionError(
+            f"{TOKEN} is set, but not for which server: whoever wrote a file that a gallery was "
+            f"loaded from chose its address, {address}. If the token is for it, set {TOKEN_FOR} to "
+            f"{address!r}; if not, to the server that it is for, or take {TOKEN} away."
+        )
+    return token if known.rstrip("/") == address.rstrip("/") else ""
 
 
 def _open_file(path):

@@ -3,6 +3,8 @@
 import hashlib
 import mmap
 import os
+import stat
+from contextlib import suppress
 
 import numpy as np
 from sklearn import get_config
@@ -24,7 +26,10 @@ QUERIES_AT_ONCE = 1024
 ROWS_AT_ONCE = 2**14
 # Where the largest number of a gallery is put: 16 times larger ones still fit into half precision.
 HALF_EXPONENT = 12
+NUMBERS = "buif"  # kinds of types that a file may hold
 HALF_MAX = float(np.finfo(np.float16).max)
+# How far the numbers of one row may differ, relatively, by the order in which they are added up.
+ROUNDING = 1e-3
 
 
 class StoredRows:
@@ -81,7 +86,13 @@ class StoredEngine:
 
     def read(self, part):
         """Return some rows as they are compared."""
-        return self._compared(self.store[part], part)
+        rows = self.store[part]
+        # Single rows are those that an answer is measured on, few enough to look at twice.
+        if self.store.may_change and not isinstance(part, slice):
+            norms = self._norms_of(rows.copy())
+            if not np.allclose(norms, self._norms()[:, part], rtol=ROUNDING, atol=0):
+                raise self.store.changed()
+        return self._compared(rows, part)
 
     def as_held(self, queries):
         """Return queries as they would be if they were rows of the gallery."""
@@ -191,6 +202,7 @@ class HalfRows:
 
     dtype = np.dtype(np.float32)
     rounds = True
+    may_change = False
 
     def __init__(self, rows, *, unit):
         self.unit = unit
@@ -250,13 +262,14 @@ class RowFile:
     """
 
     rounds = False
+    may_change = True
 
     def __init__(self, array):
         self.path = os.path.abspath(array.filename)
         self.offset, self.file_dtype, self.file_shape = array.offset, array.dtype.str, array.shape
         self.order = "C" if array.flags.c_contiguous else "F"
-        status = os.stat(self.path)
-        self.size, self.modified = status.st_size, status.st_mtime_ns
+        self.size = os.stat(self.path).st_size
+        self.modified = self._status().st_mtime_ns
         self.digest = _digest(self.path)
         self.numbers = None  # of the rows in the file, or behind it; None is all of the file
         self.added = np.empty((0, array.shape[1]), dtype=self.dtype)
@@ -267,10 +280,12 @@ class RowFile:
 
     def __setstate__(self, state):
         vars(self).update(state)
+        if np.dtype(self.file_dtype).kind not in NUMBERS:  # of objects, a file would hold addresses
+            raise ValueError(f"A gallery cannot be in a file of {self.file_dtype}.")
         modified = self._status().st_mtime_ns
         if modified != self.modified:
             if _digest(self.path) != self.digest:
-                raise self._changed()
+                raise self.changed()
             self.modified = modified
         self._open()
 
@@ -289,7 +304,7 @@ class RowFile:
 
     def __getitem__(self, part):
         if self._status().st_mtime_ns != self.modified:
-            raise self._changed()
+            raise self.changed()
         if self.numbers is None:
             rows = np.array(self._in_file[part], dtype=self.dtype, order="C")
         else:
@@ -337,11 +352,14 @@ class RowFile:
                 f"The rows of this gallery are in {self.path!r}, which is not there. Put the file "
                 "back, or fit again with another."
             ) from error
+        if not stat.S_ISREG(status.st_mode):  # reading a device or a pipe may never end
+            raise OSError(f"{self.path!r} is no regular file, and no gallery was fitted on it.")
         if status.st_size != self.size:
-            raise self._changed()
+            raise self.changed()
         return status
 
-    def _changed(self):
+    def changed(self):
+        """Return the error that says so."""
         return OSError(
             f"{self.path!r} has changed since this gallery was fitted on it. Put the file back as "
             "it was, or fit again."
@@ -367,12 +385,18 @@ def open_rows(X):
         raise ValueError(f"storage='memory_map' searches rows in a file; X is in memory. {way}")
     if X.mode == "c":
         raise ValueError(f"X is a memory map of mode 'c', whose changes are not in its file. {way}")
-    if not isinstance(X.base, mmap.mmap) or X.dtype.kind not in "buif":
+    if not isinstance(X.base, mmap.mmap) or X.dtype.kind not in NUMBERS:
         raise ValueError(f"X is a part of a memory map, or holds no numbers: {X.dtype}. {way}")
     return X
 
 
 def _digest(path):
-    """Return a fingerprint of the content of a file."""
+    """Return a fingerprint of the content of a file.
+
+    What a memory map of another has written moves the time of the file only once per page and
+    way to the disk: all is sent there first, so that the next write moves it again.
+    """
     with open(path, "rb") as file:
+        with suppress(OSError):  # some systems want the right to write for it
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -117,7 +117,10 @@ class _RetrievalScorer:
     def _score_queries(self, rows, y, retriever, sample_weight):
         """Search the queries among themselves, each left out of its own results."""
         if retriever is not None:
-            alone = clone(retriever).set_params(algorithm="exact").fit(rows, y)
+            alone = clone(retriever).set_params(algorithm="exact", uri=None)  # rows are in memory
+            if alone.storage == "memory_map":
+                alone.set_params(storage="copy")
+            alone.fit(rows, y)
             return alone.evaluate(None, y, sample_weight, scoring=self.metric).score
         y = check_labels(y, n=len(rows))
         own = np.arange(len(rows))
