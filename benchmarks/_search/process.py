@@ -161,8 +161,8 @@ def start_table(result):
 def memory_table(results):
     lines = [
         "Memory in MiB beyond the imports and the caller's array, with "
-        f"`working_memory={WORKING_MEMORY}`: of the rows, of the process after fitting, and at most "
-        "while it searches and scores; the bound is twice the rows and the working memory:",
+        f"`working_memory={WORKING_MEMORY}`: of the rows, of the process after the fit, and at "
+        "most while it searches and scores; the bound is twice the rows and the working memory:",
         "",
         "| gallery | rows | held | search | score | bound |",
         "|---|---|---|---|---|---|",
