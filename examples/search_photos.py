@@ -71,7 +71,7 @@ def search_labeled_photos(photos, parameters, out):
     print(f"{len(gallery)} photos of {count(photos.target)} classes, {len(queries)} as queries")
     search = make_pipeline(
         CNNFeatureExtractor(**parameters, random_state=0, verbose=1),
-        NeighborsRetriever(n_neighbors=min(10, len(gallery))),
+        NeighborsRetriever(n_neighbors=max(1, min(10, len(gallery) - 1))),
     )
     search.fit(gallery, y, neighborsretriever__ids=gallery)
     score = search.score(queries, y_queries)

@@ -96,7 +96,7 @@ class NNDescentEngine(ApproximateEngine):
         return numbers.astype(np.int32), (distances**2).astype(rows.dtype)
 
     def _ask(self, index, queries, k, effort):
-        kept = int(np.ceil(effort * max(k, self.n_neighbors, 10)))
+        kept = int(np.ceil(effort * max(k, self.n_neighbors + 1)))
         rows = self.exact.rows
         block = np.ascontiguousarray(queries, dtype=rows.dtype)
         n_wanted = block.size * ROWS_MET * kept / PRODUCTS_PER_THREAD
