@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sklearn_cbir.index import _graph_kernels as kernels
-from sklearn_cbir.index._graph import NeighborGraph
+from sklearn_cbir.index._graph import link_rows
 
 N, DEGREE = 300, 12
 
@@ -83,32 +83,44 @@ def search(graph, rows, places, queries, k, effort):
 
 
 def test_a_walk_that_keeps_everything_in_mind_is_exact(rows):
-    graph = NeighborGraph(rows, find_neighbors)
+    graph, order = link_rows(rows, find_neighbors)
     queries = np.random.default_rng(1).normal(size=(300, 5)).astype(rows.dtype)
-    numbers, squares = search(graph, rows, np.arange(N), queries, 7, N)
+    numbers, squares = search(graph, rows, order, queries, 7, N)
     expected = ((queries[:, None] - rows[None]) ** 2).sum(axis=2)
-    np.testing.assert_array_equal(numbers, np.argsort(expected, axis=1)[:, :7])
+    np.testing.assert_array_equal(order[numbers], np.argsort(expected, axis=1)[:, :7])
     np.testing.assert_allclose(squares, np.sort(expected, axis=1)[:, :7], rtol=1e-5)
 
 
 def test_rows_that_were_removed_are_passed_but_not_found(rows):
-    graph = NeighborGraph(rows, find_neighbors)
+    graph, order = link_rows(rows, find_neighbors)
     queries = np.random.default_rng(1).normal(size=(40, 5)).astype(rows.dtype)
     keep = np.sort(np.random.default_rng(2).permutation(N)[:90])
     places = np.full(N, -1)
     places[keep] = np.arange(90)
-    numbers, _ = search(graph, rows[keep], places, queries, 90, 90)
-    assert (np.sort(numbers, axis=1) == keep).all()  # each is reached through the others
-    numbers, squares = search(graph, rows[keep], places, queries, 95, 95)
+    numbers, _ = search(graph, rows[keep], places[order], queries, 90, 90)
+    # Each is reached through the others.
+    assert (np.sort(order[numbers], axis=1) == keep).all()
+    numbers, squares = search(graph, rows[keep], places[order], queries, 95, 95)
     assert (numbers[:, 90:] == -1).all()
     assert np.isinf(squares[:, 90:]).all()
+
+
+def test_near_rows_have_near_numbers(rows):
+    graph, order = link_rows(rows, find_neighbors)
+    assert sorted(order) == list(range(N))
+    begin = squares_of(rows)[np.ix_(order, order[graph.first])].argmin(axis=1)
+    assert (np.diff(begin) >= 0).all()
+    neighbors = kernels.prune(rows, *find_neighbors(rows), 24, 1.2)
+    for number, links in enumerate(links_of(graph.starts, graph.links)):
+        kept = neighbors[order[number]]
+        assert set(kept[kept >= 0]) <= set(order[links])
 
 
 def test_groups_without_a_near_row_between_them_are_linked(monkeypatch):
     monkeypatch.setattr("sklearn_cbir.index._graph.ROWS_TO_BEGIN", 3)
     rng = np.random.default_rng(0)
     rows = np.repeat(100 * rng.normal(size=(20, 5)), 15, axis=0) + rng.normal(size=(N, 5))
-    graph = NeighborGraph(rows, find_neighbors)
+    graph, _ = link_rows(rows, find_neighbors)
     assert len(graph.first) <= 3
     reached, waiting = set(), [int(graph.first[0])]
     links = links_of(graph.starts, graph.links)

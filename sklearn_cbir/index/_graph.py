@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sklearn_cbir.index._rows import row_blocks
+
 # Links that a row makes to its neighbors, and has with those that others make to it.
 LINKS, LINKS_AT_MOST = 24, 48
 # A neighbor is not linked if a linked row is nearer to it by this factor, in squares. With 1 the
@@ -13,25 +15,54 @@ LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK = 6, 12, 1.0
 ROWS_TO_BEGIN = 1500
 
 
-class NeighborGraph:
-    """Links between near rows, and between groups of rows, however small and far apart.
+def link_rows(rows, find_neighbors):
+    """Return a `NeighborGraph` of `rows`, and the row of every number of it.
 
     `find_neighbors(rows)` returns numbers and squared distances of the rows nearest to every row,
     (n, k) each, nearest first, -1 where none was found. Rows of which all others are neighbors are
     linked among each other in the same way, and so on, until few are left: there a search begins.
     So every row can be reached from a row where a search begins.
     """
+    starts, links, chosen = _linked(rows, find_neighbors, LINKS, LINKS_AT_MOST, SLACK)
+    while len(chosen) > ROWS_TO_BEGIN:
+        long_starts, long_links, chosen_again = _linked(
+            rows[chosen], find_neighbors, LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK
+        )
+        heads = np.repeat(chosen, np.diff(long_starts))
+        links = np.insert(links, starts[heads + 1], chosen[long_links])
+        starts[1:] += np.cumsum(np.bincount(heads, minlength=len(rows)))
+        chosen = chosen[chosen_again]
+    graph = NeighborGraph(starts, links, chosen, rows[chosen])
+    return graph, graph.renumber(rows)
 
-    def __init__(self, rows, find_neighbors):
-        self.starts, self.links, chosen = _linked(rows, find_neighbors, LINKS, LINKS_AT_MOST, SLACK)
-        while len(chosen) > ROWS_TO_BEGIN:
-            starts, links, chosen_again = _linked(
-                rows[chosen], find_neighbors, LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK
-            )
-            self._add(np.repeat(chosen, np.diff(starts)), chosen[links])
-            chosen = chosen[chosen_again]
-        self.first, self.first_rows = chosen, rows[chosen]
-        self.first_squares = np.einsum("ij,ij->i", self.first_rows, self.first_rows)
+
+class NeighborGraph:
+    """Links between near rows, and between groups of rows, however small and far apart.
+
+    Those of number i are ``links[starts[i]:starts[i + 1]]``; a search begins at the nearest of the
+    numbers `first`, whose rows it holds.
+    """
+
+    def __init__(self, starts, links, first, first_rows):
+        self.starts, self.links, self.first, self.first_rows = starts, links, first, first_rows
+        self.first_squares = np.einsum("ij,ij->i", first_rows, first_rows)
+
+    def renumber(self, rows):
+        """Give near rows near numbers, so that a walk stays in few places of the memory.
+
+        Returns the number that each had before.
+        """
+        begin = [self._begin(rows[part]) for part in row_blocks(len(rows), len(self.first))]
+        order = np.argsort(np.concatenate(begin), kind="stable")
+        new = np.empty(len(rows), dtype=np.int32)
+        new[order] = np.arange(len(rows), dtype=np.int32)
+        lengths = np.diff(self.starts)[order]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        old = np.repeat(self.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])
+        self.links, self.first = new[self.links[old]], new[self.first]
+        fits = starts[-1] <= np.iinfo(np.int32).max
+        self.starts = starts.astype(np.int32 if fits else np.int64)
+        return order
 
     def __len__(self):
         return len(self.starts) - 1
@@ -63,14 +94,18 @@ class NeighborGraph:
         number of one that was not found. `effort`, at least `k`, is how many of the
         nearest rows are kept in mind on the way.
         """
-        affinity = queries @ self.first_rows.T
-        affinity -= self.first_squares / 2
-        entries = self.first[affinity.argmax(axis=1)]
+        entries = self.first[self._begin(queries)]
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
         arrays = map(_read_only, (rows, places, self.starts, self.links, queries, entries))
         _kernels().walk(*arrays, effort, found, squares)
         return found, squares
+
+    def _begin(self, queries):
+        """Return which of the first rows is nearest."""
+        affinity = queries @ self.first_rows.T
+        affinity -= self.first_squares / 2
+        return affinity.argmax(axis=1)
 
 
 def _linked(rows, find_neighbors, n_links, at_most, slack):

@@ -17,7 +17,7 @@ from sklearn_cbir.codes._search import in_threads, slices
 from sklearn_cbir.index._approximate import NEIGHBORS, ApproximateEngine
 from sklearn_cbir.index._exact import EuclideanEngine
 from sklearn_cbir.index._gallery import ProcessLock
-from sklearn_cbir.index._graph import NeighborGraph
+from sklearn_cbir.index._graph import link_rows
 
 DEGREE = 30  # neighbors of a row, from which its links are chosen
 # Walking further than to some hundred rows costs more than comparing all of them.
@@ -68,13 +68,15 @@ class NNDescentEngine(ApproximateEngine):
 
     def _make(self, rows):
         try:
-            return NeighborGraph(rows, self._find_neighbors)
+            graph, order = link_rows(rows, self._find_neighbors)
         except (ImportError, RuntimeError) as error:
             raise ImportError(
                 "The graph could not be compiled: numba is switched off (NUMBA_DISABLE_JIT) or has "
                 "no folder for its cache. Set the environment variable NUMBA_CACHE_DIR to a folder "
                 "that can be written, or use algorithm='exact'."
             ) from error
+        self.members = self.members[order]
+        return graph
 
     def _find_neighbors(self, rows):
         """Return numbers and squared distances of the rows nearest to every row, itself first."""
