@@ -23,7 +23,8 @@ def find_neighbors(rows):
     squares = squares_of(rows)
     numbers = np.argsort(squares, axis=1, kind="stable")[:, : DEGREE + 1]
     found = np.take_along_axis(squares, numbers, axis=1)
-    return numbers.astype(np.int32), found.astype(rows.dtype)
+    numbers[:, 0] = -1  # the row itself
+    return numbers.astype(np.int32), found
 
 
 def links_of(starts, links):
@@ -38,7 +39,7 @@ def test_prune_drops_what_a_kept_neighbor_is_nearer_to(rows, slack):
     for row in range(N):
         expected = []
         for candidate, far in zip(neighbors[row], squares[row]):
-            if candidate != row and all(slack * between[candidate, k] >= far for k in expected):
+            if candidate >= 0 and all(slack * between[candidate, k] >= far for k in expected):
                 expected.append(candidate)
         assert [link for link in kept[row] if link >= 0] == expected[:4]
 
@@ -75,7 +76,7 @@ def test_every_row_is_a_neighbor_of_one_that_was_chosen(rows):
     neighbors, _ = find_neighbors(rows)
     chosen = kernels.cover(neighbors)
     assert len(chosen) < N / 2
-    assert set(neighbors[chosen].ravel()) == set(range(N))
+    assert {*neighbors[chosen].ravel(), *chosen} == {-1, *range(N)}
 
 
 def search(graph, rows, places, queries, k, effort):
@@ -89,6 +90,26 @@ def test_a_walk_that_keeps_everything_in_mind_is_exact(rows):
     expected = ((queries[:, None] - rows[None]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(order[numbers], np.argsort(expected, axis=1)[:, :7])
     np.testing.assert_allclose(squares, np.sort(expected, axis=1)[:, :7], rtol=1e-5)
+
+
+def test_rows_that_come_later_are_linked_and_found(rows):
+    first = rows[:250]
+    graph, order = link_rows(first, find_neighbors)
+    number = np.full(N + 1, -1, dtype=np.int32)
+    number[order], number[250:N] = np.arange(250), np.arange(250, N)
+    number[7] = -1  # a row that is not in the graph
+    neighbors, squares = (part[250:] for part in find_neighbors(rows))
+    graph.extend(rows, neighbors, squares, number)
+    assert len(graph) == N
+    kept = kernels.prune(rows, neighbors, squares, 24, 1.2)
+    links = links_of(graph.starts, graph.links)
+    for new, expected in enumerate(kept, start=250):
+        expected = {number[row] for row in expected[expected >= 0]} - {-1}
+        assert expected <= set(links[new])
+        assert all(new in links[link] for link in expected)
+    order = np.concatenate([order, np.arange(250, N)])
+    numbers, _ = search(graph, rows, order, rows[250:], 1, 60)
+    np.testing.assert_array_equal(order[numbers[:, 0]], np.arange(250, N))
 
 
 def test_rows_that_were_removed_are_passed_but_not_found(rows):

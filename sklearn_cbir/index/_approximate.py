@@ -1,9 +1,9 @@
 """What approximate engines share: an index that is never trusted alone.
 
 Distances are measured on the rows themselves, and a query for which the index gives too
-few, repeated or removed rows is answered exactly. Rows that were added since the index was
-built are searched exactly beside it, and so are a few that were held out of it: they tell
-which share of the true neighbors it finds.
+few, repeated or removed rows is answered exactly. A few rows are held out of the index until they
+have told which share of the true neighbors it finds. Rows that are added later are searched exactly
+beside it, until they are many, and so are those that were held out, where the index takes no more.
 """
 
 import warnings
@@ -16,6 +16,7 @@ from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 EXACT = {"cosine": CosineEngine, "euclidean": EuclideanEngine}
 # Fewer rows are searched exactly: comparing them all is faster than any index.
 ROWS_AT_LEAST = 1000
+# So many rows tell how many neighbors are found; each is dear if the index never takes it.
 ROWS_HELD_OUT = 200
 # Share of rows outside the index (added since, or removed) at which it is built again.
 STALE = 0.05
@@ -160,12 +161,20 @@ class ApproximateEngine:
             self.n_loose, self.recall = 0, 1.0
             return
         generator = np.random.default_rng(self.seed)
-        held_out = generator.choice(eligible, ROWS_HELD_OUT, replace=False)
+        held_out = generator.choice(eligible, self._n_held_out(), replace=False)
         # Position of every indexed row; -1 if it was removed since.
         self.members = np.setdiff1d(eligible, held_out).astype(np.int32)
         self.loose = np.setdiff1d(np.arange(len(rows)), self.members)
-        self.n_loose = len(self.loose)
         self._measure_recall(rows[held_out])
+        if self._admit(held_out):
+            self.members = np.concatenate([self.members, held_out.astype(np.int32)])
+            self.loose = np.setdiff1d(self.loose, held_out)
+            vars(self).pop("_cached_loose", None)
+        self.n_loose = len(self.loose)
+
+    def _n_held_out(self):
+        """Return how many rows tell what share of the neighbors is found."""
+        return ROWS_HELD_OUT
 
     def _measure_recall(self, queries):
         """Search harder until enough neighbors of rows that are not indexed are found."""
@@ -251,6 +260,10 @@ class ApproximateEngine:
     def _make(self, rows):
         """Return an index of `rows`."""
         raise NotImplementedError
+
+    def _admit(self, positions):
+        """Add the rows at `positions` to the index, behind all others, if it can; say whether."""
+        return False
 
     def _ask(self, index, queries, k, effort):
         """Return numbers and distances of the nearest indexed rows, (n_queries, k) each."""

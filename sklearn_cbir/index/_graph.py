@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from sklearn_cbir.index._rows import row_blocks
-
 # Links that a row makes to its neighbors, and has with those that others make to it.
 LINKS, LINKS_AT_MOST = 24, 48
 # A neighbor is not linked if a linked row is nearer to it by this factor, in squares. With 1 the
@@ -13,15 +11,16 @@ SLACK = 1.2
 LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK = 6, 12, 1.0
 # So few rows are all compared with a query, to begin at the nearest.
 ROWS_TO_BEGIN = 1500
+QUERIES_AT_ONCE = 256  # whose products with them stay in the processor's cache
 
 
 def link_rows(rows, find_neighbors):
     """Return a `NeighborGraph` of `rows`, and the row of every number of it.
 
     `find_neighbors(rows)` returns numbers and squared distances of the rows nearest to every row,
-    (n, k) each, nearest first, -1 where none was found. Rows of which all others are neighbors are
-    linked among each other in the same way, and so on, until few are left: there a search begins.
-    So every row can be reached from a row where a search begins.
+    (n, k) each, nearest first, -1 where none was found and for the row itself. Rows of which all
+    others are neighbors are linked among each other in the same way, and so on, until few are left:
+    there a search begins. So every row can be reached from a row where a search begins.
     """
     starts, links, chosen = _linked(rows, find_neighbors, LINKS, LINKS_AT_MOST, SLACK)
     while len(chosen) > ROWS_TO_BEGIN:
@@ -29,8 +28,7 @@ def link_rows(rows, find_neighbors):
             rows[chosen], find_neighbors, LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK
         )
         heads = np.repeat(chosen, np.diff(long_starts))
-        links = np.insert(links, starts[heads + 1], chosen[long_links])
-        starts[1:] += np.cumsum(np.bincount(heads, minlength=len(rows)))
+        starts, links = _with_links(starts, links, heads, chosen[long_links])
         chosen = chosen[chosen_again]
     graph = NeighborGraph(starts, links, chosen, rows[chosen])
     return graph, graph.renumber(rows)
@@ -52,8 +50,7 @@ class NeighborGraph:
 
         Returns the number that each had before.
         """
-        begin = [self._begin(rows[part]) for part in row_blocks(len(rows), len(self.first))]
-        order = np.argsort(np.concatenate(begin), kind="stable")
+        order = np.argsort(self._begin(rows), kind="stable")
         new = np.empty(len(rows), dtype=np.int32)
         new[order] = np.arange(len(rows), dtype=np.int32)
         lengths = np.diff(self.starts)[order]
@@ -87,6 +84,22 @@ class NeighborGraph:
         self.links = np.insert(self.links, self.starts[heads + 1], tails)
         self.starts[1:] += np.cumsum(np.bincount(heads, minlength=len(self.starts) - 1))
 
+    def extend(self, rows, neighbors, squares, number):
+        """Add rows, given their neighbors among `rows`; ``number[i]`` is that of ``rows[i]``.
+
+        The new numbers are those behind the last; a row without a number is not linked.
+        """
+        kept = _kernels().prune(rows, neighbors, squares, LINKS, SLACK)
+        new = np.repeat(np.arange(len(self), len(self) + len(kept)), kept.shape[1])
+        old = number[kept.ravel()]
+        linked = (old >= 0) & (kept.ravel() >= 0)
+        new, old = new[linked], old[linked]
+        heads, tails = np.concatenate([new, old]), np.concatenate([old, new])
+        order = np.argsort(heads, kind="stable")
+        starts = np.pad(self.starts, (0, len(kept)), mode="edge")
+        starts, links = _with_links(starts, self.links, heads[order], tails[order])
+        self.starts, self.links = starts, links.astype(np.int32)
+
     def search(self, rows, places, queries, k, effort):
         """Return numbers and squared distances of about the `k` nearest rows, nearest first.
 
@@ -94,18 +107,24 @@ class NeighborGraph:
         number of one that was not found. `effort`, at least `k`, is how many of the
         nearest rows are kept in mind on the way.
         """
-        entries = self.first[self._begin(queries)]
+        begin = self._begin(queries)
+        turns = np.argsort(begin, kind="stable")  # near queries meet the same rows
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
-        arrays = map(_read_only, (rows, places, self.starts, self.links, queries, entries))
-        _kernels().walk(*arrays, effort, found, squares)
+        arrays = rows, places, self.starts, self.links, queries, self.first[begin], turns
+        _kernels().walk(*map(_read_only, arrays), effort, found, squares)
         return found, squares
 
     def _begin(self, queries):
         """Return which of the first rows is nearest."""
-        affinity = queries @ self.first_rows.T
-        affinity -= self.first_squares / 2
-        return affinity.argmax(axis=1)
+        begin = np.empty(len(queries), dtype=np.int64)
+        half_squares = self.first_squares / 2
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            part = slice(start, start + QUERIES_AT_ONCE)
+            affinity = queries[part] @ self.first_rows.T
+            affinity -= half_squares
+            begin[part] = affinity.argmax(axis=1)
+        return begin
 
 
 def _linked(rows, find_neighbors, n_links, at_most, slack):
@@ -114,6 +133,13 @@ def _linked(rows, find_neighbors, n_links, at_most, slack):
     neighbors, squares = find_neighbors(rows)
     kept = compiled.prune(rows, neighbors, squares, n_links, slack)
     return *compiled.join(rows, kept, at_most), compiled.cover(neighbors)
+
+
+def _with_links(starts, links, heads, tails):
+    """Return starts and links with more links, given in the order of their heads."""
+    links = np.insert(links, starts[heads + 1], tails)
+    more = np.cumsum(np.bincount(heads, minlength=len(starts) - 1))
+    return np.concatenate([starts[:1], starts[1:] + more.astype(starts.dtype)]), links
 
 
 def _read_only(array):

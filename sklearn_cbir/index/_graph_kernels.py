@@ -39,7 +39,13 @@ def prefetch_row(typing_context, rows, row):
     return types.none(rows, row), generate
 
 
-def _square(a, b):
+def fast(function):
+    """Compile with sums in any order, which lets one instruction add several numbers."""
+    return compiled(function, fastmath=FREE_SUMS)
+
+
+@fast
+def square(a, b):
     """Return the squared distance of two vectors."""
     total = a[0] * 0
     for j in range(a.shape[0]):
@@ -48,14 +54,12 @@ def _square(a, b):
     return total
 
 
-square = compiled(_square, fastmath=FREE_SUMS)
-
-
 @compiled
 def prune(rows, neighbors, squares, most, slack):
     """Keep of every row's neighbors those to which no kept one is nearer by far, at most `most`.
 
-    `neighbors` and `squares` are (n, k), nearest first; the result is (n, most), -1 at the end.
+    `neighbors` and `squares` are (n, k), nearest first, -1 where none is; the result is (n, most),
+    -1 at the end. Neighbors are numbers of `rows`, of which there may be more than n.
     """
     n, k = neighbors.shape
     kept = np.full((n, most), -1, dtype=np.int32)
@@ -63,7 +67,7 @@ def prune(rows, neighbors, squares, most, slack):
         size = 0
         for column in range(k):
             candidate = neighbors[row, column]
-            if candidate == row or candidate < 0:
+            if candidate < 0:
                 continue
             wanted = True
             for other in range(size):
@@ -153,10 +157,11 @@ def meet(links, seen, mark, fresh, n_fresh):
     return n_fresh
 
 
-@compiled
-def walk(rows, places, starts, links, queries, entries, effort, found, squares):
+@fast
+def walk(rows, places, starts, links, queries, entries, turns, effort, found, squares):
     """Follow links to nearer and nearer rows, from one of `entries`, (n_queries,), on.
 
+    Queries are answered in the order `turns`.
     The row of node i is ``rows[places[i]]``; where that is -1 the row was removed, and the way
     leads through. Of the `effort` nearest nodes met, whose links are all followed, the nearest are
     written into `found` and `squares`, both (n_queries, k), nearest first.
@@ -169,7 +174,7 @@ def walk(rows, places, starts, links, queries, entries, effort, found, squares):
     # Distance, node, and whether its links were followed, in one integer: they move together.
     pool = np.empty(effort, dtype=np.int64)
     mark = 0
-    for row in range(len(queries)):
+    for row in turns:
         query = queries[row]
         mark += 1
         if mark == 256:

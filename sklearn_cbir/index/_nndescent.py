@@ -14,7 +14,7 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from sklearn_cbir.codes._search import in_threads, slices
-from sklearn_cbir.index._approximate import NEIGHBORS, ApproximateEngine
+from sklearn_cbir.index._approximate import NEIGHBORS, ROWS_HELD_OUT, ApproximateEngine
 from sklearn_cbir.index._exact import EuclideanEngine
 from sklearn_cbir.index._gallery import ProcessLock
 from sklearn_cbir.index._graph import link_rows
@@ -41,7 +41,7 @@ class NNDescentEngine(ApproximateEngine):
     index_name = "graph"
     skips_removed = True
     # Rows that are kept in mind on the way, for each neighbor that is asked for.
-    efforts = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.3, 2.6, 3, 3.5, 4, 5, 6, 8, 12, 18, 27, 40)
+    efforts = (*np.arange(10, 20) / 10, *(2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 5, 6, 8, 12, 18, 27, 40))
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -78,11 +78,28 @@ class NNDescentEngine(ApproximateEngine):
         self.members = self.members[order]
         return graph
 
+    def _n_held_out(self):
+        # They are linked in the end, so that many of them cost nothing.
+        return min(ROWS_HELD_OUT * 5, max(ROWS_HELD_OUT, len(self.exact) // 10))
+
+    def _admit(self, positions):
+        rows = self.exact.rows
+        near = self.exact.query(rows[positions], DEGREE + 1)[1]
+        squares = np.array(
+            [((rows[n] - rows[p]) ** 2).sum(axis=1) for n, p in zip(near, positions)]
+        )
+        near[near == positions[:, None]] = -1
+        number = np.full(len(rows), -1, dtype=np.int32)
+        number[self.members] = np.arange(len(self.members))
+        number[positions] = len(self.members) + np.arange(len(positions))
+        self.graph.extend(rows, near.astype(np.int32), squares, number)
+        return True
+
     def _find_neighbors(self, rows):
-        """Return numbers and squared distances of the rows nearest to every row, itself first."""
+        """Return numbers and squared distances of the rows nearest to every row but itself."""
         if len(rows) <= EXACT_UP_TO_ROWS:
             distances, numbers = EuclideanEngine().build(rows).query(rows, DEGREE + 1)
-            return numbers.astype(np.int32), (distances**2).astype(rows.dtype)
+            return _without_self(numbers), distances**2
         nndescent = _import_nndescent()
         centered = np.ascontiguousarray(rows - rows.mean(axis=0), dtype=np.float32)
         with _numba_threads(self.n_jobs) as n_threads, warnings.catch_warnings():
@@ -95,7 +112,7 @@ class NNDescentEngine(ApproximateEngine):
                 n_jobs=n_threads,
             )
             numbers, distances = found.neighbor_graph
-        return numbers.astype(np.int32), (distances**2).astype(rows.dtype)
+        return _without_self(numbers), distances**2
 
     def _ask(self, index, queries, k, effort):
         kept = int(np.ceil(effort * max(k, self.n_neighbors + 1)))
@@ -113,6 +130,12 @@ class NNDescentEngine(ApproximateEngine):
         )
         numbers, squares = (np.concatenate(parts) for parts in zip(*found))
         return np.maximum(numbers, 0), squares
+
+
+def _without_self(numbers):
+    """Return the neighbors of all rows, -1 in place of a row itself."""
+    own = np.arange(len(numbers))[:, None]
+    return np.where(numbers == own, -1, numbers).astype(np.int32)
 
 
 def _is_forked():
