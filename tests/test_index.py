@@ -449,3 +449,17 @@ def test_rows_near_the_limits_of_single_precision_are_compared(peak, dtype, rng)
         distances / peak, np.take_along_axis(expected, order, 1), rtol=1e-6, atol=1e-9
     )
     assert (positions == order).mean() > (0.5 if peak == 1e-44 else 0.99)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_one_query_of_rows_beyond_the_cache_gets_the_answer_of_many(metric, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._exact.BYTES_TO_STREAM", 0)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-2, 3, size=(500, 6)).astype(np.float32)  # many ties
+    engine = ENGINES["exact"](metric).build(rows)
+    queries = engine.encode(rows[:50])
+    distances, positions = engine.query(queries, 7)
+    for row in range(50):
+        one = engine.query(queries[row : row + 1], 7)
+        np.testing.assert_array_equal(one[0][0], distances[row])
+        np.testing.assert_array_equal(one[1][0], positions[row])

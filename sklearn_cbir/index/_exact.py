@@ -10,6 +10,8 @@ from sklearn_cbir.index._rows import find_copies, row_blocks
 AFFINITIES_AT_ONCE = 2**21
 # Numbers of float64 held at once where pairs are measured: they stay there too.
 DIFFERENCES_AT_ONCE = 2**18
+# Rows that caches do not hold are read fastest one after the other, for one query.
+BYTES_TO_STREAM = 2**24
 # Bytes that a pair takes which may be wanted: its numbers, its distance, what sorts it.
 BYTES_PER_PAIR = 100
 # Squared distances of a product below so many of its rounding errors are measured again.
@@ -307,6 +309,8 @@ class EuclideanEngine(ExactEngine):
 def _product(queries, rows, place=None):
     """Return all products of queries and rows, in `place` if given: fresh memory is slow."""
     shape = len(queries), len(rows)
+    if len(queries) == 1 and rows.nbytes > BYTES_TO_STREAM:
+        return np.vecdot(rows, queries)[None]
     out = None if place is None else place[: shape[0] * shape[1]].reshape(shape)
     return np.matmul(queries, rows.T, out=out)
 
