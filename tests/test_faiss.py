@@ -153,6 +153,23 @@ def test_slots_that_faiss_leaves_empty_are_filled_exactly(retriever, exact, quer
     assert all(len(set(row)) == 30 for row in found)
 
 
+def test_one_neighbor_is_found_by_the_index(rows, queries, monkeypatch):
+    retriever = NeighborsRetriever(1, algorithm="faiss", random_state=0).fit(rows)
+    engine = retriever._gallery.engine
+    asked = []
+    exact = engine.exact.query
+    monkeypatch.setattr(engine.exact, "query", lambda q, k: asked.append(len(q)) or exact(q, k))
+    found = retriever.kneighbors(queries)[1]
+    assert asked == []  # no query was given to the exact engine
+    assert (found == exact(engine.encode(queries), 1)[1]).mean() >= 0.95
+
+
+def test_a_gallery_of_mostly_zero_rows(rows):
+    gallery = np.vstack([rows[:1100], np.zeros((15_000, rows.shape[1]), np.float32)])
+    retriever = NeighborsRetriever(5, algorithm="faiss", random_state=0).fit(gallery)
+    assert (retriever.kneighbors(rows[:50])[1][:, 0] == np.arange(50)).mean() > 0.95
+
+
 def test_zero_and_repeated_rows(rows, queries, kind):
     gallery = np.vstack([rows, np.zeros((50, 32), np.float32), np.tile(rows[:1], (300, 1))])
     retriever = NeighborsRetriever(algorithm="faiss", random_state=0, recall_target=0).fit(gallery)

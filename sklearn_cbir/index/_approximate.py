@@ -161,7 +161,7 @@ class ApproximateEngine:
             self.n_loose, self.recall = 0, 1.0
             return
         generator = np.random.default_rng(self.seed)
-        held_out = generator.choice(eligible, self._n_held_out(), replace=False)
+        held_out = generator.choice(eligible, self._n_held_out(len(eligible)), replace=False)
         # Position of every indexed row; -1 if it was removed since.
         self.members = np.setdiff1d(eligible, held_out).astype(np.int32)
         self.loose = np.setdiff1d(np.arange(len(rows)), self.members)
@@ -172,8 +172,8 @@ class ApproximateEngine:
             vars(self).pop("_cached_loose", None)
         self.n_loose = len(self.loose)
 
-    def _n_held_out(self):
-        """Return how many rows tell what share of the neighbors is found."""
+    def _n_held_out(self, n):
+        """Return how many of `n` rows tell what share of the neighbors is found."""
         return ROWS_HELD_OUT
 
     def _measure_recall(self, queries):
@@ -216,7 +216,8 @@ class ApproximateEngine:
     def _from_index(self, index, queries, k, effort):
         """Return what the index finds, -1 where it found nothing, and which answers lack rows."""
         gone = 0 if self.skips_removed else np.count_nonzero(self.members < 0)
-        numbers, squares = self._ask(index, queries, k + min(k, gone), effort)
+        # Two at least, to see whether they can be told apart.
+        numbers, squares = self._ask(index, queries, max(k, 2) + min(k, gone), effort)
         # A slot that was not filled may hold the number of some row all the same.
         filled = np.isfinite(squares)
         positions = np.where(filled, self.members[numbers], -1)

@@ -78,9 +78,9 @@ class NNDescentEngine(ApproximateEngine):
         self.members = self.members[order]
         return graph
 
-    def _n_held_out(self):
+    def _n_held_out(self, n):
         # They are linked in the end, so that many of them cost nothing.
-        return min(ROWS_HELD_OUT * 5, max(ROWS_HELD_OUT, len(self.exact) // 10))
+        return min(ROWS_HELD_OUT * 5, max(ROWS_HELD_OUT, n // 10))
 
     def _admit(self, positions):
         rows = self.exact.rows
