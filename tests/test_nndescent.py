@@ -340,6 +340,24 @@ def test_no_place_for_compiled_code_is_explained(monkeypatch, rows):
         NeighborsRetriever(algorithm="nndescent").fit(rows)
 
 
+def test_a_graph_without_compiled_code_is_explained(tmp_path):
+    program = (
+        "import numpy as np\n"
+        "from sklearn_cbir import NeighborsRetriever\n"
+        "rows = np.random.default_rng(0).normal(size=(1500, 4))\n"
+        "try:\n"
+        "    NeighborsRetriever(algorithm='nndescent').fit(rows)\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "NUMBA_DISABLE_JIT" in done.stdout
+    assert "algorithm='exact'" in done.stdout
+
+
 @pytest.mark.ann
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_answers(rows, queries, by_pynndescent, exact):

@@ -151,6 +151,10 @@ def _read_only(array):
 
 def _kernels():
     """Import the compiled loops, and numba with them, when they are needed."""
-    from sklearn_cbir.index import _graph_kernels
-
+    try:
+        from sklearn_cbir.index import _graph_kernels
+    except ImportError as error:
+        raise ImportError(
+            f"The loops of a graph of rows cannot be compiled: {error} Use algorithm='exact'."
+        ) from error
     return _graph_kernels

@@ -67,14 +67,7 @@ class NNDescentEngine(ApproximateEngine):
             return super()._index()
 
     def _make(self, rows):
-        try:
-            graph, order = link_rows(rows, self._find_neighbors)
-        except (ImportError, RuntimeError) as error:
-            raise ImportError(
-                "The graph could not be compiled: numba is switched off (NUMBA_DISABLE_JIT) or has "
-                "no folder for its cache. Set the environment variable NUMBA_CACHE_DIR to a folder "
-                "that can be written, or use algorithm='exact'."
-            ) from error
+        graph, order = link_rows(rows, self._find_neighbors)
         self.members = self.members[order]
         return graph
 
@@ -120,7 +113,7 @@ class NNDescentEngine(ApproximateEngine):
         block = np.ascontiguousarray(queries, dtype=rows.dtype)
         n_wanted = block.size * ROWS_MET * kept / PRODUCTS_PER_THREAD
         # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
-        step = len(block) if n_wanted < 2 else max(1, int(len(block) / max(8, n_wanted)))
+        step = len(block) if n_wanted < 2 else int(len(block) / max(8, n_wanted))
         found = list(
             in_threads(
                 lambda part: index.search(rows, self.members, block[part], k, kept),
@@ -145,9 +138,16 @@ def _is_forked():
 
 def _import_nndescent():
     """Import pynndescent, which takes more than a second."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pynndescent import NNDescent
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pynndescent import NNDescent
+    except RuntimeError as error:
+        raise ImportError(
+            "pynndescent could not be compiled, because numba has no folder for its cache. Set "
+            "the environment variable NUMBA_CACHE_DIR to a folder that can be written, or use "
+            "algorithm='exact'."
+        ) from error
     return NNDescent
 
 
