@@ -434,7 +434,7 @@ class NeighborsRetriever(
             Ids, nearest first.
         """
         gallery = self._fitted()
-        return gallery.ids.values[self._nearest(gallery, X, None, ids)[1]]
+        return gallery.ids.at(self._nearest(gallery, X, None, ids)[1])
 
     def score(self, X=None, y=None, sample_weight=None, *, ids=None):
         """Return the mean of the metric `scoring` over queries, by exact search.

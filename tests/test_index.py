@@ -1,5 +1,6 @@
 """Search engines against plain loops: exact, stable at ties, safe at every scale."""
 
+import itertools
 import math
 import os
 import pickle
@@ -116,14 +117,47 @@ def test_little_working_memory_gives_the_same_answer(metric, rng):
     np.testing.assert_array_equal(small[1], expected[1])
 
 
+@pytest.mark.parametrize("rows_to_copy", [0, 5000])
 @pytest.mark.parametrize("metric", FLOATS)
-def test_galleries_of_several_tiles_are_searched_whole(metric, rng, monkeypatch):
+def test_galleries_of_several_tiles_are_searched_whole(metric, rows_to_copy, rng, monkeypatch):
     monkeypatch.setattr("sklearn_cbir.index._exact.AFFINITIES_AT_ONCE", 2**10)
+    monkeypatch.setattr("sklearn_cbir.index._exact.BYTES_TO_COPY", rows_to_copy * 64)
     gallery = make_rows(rng, 5000, metric)
     queries = gallery[[0, 1023, 1024, 4999]]
     engine = build(gallery, metric)
     positions = engine.query(engine.encode(queries), 20)[1]
     np.testing.assert_array_equal(positions, loop_search(queries, gallery, metric, 20)[1])
+
+
+@pytest.mark.parametrize("n_queries", [2, 16, 17, 40])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", FLOATS)
+def test_large_galleries_are_searched_as_small_ones_are(metric, dtype, n_queries, rng, monkeypatch):
+    gallery = make_rows(rng, 1000, metric, n_features=70, dtype=dtype)
+    engine = build(gallery, metric)
+    queries = engine.encode(make_rows(rng, n_queries, metric, n_features=70, dtype=dtype))
+    expected = [engine.query(queries, 9), engine.within(queries, np.full(n_queries, 0.9))]
+    scores = engine.distances(queries)
+    monkeypatch.setattr("sklearn_cbir.index._exact.BYTES_TO_COPY", 0)
+    large = build(gallery, metric)
+    found = [large.query(queries, 9), large.within(queries, np.full(n_queries, 0.9))]
+    for one, other in zip(itertools.chain(*found), itertools.chain(*expected)):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(large.distances(queries), scores, rtol=1e-5, atol=1e-6)
+    assert "_cached_columns" not in vars(large)
+
+
+@pytest.mark.parametrize("metric", FLOATS)
+def test_the_copy_by_columns_is_neither_pickled_nor_kept_for_other_rows(metric, rng):
+    gallery, queries = make_rows(rng, 200, metric), make_rows(rng, 5, metric)
+    engine = build(gallery, metric)
+    engine.query(engine.encode(queries), 3)
+    assert engine._cached_columns.shape == (16, 200)
+    assert "_cached_columns" not in vars(pickle.loads(pickle.dumps(engine)))
+    for changed in (engine.add(queries), engine.remove(np.arange(100))):
+        positions = changed.query(changed.encode(queries), 3)[1]
+        rows = np.concatenate([gallery, queries]) if len(changed) > 200 else gallery[100:]
+        np.testing.assert_array_equal(positions, loop_search(queries, rows, metric, 3)[1])
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -347,7 +381,16 @@ def test_ids_survive_a_pickle(given):
 
 
 def test_a_million_counted_ids_take_no_space():
-    assert len(pickle.dumps(GalleryIds(None, 10**6))) < 300
+    tracemalloc.start()
+    ids = GalleryIds(None, 10**6).remove(np.arange(5)).add(None, 3)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 5000
+    assert len(pickle.dumps(ids)) < 300
+    assert ids.at(np.array([[0, 999_997]])).tolist() == [[5, 1_000_002]]
+    asked = np.array([4, 5, 1_000_002, 1_000_003, -(2**63), 2**63 - 1])
+    assert ids.find(asked).tolist() == [-1, 0, 999_997, -1, -1, -1]
+    assert (ids.values == np.arange(5, 1_000_003)).all()
 
 
 def test_labels_of_a_gallery_are_stored_small_and_given_back():

@@ -41,8 +41,8 @@ set_config(working_memory={working})
 def make():
     return NeighborsRetriever(metric={metric!r}, algorithm={algorithm!r}, random_state=0)
 # Enough for pynndescent, whose compiling takes memory too.
-small = np.random.default_rng(0).integers(0, 2, (21_000, 64)).astype({dtype!r})
-make().fit(small, np.arange(21_000) % 5).score(small[:9], np.arange(9) % 5)
+small = np.random.default_rng(0).integers(0, 2, (25_000, 64)).astype({dtype!r})
+make().fit(small, np.arange(25_000) % 5).score(small[:9], np.arange(9) % 5)
 def read(what):
     for line in open('/proc/self/status'):
         if line.startswith(what):

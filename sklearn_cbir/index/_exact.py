@@ -1,5 +1,7 @@
 """Exact search over float rows under the cosine or the Euclidean distance."""
 
+import math
+
 import numpy as np
 from sklearn import get_config
 
@@ -12,6 +14,10 @@ AFFINITIES_AT_ONCE = 2**21
 DIFFERENCES_AT_ONCE = 2**18
 # Rows that caches do not hold are read fastest one after the other, for one query.
 BYTES_TO_STREAM = 2**24
+# A product whose right factor has to be turned first takes up to nine times as long. Of small
+# galleries a turned copy is kept; for large ones, the product of few queries is turned instead.
+BYTES_TO_COPY = 2**25
+FEW_QUERIES = 16
 # Bytes that a pair takes which may be wanted: its numbers, its distance, what sorts it.
 BYTES_PER_PAIR = 100
 # Squared distances of a product below so many of its rounding errors are measured again.
@@ -45,7 +51,7 @@ class ExactEngine(EveryRow):
     def _query_one(self, query, k, error):
         """Return the same for one query in few steps: a call takes longer than what it computes."""
         affinity = self._affinity(query, slice(None))[0]
-        width = _group_width(k, len(self))
+        width = _group_width(k, len(self), largest=len(self))
         n_groups = len(self) // width
         largest = affinity[: n_groups * width].reshape(width, n_groups).max(axis=0)
         floor = np.partition(largest, -k)[-k] - (2 * error[0]).astype(affinity.dtype)
@@ -99,8 +105,8 @@ class ExactEngine(EveryRow):
         for start in range(0, len(which), step):
             part = slice(start, start + step)
             # Converted first: a difference of two types takes longer.
-            difference = self.rows[positions[part]].astype(np.float64, copy=False)
-            difference -= queries[which[part]]
+            difference = self.rows.take(positions[part], axis=0).astype(np.float64, copy=False)
+            difference -= queries.take(which[part], axis=0)
             distances[part] = self._from_difference(difference)
         return distances
 
@@ -129,51 +135,67 @@ class ExactEngine(EveryRow):
                 middle = (block.start + block.stop) // 2
                 waiting += [slice(middle, block.stop), slice(block.start, middle)]
                 continue
-            which, found = pairs
+            pairs.sort()
+            which, found = np.divmod(pairs, len(self))
             del pairs
-            # One integer that sorts by query, then by position: numbers sort faster than places.
-            keys = which * len(self) + found
-            keys.sort()
-            which, found = np.divmod(keys, len(self))
             yield block, which, found, self.measure(queries[block], which, found)
 
     def _pairs(self, queries, k=None, radius=None):
-        """Return all pairs (query, position) that may be wanted, and a few more.
+        """Return all pairs that may be wanted, and a few more, as query * len(self) + position.
 
         None if there are several queries and more pairs than the working memory holds.
         """
         error = self._error(queries)
         safe = self._is_safe(error)
         slack = np.where(safe, 2 * error, 0).astype(self.rows.dtype)
-        select = _Nearest(k, len(self)) if radius is None else None
-        pairs, tile = [], self._tile(len(queries))
+        if radius is None:
+            select = _Nearest(k, len(self), slack)
+        else:
+            select = _Within(self._floor(queries, radius) - slack)
+        tile = self._tile(len(queries))
         room = max(len(self), get_config()["working_memory"] * 2**20 // BYTES_PER_PAIR)
-        room -= len(self) * np.count_nonzero(~safe)
+        room = np.inf if len(queries) == 1 else room - len(self) * np.count_nonzero(~safe)
         place = np.empty(len(queries) * tile, dtype=self.rows.dtype)
+        parts = []
         for start in range(0, len(self), tile):
             affinity = self._affinity(queries, slice(start, start + tile), place)
-            if select is not None:
-                picked = select(affinity, slack, room if len(queries) > 1 else np.inf)
-            else:
-                inside = affinity >= (self._floor(queries, radius) - slack)[:, None]
-                picked = None
-                if len(queries) == 1 or np.count_nonzero(inside) <= room:
-                    which, found = _true_pairs(inside)
-                    picked = which, found, affinity[which, found]
+            picked = select(affinity, room)
             if picked is None:
                 return None
-            which, found, value = picked
-            pairs.append((which, found + start, value))
-            room -= len(which)
-        which, found, value = (np.concatenate(part) for part in zip(*pairs))
-        keep = safe[which]
-        if select is not None:
-            keep &= value >= select.floor[which] - slack[which]
-        which, found = which[keep], found[keep]
-        for row in np.flatnonzero(~safe):
-            which = np.concatenate([which, np.full(len(self), row)])
-            found = np.concatenate([found, np.arange(len(self))])
-        return which, found
+            room -= len(picked)
+            if tile < len(self):
+                which, column = np.divmod(picked, affinity.shape[1])
+                parts.append((which * len(self) + column + start, affinity.take(picked)))
+        if parts:
+            picked, value = (np.concatenate(part) for part in zip(*parts))
+            picked = picked[value >= select.limit[picked // len(self)]]
+        if safe.all():
+            return picked
+        every = np.flatnonzero(~safe)[:, None] * len(self) + np.arange(len(self))
+        return np.concatenate([picked[safe[picked // len(self)]], every.ravel()])
+
+    def _product(self, queries, part, place=None):
+        """Return all products of queries and some rows, in `place` if given: new memory is slow."""
+        n_queries = len(queries)
+        if n_queries > 1 and self.in_memory and self.rows.nbytes <= BYTES_TO_COPY:
+            columns, few = self._columns()[:, part], 0
+        else:
+            columns, few = self.rows[part].T, FEW_QUERIES
+        shape = n_queries, columns.shape[1]
+        out = np.empty(shape, self.rows.dtype) if place is None else place[: math.prod(shape)]
+        out = out.reshape(shape)
+        if n_queries == 1 and columns.nbytes > BYTES_TO_STREAM:
+            return np.vecdot(columns.T, queries, out=out[0])[None]
+        if 1 < n_queries <= few:
+            out[:] = (columns.T @ queries.T).T
+            return out
+        return np.matmul(queries, columns, out=out)
+
+    def _columns(self):
+        """Return a copy of the rows as columns, which products of few queries read faster."""
+        if "_cached_columns" not in vars(self):
+            self._cached_columns = np.ascontiguousarray(self.rows.T)
+        return self._cached_columns
 
     def _is_safe(self, error):
         """Say for which queries the product cannot overflow."""
@@ -192,7 +214,7 @@ class CosineEngine(ExactEngine):
         return unit_rows(rows)
 
     def _affinity(self, queries, part, place=None):
-        return _product(queries, self.rows[part], place)
+        return self._product(queries, part, place)
 
     def _close(self, queries):
         return np.full(len(queries), ERRORS_OF_CLOSE * float(np.finfo(self.rows.dtype).eps))
@@ -266,7 +288,7 @@ class EuclideanEngine(ExactEngine):
     def _affinity(self, queries, part, place=None):
         # q.g - |g|^2 / 2 = (|q|^2 - |q - g|^2) / 2
         with np.errstate(over="ignore", invalid="ignore"):
-            affinity = _product(queries, self.rows[part], place)
+            affinity = self._product(queries, part, place)
             affinity -= self._half_squares()[part]
         return affinity
 
@@ -306,15 +328,6 @@ class EuclideanEngine(ExactEngine):
         return _lengths(difference) / self.scale
 
 
-def _product(queries, rows, place=None):
-    """Return all products of queries and rows, in `place` if given: fresh memory is slow."""
-    shape = len(queries), len(rows)
-    if len(queries) == 1 and rows.nbytes > BYTES_TO_STREAM:
-        return np.vecdot(rows, queries)[None]
-    out = None if place is None else place[: shape[0] * shape[1]].reshape(shape)
-    return np.matmul(queries, rows.T, out=out)
-
-
 class _Nearest:
     """Pick out of tiles of affinities all that may be among the `k` largest of their row.
 
@@ -322,13 +335,14 @@ class _Nearest:
     affinities reach; only groups whose largest reaches it are looked into.
     """
 
-    def __init__(self, k, n):
+    def __init__(self, k, n, slack):
         self.k = k
         self.width = _group_width(k, n)
+        self.slack = slack
         self.best = None
 
-    def __call__(self, affinity, slack, room):
-        """Return queries, columns, affinities of a tile; None if they may be more than `room`."""
+    def __call__(self, affinity, room):
+        """Return where they are in the flattened tile; None if they may be more than `room`."""
         n_queries, n = affinity.shape
         n_groups = n // self.width
         first_rest = n_groups * self.width
@@ -337,37 +351,47 @@ class _Nearest:
         rest = affinity[:, first_rest:]
         largest = groups.max(axis=1)  # (n_queries, n_groups)
         self._raise_floor(largest, rest)
-        limit = self.floor - slack
-        which, group = _true_pairs(largest >= limit[:, None])
-        if len(which) * self.width > room:
+        hot = np.flatnonzero(largest >= self.limit[:, None])
+        if len(hot) * self.width > room:
             return None
-        members = groups[which, :, group]  # (n_hot, width)
-        hot, offset = _true_pairs(members >= limit[which, None])
-        which_rest, column_rest = _true_pairs(rest >= limit[:, None])
-        which = np.concatenate([which[hot], which_rest])
-        column = np.concatenate([group[hot] + offset * n_groups, column_rest + first_rest])
-        return which, column, affinity[which, column]
+        which, group = np.divmod(hot, n_groups)
+        members = which * n + group + np.arange(self.width)[:, None] * n_groups
+        picked = members[affinity.take(members) >= self.limit.take(which)]
+        if first_rest == n:
+            return picked
+        in_rest = np.flatnonzero(rest >= self.limit[:, None])
+        which, column = np.divmod(in_rest, n - first_rest)
+        return np.concatenate([picked, which * n + first_rest + column])
 
     def _raise_floor(self, largest, rest):
-        """Take in a tile: `floor` is reached by at least `k` affinities of each query so far."""
-        parts = [largest, rest] if self.best is None else [self.best, largest, rest]
-        best = np.concatenate(parts, axis=1)
+        """Take in a tile: `limit` is what `k` affinities of each query reach, less the slack."""
+        parts = [part for part in (self.best, largest, rest) if part is not None and part.size]
+        best = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if best.shape[1] >= self.k:
             best = np.partition(best, -self.k, axis=1)[:, -self.k :]
-            self.floor = best[:, 0]
+            self.limit = best[:, 0] - self.slack
         else:
-            self.floor = np.full(len(best), -np.inf, dtype=best.dtype)
+            self.limit = np.full(len(best), -np.inf, dtype=best.dtype)
         self.best = best
 
 
-def _group_width(k, n):
+class _Within:
+    """Pick out of tiles of affinities all that reach the limit of their row."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, affinity, room):
+        """Return where they are in the flattened tile; None if they are more than `room`."""
+        inside = affinity >= self.limit[:, None]
+        if np.count_nonzero(inside) > room:
+            return None
+        return np.flatnonzero(inside)
+
+
+def _group_width(k, n, largest=32):
     """Return how many columns are a group: there are many more groups than `k`, or all columns."""
-    return max(1, min(32, n // (25 * k)))
-
-
-def _true_pairs(mask):
-    """Return rows and columns of what is true, as `nonzero` does, but several times faster."""
-    return np.divmod(np.flatnonzero(mask), max(1, mask.shape[1]))
+    return max(1, min(largest, n // (25 * k)))
 
 
 def unit_rows(rows):

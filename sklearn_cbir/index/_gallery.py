@@ -71,20 +71,28 @@ class GalleryIds:
 
     def __init__(self, ids, n):
         self.given = ids is not None
-        self.values = check_ids(ids, n) if self.given else np.arange(n)
+        self._held = check_ids(ids, n) if self.given else range(n)
         self.next_id = n
 
+    @property
+    def values(self):
+        """The ids, as an array; numbers that follow one another are held as a range."""
+        if isinstance(self._held, range):
+            return np.arange(self._held.start, self._held.stop)
+        return self._held
+
     def __getstate__(self):
-        # Consecutive numbers and the look-up table are made again, not stored.
-        state = {key: value for key, value in vars(self).items() if key != "_positions"}
-        n = len(self.values)
-        first = self.values[0] if n and not self.given else 0
-        if not self.given and (self.values == np.arange(first, first + n)).all():
-            state["values"] = range(int(first), int(first) + n)
-        return state
+        # The look-up table is made again, not stored.
+        return {"given": self.given, "values": self._held, "next_id": self.next_id}
 
     def __setstate__(self, state):
-        self.__dict__ = {**state, "values": np.asarray(state["values"])}
+        self.given, self._held, self.next_id = (state[k] for k in ("given", "values", "next_id"))
+
+    def at(self, positions):
+        """Return the ids of an array of positions."""
+        if isinstance(self._held, range):
+            return positions + self._held.start
+        return self._held[positions]
 
     def add(self, ids, n):
         """Return the ids with those of `n` new positions behind them."""
@@ -111,6 +119,9 @@ class GalleryIds:
 
     def find(self, ids):
         """Return the position of every id, -1 where the gallery does not have it."""
+        if isinstance(self._held, range) and ids.dtype.kind == "i":
+            inside = (ids >= self._held.start) & (ids < self._held.stop)
+            return np.where(inside, ids - self._held.start, -1)
         kind, listed = _kind(self.values), ids.tolist()
         is_of_kind = {TEXT: _is_text, NUMBERS: _is_integer, OBJECTS: _is_anything}[kind]
         for row, id_ in enumerate(listed):
@@ -126,7 +137,9 @@ class GalleryIds:
 
     def _with(self, values, next_id):
         ids = GalleryIds.__new__(GalleryIds)
-        ids.given, ids.values, ids.next_id = self.given, values, next_id
+        if not self.given and len(values) and values[-1] - values[0] == len(values) - 1:
+            values = range(int(values[0]), int(values[-1]) + 1)  # they only ever grow
+        ids.given, ids._held, ids.next_id = self.given, values, next_id
         return ids
 
 

@@ -54,6 +54,10 @@ class StoredRows:
         found = self._engine.read(positions.ravel())
         return found.reshape(*positions.shape, self.shape[1])
 
+    def take(self, positions, axis):
+        """Return the rows at `positions`, as an array's `take` along axis 0 does."""
+        return self[positions]
+
     def __array__(self, dtype=None, copy=None):
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
