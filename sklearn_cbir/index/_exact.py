@@ -14,6 +14,11 @@ AFFINITIES_AT_ONCE = 2**21
 DIFFERENCES_AT_ONCE = 2**18
 # Rows that caches do not hold are read fastest one after the other, for one query.
 BYTES_TO_STREAM = 2**24
+# So few queries of larger rows are screened by bytes, once a hundred were asked: to make the bytes
+# takes two readings of the rows, and the import of numba and its memory.
+BYTES_TO_SCREEN = 2**26
+QUERIES_TO_SCREEN = 3
+QUERIES_BEFORE_SCREEN = 100
 # A product whose right factor has to be turned first takes up to nine times as long. Of small
 # galleries a turned copy is kept; for large ones, the product of few queries is turned instead.
 BYTES_TO_COPY = 2**25
@@ -35,10 +40,11 @@ class ExactEngine(EveryRow):
 
     def query(self, queries, k):
         """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
-        if len(queries) == 1:
+        if len(queries) == 1 or self._screen(len(queries)) is not None:
             error = self._error(queries)
-            if self._is_safe(error)[0]:
-                return self._query_one(queries, k, error)
+            if self._is_safe(error).all():
+                each = [self._query_one(queries[i : i + 1], k, error[i]) for i in range(len(error))]
+                return each[0] if len(each) == 1 else tuple(map(np.concatenate, zip(*each)))
         distances = np.empty((len(queries), k))
         positions = np.empty((len(queries), k), dtype=np.int64)
         for block, which, found, measured in self._measured(queries, k=k):
@@ -50,15 +56,45 @@ class ExactEngine(EveryRow):
 
     def _query_one(self, query, k, error):
         """Return the same for one query in few steps: a call takes longer than what it computes."""
-        affinity = self._affinity(query, slice(None))[0]
-        width = _group_width(k, len(self), largest=len(self))
-        n_groups = len(self) // width
-        largest = affinity[: n_groups * width].reshape(width, n_groups).max(axis=0)
-        floor = np.partition(largest, -k)[-k] - (2 * error[0]).astype(affinity.dtype)
-        found = np.flatnonzero(affinity >= floor)
+        found = self._screened(query, k, error)
+        if found is None:
+            affinity = self._affinity(query, slice(None))[0]
+            floor = _reached(affinity, k) - (2 * error).astype(affinity.dtype)
+            found = np.flatnonzero(affinity >= floor)
         measured = self.measure(query, np.zeros(len(found), dtype=np.int64), found)
         order = np.argsort(measured, kind="stable")[:k]
         return measured[order][None], found[order][None]
+
+    def _screened(self, query, k, error):
+        """Return the rows that bytes cannot tell from the nearest; None if they are many."""
+        screen = self._screen(1)
+        many = len(self) // 16  # which take as long to measure as all to read
+        if screen is None or k > many // 4:
+            return None
+        affinity, slack = screen.multiply(query[0])
+        affinity = self._from_product(affinity, slice(None))
+        slack += error.astype(slack.dtype)
+        found = np.flatnonzero(affinity + slack >= _reached(affinity - slack, k))
+        if len(found) > many:
+            self._cached_screen = None  # nor will it tell the next
+            return None
+        return found
+
+    def _screen(self, n_queries):
+        """Return what screens a few queries, once enough were asked to pay for making it.
+
+        None for more queries, for rows that are fast to read, and where numba cannot compile.
+        """
+        if n_queries > QUERIES_TO_SCREEN or not self.in_memory:
+            return None
+        if self.rows.nbytes <= BYTES_TO_SCREEN:
+            return None
+        if "_cached_screen" not in vars(self):
+            self._cached_asked = vars(self).get("_cached_asked", 0) + n_queries
+            if self._cached_asked <= QUERIES_BEFORE_SCREEN:
+                return None
+            self._cached_screen = _make_screen(self.rows)
+        return self._cached_screen
 
     def query_radius(self, queries, radius):
         """Return lists of the distances and positions of all rows within `radius`."""
@@ -174,6 +210,12 @@ class ExactEngine(EveryRow):
         every = np.flatnonzero(~safe)[:, None] * len(self) + np.arange(len(self))
         return np.concatenate([picked[safe[picked // len(self)]], every.ravel()])
 
+    def _affinity(self, queries, part, place=None):
+        """Return affinities of queries to a slice of the rows, (n_queries, n_rows)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = self._product(queries, part, place)
+        return self._from_product(product, part)
+
     def _product(self, queries, part, place=None):
         """Return all products of queries and some rows, in `place` if given: new memory is slow."""
         n_queries = len(queries)
@@ -213,8 +255,8 @@ class CosineEngine(ExactEngine):
         """Return rows of unit length; zero rows stay zero."""
         return unit_rows(rows)
 
-    def _affinity(self, queries, part, place=None):
-        return self._product(queries, part, place)
+    def _from_product(self, product, part):
+        return product
 
     def _close(self, queries):
         return np.full(len(queries), ERRORS_OF_CLOSE * float(np.finfo(self.rows.dtype).eps))
@@ -285,12 +327,11 @@ class EuclideanEngine(ExactEngine):
             self._cached_half_squares = np.einsum("ij,ij->i", self.rows, self.rows) / 2
         return self._cached_half_squares
 
-    def _affinity(self, queries, part, place=None):
+    def _from_product(self, product, part):
         # q.g - |g|^2 / 2 = (|q|^2 - |q - g|^2) / 2
         with np.errstate(over="ignore", invalid="ignore"):
-            affinity = self._product(queries, part, place)
-            affinity -= self._half_squares()[part]
-        return affinity
+            product -= self._half_squares()[part]
+        return product
 
     def _error(self, queries):
         eps = float(np.finfo(self.rows.dtype).eps)
@@ -387,6 +428,23 @@ class _Within:
         if np.count_nonzero(inside) > room:
             return None
         return np.flatnonzero(inside)
+
+
+def _make_screen(rows):
+    """Return a screen of `rows`, or None where numba cannot compile it."""
+    try:
+        from sklearn_cbir.index._screen import ByteScreen
+    except ImportError:
+        return None
+    return ByteScreen(rows)
+
+
+def _reached(values, k):
+    """Return a number that at least `k` of the values reach, mostly the `k`-th largest."""
+    width = _group_width(k, len(values), largest=len(values))
+    n_groups = len(values) // width
+    largest = values[: n_groups * width].reshape(width, n_groups).max(axis=0)
+    return np.partition(largest, -k)[-k]
 
 
 def _group_width(k, n, largest=32):

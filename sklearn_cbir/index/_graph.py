@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sklearn_cbir.index._rows import read_only
+
 # Links that a row makes to its neighbors, and has with those that others make to it.
 LINKS, LINKS_AT_MOST = 24, 48
 # A neighbor is not linked if a linked row is nearer to it by this factor, in squares. With 1 the
@@ -112,7 +114,7 @@ class NeighborGraph:
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
         arrays = rows, places, self.starts, self.links, queries, self.first[begin], turns
-        _kernels().walk(*map(_read_only, arrays), effort, found, squares)
+        _kernels().walk(*map(read_only, arrays), effort, found, squares)
         return found, squares
 
     def _begin(self, queries):
@@ -140,13 +142,6 @@ def _with_links(starts, links, heads, tails):
     links = np.insert(links, starts[heads + 1], tails)
     more = np.cumsum(np.bincount(heads, minlength=len(starts) - 1))
     return np.concatenate([starts[:1], starts[1:] + more.astype(starts.dtype)]), links
-
-
-def _read_only(array):
-    """Return a view that cannot be written: to the compiled loops that is a type of its own."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def _kernels():

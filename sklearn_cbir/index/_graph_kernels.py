@@ -6,10 +6,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sklearn_cbir.codes._kernels import compiled, inlined
+from sklearn_cbir.codes._kernels import compiled, fast, inlined
 
-# The order of a sum may change, infinity stays what it is.
-FREE_SUMS = {"reassoc", "contract", "nsz"}
 LINE = 64  # bytes that memory gives at once
 LINES_AHEAD = 8  # of a row, asked for before it is compared; the processor foresees the others
 
@@ -37,11 +35,6 @@ def prefetch_row(typing_context, rows, row):
         return context.get_dummy_value()
 
     return types.none(rows, row), generate
-
-
-def fast(function):
-    """Compile with sums in any order, which lets one instruction add several numbers."""
-    return compiled(function, fastmath=FREE_SUMS)
 
 
 @fast

@@ -12,6 +12,13 @@ def row_blocks(n_rows, n_columns, *, itemsize=8, largest=1024):
         yield slice(start, min(start + step, n_rows))
 
 
+def read_only(array):
+    """Return a view that cannot be written: to compiled loops that is a type of its own."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def row_keys(rows):
     """Return one 64-bit key per row; equal rows have equal keys, others all but never."""
     if hasattr(rows, "row_keys"):  # rows that are not in memory
