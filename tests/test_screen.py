@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import ENGINES
@@ -130,6 +131,16 @@ def test_a_screen_is_made_once_enough_was_asked_and_not_kept_for_other_rows(rng,
     retriever.partial_fit(queries)
     assert "_cached_screen" not in vars(retriever._gallery.engine)
     assert retriever.kneighbors(queries[7:8])[1][0, 0] == 507
+
+
+def test_a_screen_is_not_made_beyond_the_working_memory(rng, at_once):
+    engine = ENGINES["exact"]("euclidean").build(rng.normal(size=(40_000, 32)))
+    with config_context(working_memory=1):  # and 40,000 x 32 bytes are more
+        assert engine.query(engine.rows[5:6], 1)[1].tolist() == [[5]]
+        assert "_cached_screen" not in vars(engine)
+    with config_context(working_memory=2):
+        assert engine.query(engine.rows[5:6], 1)[1].tolist() == [[5]]
+    assert isinstance(engine._cached_screen, ByteScreen)
 
 
 def test_where_numba_cannot_compile_rows_are_read_as_they_are(rng, at_once, monkeypatch):

@@ -83,11 +83,12 @@ class ExactEngine(EveryRow):
     def _screen(self, n_queries):
         """Return what screens a few queries, once enough were asked to pay for making it.
 
-        None for more queries, for rows that are fast to read, and where numba cannot compile.
+        None for more queries, for rows that are fast to read or would take more than the working
+        memory in bytes, and where numba cannot compile.
         """
         if n_queries > QUERIES_TO_SCREEN or not self.in_memory:
             return None
-        if self.rows.nbytes <= BYTES_TO_SCREEN:
+        if self.rows.nbytes <= BYTES_TO_SCREEN or not _fits(self.rows.size):
             return None
         if "_cached_screen" not in vars(self):
             self._cached_asked = vars(self).get("_cached_asked", 0) + n_queries
@@ -428,6 +429,11 @@ class _Within:
         if np.count_nonzero(inside) > room:
             return None
         return np.flatnonzero(inside)
+
+
+def _fits(n_bytes):
+    """Say whether so many bytes fit into the working memory."""
+    return n_bytes <= get_config()["working_memory"] * 2**20
 
 
 def _make_screen(rows):
