@@ -148,6 +148,58 @@ def test_large_galleries_are_searched_as_small_ones_are(metric, dtype, n_queries
 
 
 @pytest.mark.parametrize("metric", FLOATS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_radius_reaches_what_is_measured_at_it(metric, dtype, rng):
+    rows = make_rows(rng, 400, metric, n_features=40, dtype=dtype)
+    rows[100:] = rows[rng.integers(100, size=300)]  # copies are at the same distance
+    engine = build(rows, metric)
+    queries = engine.encode(make_rows(rng, 30, metric, n_features=40, dtype=dtype))
+    queries[:5] = engine.rows[:5]
+    distances, positions = engine.query(queries, 400)
+    for rank in (0, 50, 399):
+        which, found, measured = engine.within(queries, distances[:, rank])
+        for row in range(30):
+            last = np.searchsorted(distances[row], distances[row, rank], side="right")
+            np.testing.assert_array_equal(found[which == row], np.sort(positions[row, :last]))
+            assert measured[which == row].max() == distances[row, rank]
+
+
+@pytest.mark.parametrize("n_queries", [1, 2, 40])
+@pytest.mark.parametrize(
+    ("size", "largest", "dtype"),
+    [(1, 1e22, np.float32), (1e-22, 1, np.float32), (1e-161, 1, np.float64), (1e-38, 0, "f4")],
+)
+def test_rows_that_stay_when_far_larger_ones_go_are_told_apart(
+    size, largest, dtype, n_queries, rng
+):
+    rows = (size * rng.normal(size=(3000, 16))).astype(dtype)
+    queries = (size * rng.normal(size=(n_queries, 16))).astype(dtype)
+    alone = build(rows, "euclidean")
+    left = build(np.full((1, 16), largest, dtype), "euclidean").add(rows).remove(np.array([0]))
+    expected = alone.query(alone.encode(queries), 5)
+    found = left.query(left.encode(queries), 5)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5 if dtype != "f4" else 1e-2)
+    which, inside, _ = left.within(left.encode(queries), expected[0][:, -1] * (1 + 1e-3))
+    for row in range(n_queries):
+        assert set(expected[1][row]) <= set(inside[which == row])
+    full = left.distances(left.encode(queries))
+    np.testing.assert_array_equal(np.argsort(full, axis=1, kind="stable")[:, :5], expected[1])
+
+
+def test_a_turned_product_holds_no_second_one(rng, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._exact.BYTES_TO_COPY", 0)
+    rows = rng.standard_normal((200_000, 4), dtype=np.float32)
+    engine = build(rows, "cosine")
+    tracemalloc.start()
+    products = engine._product(rows[:16], slice(None))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(products, rows[:16] @ engine.rows.T, rtol=1e-4, atol=1e-6)
+    assert peak < 1.25 * products.nbytes
+
+
+@pytest.mark.parametrize("metric", FLOATS)
 def test_the_copy_by_columns_is_neither_pickled_nor_kept_for_other_rows(metric, rng):
     gallery, queries = make_rows(rng, 200, metric), make_rows(rng, 5, metric)
     engine = build(gallery, metric)
@@ -391,6 +443,14 @@ def test_a_million_counted_ids_take_no_space():
     asked = np.array([4, 5, 1_000_002, 1_000_003, -(2**63), 2**63 - 1])
     assert ids.find(asked).tolist() == [-1, 0, 999_997, -1, -1, -1]
     assert (ids.values == np.arange(5, 1_000_003)).all()
+    assert len(pickle.dumps(ids)) < 300
+
+
+@pytest.mark.parametrize("given", [None, ["a", "b", "c"]], ids=["counted", "given"])
+def test_the_ids_of_a_gallery_cannot_be_written_by_accident(given):
+    retriever = NeighborsRetriever(1).fit(np.eye(3), ids=given)
+    with pytest.raises(ValueError, match="read-only"):
+        retriever.ids_[0] = retriever.ids_[1]
 
 
 def test_labels_of_a_gallery_are_stored_small_and_given_back():
@@ -460,9 +520,13 @@ def test_scores_tell_rows_apart_as_neighbors_do(metric, kind, storage, tmp_path)
     assert results["map"].score == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("tile", [20_000, 2_000])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize(("spread", "k"), [(0.0, 10), (1e-9, 10), (1.0, 5_000)])
-def test_ties_and_many_neighbors_stay_within_the_working_memory(metric, spread, k):
+def test_ties_and_many_neighbors_stay_within_the_working_memory(
+    metric, spread, k, tile, monkeypatch
+):
+    monkeypatch.setattr("sklearn_cbir.index._exact.AFFINITIES_AT_ONCE", tile * 256)
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=8) + spread * rng.normal(size=(20_000, 8))).astype(np.float32)
     retriever = NeighborsRetriever(k, metric=metric, algorithm="exact").fit(rows)

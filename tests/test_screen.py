@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ def rows_of(kind, rng, n=2000, d=24):
         rows = rows[rng.integers(min(n, 50), size=n)]
     elif kind == "whole numbers":
         rows = np.rint(2 * rows)
+    elif kind == "columns of all sizes":
+        rows *= 10.0 ** np.linspace(-4, 4, d)
     return rows
 
 
@@ -43,6 +46,7 @@ KINDS = [
     "some zero rows",
     "copies",
     "whole numbers",
+    "columns of all sizes",
 ]
 
 
@@ -72,18 +76,33 @@ def test_products_lie_within_their_bounds(kind, scale, dtype, rng):
         assert np.median(slack) <= 0.05 * np.median(lengths)  # and they say something
 
 
-@pytest.mark.parametrize("k", [1, 10])
+@pytest.mark.parametrize("d", [1, 2, 3, 24])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_answers_are_those_of_the_rows(metric, kind, dtype, k, rng, at_once):
-    rows = rows_of(kind, rng).astype(dtype)
+def test_answers_are_those_of_the_rows(metric, kind, dtype, d, rng, at_once):
+    rows = rows_of(kind, rng, d=d).astype(dtype)
     engine = ENGINES["exact"](metric).build(rows)
-    queries = engine.encode(np.concatenate([rows[:3], rows_of(kind, rng, n=9).astype(dtype)]))
-    expected = engine.query(queries, k)  # many queries are not screened
-    for start, stop in [(0, 1), (1, 2), (3, 4), (4, 6), (6, 9)]:
-        for found, known in zip(engine.query(queries[start:stop], k), expected):
-            np.testing.assert_array_equal(found, known[start:stop])
+    asked = np.concatenate([rows[:3], rows_of(kind, rng, n=30, d=d).astype(dtype)])
+    queries = engine.encode(asked)
+    for k in (1, 4, 10):
+        expected = engine.query(queries, k)  # many queries are not screened
+        for start in (0, 1, 2, *range(3, 33, 3)):
+            part = slice(start, start + 1 if start < 3 else start + 3)
+            for found, known in zip(engine.query(queries[part], k), expected):
+                np.testing.assert_array_equal(found, known[part])
+
+
+@pytest.mark.parametrize("n_queries", [0, 1, 3])
+def test_queries_that_overflow_and_none_at_all_are_answered(n_queries, rng, at_once):
+    rows = rng.normal(size=(50, 4)).astype(np.float32)
+    engine = ENGINES["exact"]("euclidean").build(rows)
+    engine.query(rows[:1], 3)
+    far = (rng.normal(size=(n_queries, 4)) * 1e25).astype(np.float32)
+    distances, positions = engine.query(far, 3)
+    assert distances.shape == positions.shape == (n_queries, 3)
+    exact = np.linalg.norm(far[:, None].astype(float) - rows.astype(float), axis=2)
+    np.testing.assert_array_equal(positions, np.argsort(exact, axis=1, kind="stable")[:, :3])
 
 
 def test_a_screen_leaves_few_rows_to_measure(rng, at_once):
@@ -101,9 +120,31 @@ def test_rows_that_bytes_cannot_tell_apart_are_read_as_they_are(metric, rng, at_
     engine = ENGINES["exact"](metric).build(rows)
     queries = engine.encode(rows[:20])
     expected = engine.query(queries, 5)
-    for found, known in zip(engine.query(queries[:1], 5), expected):
-        np.testing.assert_array_equal(found, known[:1])
-    assert engine._cached_screen is None
+    for row in range(9):
+        assert row == 0 or isinstance(engine._cached_screen, ByteScreen)
+        for found, known in zip(engine.query(queries[row : row + 1], 5), expected):
+            np.testing.assert_array_equal(found, known[row : row + 1])
+    assert engine._cached_screen is None  # given up
+
+
+def test_odd_queries_now_and_then_do_not_end_a_screen(rng, at_once):
+    engine = ENGINES["exact"]("cosine").build(rng.normal(size=(2000, 32)).astype(np.float32))
+    blank, other = np.zeros((1, 32), np.float32), engine.rows[:1]
+    for _ in range(4):
+        for _ in range(5):
+            assert engine.query(blank, 2)[1].tolist() == [[0, 1]]
+        assert engine.query(other, 1)[1].tolist() == [[0]]
+    assert isinstance(engine._cached_screen, ByteScreen)
+
+
+def test_threads_that_come_together_make_one_screen(rng, at_once, monkeypatch):
+    made = []
+    monkeypatch.setattr(f"{EXACT}._make_screen", lambda rows: made.append(1) or ByteScreen(rows))
+    engine = ENGINES["exact"]("cosine").build(rng.normal(size=(20_000, 64)).astype(np.float32))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda row: engine.query(engine.rows[row : row + 1], 1), range(8)))
+    assert [int(positions[0, 0]) for _, positions in found] == list(range(8))
+    assert len(made) == 1
 
 
 def test_many_neighbors_are_read_as_they_are(rng, at_once):

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn import get_config
 
 from sklearn_cbir.index._every_row import EveryRow
+from sklearn_cbir.index._gallery import ProcessLock
 from sklearn_cbir.index._rows import find_copies, row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
@@ -19,14 +20,17 @@ BYTES_TO_STREAM = 2**24
 BYTES_TO_SCREEN = 2**26
 QUERIES_TO_SCREEN = 3
 QUERIES_BEFORE_SCREEN = 100
+FAILURES_IN_A_ROW = 8  # of a screen, after which it is given up
 # A product whose right factor has to be turned first takes up to nine times as long. Of small
 # galleries a turned copy is kept; for large ones, the product of few queries is turned instead.
 BYTES_TO_COPY = 2**25
 FEW_QUERIES = 16
+PRODUCTS_TO_TURN = 2**18  # at once, in the processor's cache
 # Bytes that a pair takes which may be wanted: its numbers, its distance, what sorts it.
 BYTES_PER_PAIR = 100
 # Squared distances of a product below so many of its rounding errors are measured again.
 ERRORS_OF_CLOSE = 1024
+LOCK = ProcessLock()
 
 
 class ExactEngine(EveryRow):
@@ -40,10 +44,14 @@ class ExactEngine(EveryRow):
 
     def query(self, queries, k):
         """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
-        if len(queries) == 1 or self._screen(len(queries)) is not None:
+        screen = self._screen_for(len(queries))
+        if len(queries) == 1 or screen is not None:
             error = self._error(queries)
             if self._is_safe(error).all():
-                each = [self._query_one(queries[i : i + 1], k, error[i]) for i in range(len(error))]
+                each = [
+                    self._query_one(queries[i : i + 1], k, error[i], screen)
+                    for i in range(len(queries))
+                ]
                 return each[0] if len(each) == 1 else tuple(map(np.concatenate, zip(*each)))
         distances = np.empty((len(queries), k))
         positions = np.empty((len(queries), k), dtype=np.int64)
@@ -54,9 +62,9 @@ class ExactEngine(EveryRow):
             distances[block], positions[block] = measured[nearest], found[nearest]
         return distances, positions
 
-    def _query_one(self, query, k, error):
+    def _query_one(self, query, k, error, screen):
         """Return the same for one query in few steps: a call takes longer than what it computes."""
-        found = self._screened(query, k, error)
+        found = None if screen is None else self._screened(screen, query, k, error)
         if found is None:
             affinity = self._affinity(query, slice(None))[0]
             floor = _reached(affinity, k) - (2 * error).astype(affinity.dtype)
@@ -65,37 +73,45 @@ class ExactEngine(EveryRow):
         order = np.argsort(measured, kind="stable")[:k]
         return measured[order][None], found[order][None]
 
-    def _screened(self, query, k, error):
+    def _screened(self, screen, query, k, error):
         """Return the rows that bytes cannot tell from the nearest; None if they are many."""
-        screen = self._screen(1)
         many = len(self) // 16  # which take as long to measure as all to read
-        if screen is None or k > many // 4:
+        if k > many // 4:
             return None
         affinity, slack = screen.multiply(query[0])
         affinity = self._from_product(affinity, slice(None))
         slack += error.astype(slack.dtype)
         found = np.flatnonzero(affinity + slack >= _reached(affinity - slack, k))
-        if len(found) > many:
-            self._cached_screen = None  # nor will it tell the next
-            return None
-        return found
+        if len(found) <= many:
+            self._cached_failures = 0
+            return found
+        self._cached_failures = vars(self).get("_cached_failures", 0) + 1
+        if self._cached_failures > FAILURES_IN_A_ROW:
+            self._cached_screen = None
+        return None
 
-    def _screen(self, n_queries):
-        """Return what screens a few queries, once enough were asked to pay for making it.
+    def _screen_for(self, n_queries):
+        """Return what screens a few queries; it is made once enough were asked to pay for it.
 
         None for more queries, for rows that are fast to read or would take more than the working
         memory in bytes, and where numba cannot compile.
         """
-        if n_queries > QUERIES_TO_SCREEN or not self.in_memory:
+        if not 0 < n_queries <= QUERIES_TO_SCREEN or not self.in_memory:
             return None
         if self.rows.nbytes <= BYTES_TO_SCREEN or not _fits(self.rows.size):
             return None
-        if "_cached_screen" not in vars(self):
-            self._cached_asked = vars(self).get("_cached_asked", 0) + n_queries
-            if self._cached_asked <= QUERIES_BEFORE_SCREEN:
-                return None
-            self._cached_screen = _make_screen(self.rows)
-        return self._cached_screen
+        self._cached_asked = vars(self).get("_cached_asked", 0) + n_queries
+        if self._cached_asked <= QUERIES_BEFORE_SCREEN:
+            return None
+        return self._remembered("_cached_screen", _make_screen)
+
+    def _remembered(self, name, make):
+        """Return what `make` makes of the rows, once, whichever thread needs it first."""
+        if name not in vars(self):
+            with LOCK:
+                if name not in vars(self):
+                    setattr(self, name, make(self.rows))
+        return vars(self)[name]
 
     def query_radius(self, queries, radius):
         """Return lists of the distances and positions of all rows within `radius`."""
@@ -190,8 +206,10 @@ class ExactEngine(EveryRow):
         else:
             select = _Within(self._floor(queries, radius) - slack)
         tile = self._tile(len(queries))
-        room = max(len(self), get_config()["working_memory"] * 2**20 // BYTES_PER_PAIR)
-        room = np.inf if len(queries) == 1 else room - len(self) * np.count_nonzero(~safe)
+        room = np.inf
+        if len(queries) > 1:
+            room = max(len(self), get_config()["working_memory"] * 2**20 // BYTES_PER_PAIR)
+            room -= len(self) * np.count_nonzero(~safe)
         place = np.empty(len(queries) * tile, dtype=self.rows.dtype)
         parts = []
         for start in range(0, len(self), tile):
@@ -221,7 +239,7 @@ class ExactEngine(EveryRow):
         """Return all products of queries and some rows, in `place` if given: new memory is slow."""
         n_queries = len(queries)
         if n_queries > 1 and self.in_memory and self.rows.nbytes <= BYTES_TO_COPY:
-            columns, few = self._columns()[:, part], 0
+            columns, few = self._remembered("_cached_columns", _as_columns)[:, part], 0
         else:
             columns, few = self.rows[part].T, FEW_QUERIES
         shape = n_queries, columns.shape[1]
@@ -230,15 +248,12 @@ class ExactEngine(EveryRow):
         if n_queries == 1 and columns.nbytes > BYTES_TO_STREAM:
             return np.vecdot(columns.T, queries, out=out[0])[None]
         if 1 < n_queries <= few:
-            out[:] = (columns.T @ queries.T).T
+            step = PRODUCTS_TO_TURN // n_queries
+            for start in range(0, shape[1], step):
+                rows = slice(start, start + step)
+                out[:, rows] = (columns[:, rows].T @ queries.T).T
             return out
         return np.matmul(queries, columns, out=out)
-
-    def _columns(self):
-        """Return a copy of the rows as columns, which products of few queries read faster."""
-        if "_cached_columns" not in vars(self):
-            self._cached_columns = np.ascontiguousarray(self.rows.T)
-        return self._cached_columns
 
     def _is_safe(self, error):
         """Say for which queries the product cannot overflow."""
@@ -335,10 +350,12 @@ class EuclideanEngine(ExactEngine):
         return product
 
     def _error(self, queries):
-        eps = float(np.finfo(self.rows.dtype).eps)
+        limits = np.finfo(self.rows.dtype)
         lengths = _lengths(queries.astype(np.float64, copy=False))
         with np.errstate(over="ignore"):
-            return (2 * self.rows.shape[1] + 16) * eps * (lengths + self._longest()) ** 2
+            # Relative, but for products below the normal numbers: the largest rows may be gone.
+            squares = float(limits.eps) * (lengths + self._longest()) ** 2 + float(limits.tiny)
+            return (2 * self.rows.shape[1] + 16) * squares
 
     def _longest(self):
         if "_cached_longest" not in vars(self):
@@ -346,9 +363,11 @@ class EuclideanEngine(ExactEngine):
         return self._cached_longest
 
     def _close(self, queries):
-        eps = float(np.finfo(self.rows.dtype).eps)
+        limits = np.finfo(self.rows.dtype)
         lengths = _lengths(queries.astype(np.float64, copy=False))
-        return np.sqrt(ERRORS_OF_CLOSE * eps) * np.hypot(lengths, self._longest()) / self.scale
+        relative = np.sqrt(float(limits.eps)) * np.hypot(lengths, self._longest())
+        absolute = np.sqrt(self.rows.shape[1] * float(limits.tiny))
+        return np.sqrt(ERRORS_OF_CLOSE) * np.hypot(relative, absolute) / self.scale
 
     def _floor(self, queries, radius):
         lengths = _lengths(queries.astype(np.float64, copy=False))
@@ -429,6 +448,11 @@ class _Within:
         if np.count_nonzero(inside) > room:
             return None
         return np.flatnonzero(inside)
+
+
+def _as_columns(rows):
+    """Return the rows as columns, which products of few queries read faster."""
+    return np.ascontiguousarray(rows.T)
 
 
 def _fits(n_bytes):

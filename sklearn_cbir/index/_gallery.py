@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sklearn_cbir._labels import check_labels, check_same_kind
+from sklearn_cbir.index._rows import read_only
 
 TEXT, NUMBERS, OBJECTS = "text", "whole numbers", "objects"  # kinds of ids
 
@@ -76,13 +77,15 @@ class GalleryIds:
 
     @property
     def values(self):
-        """The ids, as an array; numbers that follow one another are held as a range."""
-        if isinstance(self._held, range):
-            return np.arange(self._held.start, self._held.stop)
-        return self._held
+        """The ids, as an array that cannot be written; numbers in a row are held as a range."""
+        if not isinstance(self._held, range):
+            return read_only(self._held)
+        if "_counted" not in vars(self):
+            self._counted = np.arange(self._held.start, self._held.stop)
+        return read_only(self._counted)
 
     def __getstate__(self):
-        # The look-up table is made again, not stored.
+        # The look-up table and counted numbers are made again, not stored.
         return {"given": self.given, "values": self._held, "next_id": self.next_id}
 
     def __setstate__(self, state):

@@ -55,7 +55,9 @@ class StoredRows:
         return found.reshape(*positions.shape, self.shape[1])
 
     def take(self, positions, axis):
-        """Return the rows at `positions`, as an array's `take` along axis 0 does."""
+        """Return the rows at `positions`, as an array's `take` along `axis` 0 does."""
+        if axis != 0:
+            raise ValueError(f"axis={axis!r}: stored rows are taken along axis 0 only.")
         return self[positions]
 
     def __array__(self, dtype=None, copy=None):
