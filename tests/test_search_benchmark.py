@@ -52,6 +52,13 @@ def test_tables_and_plots_come_from_cells_that_run_once(search, tmp_path, capsys
     assert json.loads((tmp_path / "search.json").read_text()) == cells
 
 
+def test_plots_leave_out_cells_of_other_tables(search, tmp_path):
+    plots = importlib.import_module("_search.plots")
+    cell = {"n": 60_000, "bits": 64, "queries": 100, "k": 10, "ms": {"ours": 1.0}}
+    plots.draw({"codes 60000": cell, "codes of the page on scale": {"ms": {"ours": 9.0}}}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["search_codes.png"]
+
+
 def test_an_unknown_task_is_named(search, capsys):
     with pytest.raises(SystemExit):
         search.main(["speed"])

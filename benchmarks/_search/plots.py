@@ -33,7 +33,7 @@ def _figure(cells, panels):
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), constrained_layout=True)
     for ax, (label, (variable, fixed)) in zip(axes.flat, panels.items()):
         chosen = [
-            cell for cell in cells if all(cell[name] == value for name, value in fixed.items())
+            cell for cell in cells if all(cell.get(name) == value for name, value in fixed.items())
         ]
         chosen.sort(key=lambda cell: cell[variable])
         for engine in sorted({engine for cell in chosen for engine in cell["ms"]}):
