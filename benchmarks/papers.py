@@ -41,18 +41,18 @@ def hashers_cifar10(cells, options):
 
 def dfeh_ablation(cells, options):
     """DFEH's ablations on CIFAR-10: weights, terms, enhancement layer, network."""
-    return _ablation(cells, _cifar10(options, gist=False), options)
+    return _ablation(cells, _cifar10(options, gist=False), options, "cifar10")
 
 
 def dfeh_svhn(cells, options):
-    """DFEH's ablations on SVHN: DATA holds train_32x32.mat and test_32x32.mat."""
+    """DFEH's ablations on training digits of SVHN: DATA holds train_32x32.mat, test_32x32.mat."""
     from _papers import hashing
     from sklearn_cbir.datasets import load_svhn
 
     digits = load_svhn(options.data)
     n_train = len(digits.train)
     task = hashing.task_of(digits.data, digits.target, n_train, options.out, gist=False)
-    return _ablation(cells, task, options)
+    return _ablation(cells, task, options, "svhn")
 
 
 def dfeh_nuswide(cells, options):
@@ -72,11 +72,12 @@ def dfeh_nuswide(cells, options):
     return hashing.run(cells, task, options, hashing.NUSWIDE_PAPER)
 
 
-def _ablation(cells, task, options):
+def _ablation(cells, task, options, name):
     from _papers import _compare, hashing
 
     results = hashing.ablations(cells, task, options)
-    return _compare.table(results, ["map"], first="DFEH, 12 bits")
+    paper = hashing.ABLATION_PAPER[name]
+    return _compare.table(results, ["map"], first="DFEH, 12 bits", paper=paper)
 
 
 def _cifar10(options, **kwargs):
@@ -152,7 +153,8 @@ def multi_label_nuswide(cells, options):
     from sklearn_cbir.datasets import load_nuswide
 
     scores = *NUSWIDE_SCORES, *multi_label.COLUMNS[1:]
-    return _multi_label_photos(load_nuswide(options.data), "nuswide-5k", scores, cells, options)
+    photos = load_nuswide(options.data, skip_missing=True)
+    return _multi_label_photos(photos, "nuswide-5k", scores, cells, options)
 
 
 def multi_label_mirflickr(cells, options):
@@ -266,7 +268,7 @@ TABLES = {
     "zero-shot-cars": (partial(zero_shot_products, "load_cars", "cars"), UNSEEN),
     "zero-shot-sop": (partial(zero_shot_products, "load_sop", "sop"), UNSEEN),
     "zero-shot-shopee": (partial(zero_shot_products, "load_shopee", "shopee"), UNSEEN),
-    "lrml-photos": (lrml_photos, PHOTOS | {"seeds": 2}),
+    "lrml-photos": (lrml_photos, PHOTOS | {"epochs": 3, "seeds": 2}),
     "lrml-omniglot": (lrml_omniglot, DRAWINGS | {"seeds": 3}),
     "lrml-oxford5k": (partial(lrml_places, "oxford5k"), PLACES),
     "lrml-paris6k": (partial(lrml_places, "paris6k"), PLACES),

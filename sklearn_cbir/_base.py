@@ -394,8 +394,16 @@ class NetworkTransformer(
         if head_epochs is None:
             head_epochs = 5 if pretrained else 0
         parameters = getattr(loss, "parameters", list)
-        if not network.head_parameters() and not list(parameters()):
-            head_epochs = 0  # there is nothing beside the trunk to train
+        if head_epochs and not network.head_parameters() and not list(parameters()):
+            if self.head_epochs is not None:
+                warnings.warn(
+                    f"head_epochs={head_epochs} are left out: they train what is new beside the "
+                    "trunk, and here nothing is, neither a layer nor a parameter of the loss. Only "
+                    f"the max_epochs={self.max_epochs} epochs of the trunk are trained.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+            head_epochs = 0
         trunk_lr = self.trunk_lr
         if trunk_lr is None:
             trunk_lr = 0.1 * self.lr if pretrained else self.lr

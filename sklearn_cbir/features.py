@@ -74,7 +74,8 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     head_epochs : int, default=None
         Epochs with the trunk frozen, before `max_epochs` of all of it; None
-        means 5 with pretrained weights and 0 without.
+        means 5 with pretrained weights and 0 without. Left out, with a
+        warning, where nothing is new beside the trunk.
 
     max_epochs : int, default=10
         Epochs in which everything is trained.

@@ -516,33 +516,33 @@ class NeighborsRetriever(
     @property
     def ids_(self):
         """Id of every gallery row."""
-        return self._gallery.ids.values
+        return self._fitted().ids.values
 
     @property
     def y_(self):
         """Label of every gallery row, or None."""
-        labels = self._gallery.labels
+        labels = self._fitted().labels
         return None if labels is None else labels.values
 
     @property
     def algorithm_(self):
         """The algorithm in use."""
-        return self._gallery.engine.name
+        return self._fitted().engine.name
 
     @property
     def collection_(self):
         """Name of the collection of an external gallery."""
-        return self._gallery.engine.collection.name
+        return self._fitted().engine.collection.name
 
     @property
     def recall_(self):
         """Share of the true neighbors that the algorithm finds."""
-        return self._gallery.engine.recall
+        return self._fitted().engine.recall
 
     @property
     def n_samples_fit_(self):
         """Number of gallery rows."""
-        return len(self._gallery)
+        return len(self._fitted())
 
     @property
     def _n_features_out(self):
@@ -596,15 +596,16 @@ class NeighborsRetriever(
         if self.expected_queries is not None:
             check_integer(self.expected_queries, "expected_queries", minimum=0)
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
+        if self.n_jobs is not None:
+            check_integer(self.n_jobs, "n_jobs")
         parse_metric(self.scoring)
 
     def _check_gallery(self, X, columns):
         """Return the rows to fit: finite numbers, codes, or a file that is not read yet."""
         if self.storage == "memory_map":
             return check_file(columns, X)
-        if self.storage == "float16":
-            return check_rows(columns, X, self.metric, dtype=(np.float32,))
-        return check_rows(columns, X, self.metric)
+        more = {"dtype": (np.float32,)} if self.storage == "float16" else {}
+        return check_rows(columns, X, self.metric, **more)
 
     def _check_rows(self, X, gallery):
         """Return rows that fit the columns of a gallery, whatever another thread fits now."""

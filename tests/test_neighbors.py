@@ -717,6 +717,27 @@ def test_a_retriever_without_gallery_says_so(method):
         getattr(NeighborsRetriever(), method)(np.eye(3))
 
 
+@pytest.mark.parametrize("name", ["ids_", "y_", "algorithm_", "recall_", "n_samples_fit_"])
+def test_attributes_of_a_retriever_without_gallery_say_so(name):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(NeighborsRetriever(), name)
+    assert not hasattr(NeighborsRetriever(), name)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_in_place_of_rows_is_told_from_rows(kind, tmp_path):
+    path = kind(tmp_path / "rows.npy")
+    with pytest.raises(ValueError, match=r"rows.npy' is a path, .*storage='memory_map'"):
+        NeighborsRetriever().fit(path)
+    with pytest.raises(ValueError, match="is a path, not rows"):
+        NeighborsRetriever(2).fit(np.eye(3)).kneighbors(path)
+
+
+def test_a_number_of_jobs_is_checked():
+    with pytest.raises(ValueError, match="n_jobs='all' must be an integer"):
+        NeighborsRetriever(n_jobs="all").fit(np.eye(3))
+
+
 # ------------------------------------------------------------- kinds of input
 
 

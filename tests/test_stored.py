@@ -52,6 +52,21 @@ def assert_same(first, second, queries, y, k=7):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("storage", ["float16", "memory_map"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_tiles_of_fewer_rows_than_neighbors_give_the_same(metric, storage, rng, tmp_path):
+    rows = rng.normal(size=(500, 24))
+    X = save_rows(tmp_path, rows) if storage == "memory_map" else rows
+    retriever = NeighborsRetriever(10, metric=metric, storage=storage).fit(X)
+    queries = np.concatenate([rows[:40], rng.normal(size=(3, 24))])
+    for part in (queries, queries[1:3], queries[39:41], queries[41:42]):
+        expected = retriever.kneighbors(part)
+        for working_memory in (0, 1e-3, 5e-3):
+            with config_context(working_memory=working_memory):
+                for found, known in zip(retriever.kneighbors(part), expected):
+                    np.testing.assert_array_equal(found, known)
+
+
 # ------------------------------------------------------------ files
 
 

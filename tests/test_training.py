@@ -88,6 +88,14 @@ def test_head_epochs_leave_the_trunk_as_it_was(shapes):
     )
 
 
+def test_head_epochs_without_a_head_are_left_out_with_a_warning(shapes):
+    bare = small(loss="lrml", pooling="gem", head_epochs=5, max_epochs=1)
+    with pytest.warns(UserWarning, match="head_epochs=5 are left out: .* max_epochs=1 epochs"):
+        bare.fit(*shapes)
+    assert [row["phase"] for row in bare.history_] == ["all"]
+    bare.set_params(head_epochs=None).fit(*shapes)  # nothing was asked for
+
+
 @pytest.mark.parametrize("lr", [float("inf"), 1e30])
 def test_divergence_stops_with_epoch_batch_and_rate(shapes, lr):
     with pytest.raises(FloatingPointError, match=r"loss became .* at epoch \d+, batch \d+, learn"):

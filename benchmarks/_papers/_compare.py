@@ -190,11 +190,14 @@ def compare(cells, rows, task, *, seeds, final, tuning=None, label=""):
     return results
 
 
-def table(results, columns, *, first="method"):
-    """Return a Markdown table: mean and spread over seeds."""
-    lines = [f"| {first} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+def table(results, columns, *, first="method", paper=None):
+    """Return a Markdown table: mean and spread over seeds, and what a paper has, by name."""
+    beside = [] if paper is None else ["the paper"]
+    heads = [first, *columns, *beside]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, records in results.items():
         shown = [spread([record[column] for record in records]) for column in columns]
+        shown += [paper.get(name, "") for _ in beside]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join(lines)
 

@@ -23,7 +23,8 @@ def run_photos(cells, task, options):
         Row(name, partial(squared_hinge.extractor, loss, pooling="gem"), options.rates or RATES)
         for name, loss in LOSSES.items()
     ]
-    budgets = squared_hinge.settings_of(options, backbone, weights)
+    # The features are the trunk's own: there is no head to train before.
+    budgets = squared_hinge.settings_of(options, backbone, weights, head=0)
     return compare(cells, rows, task, seeds=options.seeds, label=f" {backbone}", **budgets)
 
 

@@ -97,7 +97,7 @@ def run(cells, name, photos, options):
     place = PLACES[name](options.data)
     ((backbone, weights), *_) = squared_hinge.networks(options).items()
     network = partial(squared_hinge.extractor, pooling="gem", scales=SCALES)
-    budgets = squared_hinge.settings_of(options, backbone, weights)
+    budgets = squared_hinge.settings_of(options, backbone, weights, head=0)  # there is none
     rows = [Row("untrained", partial(network, None))]
     rows += [
         Row(loss, partial(network, LOSSES[loss], sampling="mined"), options.rates or RATES)

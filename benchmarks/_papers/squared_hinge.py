@@ -78,16 +78,16 @@ def extractor(loss, *, backbone, weights, lr=1e-3, seed, epochs, image_size, **p
     )
 
 
-def settings_of(options, backbone, weights):
+def settings_of(options, backbone, weights, *, head=5 / 8):
     """Return the settings of the last training and of the trials, which have half the epochs.
 
-    Of eight epochs, five train the head and three everything.
+    A share of the epochs trains the `head` alone: of eight, five.
     """
     shared = {"backbone": backbone, "weights": weights, "image_size": options.image_size}
 
     def budget(epochs):
-        head = min(round(epochs * 5 / 8), epochs - 1)
-        return shared | {"epochs": (head, epochs - head)}
+        alone = min(round(epochs * head), epochs - 1)
+        return shared | {"epochs": (alone, epochs - alone)}
 
     return {"final": budget(options.epochs), "tuning": budget(max(1, options.epochs // 2))}
 

@@ -1,11 +1,18 @@
 """Rows and queries of an estimator, checked before an engine sees them."""
 
+import os
+
 import numpy as np
 from sklearn.utils.validation import validate_data
 
 
 def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)):
     """Return `X` as finite floats of the engine's type, or as it is for codes."""
+    if isinstance(X, (str, os.PathLike)):
+        raise ValueError(
+            f"X={str(X)!r} is a path, not rows. Load it with np.load, or fit with "
+            "storage='memory_map' to search a .npy file as it is."
+        )
     if metric == "hamming":
         # uint8 stays uint8; the engine names what is neither 0 nor 1.
         return validate_data(estimator, X, reset=engine is None, ensure_all_finite=False)

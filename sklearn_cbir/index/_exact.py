@@ -427,7 +427,8 @@ class _Nearest:
     def _raise_floor(self, largest, rest):
         """Take in a tile: `limit` is what `k` affinities of each query reach, less the slack."""
         parts = [part for part in (self.best, largest, rest) if part is not None and part.size]
-        best = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        # The rest is a view of the tile, whose memory the next one takes.
+        best = largest if len(parts) == 1 and largest.size else np.concatenate(parts, axis=1)
         if best.shape[1] >= self.k:
             best = np.partition(best, -self.k, axis=1)[:, -self.k :]
             self.limit = best[:, 0] - self.slack

@@ -117,8 +117,9 @@ def warn_of_copies(engine, queries):
         warnings.warn(
             f"{share:.0%} of the queries are equal to rows of the gallery, so they find "
             "themselves. To leave each query out of its own results, pass X=None, or the same "
-            "ids to fit and to score. (Training scores, which HalvingGridSearchCV asks for unless "
-            "return_train_score=False, are of this kind.)",
+            "ids to fit and to score, which for a Pipeline retrieval_scorer does. (Training "
+            "scores, which HalvingGridSearchCV asks for unless return_train_score=False, are of "
+            "this kind.)",
             UserWarning,
             stacklevel=4,
         )
