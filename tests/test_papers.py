@@ -46,10 +46,10 @@ def cells_of(out, table):
     return json.loads((out / f"{table}.json").read_text())
 
 
-def save_weights(folder, name):
+def save_weights(folder, name, **params):
     with torch.random.fork_rng():
         torch.manual_seed(0)  # with some weights all codes are alike, which is a warning
-        network = getattr(torchvision.models, name)()
+        network = getattr(torchvision.models, name)(**params)
     torch.save(network.state_dict(), folder / f"{name}.pt")
 
 
@@ -293,6 +293,30 @@ def test_tables_of_photos(papers, folder, tmp_path, table):
     text = run(papers, table, paper_folders.photos(folder), tmp_path, *more)
     expected = ["squared hinge - softmax", "95 %", "to 99 % of the way"]
     assert all(part in text for part in (expected if table == "squared-hinge" else ["staircase"]))
+
+
+@pytest.mark.slow
+def test_the_full_table_of_photos_has_the_four_networks(papers, folder, tmp_path):
+    save_weights(tmp_path, "inception_v3", init_weights=False)
+    for name in ("mobilenet_v2", "resnet18"):
+        save_weights(tmp_path, name)
+    more = ["--weights-dir", tmp_path, "--image-size", 80, "--full"]  # 75 is the least of Inception
+    with pytest.raises(SystemExit, match="--full needs the weights of vgg19: put"):
+        run(papers, "squared-hinge", paper_folders.photos(folder), tmp_path, *more)
+    save_weights(tmp_path, "vgg19")
+    text = run(papers, "squared-hinge", folder, tmp_path, *more)
+    for name in ("vgg19", "inception_v3", "mobilenet_v2", "resnet18"):
+        assert text.count(name) >= 1
+    assert "squeezenet" not in text  # its weights are not there
+
+
+@pytest.mark.slow
+def test_the_full_hashing_table_has_every_length_and_variant(papers, folder, tmp_path):
+    text = run(papers, "dfeh-cifar10", paper_folders.cifar10(folder), tmp_path, "--full")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "bits" not in line]
+    assert len(rows) >= 2 * 21
+    assert not any("|  |" in row.rsplit("|", 2)[0] for row in rows)  # every length was run
+    assert "dfeh, plain mean of pairs" in text
 
 
 def test_epochs_until_a_loss_is_at_its_end(papers):

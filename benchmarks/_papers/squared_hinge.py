@@ -42,14 +42,13 @@ def networks(options):
     found = {name: find_weights(options.weights_dir, name) for name in BACKBONES}
     if options.backbone:
         found = {name: found.get(name) for name in options.backbone.split(",")}
-    elif options.full:
+    else:
         missing = [name for name in PAPER if found[name] is None]
-        if missing:
+        if options.full and missing:
             raise SystemExit(
                 f"--full needs the weights of {', '.join(missing)}: put torchvision's state dicts "
                 f"as NAME.pt into the folder given as --weights-dir ({options.weights_dir})."
             )
-    else:
         found = {name: path for name, path in found.items() if path is not None}
     if not found:
         raise SystemExit(

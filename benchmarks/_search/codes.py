@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from _search.timing import compare, geometric_mean
+from _search.timing import compare, geometric_mean, judged_ms
 from sklearn_cbir.codes import hamming_top_k, pack_codes
 
 SIZES, BITS, BATCHES, KS = (
@@ -65,13 +65,13 @@ def table(results):
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        ms = [_shown(result["ms"].get(name)) for name in ("ours", "faiss", "numpy")]
+        ms = [_shown(judged_ms(result).get(name)) for name in ("ours", "faiss", "numpy")]
         lines.append(
             f"| {result['n']:,} | {result['bits']} | {result['queries']} | {result['k']} | "
             f"{' | '.join(ms)} | {result.get('ratio', '')} | {result.get('wall_ratio', '')} |"
         )
     ratios = [
-        result["ms"]["ours"] / result["ms"]["faiss"]
+        judged_ms(result)["ours"] / judged_ms(result)["faiss"]
         for result in results
         if "faiss" in result["ms"]
     ]

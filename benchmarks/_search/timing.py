@@ -66,7 +66,7 @@ def compare(routines, options):
         "rounds": len(cpu["ours"]),
         "threads": options.threads,
     }
-    judged = result["ms" if options.threads == 1 else "wall_ms"]
+    judged = judged_ms(result)
     others = {name: value for name, value in judged.items() if name != "ours"}
     if others:
         result["best"] = min(others, key=others.get)
@@ -75,6 +75,11 @@ def compare(routines, options):
             result["wall_ms"]["ours"] / result["wall_ms"][result["best"]], 3
         )
     return result
+
+
+def judged_ms(result):
+    """Return what a cell is judged by: processor time if it has one thread, else the wall's."""
+    return result["ms" if result["threads"] == 1 else "wall_ms"]
 
 
 def _spread(values):
