@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_cbir import NeighborsRetriever, persistence
 from sklearn_cbir.index import _milvus, _milvus_client
+from sklearn_cbir.index._gallery import ProcessLock
 
 pymilvus = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
@@ -601,3 +603,22 @@ def test_a_large_gallery_is_searched_exactly(uri, metric):
     exact = NeighborsRetriever(10, metric=metric, algorithm="exact").fit(rows)
     ours = make_retriever(uri, metric).fit(rows)
     assert_same(ours.kneighbors(rows[:200], 100), exact.kneighbors(rows[:200], 100))
+
+
+def test_writes_of_several_threads_go_to_the_server_one_after_the_other(monkeypatch):
+    collection = object.__new__(_milvus.Collection)
+    collection.uri, collection.name, collection._writing = "a.db", "rows", ProcessLock()
+    running, most = [], []
+
+    def call(uri, method, name, *, doing, **options):
+        running.append(method)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.remove(method)
+
+    monkeypatch.setattr(_milvus.server, "call", call)
+    methods = [*_milvus.WRITES] * 4
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda method: collection._call(method, doing="writing"), methods))
+    assert len(most) == 12
+    assert max(most) == 1

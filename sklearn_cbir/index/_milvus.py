@@ -35,6 +35,7 @@ WORD = 64
 BYTES_PER_CALL = 2**23  # of rows that are sent
 BYTES_PER_ANSWER = 2**25
 ROWS_PER_CALL = 5000
+WRITES = ("upsert", "delete", "flush")
 QUERIES_PER_CALL = 100
 MOST = 16_384  # results that a server gives at most
 SPARE = 8
@@ -460,7 +461,7 @@ class Collection:
 
     def _start(self, *, is_kept):
         self.is_checked = not is_kept
-        self._lock = ProcessLock()
+        self._lock, self._writing = ProcessLock(), ProcessLock()
         self._engines = weakref.WeakSet()  # of this process, over rows of this collection
         self._left = np.empty(0, np.int64)  # keys that were removed and may be erased
         self._note(is_kept)
@@ -626,6 +627,9 @@ class Collection:
         self._ours.give_up()
 
     def _call(self, method, *, doing, **options):
+        if method in WRITES:  # one after the other: milvus-lite mixes up those that come together
+            with self._writing:
+                return server.call(self.uri, method, self.name, doing=doing, **options)
         try:
             return server.call(self.uri, method, self.name, doing=doing, **options)
         except RuntimeError:
