@@ -16,40 +16,24 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
+from sklearn_cbir._batches import ArraySource, ImageSource
+from sklearn_cbir._checkpoint import Checkpoint
+from sklearn_cbir._devices import resolve_device, seeded
 from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._labels import encode_labels
 from sklearn_cbir._network import Network, PassRows
-from sklearn_cbir._training import (
-    OPTIMIZERS,
-    SCHEDULES,
-    ArraySource,
-    Batches,
-    Checkpoint,
-    ImageSource,
-    Settings,
-    derived_seed,
-    infer,
-    resolve_device,
-    seeded,
-    train,
-)
+from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
+from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
 from sklearn_cbir._validation import check_choice, check_integer, check_real, progress, resolve
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
-from sklearn_cbir.losses import LOSSES, output_of, sampling_of
-from sklearn_cbir.sampling import (
-    balanced_batches,
-    class_random_batches,
-    mined_batches,
-    uniform_batches,
-)
+from sklearn_cbir.losses import LOSSES, sampling_of
 
 STATE_FORMAT = 1
 DEFAULT_BACKBONE = "resnet9"
 FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
-N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
 # They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
 _NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales"}
 
@@ -299,7 +283,7 @@ class NetworkTransformer(
     # Network ---------------------------------------------------------------------------------
 
     def _build_network(self, data, loss, y):
-        ending = self._network_ending(loss, None if loss is None else _count_classes(y))
+        ending = self._network_ending(loss, None if loss is None else count_classes(y))
         if isinstance(data, np.ndarray):
             n_features = data.shape[1]
             trunk = PassRows(n_features)
@@ -354,12 +338,12 @@ class NetworkTransformer(
 
     def _train(self, network, loss, source, y, X, run):
         """Train the network in place and return the history."""
-        kept, held_out = self._split(y, loss, run["seed"])
-        settings = self._settings(network, loss)
-        batches = self._batches(source, y, kept, loss, run["seed"], training=True)
+        kept, held_out = split_rows(self, y, loss, run["seed"])
+        settings = plan_settings(self, network, loss)
+        batches = plan_batches(self, source, y, kept, loss, run["seed"], training=True)
         valid = None
         if len(held_out):
-            valid = self._batches(source, y, held_out, loss, run["seed"], training=False)
+            valid = plan_batches(self, source, y, held_out, loss, run["seed"], training=False)
         n_epochs = settings.head_epochs + settings.max_epochs
         with (
             self._fit_task(n_epochs, X, y, network, source) as end_epoch,
@@ -387,97 +371,6 @@ class NetworkTransformer(
 
         yield end_epoch
         context.call_on_fit_task_end(**data)
-
-    def _settings(self, network, loss):
-        pretrained = getattr(network.trunk, "frozen_batch_norm", False)
-        head_epochs = self.head_epochs
-        if head_epochs is None:
-            head_epochs = 5 if pretrained else 0
-        parameters = getattr(loss, "parameters", list)
-        if head_epochs and not network.head_parameters() and not list(parameters()):
-            if self.head_epochs is not None:
-                warnings.warn(
-                    f"head_epochs={head_epochs} are left out: they train what is new beside the "
-                    "trunk, and here nothing is, neither a layer nor a parameter of the loss. Only "
-                    f"the max_epochs={self.max_epochs} epochs of the trunk are trained.",
-                    UserWarning,
-                    stacklevel=3,
-                )
-            head_epochs = 0
-        trunk_lr = self.trunk_lr
-        if trunk_lr is None:
-            trunk_lr = 0.1 * self.lr if pretrained else self.lr
-        return Settings(
-            optimizer=self.optimizer,
-            lr=self.lr,
-            trunk_lr=trunk_lr,
-            loss_lr=self.lr if self.loss_lr is None else self.loss_lr,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            head_epochs=head_epochs,
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            n_iter_no_change=self.n_iter_no_change,
-            tol=self.tol,
-            autocast=self.autocast,
-        )
-
-    def _batches(self, source, y, rows, loss, seed, *, training):
-        """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
-        sampling = sampling_of(loss) if self.sampling == "auto" else self.sampling
-        if not training and sampling != "uniform":
-            sampling = "balanced"  # the same held-out images in every epoch
-        size = min(self.batch_size, len(rows))
-        if sampling == "uniform":
-            plan = functools.partial(uniform_batches, len(rows), size)
-        elif sampling == "mined":
-            n_negatives = getattr(loss, "n_negatives", N_NEGATIVES)
-            plan = functools.partial(mined_batches, y[rows], size, n_negatives, self.pool_size)
-        else:
-            draw = balanced_batches if sampling == "balanced" else class_random_batches
-            # Classes held out may be small: more of each would be copies of the same images.
-            n_per_class = self._images_per_class(size, _count_classes(y)) if training else 2
-            plan = functools.partial(draw, y[rows], size, n_per_class)
-        return Batches(
-            source,
-            y,
-            _Subset(plan, rows, mines=sampling == "mined"),
-            seed=derived_seed(seed, int(training)),
-            augmented=training,
-            mixup=self.mixup,
-            num_workers=self.num_workers,
-        )
-
-    def _images_per_class(self, size, n_classes):
-        return self.n_per_class or max(4, size // n_classes)
-
-    def _split(self, y, loss, seed):
-        """Return the rows to train on and the rows held out for early stopping.
-
-        Every class gives its share, rounded. For losses that compare images it gives at least
-        two or none and keeps at least two; otherwise it keeps at least one.
-        """
-        rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
-        if not self.early_stopping:
-            return rows, rows[:0]
-        rng = np.random.default_rng(derived_seed(seed, 2))
-        groups = [rows]
-        if y.ndim == 1:
-            groups = [np.flatnonzero(y == c) for c in range(_count_classes(y))]
-        least = 1 if output_of(loss) == "classes" else 2
-        held_out = []
-        for group in groups:
-            n = min(round(self.validation_fraction * len(group)), len(group) - least)
-            held_out.append(rng.permutation(group)[: n if n >= least else 0])
-        held_out = np.sort(np.concatenate(held_out))
-        if not len(held_out):
-            raise ValueError(
-                f"early_stopping=True with validation_fraction={self.validation_fraction}: no "
-                f"class is large enough to give an image (the smallest has "
-                f"{min(map(len, groups))}, the largest {max(map(len, groups))}). Use "
-                "early_stopping=False or a larger share."
-            )
-        return np.setdiff1d(rows, held_out), held_out
 
     def _checkpoint(self, data, y):
         """Return the file that belongs to these parameters and data, or None."""
@@ -575,26 +468,6 @@ class NetworkTransformer(
 
 def _is_batch_norm(module):
     return getattr(module, "num_batches_tracked", None) is not None
-
-
-def _count_classes(y):
-    """Number of classes or label columns; -1 is none."""
-    return y.shape[1] if y.ndim == 2 else int(y.max()) + 1
-
-
-class _Subset:
-    """A plan of batches over some of the rows; one that mines is given their embeddings."""
-
-    def __init__(self, plan, rows, mines=False):
-        self.plan = plan
-        self.rows = rows
-        self.mines = mines
-
-    def __call__(self, rng, embed=None):
-        options = {}
-        if self.mines and embed is not None:
-            options["embed"] = lambda indices: embed(self.rows[indices])
-        return [self.rows[indices] for indices in self.plan(rng, **options)]
 
 
 @contextlib.contextmanager

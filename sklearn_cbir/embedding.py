@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from sklearn_cbir._base import NetworkTransformer
-from sklearn_cbir._training import derived_seed
+from sklearn_cbir._devices import derived_seed
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.losses import CPFLoss
 from sklearn_cbir.metrics import best_f1_radius, threshold_f1_curve

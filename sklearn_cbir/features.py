@@ -5,8 +5,8 @@ import warnings
 import torch
 
 from sklearn_cbir._base import NetworkTransformer
+from sklearn_cbir._batches import ArraySource
 from sklearn_cbir._network import MultiScale
-from sklearn_cbir._training import ArraySource
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.losses import output_of, takes_soft_targets
 

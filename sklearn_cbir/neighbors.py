@@ -10,10 +10,11 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._labels import check_labels
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import check_choice, check_integer, check_real, progress_bar
 from sklearn_cbir.index._checking import check_rows
-from sklearn_cbir.index._engines import ENGINES, EXTERNAL, STORED, choose_algorithm
-from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, ProcessLock, check_ids
+from sklearn_cbir.index._engines import algorithm_for, check_engine_parameters, make_engine
+from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, check_ids
 from sklearn_cbir.index._search import (
     score_queries,
     search,
@@ -29,7 +30,6 @@ from sklearn_cbir.reranking import resolve_reranker
 __all__ = ["NeighborsRetriever"]
 
 METRICS = ("cosine", "euclidean", "hamming")
-STORAGES = ("copy", "float16", "memory_map")
 STATE_FORMAT = 1  # of what is pickled
 HELD = ("_gallery", "n_features_in_", "feature_names_in_")  # replaced together
 
@@ -224,7 +224,7 @@ class NeighborsRetriever(
         rows = self._check_gallery(X, columns)
         ids = GalleryIds(ids, len(rows))
         labels = None if y is None else GalleryLabels(y, len(rows))
-        engine = self._new_engine(self.metric, *rows.shape).build(rows)
+        engine = make_engine(self, self.metric, *rows.shape).build(rows)
         gallery = Gallery(self.metric, engine, ids, labels, vars(columns))
         with self._changing:
             before = self._hold({**gallery.columns, "_gallery": gallery})
@@ -267,8 +267,8 @@ class NeighborsRetriever(
             engine = gallery.engine.add(X)
             exact = engine.exact is engine and engine.in_memory
             shape = len(engine), X.shape[1]
-            if exact and self._algorithm(gallery.metric, *shape) != "exact":
-                engine = self._new_engine(gallery.metric, *shape).build_on(engine)
+            if exact and algorithm_for(self, gallery.metric, *shape) != "exact":
+                engine = make_engine(self, gallery.metric, *shape).build_on(engine)
             self._gallery = replace(gallery, engine=engine, ids=ids, labels=labels)
         return self
 
@@ -573,24 +573,7 @@ class NeighborsRetriever(
         """Raise unless the parameters are sound, and go with the metric of the gallery."""
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
         check_choice(self.metric, "metric", METRICS)
-        check_choice(self.algorithm, "algorithm", ("auto", *ENGINES))
-        if metric == "hamming" and self.algorithm not in ("auto", "exact", *EXTERNAL):
-            raise ValueError(
-                f"algorithm={self.algorithm!r} does not search binary codes. Exact search is "
-                "faster for them: use 'auto' or 'exact'."
-            )
-        if self.uri is not None and self.algorithm not in EXTERNAL:
-            raise ValueError(
-                f"uri={self.uri!r} is given, but algorithm={self.algorithm!r} keeps the gallery "
-                "in memory. Use algorithm='milvus', or uri=None."
-            )
-        check_choice(self.storage, "storage", STORAGES)
-        is_exact = metric != "hamming" and self.algorithm in ("auto", "exact")
-        if self.storage != "copy" and not is_exact:
-            raise ValueError(
-                f"storage={self.storage!r} is for floats that are searched exactly, not for "
-                f"metric={metric!r} with algorithm={self.algorithm!r}. Use 'copy'."
-            )
+        check_engine_parameters(metric, self.algorithm, self.storage, self.uri)
         check_integer(self.rerank_depth, "rerank_depth", minimum=1)
         resolve_reranker(self.rerank, metric)
         if self.expected_queries is not None:
@@ -629,30 +612,6 @@ class NeighborsRetriever(
     def _changing(self):
         """The lock that is held while the gallery is replaced; no copy shares it."""
         return vars(self).setdefault("_lock", ProcessLock())
-
-    def _algorithm(self, metric, n_rows, n_features):
-        """Return the name of the algorithm for a gallery of this size."""
-        if self.storage != "copy":
-            return "exact"
-        if self.algorithm != "auto":
-            return self.algorithm
-        return choose_algorithm(metric, n_rows, n_features, self.expected_queries)
-
-    def _new_engine(self, metric, n_rows, n_features):
-        """Return an empty engine for a gallery of this size."""
-        if self.storage != "copy":
-            return STORED[metric]()
-        algorithm = self._algorithm(metric, n_rows, n_features)
-        if algorithm in EXTERNAL:
-            where = {"uri": self.uri, "collection": self.collection}
-            return ENGINES[algorithm](metric, **where, verbose=self.verbose)
-        return ENGINES[algorithm](
-            metric,
-            n_neighbors=self.n_neighbors,
-            recall_target=self.recall_target,
-            n_jobs=self.n_jobs,
-            random_state=self.random_state,
-        )
 
     def _fitted(self):
         """Return the gallery as it is now: one state, whatever other threads do to it."""

@@ -12,8 +12,9 @@ import pytest
 from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index import ENGINES, choose_algorithm
-from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels, ProcessLock
+from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels
 from sklearn_cbir.index._rows import find_copies, row_keys
 
 METRICS = ["cosine", "euclidean", "hamming"]

@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_cbir import NeighborsRetriever, persistence
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index import _milvus, _milvus_client
-from sklearn_cbir.index._gallery import ProcessLock
 
 pymilvus = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")

@@ -441,7 +441,7 @@ def test_a_file_in_the_right_form_is_loaded(path):
         "sklearn_cbir._base.Network",
         "sklearn_cbir.features.NetworkTransformer",
         "sklearn_cbir.neighbors.np",
-        "sklearn_cbir.neighbors.ENGINES",
+        "sklearn_cbir.neighbors.METRICS",
         "sklearn_cbir.datasets.load_image_folder",
         "sklearn_cbir.index._gallery.os",
         "sklearn_cbir.index._search.search",

@@ -18,9 +18,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
+from sklearn_cbir._batches import mix
+from sklearn_cbir._checkpoint import Checkpoint
+from sklearn_cbir._plan import plan_batches
 from sklearn_cbir._files import replace_file
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._training import Checkpoint, mix
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.losses import DSHLoss, LRMLLoss
@@ -175,7 +177,7 @@ def test_the_network_as_it_is_before_every_epoch_says_which_negatives_are_hard(m
         asked.append(None if embed is None else embed(np.arange(len(y))))
         return mined_batches(y, batch_size, n_negatives, pool_size, rng, embed)
 
-    monkeypatch.setattr("sklearn_cbir._base.mined_batches", spy)
+    monkeypatch.setattr("sklearn_cbir._plan.mined_batches", spy)
     extractor = CNNFeatureExtractor(loss="lrml", sampling="mined", random_state=0)
     states = [clone(extractor).set_params(max_epochs=1, lr=1e-12).fit(X, y).transform(X)]
     # At a constant rate a run of n epochs is the beginning of a longer one.
@@ -193,7 +195,7 @@ def test_mining_leaves_out_what_is_held_out_and_takes_as_many_negatives_as_the_l
     y = np.tile(np.arange(8), 20)
     y[:40] = -1
     rows = np.arange(40, 160)
-    batches = extractor._batches(None, y, rows, extractor.loss, 0, training=True)
+    batches = plan_batches(extractor, None, y, rows, extractor.loss, 0, training=True)
     assert [len(batch) for batch in batches.indices] == [8] * 6  # pairs: no network yet
     batches.start_epoch(1, lambda indices: indices[:, None] * 1.0)
     assert [len(batch) for batch in batches.indices] == [20] * 6

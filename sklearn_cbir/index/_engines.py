@@ -1,5 +1,6 @@
 """The table of engines, and which of them ``algorithm="auto"`` takes."""
 
+from sklearn_cbir._validation import check_choice
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._hamming import HammingEngine
@@ -9,6 +10,7 @@ from sklearn_cbir.index._stored import StoredCosineEngine, StoredEuclideanEngine
 
 EXACT = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
 STORED = {"cosine": StoredCosineEngine, "euclidean": StoredEuclideanEngine}
+STORAGES = ("copy", "float16", "memory_map")
 # Up to either of these, comparing with every row is fast enough for anybody.
 EXACT_UP_TO_ROWS = 20_000
 EXACT_UP_TO_NUMBERS = 5_000_000
@@ -72,3 +74,51 @@ def choose_algorithm(metric, n_rows, n_features, expected_queries=None):
         if expected_queries * 2e-11 * numbers * (1 + 64 / n_features) < build:
             return "exact"
     return "nndescent"
+
+
+def check_engine_parameters(metric, algorithm, storage, uri):
+    """Raise unless there is an engine of this algorithm, storage and place for the metric."""
+    check_choice(algorithm, "algorithm", ("auto", *ENGINES))
+    if metric == "hamming" and algorithm not in ("auto", "exact", *EXTERNAL):
+        raise ValueError(
+            f"algorithm={algorithm!r} does not search binary codes. Exact search is "
+            "faster for them: use 'auto' or 'exact'."
+        )
+    if uri is not None and algorithm not in EXTERNAL:
+        raise ValueError(
+            f"uri={uri!r} is given, but algorithm={algorithm!r} keeps the gallery "
+            "in memory. Use algorithm='milvus', or uri=None."
+        )
+    check_choice(storage, "storage", STORAGES)
+    is_exact = metric != "hamming" and algorithm in ("auto", "exact")
+    if storage != "copy" and not is_exact:
+        raise ValueError(
+            f"storage={storage!r} is for floats that are searched exactly, not for "
+            f"metric={metric!r} with algorithm={algorithm!r}. Use 'copy'."
+        )
+
+
+def algorithm_for(retriever, metric, n_rows, n_features):
+    """Return the name of the algorithm for a gallery of this size."""
+    if retriever.storage != "copy":
+        return "exact"
+    if retriever.algorithm != "auto":
+        return retriever.algorithm
+    return choose_algorithm(metric, n_rows, n_features, retriever.expected_queries)
+
+
+def make_engine(retriever, metric, n_rows, n_features):
+    """Return an empty engine for a gallery of this size, by the parameters of a retriever."""
+    if retriever.storage != "copy":
+        return STORED[metric]()
+    algorithm = algorithm_for(retriever, metric, n_rows, n_features)
+    if algorithm in EXTERNAL:
+        where = {"uri": retriever.uri, "collection": retriever.collection}
+        return ENGINES[algorithm](metric, **where, verbose=retriever.verbose)
+    return ENGINES[algorithm](
+        metric,
+        n_neighbors=retriever.n_neighbors,
+        recall_target=retriever.recall_target,
+        n_jobs=retriever.n_jobs,
+        random_state=retriever.random_state,
+    )

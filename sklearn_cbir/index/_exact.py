@@ -5,8 +5,8 @@ import math
 import numpy as np
 from sklearn import get_config
 
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._every_row import EveryRow
-from sklearn_cbir.index._gallery import ProcessLock
 from sklearn_cbir.index._rows import find_copies, row_blocks
 
 # Affinities held at once: they stay in the processor's cache.

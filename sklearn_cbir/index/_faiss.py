@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import numpy as np
 from joblib import effective_n_jobs
 
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.codes._search import in_threads, slices
 from sklearn_cbir.index._approximate import NEIGHBORS, ApproximateEngine
-from sklearn_cbir.index._gallery import ProcessLock
 
 # From this many rows on, walking a graph costs less than scanning lists of rows.
 GRAPH_FROM_ROWS = 500_000

@@ -1,8 +1,6 @@
 """What a retriever holds: an engine, and the id and the label of every position."""
 
 import numbers
-import os
-import threading
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 
@@ -182,24 +180,6 @@ class GalleryLabels:
         labels = GalleryLabels.__new__(GalleryLabels)
         labels.classes, labels.codes = classes, codes
         return labels
-
-
-class ProcessLock:
-    """A lock that a forked child gets anew, in case another thread of its parent held it."""
-
-    def __init__(self):
-        self._renew()
-
-    def _renew(self):
-        self._process, self._lock = os.getpid(), threading.RLock()
-
-    def __enter__(self):
-        if self._process != os.getpid():
-            self._renew()
-        self._lock.acquire()
-
-    def __exit__(self, *error):
-        self._lock.release()
 
 
 def check_ids(ids, n=None, *, unique=True):

@@ -22,11 +22,11 @@ import weakref
 import numpy as np
 from sklearn import get_config
 
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import progress_bar
 from sklearn_cbir.codes import HammingDistances, pack_codes, unpack_codes
 from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
-from sklearn_cbir.index._gallery import ProcessLock
 from sklearn_cbir.index._hamming import HammingEngine
 from sklearn_cbir.index._rows import row_keys
 

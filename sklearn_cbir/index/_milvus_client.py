@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from urllib.parse import urlsplit
 
-from sklearn_cbir.index._gallery import ProcessLock
+from sklearn_cbir._locks import ProcessLock
 
 # Environment variables: a token, which is never stored, and the one address that it is sent to.
 TOKEN, TOKEN_FOR = "MILVUS_TOKEN", "MILVUS_URI"

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import numpy as np
 from joblib import effective_n_jobs
 
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.codes._search import in_threads, slices
 from sklearn_cbir.index._approximate import NEIGHBORS, ROWS_HELD_OUT, ApproximateEngine
 from sklearn_cbir.index._exact import EuclideanEngine
-from sklearn_cbir.index._gallery import ProcessLock
 from sklearn_cbir.index._graph import link_rows
 
 DEGREE = 30  # neighbors of a row, from which its links are chosen

@@ -1,0 +1,135 @@
+"""Parameters and labels -> what is trained on: settings, batches, rows that are held out."""
+
+import functools
+import warnings
+
+import numpy as np
+
+from sklearn_cbir._batches import Batches
+from sklearn_cbir._devices import derived_seed
+from sklearn_cbir._training import Settings
+from sklearn_cbir.losses import output_of, sampling_of
+from sklearn_cbir.sampling import (
+    balanced_batches,
+    class_random_batches,
+    mined_batches,
+    uniform_batches,
+)
+
+N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
+
+
+def plan_settings(estimator, network, loss):
+    """Return what the training loop is asked to do."""
+    pretrained = getattr(network.trunk, "frozen_batch_norm", False)
+    head_epochs = estimator.head_epochs
+    if head_epochs is None:
+        head_epochs = 5 if pretrained else 0
+    parameters = getattr(loss, "parameters", list)
+    if head_epochs and not network.head_parameters() and not list(parameters()):
+        if estimator.head_epochs is not None:
+            warnings.warn(
+                f"head_epochs={head_epochs} are left out: they train what is new beside the "
+                "trunk, and here nothing is, neither a layer nor a parameter of the loss. Only "
+                f"the max_epochs={estimator.max_epochs} epochs of the trunk are trained.",
+                UserWarning,
+                stacklevel=4,
+            )
+        head_epochs = 0
+    trunk_lr = estimator.trunk_lr
+    if trunk_lr is None:
+        trunk_lr = 0.1 * estimator.lr if pretrained else estimator.lr
+    return Settings(
+        optimizer=estimator.optimizer,
+        lr=estimator.lr,
+        trunk_lr=trunk_lr,
+        loss_lr=estimator.lr if estimator.loss_lr is None else estimator.loss_lr,
+        weight_decay=estimator.weight_decay,
+        schedule=estimator.schedule,
+        head_epochs=head_epochs,
+        max_epochs=estimator.max_epochs,
+        batch_size=estimator.batch_size,
+        n_iter_no_change=estimator.n_iter_no_change,
+        tol=estimator.tol,
+        autocast=estimator.autocast,
+    )
+
+
+def plan_batches(estimator, source, y, rows, loss, seed, *, training):
+    """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
+    sampling = sampling_of(loss) if estimator.sampling == "auto" else estimator.sampling
+    if not training and sampling != "uniform":
+        sampling = "balanced"  # the same held-out images in every epoch
+    size = min(estimator.batch_size, len(rows))
+    if sampling == "uniform":
+        plan = functools.partial(uniform_batches, len(rows), size)
+    elif sampling == "mined":
+        n_negatives = getattr(loss, "n_negatives", N_NEGATIVES)
+        plan = functools.partial(mined_batches, y[rows], size, n_negatives, estimator.pool_size)
+    else:
+        draw = balanced_batches if sampling == "balanced" else class_random_batches
+        # Classes held out may be small: more of each would be copies of the same images.
+        n_per_class = _images_per_class(estimator, size, count_classes(y)) if training else 2
+        plan = functools.partial(draw, y[rows], size, n_per_class)
+    return Batches(
+        source,
+        y,
+        _Subset(plan, rows, mines=sampling == "mined"),
+        seed=derived_seed(seed, int(training)),
+        augmented=training,
+        mixup=estimator.mixup,
+        num_workers=estimator.num_workers,
+    )
+
+
+def _images_per_class(estimator, size, n_classes):
+    return estimator.n_per_class or max(4, size // n_classes)
+
+
+def split_rows(estimator, y, loss, seed):
+    """Return the rows to train on and the rows held out for early stopping.
+
+    Every class gives its share, rounded. For losses that compare images it gives at least
+    two or none and keeps at least two; otherwise it keeps at least one.
+    """
+    rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
+    if not estimator.early_stopping:
+        return rows, rows[:0]
+    rng = np.random.default_rng(derived_seed(seed, 2))
+    groups = [rows]
+    if y.ndim == 1:
+        groups = [np.flatnonzero(y == c) for c in range(count_classes(y))]
+    least = 1 if output_of(loss) == "classes" else 2
+    held_out = []
+    for group in groups:
+        n = min(round(estimator.validation_fraction * len(group)), len(group) - least)
+        held_out.append(rng.permutation(group)[: n if n >= least else 0])
+    held_out = np.sort(np.concatenate(held_out))
+    if not len(held_out):
+        raise ValueError(
+            f"early_stopping=True with validation_fraction={estimator.validation_fraction}: no "
+            f"class is large enough to give an image (the smallest has "
+            f"{min(map(len, groups))}, the largest {max(map(len, groups))}). Use "
+            "early_stopping=False or a larger share."
+        )
+    return np.setdiff1d(rows, held_out), held_out
+
+
+def count_classes(y):
+    """Number of classes or label columns; -1 is none."""
+    return y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+
+
+class _Subset:
+    """A plan of batches over some of the rows; one that mines is given their embeddings."""
+
+    def __init__(self, plan, rows, mines=False):
+        self.plan = plan
+        self.rows = rows
+        self.mines = mines
+
+    def __call__(self, rng, embed=None):
+        options = {}
+        if self.mines and embed is not None:
+            options["embed"] = lambda indices: embed(self.rows[indices])
+        return [self.rows[indices] for indices in self.plan(rng, **options)]
