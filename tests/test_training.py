@@ -20,9 +20,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
 from sklearn_cbir._batches import mix
 from sklearn_cbir._checkpoint import Checkpoint
-from sklearn_cbir._plan import plan_batches
 from sklearn_cbir._files import replace_file
 from sklearn_cbir._labels import check_labels
+from sklearn_cbir._plan import plan_batches, split_rows
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.losses import DSHLoss, LRMLLoss
@@ -209,8 +209,8 @@ def test_early_stopping_sees_the_same_held_out_images_in_every_epoch(sampling):
     extractor.set_params(early_stopping=True, validation_fraction=0.25, random_state=0).fit(X, y)
     first, *others = [row["valid_loss"] for row in extractor.history_]
     assert others == pytest.approx([first] * 2, abs=1e-6)
-    kept, held_out = extractor._split(y, LRMLLoss(), 0)
-    batches = extractor._batches(None, y, held_out, LRMLLoss(), 0, training=False)
+    kept, held_out = split_rows(extractor, y, LRMLLoss(), 0)
+    batches = plan_batches(extractor, None, y, held_out, LRMLLoss(), 0, training=False)
     assert sorted(np.concatenate(batches.indices)) == sorted(held_out)
 
 
@@ -509,7 +509,7 @@ def test_a_single_step_trains(shapes):
 def test_balanced_batches_hold_each_image_once_when_classes_are_large_enough():
     hasher = DeepHasher(8, batch_size=200)
     y = np.repeat(np.arange(10), 10)
-    plan = hasher._batches(None, y, np.arange(100), hasher._training_loss(), 0, training=True)
+    plan = plan_batches(hasher, None, y, np.arange(100), hasher._training_loss(), 0, training=True)
     (batch,) = plan.indices
     assert len(np.unique(batch)) == 100
 
@@ -518,12 +518,15 @@ def test_validation_of_pair_losses_holds_different_images_of_a_class():
     hasher = DeepHasher(8, early_stopping=True, validation_fraction=0.2)
     y = np.repeat(np.arange(10), 10)
     loss = hasher._training_loss()
-    kept, held_out = hasher._split(y, loss, seed=0)
+    kept, held_out = split_rows(hasher, y, loss, seed=0)
     assert (np.bincount(y[held_out]) == 2).all()
-    plan = hasher._batches(None, y, held_out, loss, 0, training=False)
+    plan = plan_batches(hasher, None, y, held_out, loss, 0, training=False)
     assert sorted(np.concatenate(plan.indices)) == sorted(held_out)
-    kept, held_out = DeepHasher(8, early_stopping=True, validation_fraction=0.25)._split(
-        np.repeat(np.arange(12), [4] * 11 + [8]), loss, seed=0
+    kept, held_out = split_rows(
+        DeepHasher(8, early_stopping=True, validation_fraction=0.25),
+        np.repeat(np.arange(12), [4] * 11 + [8]),
+        loss,
+        seed=0,
     )
     assert len(held_out) == 2
 
