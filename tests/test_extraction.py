@@ -23,10 +23,10 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer
 
-from sklearn_cbir import CNNFeatureExtractor, DeepHasher, NeighborsRetriever, extraction
+from sklearn_cbir import CNNFeatureExtractor, DeepHasher, NeighborsRetriever
 from sklearn_cbir._fingerprint import fitted_fingerprint
 from sklearn_cbir.datasets import make_shapes
-from sklearn_cbir.extraction import FeatureShards, extract, load_features
+from sklearn_cbir.extraction import FeatureShards, _shards, _source, _work, extract, load_features
 from sklearn_cbir.images import ImageReadError, check_images
 
 IMAGES, LABELS = make_shapes(22, random_state=0)
@@ -364,7 +364,7 @@ def test_folders_that_are_not_of_extract(fitted, tmp_path):
             load_features(tmp_path)
         with pytest.raises(ValueError, match=r"manifest.json' was not written by extract"):
             extract(fitted, IMAGES, tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": extraction.FORMAT + 1}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": _shards.FORMAT + 1}))
     with pytest.raises(ValueError, match=r"reads up to 1. Install a newer version"):
         extract(fitted, IMAGES, tmp_path)
 
@@ -468,25 +468,25 @@ def task_of(folder, number=0):
     pickled = pickle.dumps(Normalizer())
     path = folder / "estimator"
     path.write_bytes(pickled)
-    source = extraction._Source(ROWS, 4)
+    source = _source.Source(ROWS, 4)
     key = hashlib.sha256(pickled).hexdigest()
-    return extraction._Task(extraction._Shard(folder, number), source, path, key, "raise")
+    return _work.Task(_shards.Shard(folder, number), source, path, key, "raise")
 
 
 def test_a_worker_loads_the_estimator_once(tmp_path, monkeypatch):
     loads, real = [], pickle.loads
-    monkeypatch.setattr(extraction.pickle, "loads", lambda data: loads.append(1) or real(data))
-    monkeypatch.setattr(extraction, "_LOADED", {})
-    assert [extraction._write_shard(task_of(tmp_path, number)) for number in range(3)] == [4, 4, 2]
+    monkeypatch.setattr(_work.pickle, "loads", lambda data: loads.append(1) or real(data))
+    monkeypatch.setattr(_work, "_LOADED", {})
+    assert [_work._write_shard(task_of(tmp_path, number)) for number in range(3)] == [4, 4, 2]
     assert len(loads) == 1
 
 
 def test_a_worker_loads_no_other_pickle(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "_LOADED", {})
+    monkeypatch.setattr(_work, "_LOADED", {})
     task = task_of(tmp_path)
     task.estimator_path.write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(ValueError, match="estimator' is not as it was written"):
-        extraction._write_shard(task)
+        _work._write_shard(task)
 
 
 def test_processes_write_the_same_bits(tmp_path):

@@ -1,0 +1,86 @@
+"""What is extracted, and by what: parts of `X`, and hashes that tell one call from another."""
+
+import os
+
+import joblib
+from scipy import sparse
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from sklearn_cbir.images import Images, check_images, is_feature_rows
+
+
+class Source:
+    """The images or rows of a call, shard by shard."""
+
+    def __init__(self, X, shard_size):
+        self.paths = None
+        if not is_feature_rows(X):
+            self.paths = check_images(X).paths
+            if isinstance(X, Images):
+                X = _plain(X)
+        self.X = X.tocsr() if sparse.issparse(X) else X
+        self.n_samples = _num_samples(X)
+        if not self.n_samples:
+            raise ValueError("X has 0 sample(s), while a minimum of 1 is required.")
+        self.shard_size = shard_size
+        self.n_shards = -(-self.n_samples // shard_size)
+
+    def __len__(self):
+        return self.n_samples
+
+    def _block(self, number):
+        start = number * self.shard_size
+        return slice(start, min(start + self.shard_size, self.n_samples))
+
+    def size(self, number):
+        """Return the number of images of one shard."""
+        block = self._block(number)
+        return block.stop - block.start
+
+    def part(self, number):
+        """Return the position of the first image of a shard, and the images."""
+        block = self._block(number)
+        return block.start, _safe_indexing(self.X, block)
+
+    def files(self, number):
+        """Return path, size and time of change of the files of a shard; None for other images."""
+        if self.paths is None:
+            return None
+        return [_file_status(str(path)) for path in self.paths[self._block(number)]]
+
+    def hash(self):
+        """Return a hash of the paths, or else of the contents."""
+        if self.paths is not None:
+            return joblib.hash(self.paths)
+        return joblib.hash([_content_hash(self.part(i)[1]) for i in range(self.n_shards)])
+
+
+def _plain(images):
+    """Return what `Images` were made from."""
+    if not images.is_path:
+        raise ValueError("X is Images of no files. Pass the arrays or PIL images themselves.")
+    return images.paths
+
+
+def _file_status(path):
+    """Return path, bytes and time of change in ns; a file that is not there has none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return [path, None, None]
+    return [path, status.st_size, status.st_mtime_ns]
+
+
+def _content_hash(part):
+    if sparse.issparse(part):
+        return joblib.hash([part.shape, part.data, part.indices, part.indptr])
+    if hasattr(part, "to_numpy"):
+        part = part.to_numpy()
+    return joblib.hash(part, coerce_mmap=True)
+
+
+def estimator_hash(estimator):
+    from sklearn_cbir._fingerprint import fitted_fingerprint  # torch: not to open a folder
+
+    return joblib.hash(fitted_fingerprint(estimator))
