@@ -26,6 +26,7 @@ from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
 from sklearn_cbir._validation import check_choice, check_integer, check_real, progress, resolve
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
+from sklearn_cbir.backbones._trunk import is_trained
 from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
 from sklearn_cbir.losses import LOSSES, sampling_of
 
@@ -47,7 +48,6 @@ class NetworkTransformer(
     override `_training_loss` and `_after_training`.
     """
 
-    _doc_link_module = "sklearn_cbir"
     mixup = 0.0  # a parameter of those whose losses take soft targets
 
     # What a subclass owes ------------------------------------------------------------------
@@ -292,8 +292,9 @@ class NetworkTransformer(
         else:
             trunk = build_backbone(**self._backbone_parameters())
         network = Network(trunk, **ending)
-        # Statistics estimated again from few photos are worse than those of the weights.
-        trunk.frozen_batch_norm = not isinstance(data, np.ndarray) and self._is_pretrained()
+        if not isinstance(data, np.ndarray) and self._is_pretrained(trunk):
+            # Statistics estimated again from few photos are worse than those of the weights.
+            trunk.keep_statistics()
         if hasattr(loss, "setup"):
             generator = torch.Generator().manual_seed(torch.initial_seed())
             n_outputs = network.classifier.out_features if network.classifier else network.width
@@ -308,12 +309,11 @@ class NetworkTransformer(
         backbone = DEFAULT_BACKBONE if self.backbone is None else copy.deepcopy(self.backbone)
         return {"backbone": backbone} | {name: getattr(self, name) for name in names}
 
-    def _is_pretrained(self):
-        if self.weights is None or not isinstance(self.backbone, nn.Module):
+    def _is_pretrained(self, trunk):
+        """Whether the trunk has trained weights: of a file, of a name, or a module's own."""
+        if self.weights != "imagenet" or not isinstance(self.backbone, nn.Module):
             return self.weights is not None
-        # A module of the user's own: batch norms that have counted no batch were never trained.
-        counts = [m.num_batches_tracked for m in self.backbone.modules() if _is_batch_norm(m)]
-        return not counts or any(count > 0 for count in counts)
+        return is_trained(trunk)
 
     def _source(self, data, trunk, training):
         """Return the batches' source, decoded once if it fits the cache."""
@@ -464,10 +464,6 @@ class NetworkTransformer(
                 f"{images.shape or 'images of mixed sizes or files'}. Pass images of that shape, "
                 "or set image_size, which resizes every image."
             )
-
-
-def _is_batch_norm(module):
-    return getattr(module, "num_batches_tracked", None) is not None
 
 
 @contextlib.contextmanager

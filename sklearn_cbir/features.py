@@ -30,8 +30,10 @@ class CNNFeatureExtractor(NetworkTransformer):
     weights : {"imagenet"}, path or None, default="imagenet"
         Where the backbone's weights come from: torchvision's own, a file with a
         state dict, or None for random ones. Built-in nets have no ImageNet
-        weights. A module of your own keeps the weights that it has and counts
-        as pretrained, unless this is None or its batch norms are fresh.
+        weights. A module of your own keeps the weights that it has. A file counts as
+        pretrained, for a name as for a module. A module without a file does
+        too, unless this is None or its batch norms are all fresh, with means of
+        0 and variances of 1; without batch norms nothing tells.
 
     pooling : {"auto", "avg", "max", "gem"}, default="auto"
         How a feature map becomes a vector; "auto" is the backbone's own way.

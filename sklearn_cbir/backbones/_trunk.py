@@ -73,6 +73,7 @@ class Trunk(nn.Module):
         self.image_size = spec["image_size"]
         self.resize_size = spec["resize_size"]
         self.frozen_batch_norm = False
+        self._fresh_norms = []
         # In units of uint8, (3, 1, 1); not persistent, since `spec` carries them.
         mean, std = (255 * torch.tensor(spec[key]).reshape(3, 1, 1) for key in ("mean", "std"))
         self.register_buffer("mean", mean, persistent=False)
@@ -117,11 +118,45 @@ class Trunk(nn.Module):
         super().train(mode)
         if self.frozen_batch_norm:
             freeze_batch_norm(self)
+            for module in self._fresh_norms:
+                module.train(mode)
         return self
+
+    def keep_statistics(self):
+        """Freeze the batch norms, but for those that have no statistics to keep yet."""
+        self.frozen_batch_norm = True
+        self._fresh_norms = [norm for norm in _running_norms(self) if _is_fresh(norm)]
+
+
+def is_trained(network):
+    """Whether normalization shows training: True without running statistics, which tell nothing.
+
+    The statistics decide and not the count of batches, which converted and old files lack.
+    """
+    norms = _running_norms(network)
+    return not norms or not all(map(_is_fresh, norms))
+
+
+def _running_norms(network):
+    """Return the layers that normalize with running statistics: batch norms of any make."""
+    return [
+        module
+        for module in network.modules()
+        if isinstance(getattr(module, "running_mean", None), torch.Tensor)
+        and isinstance(getattr(module, "running_var", None), torch.Tensor)
+    ]
+
+
+def _is_fresh(norm):
+    """Whether the statistics are those that a new layer has."""
+    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
 
 
 def freeze_batch_norm(network):
     """Let batch normalization use the statistics it has; its weights still train.
+
+    So does any other layer with running statistics, such as an instance norm
+    that tracks them.
 
     Lasts until the next ``network.train()``; set ``trunk.frozen_batch_norm``
     to make it last.
@@ -139,6 +174,5 @@ def freeze_batch_norm(network):
     >>> network[0].training, network[1].training
     (True, False)
     """
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    for module in _running_norms(network):
+        module.eval()

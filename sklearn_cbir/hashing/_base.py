@@ -60,7 +60,6 @@ class RowHasher(HasherMixin, BaseEstimator):
     A subclass defines `fit`, which sets ``mean_`` and ``components_``, or a `project` of its own.
     """
 
-    _doc_link_module = "sklearn_cbir"
     _needs_labels = False
 
     def project(self, X):
