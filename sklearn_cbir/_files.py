@@ -1,24 +1,35 @@
 """Files that are replaced as a whole or not at all."""
 
+import errno
 import os
-import threading
-from contextlib import contextmanager
+import secrets
+import stat
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def replacement(path):
-    """Open a file beside `path`; flush it to the disk and put it in place if the block succeeds."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    """Open a file beside `path`; flush it to the disk and put it in place if the block succeeds.
+
+    For whoever looks it is as if `path` had been written: a link stays, and what it leads to is
+    replaced; mode and owner stay; what may not be written is refused. Other hard links to the
+    previous file keep what it held.
+    """
+    target = Path(os.path.realpath(path))  # a link stays
+    before = _status(target, path)
+    # The beginning of a name tells whose it is; a whole one may be as long as names can be.
+    part = target.with_name(f".{target.name[:24]}.{secrets.token_hex(6)}.part")
     try:
-        with open(part, "w+b") as file:
+        with open(part, "x+b", opener=_opener(before)) as file:
             yield file
             file.flush()
+            if before is not None:
+                _copy_rights(before, part)
             os.fsync(file.fileno())
-        os.replace(part, path)
+        _put_in_place(part, target)
     except OSError as error:
-        if error.filename in (None, str(part)):  # a full disk does not say whose
+        if error.filename in (None, str(part), str(target)):  # a full disk does not say whose
             error.filename = str(path)
         raise
     finally:
@@ -29,3 +40,65 @@ def replace_file(path, content):
     """Write `content` to `path`; a failure leaves the previous file as it was."""
     with replacement(path) as file:
         file.write(content)
+
+
+def _status(target, path):
+    """Return the status of what is at `target`, None if there is nothing, or refuse it."""
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        if target.parent.is_dir() and not os.access(target.parent, os.W_OK | os.X_OK):
+            raise _denied(f"Permission denied to write into the folder of {target.name!r}", path)
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "A folder is there, not a file", str(path))
+    if not stat.S_ISREG(status.st_mode):  # a device, a pipe
+        raise OSError(errno.EINVAL, "No regular file is there, and no other is replaced", str(path))
+    if not os.access(target, os.W_OK):
+        raise _denied("Permission denied: the file that is there may not be written", path)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise _denied(
+            "Permission denied: the new file is written beside the old one before it is put in "
+            "place, and their folder may not be written",
+            path,
+        )
+    return status
+
+
+def _opener(before):
+    """Return what opens a new file: readable to nobody else until it has the rights of another."""
+    mode = 0o666 if before is None else 0o600
+    return lambda path, flags: os.open(path, flags, mode)
+
+
+def _copy_rights(status, path):
+    """Give a file the owner, as far as this user may, and the mode of another."""
+    if hasattr(os, "chown"):
+        for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
+            with suppress(OSError):
+                os.chown(path, owner, group)
+    os.chmod(path, stat.S_IMODE(status.st_mode))
+
+
+def _put_in_place(part, target):
+    """Rename a file that is complete, and have the disk know it."""
+    try:
+        os.replace(part, target)
+    except PermissionError as error:
+        raise _denied(
+            "Permission denied to replace the file that is there. Windows does not replace a file "
+            "that is open or mapped into memory: close it first, or write to another name",
+            target,
+        ) from error
+    except OSError as error:  # of two names one is nobody's business
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    with suppress(OSError):  # not every system opens folders
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _denied(message, path):
+    return PermissionError(errno.EACCES, message, str(path))

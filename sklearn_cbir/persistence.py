@@ -268,6 +268,8 @@ class _Encoder:
         for kind, encode in self._kinds.items():
             if type(value) is kind:
                 return encode(self, value, where)
+        if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+            return self._array(np.asarray(value), where)  # mapped into memory, say
         if isinstance(value, np.generic) and value.dtype.kind in "biufUmM":
             return {"is": "scalar", "dtype": value.dtype.str, "value": self._item(value, where)}
         if isinstance(value, PurePath):
