@@ -8,11 +8,13 @@ from sklearn_cbir.images._augmentation import resolve_augmentation
 from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._checking import check_images, is_feature_rows
 from sklearn_cbir.images._decoding import ImageReadError
+from sklearn_cbir.images._formats import readable_extensions
 
 __all__ = [
     "ImageReadError",
     "Images",
     "check_images",
     "is_feature_rows",
+    "readable_extensions",
     "resolve_augmentation",
 ]
