@@ -20,7 +20,7 @@ from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir._devices import resolve_device, seeded
 from sklearn_cbir._fingerprint import fingerprint
-from sklearn_cbir._labels import encode_labels
+from sklearn_cbir._labels import encode_labels, labeled_rows
 from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
@@ -91,8 +91,8 @@ class NetworkTransformer(
             of features, which train a small MLP instead of the backbone.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse. A row of
-            zeros is unlabeled; -1 is a class like any other.
+            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
+            are unlabeled and left out; -1 is a class like any other.
 
         Returns
         -------
@@ -119,10 +119,13 @@ class NetworkTransformer(
             raise
 
     def _fit(self, X, y):
+        given = {"X": X, "y": y}
         self._check_parameters()
         data = self._check_input(X, reset=True)
         loss = self._training_loss()
-        y, classes = (None, None) if loss is None else self._check_target(y, len(data), loss)
+        classes = None
+        if loss is not None:
+            data, y, classes = self._check_target(data, y, loss)
         checkpoint = None if loss is None else self._checkpoint(data, y)
         state = checkpoint.load() if checkpoint else None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
@@ -135,7 +138,7 @@ class NetworkTransformer(
             history = []
             if loss is not None:
                 run = {"seed": seed, "device": device, "checkpoint": checkpoint, "state": state}
-                history = self._train(network, loss, source, target, X, run)
+                history = self._train(network, loss, source, target, given, run)
             self._keep(network, source, classes, history)
             if loss is not None:
                 self._after_training(source, y, target, seed)
@@ -237,36 +240,44 @@ class NetworkTransformer(
         images.check_readable(progress=self.verbose > 0)
         return images
 
-    def _check_target(self, y, n, loss):
-        """Return encoded labels and what they stand for."""
+    def _check_target(self, data, y, loss):
+        """Return the images or rows that have a label, their labels encoded, and the classes."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None. "
                 f"loss={getattr(self, 'loss', 'cpf')!r} learns from labels: pass one per image."
             )
-        y, classes = encode_labels(y, n=n)
+        y, classes = encode_labels(y, n=len(data))
         if y.ndim == 2:
+            labeled = labeled_rows(y)
+            if len(labeled) < len(y):
+                data, y = data[labeled], y[labeled]
             self._check_label_columns(y, loss)
-            return y, classes
+            return data, y, classes
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes to train, got 1 class: "
                 f"{classes.tolist()[0]!r}."
             )
-        if sampling_of(loss) != "uniform" and len(classes) == n:
+        if sampling_of(loss) != "uniform" and len(classes) == len(y):
             raise ValueError(
-                f"All {n} images have a class of their own, so no two are similar and "
+                f"All {len(y)} images have a class of their own, so no two are similar and "
                 f"{type(loss).__name__} has nothing to pull together. Give at least one class "
                 "two images."
             )
-        return y, classes
+        return data, y, classes
 
     def _check_label_columns(self, y, loss):
-        """Raise if no two rows of 0/1 columns differ, or none are similar."""
+        """Raise if there are no rows of 0/1 columns, no two differ, or none are similar."""
+        if not len(y):
+            raise ValueError(
+                f"{type(self).__name__} learns from labels, but no row of y carries one: all are "
+                "zeros. Label some rows."
+            )
         if (y == y[0]).all():
             raise ValueError(
                 f"{type(self).__name__} needs rows with different labels to train, but all "
-                f"{len(y)} rows of y are equal."
+                f"{len(y)} labeled rows of y are equal."
             )
         if sampling_of(loss) != "uniform" and y.sum(axis=0).max() < 2:
             raise ValueError(
@@ -336,8 +347,8 @@ class NetworkTransformer(
 
     # Training --------------------------------------------------------------------------------
 
-    def _train(self, network, loss, source, y, X, run):
-        """Train the network in place and return the history."""
+    def _train(self, network, loss, source, y, given, run):
+        """Train the network in place and return the history; `given` is what `fit` was."""
         kept, held_out = split_rows(self, y, loss, run["seed"])
         settings = plan_settings(self, network, loss)
         batches = plan_batches(self, source, y, kept, loss, run["seed"], training=True)
@@ -346,7 +357,7 @@ class NetworkTransformer(
             valid = plan_batches(self, source, y, held_out, loss, run["seed"], training=False)
         n_epochs = settings.head_epochs + settings.max_epochs
         with (
-            self._fit_task(n_epochs, X, y, network, source) as end_epoch,
+            self._fit_task(n_epochs, given, network, source) as end_epoch,
             _epoch_bar(n_epochs, type(self).__name__, self.verbose > 0) as advance,
         ):
 
@@ -357,9 +368,9 @@ class NetworkTransformer(
             return train(network, loss, batches, valid, settings, on_epoch=on_epoch, **run)
 
     @contextlib.contextmanager
-    def _fit_task(self, n_epochs, X, y, network, source):
+    def _fit_task(self, n_epochs, given, network, source):
         """Give a function that tells scikit-learn's callbacks of an epoch; True is stop."""
-        data = {"estimator": self, "X": X, "y": y}
+        data = {"estimator": self} | given
         context = self._init_callback_context(max_subtasks=n_epochs)
         context.call_on_fit_task_begin(**data)
 

@@ -200,6 +200,27 @@ def encode_labels(y, *, name="y", n=None):
     return encoded.astype(np.int64), classes
 
 
+def labeled_rows(y):
+    """Return the numbers of the rows that carry a label.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,) or (n, n_labels)
+        Labels as `check_labels` or `encode_labels` return them.
+
+    Returns
+    -------
+    ndarray of int
+        All rows of 1-D labels, and of 0/1 columns those that are not all 0.
+
+    Examples
+    --------
+    >>> labeled_rows(np.array([[1, 0], [0, 0], [1, 1]]))
+    array([0, 2])
+    """
+    return np.arange(len(y)) if y.ndim == 1 else np.flatnonzero(y.any(axis=1))
+
+
 def check_same_kind(y_queries, y_gallery):
     """Raise if the two sets of labels could never be equal: neither "1" nor True is 1.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._labels import labeled_rows, shared_labels
 from sklearn_cbir._validation import check_integer
 
 PAIRS_AT_ONCE = 2**24  # distances between queries and pool that are held in memory
@@ -48,7 +48,8 @@ def balanced_batches(y, batch_size, n_per_class, rng):
     Parameters
     ----------
     y : ndarray of shape (n,) or (n, n_labels)
-        One label per row, or 0/1 columns. Rows without a label are left out.
+        One label per row, or 0/1 columns. Rows without a label are left out, and
+        n counts those with one.
 
     batch_size : int
         Rows per batch, at least 4 and at most n; ``batch_size //
@@ -81,7 +82,7 @@ def balanced_batches(y, batch_size, n_per_class, rng):
     check_integer(batch_size, "batch_size", minimum=1)
     check_integer(n_per_class, "n_per_class", minimum=2)
     members = _members(y)
-    n_rows = len(y)
+    n_rows = len(labeled_rows(y))
     # Repeated rows teach nothing, and pairs need two classes of two rows.
     batch_size = max(4, min(batch_size, n_rows))
     n_per_class = max(2, min(n_per_class, batch_size // 2))
@@ -106,7 +107,8 @@ def class_random_batches(y, batch_size, n_per_class, rng):
     Parameters
     ----------
     y : ndarray of shape (n,) or (n, n_labels)
-        One label per row, or 0/1 columns. Rows without a label are left out.
+        One label per row, or 0/1 columns. Rows without a label are left out, and
+        n counts those with one.
 
     batch_size : int
         Rows per batch, rounded down to a multiple of `n_per_class`, but at
@@ -149,7 +151,7 @@ def class_random_batches(y, batch_size, n_per_class, rng):
                 for c in rng.integers(len(members), size=n_classes)
             ]
         )
-        for _ in range(max(1, len(y) // batch_size))
+        for _ in range(max(1, len(labeled_rows(y)) // batch_size))
     ]
 
 
@@ -164,7 +166,8 @@ def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None):
     Parameters
     ----------
     y : ndarray of shape (n,) or (n, n_labels)
-        One label per row, or 0/1 columns. Rows without a label are left out.
+        One label per row, or 0/1 columns. Rows without a label are left out, and
+        n counts those with one.
 
     batch_size : int
         Rows per batch, rounded down to whole tuples, but at least one tuple.
@@ -209,12 +212,12 @@ def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None):
     check_integer(n_negatives, "n_negatives", minimum=1)
     check_integer(pool_size, "pool_size", minimum=1)
     n_tuples = max(1, batch_size // (2 + n_negatives))
-    n_batches = max(1, round(len(y) / batch_size))
+    labeled = labeled_rows(y)
+    n_batches = max(1, round(len(labeled) / batch_size))
     queries, positives = _draw_pairs(y, n_batches * n_tuples, rng)
     tuples = list(np.stack([queries, positives], axis=1))
     if embed is not None:
-        labelled = np.arange(len(y)) if y.ndim == 1 else np.flatnonzero(y.any(axis=1))
-        pool = rng.permutation(labelled)[:pool_size]
+        pool = rng.permutation(labeled)[:pool_size]
         rows = np.union1d(queries, pool)
         vectors = embed(rows)
         found = _hardest_negatives(

@@ -8,7 +8,7 @@ from scipy.linalg import LinAlgError, eigh
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_cbir._labels import encode_labels, shared_labels
+from sklearn_cbir._labels import encode_labels, labeled_rows, shared_labels
 from sklearn_cbir._validation import check_integer, check_real
 
 __all__ = ["LearnedWhitening"]
@@ -87,7 +87,8 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             Finite features.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns.
+            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
+            are unlabeled and left out.
 
         Returns
         -------
@@ -110,7 +111,8 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 "labels, use make_pipeline(PCA(whiten=True), Normalizer())."
             )
         y, _ = encode_labels(y, n=len(X))
-        rows = X.astype(np.float64)
+        labeled = labeled_rows(y)
+        y, rows = y[labeled], X[labeled].astype(np.float64)
         mean = rows.mean(axis=0)
         rows -= mean
         similar, others = _pair_covariances(rows, y)

@@ -105,12 +105,29 @@ def test_multi_label_batches_hold_k_rows_of_every_drawn_label(rng):
     y = (rng.random((200, 8)) < 0.2).astype(np.float32)
     y[:5] = 0
     batches = balanced_batches(y, 20, 5, rng)
-    assert len(batches) == 10
+    assert len(batches) == round(y.any(axis=1).sum() / 20)
     for batch in batches:
         assert len(batch) == 20
         for group in batch.reshape(4, 5):
             assert y[group].all(axis=0).any()
     assert not set(range(5)) & set(np.concatenate(batches))
+
+
+@pytest.mark.parametrize("draw", [balanced_batches, class_random_batches, mined_batches])
+@pytest.mark.parametrize("batch_size", [8, 100])
+def test_batches_are_those_of_the_labeled_rows_alone(draw, batch_size):
+    y = np.eye(4)[np.arange(60) % 4]
+    y[::3] = 0
+    labeled = np.flatnonzero(y.any(axis=1))
+    places = np.random.default_rng(0).normal(size=(60, 2))
+
+    def batches(y, places):
+        options = [5, 9] if draw is mined_batches else [2]
+        given = {"embed": places.__getitem__} if draw is mined_batches else {}
+        return draw(y, batch_size, *options, np.random.default_rng(1), **given)
+
+    alone = [labeled[batch] for batch in batches(y[labeled], places[labeled])]
+    assert [batch.tolist() for batch in batches(y, places)] == [b.tolist() for b in alone]
 
 
 def test_a_label_that_nothing_carries_is_not_drawn(rng):

@@ -80,11 +80,21 @@ def test_whitening_agrees_with_loops_over_pairs(shrinkage, rng):
 def test_many_labels_agree_with_loops_over_pairs(rng):
     X, _ = make_data(rng)
     y = rng.integers(0, 2, (len(X), 3))
+    X, y = X[y.any(axis=1)], y[y.any(axis=1)]
     whitening = LearnedWhitening(shrinkage=0.2)
     found = whitening.fit_transform(X, y)
     expected, separation = reference(X, lambda i, j: (y[i] & y[j]).any(), 0.2)
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-9)
     np.testing.assert_allclose(whitening.separation_, separation)
+
+
+def test_rows_without_labels_are_as_if_they_were_not_there(rng):
+    X, _ = make_data(rng)
+    y = rng.integers(0, 2, (len(X), 3))
+    y[::3] = 0
+    labeled = y.any(axis=1)
+    alone = LearnedWhitening().fit(X[labeled], y[labeled])
+    np.testing.assert_array_equal(LearnedWhitening().fit(X, y).transform(X), alone.transform(X))
 
 
 def test_columns_of_one_label_each_agree_with_single_labels(rng):

@@ -8,7 +8,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_cbir._labels import encode_labels, shared_labels
+from sklearn_cbir._labels import encode_labels, labeled_rows, shared_labels
 from sklearn_cbir._validation import check_integer
 
 ROWS = 4096  # rows projected at a time where a kernel is in between
@@ -110,7 +110,7 @@ class RowHasher(HasherMixin, BaseEstimator):
             )
         labels, _ = encode_labels(y, n=len(X))
         if labels.ndim == 2:
-            labeled = labels.any(axis=1)
+            labeled = labeled_rows(labels)
             X, labels = X[labeled], labels[labeled]
         if len(np.unique(labels, axis=0)) < 2:
             raise ValueError(

@@ -1,10 +1,11 @@
 """Training losses: ``loss(outputs, y)`` is a scalar to minimize.
 
 `outputs` are (n, d); `y` holds class indices (n,) or rows of 0/1 labels (n, n_labels), and soft
-rows where a loss says ``soft_targets = True``. ``output`` names what the last layer of the network
-must give: "classes", "features" or "bits"; ``hash_layer`` how bits are made. A loss that must know
-all labels beforehand has ``setup(*, n_outputs, y, generator)``, one that changes as it trains
-``start_epoch(epoch, n_epochs)``. Any torch module with this signature works as well.
+rows where a loss says ``soft_targets = True``. A row of zeros has no label and is left out.
+``output`` names what the last layer of the network must give: "classes", "features" or "bits";
+``hash_layer`` how bits are made. A loss that must know all labels beforehand has ``setup(*,
+n_outputs, y, generator)``, one that changes as it trains ``start_epoch(epoch, n_epochs)``. Any
+torch module with this signature works as well.
 """
 
 from torch import nn

@@ -1,5 +1,6 @@
-"""What all losses share: how they print, and how labels become targets."""
+"""What all losses share: how they print, which rows they see, and how labels become targets."""
 
+import functools
 import inspect
 
 import torch
@@ -13,6 +14,28 @@ class Loss(torch.nn.Module):
         """Parameters as they were given."""
         names = inspect.signature(type(self)).parameters
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name))
+
+
+def on_labeled_rows(forward):
+    """Let a loss see only the rows of a batch that have a label; without any it costs 0."""
+
+    @functools.wraps(forward)
+    def forward_labeled(self, outputs, y):
+        if y.ndim == 2:
+            labeled = (y > 0).any(dim=1)
+            if not labeled.any():
+                return 0.0 * full_precision(outputs).sum()
+            if not labeled.all():
+                outputs, y = outputs[labeled], y[labeled]
+        return forward(self, outputs, y)
+
+    return forward_labeled
+
+
+def with_labels(y):
+    """Labels of the rows that have one, as a tensor; class indices are one each."""
+    y = torch.as_tensor(y)
+    return y if y.ndim == 1 else y[(y > 0).any(dim=1)]
 
 
 def class_targets(y, n_outputs, dtype):
@@ -34,9 +57,9 @@ def count_labels(y):
 
 
 def label_shares(y, n_outputs, dtype):
-    """Rows (n, n_outputs) that share 1 out among their labels; rows without labels are 0."""
+    """Rows (n, n_outputs) that share 1 out among their labels."""
     targets = class_targets(y, n_outputs, dtype)
-    return targets / targets.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return targets / targets.sum(dim=1, keepdim=True)
 
 
 def check_is_set_up(loss, made):

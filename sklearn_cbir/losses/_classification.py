@@ -5,15 +5,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from sklearn_cbir._validation import check_choice
-from sklearn_cbir.losses._base import Loss, class_targets, count_labels, full_precision
+from sklearn_cbir.losses._base import (
+    Loss,
+    class_targets,
+    count_labels,
+    full_precision,
+    label_shares,
+    on_labeled_rows,
+    with_labels,
+)
 
 
 class SoftmaxLoss(Loss):
     """Cross entropy of the softmax of the scores.
 
     The baseline that [1]_ trains beside the squared hinge. Rows of 0/1
-    labels are shared out evenly among their labels; a row without labels
-    costs nothing.
+    labels are shared out evenly among their labels.
 
     References
     ----------
@@ -33,14 +40,13 @@ class SoftmaxLoss(Loss):
     output = "classes"
     soft_targets = True
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Mean cross entropy of scores (n, n_classes)."""
         outputs = full_precision(outputs)
         if y.ndim == 1:
             return F.cross_entropy(outputs, y)
-        targets = class_targets(y, outputs.shape[1], outputs.dtype)
-        targets = targets / targets.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        return F.cross_entropy(outputs, targets)
+        return F.cross_entropy(outputs, label_shares(y, outputs.shape[1], outputs.dtype))
 
 
 def squared_hinge_loss(scores, targets, weights=1.0):
@@ -139,6 +145,7 @@ class SquaredHingeLoss(Loss):
         """
         if not isinstance(self.class_weight, str):
             return
+        y = with_labels(y)
         own = torch.zeros(n_outputs)
         counts = count_labels(y)
         own[: len(counts)] = counts
@@ -146,6 +153,7 @@ class SquaredHingeLoss(Loss):
         # (2, n_outputs): weight of a 0 and of a 1 in each column
         self.term_weights = len(y) / (2 * torch.stack([other, own]).clamp(min=1))
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Mean over rows of scores (n, n_classes)."""
         outputs = full_precision(outputs)

@@ -11,6 +11,7 @@ from sklearn_cbir.losses._base import (
     count_labels,
     full_precision,
     label_shares,
+    on_labeled_rows,
 )
 
 
@@ -56,9 +57,9 @@ class DLBHCLoss(_ClassifierLoss):
     cross entropy and dropped afterwards. Only the loss: [1]_ ranks the images of a
     Hamming radius again by another layer's features. Unlike in [1]_, which has
     one class per image, rows of 0/1 labels are shared out evenly among their
-    labels; a row without labels costs nothing there. [1]_ starts the hash layer
-    with biases of 1 and small weights and gives the classifier ten times the
-    rate: ``DeepHasher(loss="dlbhc", hash_layer="latent", loss_lr=10 * lr)``.
+    labels. [1]_ starts the hash layer with biases of 1 and small weights and
+    gives the classifier ten times the rate:
+    ``DeepHasher(loss="dlbhc", hash_layer="latent", loss_lr=10 * lr)``.
 
     The two weights add the terms of SSDH, which the authors gave the method
     later [2]_; there both are 1.
@@ -122,6 +123,7 @@ class DLBHCLoss(_ClassifierLoss):
         super().setup(n_outputs=n_outputs, y=y, generator=generator)
         self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.bias)
@@ -142,8 +144,7 @@ class GreedyHashLoss(_ClassifierLoss):
     the network by cross entropy. Backwards the signs are passed over: the
     gradient of a bit is that of its output. The term ``mean(abs(abs(u) - 1) **
     3)`` holds the outputs near their signs. Unlike in [1]_, which has one class
-    per image, rows of 0/1 labels are shared out evenly among their labels; a
-    row without labels costs nothing there.
+    per image, rows of 0/1 labels are shared out evenly among their labels.
 
     Parameters
     ----------
@@ -175,6 +176,7 @@ class GreedyHashLoss(_ClassifierLoss):
         super().__init__()
         self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)

@@ -6,7 +6,13 @@ import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_integer
-from sklearn_cbir.losses._base import Loss, check_is_set_up, class_targets, full_precision
+from sklearn_cbir.losses._base import (
+    Loss,
+    check_is_set_up,
+    class_targets,
+    full_precision,
+    on_labeled_rows,
+)
 
 _MOST_LABEL_SETS = 1000  # stage 1 costs their square in memory and time
 
@@ -24,7 +30,7 @@ class CNNHLoss(Loss):
     images, which has the same optimum, since only labels enter S. With several
     labels per image it is one code per set of labels, of the 1,000 most
     frequent ones; any other set is given the code of the set with the most
-    similar label vector, and rows without labels cost nothing. The variant
+    similar label vector. The variant
     CNNH+ also classifies from the features before the hash layer, which a loss
     on the outputs does not see; it is not offered.
 
@@ -89,6 +95,7 @@ class CNNHLoss(Loss):
         self.codes = torch.from_numpy(np.where(codes >= 0, 1, -1)).float()
         self.label_sets = F.normalize(sets, dim=1)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.codes)
@@ -96,8 +103,7 @@ class CNNHLoss(Loss):
         labels = class_targets(y, self.label_sets.shape[1], self.label_sets.dtype)
         nearest = (labels @ self.label_sets.T).argmax(dim=1)  # the same set has the cosine 1
         bits = (self.codes[nearest] > 0).to(outputs.dtype)
-        costs = F.binary_cross_entropy_with_logits(outputs, bits, reduction="none")
-        return torch.where((labels > 0).any(dim=1, keepdim=True), costs, 0).mean()
+        return F.binary_cross_entropy_with_logits(outputs, bits)
 
 
 def _label_sets(y):

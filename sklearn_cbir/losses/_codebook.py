@@ -14,6 +14,7 @@ from sklearn_cbir.losses._base import (
     count_labels,
     full_precision,
     label_shares,
+    on_labeled_rows,
 )
 
 _MOST_BITS_LISTED = 16  # 65,536 codes; of longer ones a sample is drawn
@@ -161,9 +162,9 @@ class CSQLoss(_CodebookLoss):
     The binary cross entropy between the bits of a row's center and ``(1 +
     tanh(u)) / 2`` of its outputs u, plus a quantization term. A row with
     several labels has the majority of their codes for a center, equation 2 of
-    [1]_, bits without a majority being those of one random code; a row without
-    labels costs nothing there. Unlike [1]_, which has Hadamard matrices for
-    lengths of a power of 2 and else random centers, see `hash_centers`.
+    [1]_, bits without a majority being those of one random code. Unlike
+    [1]_, which has Hadamard matrices for lengths of a power of 2 and else
+    random centers, see `hash_centers`.
 
     Parameters
     ----------
@@ -216,6 +217,7 @@ class CSQLoss(_CodebookLoss):
         super().setup(n_outputs=n_outputs, y=y, generator=generator)
         self.ties = torch.where(torch.rand(n_outputs, generator=generator) < 0.5, -1.0, 1.0)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.centers)
@@ -224,12 +226,9 @@ class CSQLoss(_CodebookLoss):
         votes = labels @ self.centers.to(outputs.dtype)
         bits = torch.where(votes == 0, self.ties, votes) > 0  # (n, n_bits)
         # (1 + tanh(u)) / 2 is the sigmoid of 2 u.
-        costs = F.binary_cross_entropy_with_logits(
-            2 * outputs, bits.to(outputs.dtype), reduction="none"
-        )
-        has_labels = (labels > 0).any(dim=1, keepdim=True)
+        cost = F.binary_cross_entropy_with_logits(2 * outputs, bits.to(outputs.dtype))
         quantization = (torch.tanh(outputs).abs() - 1).square().mean()
-        return torch.where(has_labels, costs, 0).mean() + self.quantization_weight * quantization
+        return cost + self.quantization_weight * quantization
 
 
 class OrthoHashLoss(_CodebookLoss):
@@ -239,8 +238,7 @@ class OrthoHashLoss(_CodebookLoss):
     of all classes and t = 1 for a row's own class, else 0: equation 6 of [1]_.
     Unlike in [1]_, the outputs are not batch-normalized, since bits here are the
     signs of the outputs themselves; see `hash_centers` for the codes. Rows of
-    0/1 labels are shared out evenly among their labels, as in [1]_; a row without
-    labels costs nothing.
+    0/1 labels are shared out evenly among their labels, as in [1]_.
 
     Parameters
     ----------
@@ -276,6 +274,7 @@ class OrthoHashLoss(_CodebookLoss):
         self.scale = check_real(scale, "scale", minimum=0)
         self.margin = check_real(margin, "margin", minimum=0)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.centers)

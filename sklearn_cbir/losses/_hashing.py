@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_choice, check_real
-from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 
 
 def squared_distances(outputs):
@@ -217,6 +217,7 @@ class DSHLoss(Loss):
             quantization_reduction, "quantization_reduction", ("pair", "sample")
         )
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
@@ -304,6 +305,7 @@ class DFEHLoss(Loss):
         self.similar_weight = check_similar_weight(similar_weight)
         self.squash = check_choice(squash, "squash", (None, "tanh"))
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)

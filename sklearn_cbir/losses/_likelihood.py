@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_real
-from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import pair_mean, quantization_loss, squared_distances
 
 
@@ -47,6 +47,7 @@ class DPSHLoss(Loss):
         super().__init__()
         self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
@@ -121,6 +122,7 @@ class HashNetLoss(Loss):
         done = epoch / max(n_epochs - 1, 1)
         self.beta = math.sqrt(1 + (self.final_beta**2 - 1) * done)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
@@ -171,6 +173,7 @@ class DCHLoss(Loss):
         self.gamma = check_real(gamma, "gamma", minimum=1e-6)
         self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)

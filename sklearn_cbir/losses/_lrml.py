@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_choice, check_integer, check_real
-from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._pairs import euclidean_distances
 
 
@@ -188,6 +188,7 @@ class LRMLLoss(Loss):
         self.one_per_class = check_choice(one_per_class, "one_per_class", (True, False))
         self.reduction = check_choice(reduction, "reduction", ("mean", "sum"))
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of features (n, d)."""
         distances = euclidean_distances(outputs)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_choice, check_real
-from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import (
     check_similar_weight,
     pair_mean,
@@ -59,6 +59,7 @@ class ContrastiveLoss(Loss):
         self.margin = check_real(margin, "margin", minimum=0)
         self.similar_weight = check_similar_weight(similar_weight)
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of features (n, d)."""
         similar = shared_labels(y, y) > 0
@@ -75,8 +76,7 @@ class MultilevelLoss(Loss):
     likelihood; the others are soft ones, whose inner product is fitted to s.
     That s is stated in [1]_. The loss on it is not: the forms are those of two
     papers that use the same similarity. The mean is over all ordered pairs,
-    each row with itself included. Rows without labels have s = 0 with every
-    row.
+    each row with itself included.
 
     Parameters
     ----------
@@ -146,6 +146,7 @@ class MultilevelLoss(Loss):
         self.squash = check_choice(squash, "squash", ("softsign", "tanh", None))
         self.similarity = check_choice(similarity, "similarity", ("cosine", "binary"))
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
@@ -180,7 +181,7 @@ class MultilevelLoss(Loss):
 
 
 def _label_cosines(y, dtype):
-    """Cosine of the label vectors of all rows (n, n); 0 for rows without labels."""
+    """Cosine of the label vectors of all rows (n, n)."""
     if y.ndim == 1:
         return shared_labels(y, y).to(dtype)
     unit = F.normalize(y.to(dtype), dim=1)

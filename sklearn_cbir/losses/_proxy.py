@@ -5,7 +5,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from sklearn_cbir._validation import check_real
-from sklearn_cbir.losses._base import Loss, class_targets, count_labels, full_precision
+from sklearn_cbir.losses._base import (
+    Loss,
+    class_targets,
+    count_labels,
+    full_precision,
+    on_labeled_rows,
+)
 
 # The paper's values per data set, read from its code; arguments of CPFLoss and CPFEmbedder.
 CPF_CONSTANTS = {
@@ -143,6 +149,7 @@ class CPFLoss(Loss):
         proxies = torch.empty(len(count_labels(y)), n_outputs)
         self.proxies = nn.Parameter(nn.init.xavier_uniform_(proxies, generator=generator))
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of features (n, n_outputs); `y` may hold soft rows."""
         if self.proxies is None:

@@ -4,7 +4,7 @@ import torch
 
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._validation import check_choice, check_real
-from sklearn_cbir.losses._base import Loss, full_precision
+from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import squared_distances
 
 
@@ -99,6 +99,7 @@ class TripletLoss(Loss):
         self.margin = check_real(margin, "margin", minimum=0)
         self.triplets = check_choice(triplets, "triplets", ("semihard", "all", "hardest"))
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of features (n, d)."""
         distances = squared_distances(outputs)
@@ -173,6 +174,7 @@ class DNNHLoss(Loss):
             threshold_width, "threshold_width", minimum=0, maximum=0.5
         )
 
+    @on_labeled_rows
     def forward(self, outputs, y):
         """Loss of outputs (n, n_bits)."""
         values = torch.sigmoid(full_precision(outputs))

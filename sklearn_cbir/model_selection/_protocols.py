@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from sklearn_cbir._labels import check_labels
+from sklearn_cbir._labels import check_labels, labeled_rows
 from sklearn_cbir._validation import check_choice, check_integer
 
 __all__ = ["PROTOCOLS", "split_protocol"]
@@ -180,14 +180,14 @@ def _test_searches_itself(y, *, rng, test):
 
 
 def _at_random(y, *, rng, n_queries, n_train=None):
-    labelled = np.flatnonzero(y.any(axis=1)) if y.ndim == 2 else np.arange(len(y))
+    labeled = labeled_rows(y)
     wanted = n_queries + (n_train or 0)
-    if wanted > len(labelled):
+    if wanted > len(labeled):
         raise ValueError(
             f"n_queries={n_queries}{f' and n_train={n_train}' if n_train else ''} are more than "
-            f"the {len(labelled)} labelled rows. Use smaller numbers."
+            f"the {len(labeled)} labelled rows. Use smaller numbers."
         )
-    drawn = rng.permutation(labelled)
+    drawn = rng.permutation(labeled)
     query = np.sort(drawn[:n_queries])
     gallery = _others(len(y), query)
     train = gallery if n_train is None else np.sort(drawn[n_queries:wanted])
