@@ -28,13 +28,17 @@ from sklearn_cbir.codes import HammingDistances, pack_codes, unpack_codes
 from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 from sklearn_cbir.index._hamming import HammingEngine
-from sklearn_cbir.index._rows import row_keys
+from sklearn_cbir.index._milvus_rows import (
+    BYTES_PER_ANSWER,
+    ROWS_PER_CALL,
+    FirstResults,
+    ServerRows,
+)
+from sklearn_cbir.index._rows import find_copies, row_keys, summed_row_keys
 
 FORMS = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
 WORD = 64
 BYTES_PER_CALL = 2**23  # of rows that are sent
-BYTES_PER_ANSWER = 2**25
-ROWS_PER_CALL = 5000
 WRITES = ("upsert", "delete", "flush")
 QUERIES_PER_CALL = 100
 MOST = 16_384  # results that a server gives at most
@@ -50,6 +54,7 @@ class MilvusEngine:
     name = "milvus"
     recall = 1.0
     in_memory = False
+    mark_format = 1  # of engines that were saved without one
 
     def __init__(self, metric, *, uri=None, collection=None, verbose=0, **options):
         self.form = FORMS[metric]()  # holds no rows; how they are encoded and measured
@@ -77,6 +82,7 @@ class MilvusEngine:
         width = rows.shape[1] if self.metric == "hamming" else first.shape[1]
         self.collection = Collection(self.uri, self.prefix, self.metric, width)
         self.keys, self.marks = np.empty(0, np.int64), np.empty(0, np.uint64)
+        self.mark_format = 2
         try:
             self.collection.create()
             written = self._write(rows)
@@ -98,6 +104,10 @@ class MilvusEngine:
 
     def __len__(self):
         return len(self.keys)
+
+    def __getstate__(self):
+        state = vars(self).copy()  # another thread may be remembering something
+        return {key: value for key, value in state.items() if not key.startswith("_cached")}
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -179,20 +189,25 @@ class MilvusEngine:
         for start, engine in self._blocks():
             distances[:, start : start + len(engine)] = engine.distances(queries)
         # Products of two blocks may round the distances of equal rows differently.
-        firsts, place = np.unique(self.marks, return_index=True, return_inverse=True)[1:]
-        copies = np.flatnonzero(firsts[place] != np.arange(len(self)))
-        distances[:, copies] = distances[:, firsts[place[copies]]]
+        if "_cached_copies" not in vars(self):
+            self._cached_copies = find_copies(self.rows)
+        copies, firsts = self._cached_copies
+        distances[:, copies] = distances[:, firsts]
         return distances
 
     def cut_off(self, k):
         """Return an engine whose `distances` stop at the `k`-th nearest row and its ties."""
-        return FirstResults(self, min(k, len(self)))
+        return FirstResults(self, k) if k < len(self) else self
 
     def _with(self, keys, marks):
         """Return an engine over other rows of the same collection."""
         engine = object.__new__(type(self))
-        engine.__setstate__({**vars(self), "keys": keys, "marks": marks})
+        engine.__setstate__({**self.__getstate__(), "keys": keys, "marks": marks})
         return engine
+
+    def _mark(self, rows):
+        """Return the hash of every row, made as those that this engine has."""
+        return row_keys(rows) if self.mark_format > 1 else summed_row_keys(rows)
 
     def _ready(self):
         """Check a gallery that was loaded, once, and erase what nobody holds any more."""
@@ -209,7 +224,7 @@ class MilvusEngine:
         wrong = n < len(self)
         if not wrong:
             keys, rows = collection.read(self.keys[sample])
-            wrong = len(keys) < len(sample) or (row_keys(rows) != self.marks[sample]).any()
+            wrong = len(keys) < len(sample) or (self._mark(rows) != self.marks[sample]).any()
         if wrong:
             raise RuntimeError(
                 f"The collection {collection.name!r} of {collection.uri} has {n} rows and is not "
@@ -230,7 +245,7 @@ class MilvusEngine:
                 for start in range(0, len(rows), step):
                     part = slice(start, start + step)
                     encoded = self.encode(rows[part])
-                    marks[part] = row_keys(encoded)
+                    marks[part] = self._mark(encoded)
                     collection.write(keys[part], encoded)
                     sent += len(encoded)
                     advance(len(encoded))
@@ -384,63 +399,6 @@ class MilvusEngine:
             order = np.lexsort(both[::-1], axis=1)[:, :k]
             best = [np.take_along_axis(values, order, axis=1) for values in both]
         return list(zip(*best))
-
-
-class FirstResults:
-    """Distances for metrics of the first `k` results: what is further is infinitely far."""
-
-    block_size = None
-
-    def __init__(self, engine, k):
-        self.engine, self.k = engine, k
-
-    def __len__(self):
-        return len(self.engine)
-
-    def __getattr__(self, name):
-        return getattr(self.engine, name)
-
-    def distances(self, queries):
-        """Return the distances up to the k-th nearest row and all that tie with it."""
-        distances = np.full((len(queries), len(self)), np.inf)
-        for row, found in enumerate(self.engine._up_to_kth(queries, self.k, ties=True)):
-            values, positions = found
-            near = values <= np.partition(values, self.k - 1)[self.k - 1]
-            distances[row, positions[near]] = values[near]
-        return distances
-
-
-class ServerRows:
-    """The rows of an engine, read when they are sliced."""
-
-    ndim = 2
-
-    def __init__(self, engine):
-        self._engine = engine
-        is_code = engine.metric == "hamming"
-        self.dtype = np.dtype(np.uint64 if is_code else np.float32)
-        width = engine.collection.width
-        self.shape = len(engine), -(-width // WORD) if is_code else width
-        self.row_keys = engine.marks
-
-    def __len__(self):
-        return len(self._engine)
-
-    def __getitem__(self, rows):
-        positions = np.arange(len(self))[rows]
-        found = np.empty((positions.size, self.shape[1]), dtype=self.dtype)
-        engine = self._engine
-        engine._ready()
-        step = max(1, min(ROWS_PER_CALL, BYTES_PER_ANSWER // engine.collection.row_bytes))
-        flat = positions.ravel()
-        for start in range(0, len(flat), step):
-            part = flat[start : start + step]
-            unique, place = np.unique(part, return_inverse=True)
-            found[start : start + step] = engine._read(unique)[place]
-        return found.reshape(*positions.shape, self.shape[1])
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self[:], dtype=dtype)
 
 
 class Collection:

@@ -1,0 +1,77 @@
+"""What is read of a gallery on a server: its rows in blocks, or the nearest of them only."""
+
+import numpy as np
+
+from sklearn_cbir.codes._search import slices
+from sklearn_cbir.index._rows import row_keys
+
+WORD = 64
+BYTES_PER_ANSWER = 2**25
+ROWS_PER_CALL = 5000
+
+
+class FirstResults:
+    """Distances for metrics of the first `k` results: what is further is infinitely far."""
+
+    block_size = None
+
+    def __init__(self, engine, k):
+        self.engine, self.k = engine, k
+
+    def __len__(self):
+        return len(self.engine)
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def distances(self, queries):
+        """Return the distances up to the k-th nearest row and all that tie with it."""
+        distances = np.full((len(queries), len(self)), np.inf)
+        for row, found in enumerate(self.engine._up_to_kth(queries, self.k, ties=True)):
+            values, positions = found
+            near = values <= np.partition(values, self.k - 1)[self.k - 1]
+            distances[row, positions[near]] = values[near]
+        return distances
+
+
+class ServerRows:
+    """The rows of an engine, read when they are sliced."""
+
+    ndim = 2
+
+    def __init__(self, engine):
+        self._engine = engine
+        is_code = engine.metric == "hamming"
+        self.dtype = np.dtype(np.uint64 if is_code else np.float32)
+        width = engine.collection.width
+        self.shape = len(engine), -(-width // WORD) if is_code else width
+
+    @property
+    def row_keys(self):
+        """One 64-bit key per row, as `row_keys` would make it; of old galleries, made here once."""
+        engine = self._engine
+        if engine.mark_format > 1:
+            return engine.marks
+        if "_cached_keys" not in vars(engine):
+            parts = [row_keys(self[part]) for part in slices(len(self), ROWS_PER_CALL)]
+            engine._cached_keys = np.concatenate(parts)
+        return engine._cached_keys
+
+    def __len__(self):
+        return len(self._engine)
+
+    def __getitem__(self, rows):
+        positions = np.arange(len(self))[rows]
+        found = np.empty((positions.size, self.shape[1]), dtype=self.dtype)
+        engine = self._engine
+        engine._ready()
+        step = max(1, min(ROWS_PER_CALL, BYTES_PER_ANSWER // engine.collection.row_bytes))
+        flat = positions.ravel()
+        for start in range(0, len(flat), step):
+            part = flat[start : start + step]
+            unique, place = np.unique(part, return_inverse=True)
+            found[start : start + step] = engine._read(unique)[place]
+        return found.reshape(*positions.shape, self.shape[1])
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype=dtype)
