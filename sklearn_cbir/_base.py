@@ -28,6 +28,7 @@ from sklearn_cbir._validation import check_choice, check_integer, check_real, pr
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._trunk import is_trained
 from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
+from sklearn_cbir.images._readable import telling_all_faults
 from sklearn_cbir.losses import LOSSES, sampling_of
 
 STATE_FORMAT = 1
@@ -102,9 +103,9 @@ class NetworkTransformer(
         Raises
         ------
         ValueError
-            For unreadable images (ImageReadError, with index and path), bad
-            labels or bad parameters; before training starts where that is
-            possible.
+            For unreadable images (ImageReadError, whose `faults` are all of
+            them, with index, path and reason), bad labels or bad parameters;
+            before training starts where that is possible.
         FloatingPointError
             If the loss becomes infinite or NaN; names epoch, batch and rate.
         """
@@ -132,7 +133,7 @@ class NetworkTransformer(
         seed = seed if state is None else state["seed"]
         device = resolve_device(self.device)
         target = None if loss is None else self._hold_out_classes(y, seed)
-        with seeded(seed, device):
+        with seeded(seed, device), telling_all_faults(data, self.verbose > 0):
             network = self._build_network(data, loss, target)
             source = self._source(data, network.trunk, training=loss is not None)
             history = []
@@ -457,7 +458,8 @@ class NetworkTransformer(
         else:
             self._check_image_shape(data)
             source = ImageSource(data, **self._network_state["reading"])
-        return self._infer(network, source)
+        with telling_all_faults(data, self.verbose > 0):
+            return self._infer(network, source)
 
     def _infer(self, network, source):
         ticks = functools.partial(

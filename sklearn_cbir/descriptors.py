@@ -9,6 +9,7 @@ from sklearn.utils import gen_batches
 
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.images import check_images
+from sklearn_cbir.images._readable import telling_all_faults
 
 __all__ = ["GISTDescriptor"]
 
@@ -96,8 +97,9 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         size = check_integer(self.image_size, "image_size", minimum=16)
         images = check_images(X)
         features = np.empty((len(images), self._n_features_out), dtype=np.float32)
-        for rows in gen_batches(len(images), max(1, BATCH_PIXELS // size**2)):
-            features[rows] = gist(images.read(rows, size) @ LUMINANCE)
+        with telling_all_faults(images):
+            for rows in gen_batches(len(images), max(1, BATCH_PIXELS // size**2)):
+                features[rows] = gist(images.read(rows, size) @ LUMINANCE)
         return features
 
     def __sklearn_tags__(self):

@@ -773,12 +773,14 @@ def test_pillows_switch_for_truncated_files_is_left_alone(rng, save, monkeypatch
 def test_the_first_fault_is_raised_and_the_others_are_counted(save, n_threads):
     bad = [save(f"{i}.jpg", b"text") for i in range(8)]
     images = check_images([PHOTOS[0], bad[0], *PHOTOS[:2], *bad[1:]])
-    listed = r"X\[4\], X\[5\], X\[6\], X\[7\], X\[8\], \.\.\.\.$"
+    listed = r"X\[4\], X\[5\], X\[6\], X\[7\], X\[8\], \.\.\.\. In all, by cause: 8 x not an image"
     with pytest.raises(
         ImageReadError, match=rf"^X\[1\] .* 7 more cannot be read: {listed}"
     ) as raised:
         images.check_readable()
     assert raised.value.index == 1
+    assert [fault.index for fault in raised.value.faults] == [1, 4, 5, 6, 7, 8, 9, 10]
+    assert [fault.path for fault in raised.value.faults] == bad
     assert raised.value.__cause__ is not None
     images[[0, 2]].check_readable()
     # Rows keep the numbers that the user knows.

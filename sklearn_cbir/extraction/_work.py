@@ -13,6 +13,7 @@ from sklearn.utils.validation import _num_samples
 from sklearn_cbir._files import replace_file, replacement
 from sklearn_cbir.extraction._shards import strange, write_json
 from sklearn_cbir.images import ImageReadError, check_images
+from sklearn_cbir.images._faults import moved
 
 _LOADED = {}  # the estimator of the last call, by the hash of its pickle
 
@@ -83,30 +84,18 @@ def _transform(estimator, part, first, skip):
             found = _find_faults(images, error)
             if not found:
                 raise  # by no image in particular
-            moved = [_moved(fault, int(first + kept[fault.index])) for fault in found]
+            found_in_X = [moved(fault, int(first + kept[fault.index])) for fault in found]
             if not skip:
-                raise _refusal(moved) from error
-            faults += moved
+                raise _refusal(found_in_X) from error
+            faults += found_in_X
             kept = np.delete(kept, [fault.index for fault in found])
     return np.empty((0, 0), dtype=np.float32), faults
 
 
 def _find_faults(part, error):
     """Return a fault for every image that cannot be read; `error` if only the estimator knows."""
-    images = check_images(part)
-    found = []
-    for row in range(len(images)):
-        try:
-            images.read([row], size=8)
-        except ImageReadError as fault:
-            found.append(fault)
+    found = check_images(part).find_faults(decode=True)
     return found or ([error] if error.index is not None else [])
-
-
-def _moved(fault, index):
-    """Return the same fault, of another row."""
-    message = str(fault).replace(f"X[{fault.index}]", f"X[{index}]", 1)
-    return ImageReadError(message, index, fault.path)
 
 
 def _refusal(faults):

@@ -7,8 +7,9 @@ on white, first frame of several. A fault of a file is an `ImageReadError` with 
 from sklearn_cbir.images._augmentation import resolve_augmentation
 from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._checking import check_images, is_feature_rows
-from sklearn_cbir.images._decoding import ImageReadError
+from sklearn_cbir.images._faults import ImageReadError
 from sklearn_cbir.images._formats import readable_extensions
+from sklearn_cbir.images._readable import readable_images
 
 __all__ = [
     "ImageReadError",
@@ -16,5 +17,6 @@ __all__ = [
     "check_images",
     "is_feature_rows",
     "readable_extensions",
+    "readable_images",
     "resolve_augmentation",
 ]

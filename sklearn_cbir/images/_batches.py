@@ -10,11 +10,9 @@ from sklearn_cbir._validation import check_integer
 from sklearn_cbir._validation import progress as progress_bar
 from sklearn_cbir.images._decoding import (
     PIL_LOCK,
-    ImageReadError,
     Refusal,
     check_header,
     draft,
-    fault_of,
     fit,
     looks_whole,
     open_file,
@@ -23,9 +21,11 @@ from sklearn_cbir.images._decoding import (
     to_uint8,
     viewable,
 )
+from sklearn_cbir.images._faults import ImageReadError, check_process, fault_of, with_others
 from sklearn_cbir.images._threads import blocks_of, in_threads
 
 BLOCK = 64  # images decoded between two updates of a progress bar
+PROOF = 8  # px: what is decoded only to see whether it can be
 
 # Where images come from -----------------------------------------------------------------------
 
@@ -206,7 +206,8 @@ class Images:
         Raises
         ------
         ImageReadError
-            For the first image, in this order, that cannot be read.
+            For the first image, in this order, that cannot be read; its
+            `faults` are all of these images that cannot.
         """
         rows = np.atleast_1d(self._rows[indices])
         height, width, resize = self._output_size(size, resize)
@@ -215,13 +216,19 @@ class Images:
         pixels = np.empty((len(rows), height, width, 3), dtype=np.uint8)
 
         def read_block(block):
+            faults = []
             for i in range(block.start, block.stop):
-                image = self._guard(self._load, rows[i], size, resize)
-                pixels[i] = np.atleast_3d(np.asarray(image))
+                try:
+                    image = self._guard(self._load, rows[i], size, resize)
+                    pixels[i] = np.atleast_3d(np.asarray(image))
+                except ImageReadError as fault:
+                    faults.append(fault)
+            return faults
 
         # A few blocks per thread keep all of them busy and handing over cheap.
-        for _ in in_threads(read_block, blocks_of(len(rows), max(1, len(rows) // 32))):
-            pass
+        found = in_threads(read_block, blocks_of(len(rows), max(1, len(rows) // 32)))
+        if faults := [fault for block in found for fault in block]:
+            raise with_others(faults)
         return pixels
 
     def check_readable(self, progress=False):
@@ -240,19 +247,42 @@ class Images:
         Raises
         ------
         ImageReadError
-            For the first image at fault, saying how many more there are.
+            For the first image at fault, saying how many more there are; its
+            `faults` are all.
+        """
+        if faults := self.find_faults(progress=progress):
+            raise with_others(faults)
+
+    def find_faults(self, *, decode=False, progress=False):
+        """Look for all images that cannot be read.
+
+        Parameters
+        ----------
+        decode : bool, default=False
+            Whether to decode every image, which finds what `read` would; False
+            looks as `check_readable` does.
+
+        progress : bool, default=False
+            Whether to draw a progress bar.
+
+        Returns
+        -------
+        list of ImageReadError
+            One per image at fault, in order; empty if all is well.
         """
         if isinstance(self._source, ArrayOfImages):
-            return
+            return []
+        look = self._try_decoding if decode else self._source.check
         blocks = blocks_of(len(self), BLOCK)
-        faults = []
         bar = progress_bar(
             blocks, total=len(blocks), description="Checking images", enabled=progress
         )
+        faults = []
         for block in bar:
-            faults += filter(None, in_threads(self._find_fault, self._rows[block]))
-        if faults:
-            raise _with_others(faults)
+            faults += filter(
+                None, in_threads(lambda row: self._find_fault(look, row), self._rows[block])
+            )
+        return faults
 
     def cached(self, size=None, resize=None, max_bytes=2**30, progress=False):
         """Decode all images once, if they fit.
@@ -277,7 +307,7 @@ class Images:
         Raises
         ------
         ImageReadError
-            For the first image that cannot be read.
+            For the first image that cannot be read; its `faults` are all.
         """
         height, width, resize = self._output_size(size, resize)
         if self._is_native(height, width, resize) and self._source.pixels.dtype == np.uint8:
@@ -286,10 +316,16 @@ class Images:
             return self
         pixels = np.empty((len(self), height, width, 3), dtype=np.uint8)
         blocks = blocks_of(len(self), BLOCK)
+        faults = []
         for block in progress_bar(
             blocks, total=len(blocks), description="Reading images", enabled=progress
         ):
-            pixels[block] = self.read(block, size, resize)
+            try:
+                pixels[block] = self.read(block, size, resize)
+            except ImageReadError as error:  # all are named, not the first only
+                faults += error.faults
+        if faults:
+            raise with_others(faults)
         return Images(ArrayOfImages(pixels), np.arange(len(self)))
 
     def fingerprint(self):
@@ -344,25 +380,16 @@ class Images:
         except Refusal as refusal:
             raise fault_of(int(row), self._source.name(row), str(refusal)) from refusal
         except Exception as error:
-            path = self._source.name(row)
-            raise fault_of(int(row), path, reason_of(error, path)) from error
+            check_process(error)
+            path, number = self._source.name(row), getattr(error, "errno", None)
+            raise fault_of(int(row), path, reason_of(error, path), number) from error
 
-    def _find_fault(self, row):
-        """Return the fault of one image, or None."""
+    def _try_decoding(self, row):
+        self._load(row, PROOF, PROOF)
+
+    def _find_fault(self, look, row):
+        """Return the fault of one image that `look` raises, or None."""
         try:
-            self._guard(self._source.check, row)
+            self._guard(look, row)
         except ImageReadError as fault:
             return fault
-
-
-def _with_others(faults):
-    """Return the first fault; its message counts the others."""
-    first = faults[0]
-    if len(faults) == 1:
-        return first
-    listed = ", ".join(f"X[{fault.index}]" for fault in faults[1:6])
-    more = ", ..." if len(faults) > 6 else ""
-    message = f"{first} {len(faults) - 1} more cannot be read: {listed}{more}."
-    error = ImageReadError(message, first.index, first.path)
-    error.__cause__ = first.__cause__
-    return error

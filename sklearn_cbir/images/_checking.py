@@ -8,7 +8,8 @@ from scipy import sparse
 
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.images._batches import ArrayOfImages, Files, Images, ListOfImages
-from sklearn_cbir.images._decoding import MAX_PIXELS, SLACK, fault_of
+from sklearn_cbir.images._decoding import MAX_PIXELS, SLACK
+from sklearn_cbir.images._faults import fault_of
 
 _EXPECTED = (
     "Images are arrays of shape (n, height, width) or (n, height, width, 1 | 3 | 4), or a "

@@ -1,4 +1,4 @@
-"""One file, PIL image or array -> upright 8-bit pixels; `ImageReadError`."""
+"""One file, PIL image or array -> upright 8-bit pixels."""
 
 import math
 import os
@@ -31,49 +31,6 @@ PIL_LOCK = threading.Lock()
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value
 
 
-class ImageReadError(ValueError):
-    """An image that cannot be read; the message names its row and path.
-
-    Parameters
-    ----------
-    message : str
-        The whole message.
-
-    index : int, default=None
-        Row of the image in `X`.
-
-    path : str, default=None
-        Its path, if it has one.
-
-    Attributes
-    ----------
-    index, path
-        As given.
-
-    Examples
-    --------
-    >>> from sklearn_cbir.images import check_images
-    >>> check_images(["missing.jpg"]).read([0], 32)
-    Traceback (most recent call last):
-        ...
-    sklearn_cbir.images._decoding.ImageReadError: X[0] 'missing.jpg': the file does not exist...
-    """
-
-    def __init__(self, message, index=None, path=None):
-        super().__init__(message)
-        self.index = index
-        self.path = path
-
-    def __reduce__(self):
-        return type(self), (self.args[0], self.index, self.path)
-
-
-def fault_of(index, path, reason):
-    """Return the error for one image; `reason` is a sentence without its full stop."""
-    where = f"X[{index}]" if path is None else f"X[{index}] {path!r}"
-    return ImageReadError(f"{where}: {reason}. Repair it or leave it out.", index, path)
-
-
 def reason_of(error, path):
     """Say what went wrong in words that do not depend on Pillow."""
     if isinstance(error, FileNotFoundError):
@@ -81,7 +38,7 @@ def reason_of(error, path):
     if isinstance(error, PermissionError):
         return "permission to read the file is denied"
     if isinstance(error, Image.UnidentifiedImageError):
-        if os.path.getsize(path) == 0:
+        if _is_empty(path):
             return "the file is empty"
         return f"not an image that can be read ({', '.join(FORMATS)})"
     if isinstance(error, OSError) and error.errno is not None:
@@ -99,6 +56,13 @@ def _reason_missing(path):
     if path is not None and "://" in path:
         return "the file does not exist (addresses are not downloaded)"
     return "the file does not exist"
+
+
+def _is_empty(path):
+    try:
+        return os.path.getsize(path) == 0
+    except OSError:  # gone since
+        return False
 
 
 # One image -----------------------------------------------------------------------------------

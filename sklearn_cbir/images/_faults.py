@@ -1,0 +1,128 @@
+"""`ImageReadError`: which image cannot be read, why, and whether it may be readable later."""
+
+import errno
+import re
+
+# Faults of the process, not of one image: every other image would have them too.
+_OF_THE_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_N_LISTED = 5
+_LEAVE_OUT = "leave it out, as sklearn_cbir.images.readable_images does"
+
+
+class ImageReadError(ValueError):
+    """An image that cannot be read; the message names its row and path.
+
+    Parameters
+    ----------
+    message : str
+        The whole message.
+
+    index : int, default=None
+        Row of the image in `X`.
+
+    path : str, default=None
+        Its path, if it has one.
+
+    reason : str, default=None
+        Why it cannot be read, without row and path.
+
+    errno : int, default=None
+        Number of the operating system's error, if the file could not be opened
+        or fetched; None if the content of the image is at fault.
+
+    faults : sequence of ImageReadError, default=()
+        Every image that cannot be read, this one first; empty for this one alone.
+
+    Attributes
+    ----------
+    index, path, reason, errno
+        As given.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.images import check_images
+    >>> try:
+    ...     check_images(["missing.jpg", "lost.jpg"]).check_readable()
+    ... except ImageReadError as error:
+    ...     [(fault.index, fault.reason, fault.is_temporary) for fault in error.faults]
+    [(0, 'the file does not exist', True), (1, 'the file does not exist', True)]
+    """
+
+    def __init__(self, message, index=None, path=None, reason=None, errno=None, faults=()):
+        super().__init__(message)
+        self.index = index
+        self.path = path
+        self.reason = reason
+        self.errno = errno
+        self._others = tuple(faults)[1:]  # not itself: that would be a circle
+
+    @property
+    def faults(self):
+        """Every image that was found unreadable, one ImageReadError each, this one first."""
+        return (self, *self._others)
+
+    @property
+    def is_temporary(self):
+        """Whether the fault is one of the place, such as a share that is gone, not of the image."""
+        return self.errno is not None
+
+    def __reduce__(self):
+        faults = (None, *self._others)  # the first is not looked at
+        return type(self), (
+            *(self.args[0], self.index, self.path, self.reason, self.errno),
+            faults,
+        )
+
+
+def fault_of(index, path, reason, errno=None):
+    """Return the error for one image; `reason` is a sentence without its full stop."""
+    where = f"X[{index}]" if path is None else f"X[{index}] {path!r}"
+    way = "Repair it" if errno is None else "Make it readable"
+    return ImageReadError(f"{where}: {reason}. {way}, or {_LEAVE_OUT}.", index, path, reason, errno)
+
+
+def moved(fault, index):
+    """Return the same fault, of another row."""
+    message = str(fault).replace(f"X[{fault.index}]", f"X[{index}]", 1)
+    return ImageReadError(message, index, fault.path, fault.reason, fault.errno)
+
+
+def with_others(faults):
+    """Return the first fault; its message counts the others, and its `faults` are all."""
+    first = faults[0]
+    if len(faults) == 1:
+        return first
+    listed = ", ".join(f"X[{fault.index}]" for fault in faults[1 : 1 + _N_LISTED])
+    more = ", ..." if len(faults) > 1 + _N_LISTED else ""
+    message = (
+        f"{first} {len(faults) - 1} more cannot be read: {listed}{more}. In all, by cause: "
+        f"{by_cause(faults)}. This error lists them as its `faults`."
+    )
+    error = ImageReadError(message, first.index, first.path, first.reason, first.errno, faults)
+    error.__cause__ = first.__cause__
+    return error
+
+
+def by_cause(faults):
+    """Count faults by cause, most frequent first, as one line of text."""
+    groups = {}
+    for fault in faults:
+        cause = (fault.reason or str(fault)).split(" (")[0]
+        # Sizes and other numbers differ from image to image, and are no other cause.
+        groups.setdefault(re.sub(r"\d[\d,]*", "0", cause), []).append(cause)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    return "; ".join(f"{len(causes)} x {causes[0]}" for causes in ordered)
+
+
+def check_process(error):
+    """Raise an error of the operating system that is no fault of one image, in clear words."""
+    number = getattr(error, "errno", None)
+    if not isinstance(error, OSError) or number not in _OF_THE_PROCESS:
+        return
+    if number == errno.ENOMEM:
+        raise MemoryError(f"No memory is left to open {error.filename!r}.") from error
+    raise OSError(
+        number,
+        "Too many files are open at a time, so that no image can be opened. Close some, or raise "
+        "the limit (ulimit -n)",
+    ) from error
