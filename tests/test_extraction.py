@@ -193,7 +193,7 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_a_process_killed_at_any_write_leaves_whole_shards(tmp_path):
     # The n-th file that is flushed kills the process, for n = 1, 2, ... until one gets through.
     program = """
-import itertools, os, signal, sys
+import itertools, os, signal, stat, sys
 from pathlib import Path
 import numpy as np
 import sklearn_cbir._fingerprint
@@ -206,7 +206,8 @@ flush = os.fsync
 def kill_at(n):
     calls = itertools.count(1)
     def fsync(file):
-        if next(calls) == n:
+        is_folder = stat.S_ISDIR(os.fstat(file).st_mode)
+        if not is_folder and next(calls) == n:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(file)
     return fsync
