@@ -24,7 +24,15 @@ from sklearn_cbir._labels import encode_labels, labeled_rows
 from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
-from sklearn_cbir._validation import check_choice, check_integer, check_real, progress, resolve
+from sklearn_cbir._validation import (
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_real,
+    check_verbose,
+    progress,
+    resolve,
+)
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._trunk import is_trained
 from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
@@ -193,6 +201,7 @@ class NetworkTransformer(
     # Input -----------------------------------------------------------------------------------
 
     def _check_parameters(self):
+        self._check_transform_parameters()
         check_integer(self.max_epochs, "max_epochs", minimum=1)
         if self.head_epochs is not None:
             check_integer(self.head_epochs, "head_epochs", minimum=0)
@@ -206,7 +215,7 @@ class NetworkTransformer(
             # An infinite rate is let through: training stops at once and names it.
             value = getattr(self, name)
             is_rate = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if value is not None and not (is_rate and value > 0):
+            if not (is_rate and value > 0) and not (value is None and name != "lr"):
                 raise ValueError(f"{name}={value!r} must be a positive number.")
         check_choice(self.schedule, "schedule", sorted(SCHEDULES))
         check_choice(self.sampling, "sampling", SAMPLINGS)
@@ -217,10 +226,31 @@ class NetworkTransformer(
         optimizer = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
         if not callable(optimizer):
             raise ValueError(f"optimizer={optimizer!r} is no name and no torch optimizer class.")
+        for name in ("normalize", "early_stopping", "autocast"):
+            if hasattr(self, name):
+                check_boolean(getattr(self, name), name)
+        self._check_paths()
+        if self.image_size is not None:
+            check_integer(self.image_size, "image_size", minimum=1)
+        resolve_augmentation(self.augment)
+
+    def _check_transform_parameters(self):
+        """Check what `transform` reads too: it may have been set after fit."""
+        check_integer(self.batch_size, "batch_size", minimum=1)
+        check_verbose(self.verbose)
+        resolve_device(self.device)
+
+    def _check_paths(self):
+        """Raise for paths of another type, and for a folder that is none."""
         if not isinstance(self.weights, (str, os.PathLike, type(None))):
             raise ValueError(
                 f"weights={self.weights!r} must be 'imagenet', a path to a state dict, or None."
             )
+        folder = self.checkpoint_dir
+        if not isinstance(folder, (str, os.PathLike, type(None))):
+            raise ValueError(f"checkpoint_dir={folder!r} must be the path of a folder, or None.")
+        if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
+            raise ValueError(f"checkpoint_dir={str(folder)!r} is a file. Pass a folder, or None.")
 
     def _check_input(self, X, *, reset):
         """Return feature rows as an array, or checked images; the kind is fixed by fit."""
@@ -451,6 +481,7 @@ class NetworkTransformer(
     def _embed(self, X):
         """Return the network's vectors, float32 (n, width)."""
         check_is_fitted(self)
+        self._check_transform_parameters()
         data = self._check_input(X, reset=False)
         network = self._fitted_network()
         if isinstance(data, np.ndarray):

@@ -52,6 +52,18 @@ def check_choice(value, parameter, options):
     raise ValueError(f"{parameter}={value!r} is not known. Use one of {shown}.")
 
 
+def check_boolean(value, parameter):
+    """Return `value` as a bool if it is True or False; numbers and text are neither."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{parameter}={value!r} must be True or False.")
+    return bool(value)
+
+
+def check_verbose(value):
+    """Return `verbose`, a number of at least 0, where True is 1."""
+    return int(value) if isinstance(value, bool) else check_integer(value, "verbose", minimum=0)
+
+
 def check_integer(value, parameter, *, minimum=None, maximum=None):
     """Return `value` as an int within the bounds; bool and 2.0 are not integers."""
     if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):

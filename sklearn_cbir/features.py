@@ -290,7 +290,6 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     def _check_parameters(self):
         super()._check_parameters()
-        self._checked_scales()
         if self.n_components is None:
             return
         check_integer(self.n_components, "n_components", minimum=1)
@@ -322,6 +321,10 @@ class CNNFeatureExtractor(NetworkTransformer):
                 stacklevel=4,
             )
         return network
+
+    def _check_transform_parameters(self):
+        super()._check_transform_parameters()
+        self._checked_scales()
 
     def _infer(self, network, source):
         scales = self._checked_scales()

@@ -11,7 +11,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._labels import check_labels
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir._validation import check_choice, check_integer, check_real, progress_bar
+from sklearn_cbir._validation import (
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_real,
+    check_verbose,
+    progress_bar,
+)
 from sklearn_cbir.index._checking import check_rows
 from sklearn_cbir.index._engines import algorithm_for, check_engine_parameters, make_engine
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, check_ids
@@ -321,6 +328,7 @@ class NeighborsRetriever(
         positions : ndarray of shape (n_queries, n_neighbors), int64
             Current positions in the gallery; at equal distance the smaller first.
         """
+        check_boolean(return_distance, "return_distance")
         distances, positions = self._nearest(self._fitted(), X, n_neighbors, ids)
         return (distances, positions) if return_distance else positions
 
@@ -356,6 +364,8 @@ class NeighborsRetriever(
         positions : ndarray of shape (n_queries,) of arrays, int64
             Current positions in the gallery.
         """
+        check_boolean(return_distance, "return_distance")
+        check_boolean(sort_results, "sort_results")
         gallery = self._fitted()
         queries, own = self._queries(gallery, X, ids)
         if radius is None:
@@ -581,6 +591,7 @@ class NeighborsRetriever(
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
         if self.n_jobs is not None:
             check_integer(self.n_jobs, "n_jobs")
+        check_verbose(self.verbose)
         parse_metric(self.scoring)
 
     def _check_gallery(self, X, columns):
@@ -651,7 +662,8 @@ class NeighborsRetriever(
         if X is not None and (ids is None or not gallery.ids.given):
             warn_of_copies(gallery.engine, queries)
         rerank = resolve_reranker(self.rerank, gallery.metric)
-        with progress_bar(len(names) * len(queries), "Scoring", self.verbose > 0) as advance:
+        is_shown = check_verbose(self.verbose) > 0
+        with progress_bar(len(names) * len(queries), "Scoring", is_shown) as advance:
             engine, depth = gallery.engine.exact, self.rerank_depth
             values = score_queries(
                 engine, queries, own, y, y_gallery, names, rerank, depth, advance

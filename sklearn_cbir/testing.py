@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.utils import get_tags
 
+from sklearn_cbir._validation import check_boolean
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 
@@ -51,6 +52,7 @@ def check_image_estimator(estimator, *, generate_only=False):
     >>> len(checks) >= 15
     True
     """
+    check_boolean(generate_only, "generate_only")
     chosen = list(INPUT_CHECKS)
     tags = get_tags(estimator).target_tags
     if tags.required:

@@ -5,6 +5,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
+from sklearn_cbir._validation import check_boolean
 from sklearn_cbir.datasets._files import EXTENSIONS, check_folder, walk
 
 __all__ = ["load_image_folder"]
@@ -59,6 +60,7 @@ def load_image_folder(folder, *, shuffle=True, random_state=0):
     >>> photos.target
     array(['cat', 'cat', 'dog'], dtype='<U3')
     """
+    check_boolean(shuffle, "shuffle")
     folder = check_folder(folder)
     files = list(walk(folder))  # parts of the path below the folder
     images = sorted(parts for parts in files if parts[-1].lower().endswith(EXTENSIONS))

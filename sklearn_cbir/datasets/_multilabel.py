@@ -6,7 +6,7 @@ import re
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_cbir._validation import check_choice
+from sklearn_cbir._validation import check_boolean, check_choice
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
 __all__ = ["load_mirflickr", "load_nuswide"]
@@ -87,6 +87,8 @@ def load_nuswide(folder, *, n_labels=21, drop_unlabelled=True, skip_missing=Fals
     ((1, 21), 1)
     """
     check_choice(n_labels, "n_labels", (21, N_CONCEPTS))
+    check_boolean(drop_unlabelled, "drop_unlabelled")
+    check_boolean(skip_missing, "skip_missing")
     folder = check_folder(folder)
     list_file = NUSWIDE.find(folder, "ImageList/Imagelist.txt", "ImageList/ImageList.txt")
     listed = _listed(list_file)
@@ -209,6 +211,7 @@ def load_mirflickr(folder, *, n_labels=24, drop_unlabelled=True):
     ((2, 24), 1)
     """
     check_choice(n_labels, "n_labels", (24, 38))
+    check_boolean(drop_unlabelled, "drop_unlabelled")
     folder = check_folder(folder)
     place, numbers = _numbered_photos(folder)
     names, target = _read_annotations(folder, n_labels, numbers)

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_cbir._validation import check_boolean
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
 __all__ = ["load_cifar10", "load_svhn"]
@@ -226,6 +227,7 @@ def load_svhn(folder, *, extra=False):
     >>> images.data.shape, images.target, images.test
     ((4, 32, 32, 3), array([0, 7, 0, 7]), array([2, 3]))
     """
+    check_boolean(extra, "extra")
     folder = check_folder(folder)
     parts = ["train", "test", "extra"] if extra else ["train", "test"]
     read = [_read_digits(SVHN.find(folder, f"{part}_32x32.mat")) for part in parts]

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils import check_random_state
 
-from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir._validation import check_boolean, check_integer, check_real
 
 __all__ = ["make_shapes"]
 
@@ -60,6 +60,7 @@ def make_shapes(
     n_classes = check_integer(n_classes, "n_classes", minimum=1, maximum=16)
     image_size = check_integer(image_size, "image_size", minimum=8)
     noise = check_real(noise, "noise", minimum=0)
+    check_boolean(multilabel, "multilabel")
     rng = check_random_state(random_state)
     y = rng.permutation(np.arange(n_samples) % n_classes)
     classes = [[label] for label in y]

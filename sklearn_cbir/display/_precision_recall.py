@@ -4,6 +4,7 @@ import warnings
 
 from sklearn.exceptions import UndefinedMetricWarning
 
+from sklearn_cbir._validation import check_boolean
 from sklearn_cbir.display._sheet import GRAY, pyplot
 from sklearn_cbir.display._steps import split_steps
 from sklearn_cbir.metrics import (
@@ -217,6 +218,7 @@ class PrecisionRecallDisplay:
         ImportError
             Without matplotlib, which the extra ``[plot]`` installs.
         """
+        check_boolean(plot_chance_level, "plot_chance_level")
         if ax is None:
             _, ax = pyplot().subplots(figsize=(4.6, 4.0), layout="constrained")
         label = self._label(self.name if name is None else name)

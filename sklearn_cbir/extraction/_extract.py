@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_cbir._validation import check_choice, check_integer, progress_bar
+from sklearn_cbir._validation import check_choice, check_integer, check_verbose, progress_bar
 from sklearn_cbir.extraction._features import FeatureShards
 from sklearn_cbir.extraction._shards import (
     FORMAT,
@@ -100,6 +100,7 @@ def extract(estimator, X, folder, *, shard_size=1024, on_error="raise", n_jobs=N
     check_is_fitted(estimator)
     shard_size = check_integer(shard_size, "shard_size", minimum=1)
     check_choice(on_error, "on_error", ("raise", "skip"))
+    check_verbose(verbose)
     source = Source(X, shard_size)
     folder = Path(folder).absolute()  # workers may stand elsewhere
     manifest = {

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import cholesky, solve, solve_triangular
 from sklearn.utils.extmath import svd_flip
 
-from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir._validation import check_boolean, check_integer, check_real
 from sklearn_cbir.hashing._base import RowHasher, center
 from sklearn_cbir.hashing._itq import quantizing_rotation
 
@@ -109,6 +109,7 @@ class CCAITQHasher(RowHasher):
         X, labels = self._check_labeled_rows(X, y)
         check_real(self.reg, "reg", minimum=0)
         check_integer(self.n_iter, "n_iter", minimum=1)
+        check_boolean(self.scale, "scale")
         columns = labels if labels.ndim == 2 else np.eye(labels.max() + 1)[labels]
         self.mean_, X = center(X)
         W, correlations = canonical_directions(X, center(columns.astype(np.float64))[1], self.reg)

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.utils import check_random_state
 
+from sklearn_cbir._validation import check_boolean
 from sklearn_cbir.hashing._base import RowHasher
 
 
@@ -78,6 +79,8 @@ class LSHHasher(RowHasher):
             The fitted estimator.
         """
         X = self._check_training_rows(X)
+        check_boolean(self.center, "center")
+        check_boolean(self.orthogonal, "orthogonal")
         n_features = X.shape[1]
         self.mean_ = X.mean(axis=0) if self.center else np.zeros(n_features)
         normals = check_random_state(self.random_state).standard_normal((self.n_bits, n_features))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
-from sklearn_cbir._validation import check_choice, check_integer, check_real
+from sklearn_cbir._validation import check_boolean, check_choice, check_integer, check_real
 from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._pairs import euclidean_distances
 
@@ -185,7 +185,7 @@ class LRMLLoss(Loss):
         self.negative_weight = check_real(negative_weight, "negative_weight", minimum=0, maximum=1)
         self.n_negatives = check_integer(n_negatives, "n_negatives", minimum=1)
         self.negatives = check_choice(negatives, "negatives", ("hardest", "bottom"))
-        self.one_per_class = check_choice(one_per_class, "one_per_class", (True, False))
+        self.one_per_class = check_boolean(one_per_class, "one_per_class")
         self.reduction = check_choice(reduction, "reduction", ("mean", "sum"))
 
     @on_labeled_rows

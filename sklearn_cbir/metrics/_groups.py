@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from sklearn_cbir._validation import check_choice
+from sklearn_cbir._validation import check_boolean, check_choice
 from sklearn_cbir.codes import HammingDistances
 from sklearn_cbir.codes._search import in_threads, kernels, slices
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
@@ -269,6 +269,7 @@ def evaluate_groups(
     `cutoffs` are one `k` per query. A query whose value is NaN although something in the gallery
     is relevant is one that the metric skips.
     """
+    per_query = check_boolean(per_query, "per_query")
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     k = check_k(k, len(relevance.y_gallery))

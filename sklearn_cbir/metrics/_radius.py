@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_choice, check_integer, check_real
+from sklearn_cbir._validation import check_boolean, check_choice, check_integer, check_real
 from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
 from sklearn_cbir.metrics._groups import evaluate_groups
 from sklearn_cbir.metrics._precision import NO_HITS, average_precision
@@ -338,7 +338,11 @@ def threshold_f1(
         max_results=max_results,
         exclude=exclude,
     )[:, 0]
-    return values if per_query else mean_over_queries(values, sample_weight)
+    return (
+        values
+        if check_boolean(per_query, "per_query")
+        else mean_over_queries(values, sample_weight)
+    )
 
 
 def threshold_f1_curve(y_queries, y_gallery, distances, *, radii, max_results=None, exclude=None):
@@ -556,7 +560,11 @@ def _candidates(distances):
 def _mean_or_values(values, n_relevant, sample_weight, per_query):
     """Return one value per query, NaN where nothing is relevant, or their mean."""
     values = np.where(n_relevant > 0, values, np.nan)
-    return values if per_query else mean_over_queries(values, sample_weight)
+    return (
+        values
+        if check_boolean(per_query, "per_query")
+        else mean_over_queries(values, sample_weight)
+    )
 
 
 def _within_one(y_queries, y_gallery, distances, radius, exclude):

@@ -6,7 +6,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import check_boolean, check_integer
 
 __all__ = ["ClassDisjointKFold"]
 
@@ -98,6 +98,7 @@ class ClassDisjointKFold(BaseCrossValidator):
     def _iter_test_masks(self, X=None, y=None, groups=None):
         """Yield, fold by fold, which rows are of its classes."""
         n_splits = self.get_n_splits()
+        check_boolean(self.shuffle, "shuffle")
         if not self.shuffle and self.random_state is not None:
             raise ValueError(
                 f"random_state={self.random_state!r} has no effect without shuffling. Leave it out "
