@@ -48,7 +48,8 @@ def _status(target, path):
         status = os.stat(target)
     except FileNotFoundError:
         if target.parent.is_dir() and not os.access(target.parent, os.W_OK | os.X_OK):
-            raise _denied(f"Permission denied to write into the folder of {target.name!r}", path)
+            message = f"Permission denied to write into the folder of {target.name!r}"
+            raise _denied(message, path) from None
         return None
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "A folder is there, not a file", str(path))

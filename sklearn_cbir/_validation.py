@@ -97,6 +97,46 @@ def _bounds(minimum, maximum):
     return f" of at most {maximum}" if maximum is not None else ""
 
 
+def text_array(values):
+    """Return an array of strings, in memory of the order of the sum of their lengths.
+
+    A fixed width makes all as long as the longest, so that one long string among many would take
+    gigabytes, and drops the NUL characters at an end: such strings are an array of objects.
+
+    Parameters
+    ----------
+    values : sequence of str
+        Strings.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Of fixed width, or of objects.
+
+    Examples
+    --------
+    >>> text_array(["a", "bcd"])
+    array(['a', 'bcd'], dtype='<U3')
+    >>> text_array(["a"] * 99 + ["b" * 10_000]).dtype
+    dtype('O')
+    """
+    listed = list(values)
+    found = np.fromiter(listed, dtype=object, count=len(listed))
+    width = max(map(len, listed), default=0)
+    ends = any(value.endswith("\0") for value in listed)
+    if ends or not is_fair_width(width, sum(map(len, listed)), len(listed)):
+        return found
+    return found.astype(f"<U{max(1, width)}")
+
+
+def is_fair_width(width, total, n):
+    """Say whether `n` strings of `total` characters may each take the room of `width` characters.
+
+    They may take twice the sum of their lengths, and 64 characters more each.
+    """
+    return n * width <= 2 * total + 64 * n
+
+
 @contextmanager
 def progress_bar(total, description, enabled):
     """Give a function that advances a rich progress bar, full and closed at the end."""

@@ -128,7 +128,8 @@ class NeighborsRetriever(
     ----------
     ids_ : ndarray of shape (n_samples_fit_,)
         Id of every gallery row: what the caller gave, or numbers that are never
-        used again after `remove`.
+        used again after `remove`. Text is of fixed width, or of objects where one
+        text is much longer than most.
 
     y_ : ndarray of shape (n_samples_fit_,) or (n_samples_fit_, n_labels), or None
         Label of every gallery row; None if it was fitted without.

@@ -78,11 +78,13 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
     link.symlink_to(Path("there", "v1"))
     (tmp_path / "newest").symlink_to(link)
     replace_file(tmp_path / "newest", b"new")
-    assert link.is_symlink() and (tmp_path / "newest").is_symlink()
+    assert link.is_symlink()
+    assert (tmp_path / "newest").is_symlink()
     assert target.read_bytes() == b"new"
     target.unlink()
     replace_file(link, b"newer")  # a link to what is not there yet
-    assert link.is_symlink() and target.read_bytes() == b"newer"
+    assert link.is_symlink()
+    assert target.read_bytes() == b"newer"
     assert [file.name for file in target.parent.iterdir()] == ["v1"]
 
 
@@ -114,7 +116,8 @@ def test_a_file_that_may_not_be_written_is_refused(tmp_path, not_root):
     path.chmod(0o444)
     with pytest.raises(PermissionError, match=r"may not be written.*archive\.cbir"):
         save(NeighborsRetriever(), path)
-    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @POSIX

@@ -618,7 +618,7 @@ def test_the_old_file_survives_whatever_fails(rows, path, monkeypatch):
     failed = 0
     for n in itertools.count(1):
         with monkeypatch.context() as patch:
-            faults = Faults(patch, n)
+            Faults(patch, n)
             name = None
             try:
                 save(new, path)

@@ -2,7 +2,7 @@
 
 import copy
 
-import numpy as np
+from sklearn_cbir.index._growing import append, delete
 
 
 class EveryRow:
@@ -31,15 +31,22 @@ class EveryRow:
 
     def add(self, rows):
         """Return an engine with `rows` appended."""
-        return self._with(np.concatenate([self.rows, self.encode(rows)]))
+        room = vars(self).get("_cached_room")
+        return self._grown(*append(self.rows, self.encode(rows), room))
 
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
-        return self._with(np.delete(self.rows, positions, axis=0))
+        return self._grown(*delete(self.rows, positions))
 
     def as_held(self, queries):
         """Return queries as they would be if they were rows of the gallery."""
         return queries
+
+    def _grown(self, rows, room):
+        """Return an engine like this one over other rows, which have room behind them."""
+        engine = self._with(rows)
+        engine._cached_room = room
+        return engine
 
     def _with(self, rows):
         """Return an engine like this one over other rows."""

@@ -7,6 +7,7 @@ from sklearn import get_config
 
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._every_row import EveryRow
+from sklearn_cbir.index._growing import append, with_room
 from sklearn_cbir.index._rows import find_copies, row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
@@ -41,6 +42,24 @@ class ExactEngine(EveryRow):
     again as the length of a difference in float64. So equal rows are exactly
     tied, whatever else is searched in the same call, and no distance is negative.
     """
+
+    _per_row = {}  # names of what is remembered of every row, and how it is computed
+
+    def build(self, rows):
+        """Hold a copy of `rows`, in the form in which they are compared, with room for more."""
+        held, room = with_room(rows.shape, rows.dtype)
+        self.rows = self.encode(rows, held)
+        self._cached_room = room
+        return self
+
+    def add(self, rows):
+        """Return an engine with `rows` appended; what is known of the others is kept."""
+        engine = super().add(rows)
+        for name, of_rows in self._per_row.items():
+            if name in vars(self):
+                new = of_rows(engine.rows[len(self) :])
+                vars(engine)[name] = append(vars(self)[name], new)[0]
+        return engine
 
     def query(self, queries, k):
         """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
@@ -267,9 +286,9 @@ class CosineEngine(ExactEngine):
 
     metric = "cosine"
 
-    def encode(self, rows):
-        """Return rows of unit length; zero rows stay zero."""
-        return unit_rows(rows)
+    def encode(self, rows, out=None):
+        """Return rows of unit length, in `out` if given; zero rows stay zero."""
+        return unit_rows(rows, out)
 
     def _from_product(self, product, part):
         return product
@@ -299,9 +318,15 @@ class CosineEngine(ExactEngine):
             distances[empty_queries[which] | empty_rows[positions]] = 1
         return distances
 
+    @staticmethod
+    def _are_empty(rows):
+        return ~rows.any(axis=1)
+
+    _per_row = {"_cached_empty": _are_empty}
+
     def _empty_rows(self):
         if "_cached_empty" not in vars(self):
-            self._cached_empty = ~self.rows.any(axis=1)
+            self._cached_empty = self._are_empty(self.rows)
         return self._cached_empty
 
 
@@ -324,12 +349,14 @@ class EuclideanEngine(ExactEngine):
                 exponent = max(exponent, -126)
             self.scale = 2.0**-exponent
 
-    def encode(self, rows):
-        """Return a copy of the rows in C order, scaled."""
+    def encode(self, rows, out=None):
+        """Return a copy of the rows in C order, scaled, in `out` if given."""
+        scaled = np.empty(rows.shape, rows.dtype) if out is None else out
         if self.scale == 1:
-            return np.array(rows, order="C")
+            scaled[:] = rows
+            return scaled
         with np.errstate(over="ignore"):
-            scaled = np.ascontiguousarray(rows * rows.dtype.type(self.scale))
+            np.multiply(rows, rows.dtype.type(self.scale), out=scaled)
         if not np.isfinite(scaled).all():
             raise ValueError(
                 f"X holds {np.abs(rows).max():.3g}, too far beyond the gallery, whose largest "
@@ -338,9 +365,15 @@ class EuclideanEngine(ExactEngine):
             )
         return scaled
 
+    @staticmethod
+    def _half_squares_of(rows):
+        return np.einsum("ij,ij->i", rows, rows) / 2
+
+    _per_row = {"_cached_half_squares": _half_squares_of}
+
     def _half_squares(self):
         if "_cached_half_squares" not in vars(self):
-            self._cached_half_squares = np.einsum("ij,ij->i", self.rows, self.rows) / 2
+            self._cached_half_squares = self._half_squares_of(self.rows)
         return self._cached_half_squares
 
     def _from_product(self, product, part):
@@ -483,9 +516,9 @@ def _group_width(k, n, largest=32):
     return max(1, min(largest, n // (25 * k)))
 
 
-def unit_rows(rows):
-    """Return rows of unit length; zero rows stay zero."""
-    rows = rows / row_peaks(rows)  # squares can neither over- nor underflow now
+def unit_rows(rows, out=None):
+    """Return rows of unit length, in `out` if given; zero rows stay zero."""
+    rows = np.divide(rows, row_peaks(rows), out=out)  # squares neither over- nor underflow now
     rows /= row_lengths(rows)
     return rows
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sklearn_cbir._labels import check_labels, check_same_kind
+from sklearn_cbir._validation import is_fair_width, text_array
+from sklearn_cbir.index._growing import IdTable, append, delete
 from sklearn_cbir.index._rows import read_only
 
 TEXT, NUMBERS, OBJECTS = "text", "whole numbers", "objects"  # kinds of ids
+IDS_TO_SCAN_FOR = 8  # more are looked up in a table of all
+IDS_TO_FILL = 5_000  # into the table at once
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,18 @@ class Gallery:
 
 
 class GalleryIds:
-    """The id of every position: what the caller gave, or numbers that are never used twice."""
+    """The id of every position: what the caller gave, or numbers that are never used twice.
+
+    Ids that follow others share their memory and their table, as rows do.
+    """
 
     def __init__(self, ids, n):
         self.given = ids is not None
-        self._held = check_ids(ids, n) if self.given else range(n)
-        self.next_id = n
+        self._held, self.next_id = range(n), n
+        self._room, self._table = None, IdTable(n)
+        if self.given:
+            values = check_ids(ids, n)
+            self._held, self._room = append(values, values[:0])
 
     @property
     def values(self):
@@ -82,12 +92,23 @@ class GalleryIds:
             self._counted = np.arange(self._held.start, self._held.stop)
         return read_only(self._counted)
 
+    @property
+    def kind(self):
+        """What kind of ids these are, in a word."""
+        if "_kind" not in vars(self):
+            self._kind = _kind(self.values)
+        return self._kind
+
+    def __len__(self):
+        return len(self._held)
+
     def __getstate__(self):
         # The look-up table and counted numbers are made again, not stored.
         return {"given": self.given, "values": self._held, "next_id": self.next_id}
 
     def __setstate__(self, state):
         self.given, self._held, self.next_id = (state[k] for k in ("given", "values", "next_id"))
+        self._room, self._table = None, IdTable(len(self))
 
     def at(self, positions):
         """Return the ids of an array of positions."""
@@ -104,43 +125,75 @@ class GalleryIds:
                 else ("counted ids", "Leave ids out here too, or fit again with ids")
             )
             raise ValueError(f"The gallery has {have}. {way}.")
-        new = check_ids(ids, n) if self.given else np.arange(self.next_id, self.next_id + n)
-        if self.given:
-            known = np.flatnonzero(self.find(new) >= 0)
-            if len(known):
-                raise ValueError(
-                    f"ids[{known[0]}]={_shown(new[known[0]])} is in the gallery already. "
-                    "Remove it first, or leave the row out."
-                )
-        return self._with(np.concatenate([self.values, new]), self.next_id + n)
+        if not self.given:
+            return self._counted_on(n)
+        new = check_ids(ids, n)
+        known = np.flatnonzero(self.find(new) >= 0)
+        if len(known):
+            raise ValueError(
+                f"ids[{known[0]}]={_shown(new[known[0]])} is in the gallery already. "
+                "Remove it first, or leave the row out."
+            )
+        held, new = _alike(self._held, new)
+        more = self._with(*append(held, new, self._room if held is self._held else None))
+        more.next_id, more._kind = self.next_id + n, self.kind
+        if self._table.claim(len(self), len(more)):
+            more._table = self._table
+        return more
+
+    def _counted_on(self, n):
+        """Return counted ids with those of `n` new positions behind them."""
+        next_id = self.next_id + n
+        if isinstance(self._held, range) and self._held.stop == self.next_id:
+            more = self._with(range(self._held.start, next_id), None)
+        else:
+            new = np.arange(self.next_id, next_id)
+            more = self._with(*append(self.values, new, self._room))
+        more.next_id = next_id
+        return more
 
     def remove(self, positions):
         """Return the ids without those at `positions`."""
-        return self._with(np.delete(self.values, positions), self.next_id)
+        return self._with(*delete(self.values, positions))
 
     def find(self, ids):
         """Return the position of every id, -1 where the gallery does not have it."""
         if isinstance(self._held, range) and ids.dtype.kind == "i":
             inside = (ids >= self._held.start) & (ids < self._held.stop)
             return np.where(inside, ids - self._held.start, -1)
-        kind, listed = _kind(self.values), ids.tolist()
-        is_of_kind = {TEXT: _is_text, NUMBERS: _is_integer, OBJECTS: _is_anything}[kind]
+        listed = ids.tolist()
+        is_of_kind = {TEXT: _is_text, NUMBERS: _is_integer, OBJECTS: _is_anything}[self.kind]
         for row, id_ in enumerate(listed):
             if not is_of_kind(id_):
                 raise ValueError(
-                    f"ids[{row}]={_shown(id_)} is not one of {kind} such as "
+                    f"ids[{row}]={_shown(id_)} is not one of {self.kind} such as "
                     f"{_shown(self.values[0])}, as those of the gallery are: they can never be "
                     "equal. Use one type for both."
                 )
-        if "_positions" not in vars(self):
-            self._positions = {id_: i for i, id_ in enumerate(self.values.tolist())}
-        return np.array([self._positions.get(id_, -1) for id_ in listed], dtype=np.int64)
+        return np.array(self._find(listed), dtype=np.int64)
 
-    def _with(self, values, next_id):
+    def _find(self, listed):
+        """Return the same for a list of ids that could be there."""
+        n, filled = len(self), self._table.filled
+        if filled >= n or len(listed) > IDS_TO_SCAN_FOR or self.values.dtype.kind == "O":
+            self._table.fill(self.values, n)
+            return [self._table.find(id_, n) for id_ in listed]
+        # To fill the table takes as long as some ten scans: it is filled on the way.
+        rest = self.values[filled:]
+        found = [self._table.find(id_, n) for id_ in listed]
+        for row, id_ in enumerate(listed):
+            if found[row] < 0 and not (isinstance(id_, str) and id_.endswith("\0")):
+                here = np.flatnonzero(rest == id_)  # an array of text ignores NUL at an end
+                found[row] = filled + int(here[0]) if len(here) else -1
+        self._table.fill(self.values, min(n, filled + max(IDS_TO_FILL, n // 16)))
+        return found
+
+    def _with(self, values, room):
         ids = GalleryIds.__new__(GalleryIds)
         if not self.given and len(values) and values[-1] - values[0] == len(values) - 1:
-            values = range(int(values[0]), int(values[-1]) + 1)  # they only ever grow
-        ids.given, ids._held, ids.next_id = self.given, values, next_id
+            values, room = range(int(values[0]), int(values[-1]) + 1), None  # they only ever grow
+        ids.given, ids._held, ids.next_id = self.given, values, self.next_id
+        ids._room, ids._table = room, IdTable(len(values))
         return ids
 
 
@@ -165,7 +218,11 @@ class GalleryLabels:
         new = GalleryLabels(y, n)
         check_same_kind(new.values[:1], self.values[:1])
         if self.classes is None:
-            return self._with(None, np.concatenate([self.codes, new.codes]))
+            return self._with(None, *self._followed_by(new.codes))
+        if self.classes.dtype.kind == new.classes.dtype.kind:
+            place = self.classes[:-1].searchsorted(new.classes)
+            if (self.classes[place] == new.classes).all():  # no class is new
+                return self._with(self.classes, *self._followed_by(place[new.codes]))
         classes, number = np.unique(np.r_[self.classes, new.classes], return_inverse=True)
         old = number[: len(self.classes)][self.codes]
         new = number[len(self.classes) :][new.codes]
@@ -174,11 +231,18 @@ class GalleryLabels:
 
     def remove(self, positions):
         """Return the labels without those at `positions`."""
-        return self._with(self.classes, np.delete(self.codes, positions, axis=0))
+        return self._with(self.classes, *delete(self.codes, positions))
 
-    def _with(self, classes, codes):
+    def __getstate__(self):
+        return {"classes": self.classes, "codes": self.codes}
+
+    def _followed_by(self, codes):
+        """Return the codes with others behind them, and their room."""
+        return append(self.codes, codes, vars(self).get("_room"))
+
+    def _with(self, classes, codes, room=None):
         labels = GalleryLabels.__new__(GalleryLabels)
-        labels.classes, labels.codes = classes, codes
+        labels.classes, labels.codes, labels._room = classes, codes, room
         return labels
 
 
@@ -206,10 +270,9 @@ def check_ids(ids, n=None, *, unique=True):
             f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[listed[row]]}]. Ids name one row "
             "each: make them unique."
         )
-    values = np.fromiter(listed, dtype=object, count=len(listed))
     if all(map(_is_text, listed)):
-        # An array of text would drop the NUL characters that an id ends in.
-        return values if any(id_.endswith("\0") for id_ in listed) else values.astype(str)
+        return text_array(map(str.__str__, listed))  # of subclasses, the text itself
+    values = np.fromiter(listed, dtype=object, count=len(listed))
     if not all(map(_is_integer, listed)):
         return values
     for row, id_ in enumerate(listed):
@@ -250,7 +313,24 @@ def _is_integer(value):
 
 def _kind(values):
     """Say in a word what kind of ids these are."""
+    if values.dtype.kind == "O":  # long text too
+        return TEXT if all(map(_is_text, values)) else OBJECTS
     return {"U": TEXT, "i": NUMBERS}.get(values.dtype.kind, OBJECTS)
+
+
+def _alike(held, new):
+    """Return ids and new ones as arrays of one type, those that are held as they are if they can.
+
+    Text is of fixed width as long as that takes memory of the order of the sum of the lengths.
+    """
+    if held.dtype.kind == "U" and not (new.dtype.kind == "U" and new.itemsize <= held.itemsize):
+        is_fair = new.dtype.kind == "U" and is_fair_width(
+            new.itemsize // 4,
+            sum(int(np.strings.str_len(values).sum()) for values in (held, new)),
+            len(held) + len(new),
+        )
+        held = held.astype(new.dtype if is_fair else object)
+    return held, new.astype(held.dtype, copy=False)
 
 
 def _shown(value):

@@ -27,6 +27,17 @@ class HammingEngine(EveryRow):
         """Return the distances to all codes, computed when they are asked for."""
         return HammingDistances(queries, self.rows)
 
+    def add(self, rows):
+        """Return an engine with `rows` appended; codes are few bytes, word by word in memory."""
+        more = self.encode(rows)
+        codes = np.empty((len(self) + len(more), more.shape[1]), more.dtype, order="F")
+        codes[: len(self)], codes[len(self) :] = self.rows, more
+        return self._with(codes)
+
+    def remove(self, positions):
+        """Return an engine without the rows at `positions`."""
+        return self._with(np.delete(self.rows, positions, axis=0))
+
     def _with(self, rows):
         """Return an engine like this one over other codes, word by word in memory."""
         return super()._with(np.asfortranarray(rows))

@@ -19,6 +19,7 @@ from sklearn_cbir.index._exact import (
     row_peaks,
     unit_rows,
 )
+from sklearn_cbir.index._growing import append, delete, with_room
 from sklearn_cbir.index._rows import row_blocks
 
 # Queries that share one reading of the rows, if the working memory allows.
@@ -215,7 +216,11 @@ class HalfRows:
         peak = 1.0 if unit else float(max(rows.max(), -rows.min()))
         exponent = HALF_EXPONENT - np.frexp(peak)[1] if peak > 0 else 0
         self.factor = 2.0 ** min(int(exponent), 140)  # its inverse is a float32
-        self.values = self._halved(rows)
+        self.values, self._room = with_room(rows.shape, np.float16)
+        self._halve(rows, self.values)
+
+    def __getstate__(self):
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
     @property
     def shape(self):
@@ -232,18 +237,22 @@ class HalfRows:
 
     def rounded(self, rows):
         """Return rows as they would be read if they were stored."""
-        return self._with(self._halved(rows))[:]
+        return self._with(self._halved(rows), None)[:]
 
     def add(self, rows):
         """Return a store with `rows` appended."""
-        return self._with(np.concatenate([self.values, self._halved(rows)]))
+        room = vars(self).get("_room")
+        return self._with(*append(self.values, self._halved(rows), room))
 
     def remove(self, positions):
         """Return a store without the rows at `positions`."""
-        return self._with(np.delete(self.values, positions, axis=0))
+        return self._with(*delete(self.values, positions))
 
     def _halved(self, rows):
-        values = np.empty(rows.shape, dtype=np.float16)
+        return self._halve(rows, np.empty(rows.shape, dtype=np.float16))
+
+    def _halve(self, rows, values):
+        """Write rows into `values`, in half precision."""
         for part in row_blocks(*rows.shape, itemsize=32, largest=ROWS_AT_ONCE):
             block = unit_rows(rows[part]) if self.unit else rows[part]
             scaled = np.multiply(block, self.factor, dtype=np.float64)
@@ -255,9 +264,9 @@ class HalfRows:
             values[part] = scaled
         return values
 
-    def _with(self, values):
+    def _with(self, values, room):
         store = object.__new__(HalfRows)
-        store.unit, store.factor, store.values = self.unit, self.factor, values
+        store.unit, store.factor, store.values, store._room = self.unit, self.factor, values, room
         return store
 
 
@@ -327,19 +336,24 @@ class RowFile:
         """Return a store with `rows` appended, in memory."""
         first = self.file_shape[0] + len(self.added)
         new = np.arange(first, first + len(rows))
-        return self._with(np.r_[self._numbers(), new], np.concatenate([self.added, rows]))
+        rooms = vars(self).get("_rooms", (None, None))
+        numbers, of_numbers = append(self._numbers(), new, rooms[0])
+        added, of_added = append(self.added, rows, rooms[1])
+        return self._with(numbers, added, (of_numbers, of_added))
 
     def remove(self, positions):
         """Return a store without the rows at `positions`; the file stays as it is."""
-        return self._with(np.delete(self._numbers(), positions), self.added)
+        rooms = vars(self).get("_rooms", (None, None))
+        numbers, of_numbers = delete(self._numbers(), positions)
+        return self._with(numbers, self.added, (of_numbers, rooms[1]))
 
     def _numbers(self):
         return np.arange(self.file_shape[0]) if self.numbers is None else self.numbers
 
-    def _with(self, numbers, added):
+    def _with(self, numbers, added, rooms):
         store = object.__new__(RowFile)
         vars(store).update(vars(self))
-        store.numbers, store.added = numbers, added
+        store.numbers, store.added, store._rooms = numbers, added, rooms
         return store
 
     def _open(self):
