@@ -18,9 +18,10 @@ from torch import nn
 
 from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._checkpoint import Checkpoint
-from sklearn_cbir._devices import resolve_device, seeded
+from sklearn_cbir._devices import OwnDraws, resolve_device, seeded, use_one_thread_if_forked
 from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._labels import encode_labels, labeled_rows
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
@@ -40,6 +41,7 @@ from sklearn_cbir.images._readable import telling_all_faults
 from sklearn_cbir.losses import LOSSES, sampling_of
 
 STATE_FORMAT = 1
+REBUILDING = ProcessLock()  # one network is enough for all threads
 DEFAULT_BACKBONE = "resnet9"
 FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
@@ -141,7 +143,10 @@ class NetworkTransformer(
         seed = seed if state is None else state["seed"]
         device = resolve_device(self.device)
         target = None if loss is None else self._hold_out_classes(y, seed)
-        with seeded(seed, device), telling_all_faults(data, self.verbose > 0):
+        use_one_thread_if_forked()
+        # Training draws from torch's global generators; a network alone need not wait for them.
+        draws = OwnDraws(seed) if loss is None else seeded(seed, device)
+        with draws, telling_all_faults(data, self.verbose > 0):
             network = self._build_network(data, loss, target)
             source = self._source(data, network.trunk, training=loss is not None)
             history = []
@@ -460,23 +465,22 @@ class NetworkTransformer(
 
     def _fitted_network(self):
         """Return the trained network, built again if this came out of a file."""
-        network = self.__dict__.get("_network")
-        if network is None:
-            spec = self._network_state["spec"]
-            trunk = self._rebuild_trunk(spec["trunk"])
-            network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
-            # np.array: memory-mapped weights are read-only, and torch would write through that.
-            weights = self._network_state["weights"]
-            network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-            self._network = network.eval()
-        return network
+        use_one_thread_if_forked()
+        if self.__dict__.get("_network") is None:
+            with REBUILDING:
+                if self.__dict__.get("_network") is None:
+                    self._network = self._rebuilt_network()
+        return self._network
 
-    def _rebuild_trunk(self, spec):
-        if "n_features" in spec:
-            return PassRows(**spec)
-        spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
-        with seeded(0, torch.device("cpu")):
-            return build_backbone(**spec)
+    def _rebuilt_network(self):
+        spec = self._network_state["spec"]
+        with OwnDraws(0):  # all that is drawn is replaced by the weights
+            trunk = _rebuilt_trunk(spec["trunk"])
+            network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
+        # np.array: memory-mapped weights are read-only, and torch would write through that.
+        weights = self._network_state["weights"]
+        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+        return network.eval()
 
     def _embed(self, X):
         """Return the network's vectors, float32 (n, width)."""
@@ -508,6 +512,14 @@ class NetworkTransformer(
                 f"{images.shape or 'images of mixed sizes or files'}. Pass images of that shape, "
                 "or set image_size, which resizes every image."
             )
+
+
+def _rebuilt_trunk(spec):
+    if "n_features" in spec:
+        return PassRows(**spec)
+    return build_backbone(
+        **{k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
+    )
 
 
 @contextlib.contextmanager

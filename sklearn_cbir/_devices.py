@@ -1,11 +1,14 @@
 """Where torch computes, and its seeds."""
 
 import contextlib
+import threading
 
 import numpy as np
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._locks import ProcessLock, in_forked_children, renew_in_forked_children
 
 
 def resolve_device(device):
@@ -40,7 +43,69 @@ def first_line(error):
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
-LOCK = ProcessLock()
+# Where a network lies --------------------------------------------------------------------------
+
+
+class Placement:
+    """The device of a network, which is moved only while no thread computes with it."""
+
+    def __init__(self):
+        self.renew()
+        renew_in_forked_children(self)
+
+    def __reduce__(self):
+        return Placement, ()
+
+    def renew(self):
+        """Forget the users, who are threads of the process that this one was forked from."""
+        self._left = threading.Condition()
+        self._n_users = 0
+        self._device = None
+
+    @contextlib.contextmanager
+    def keep(self, network, device):
+        """Keep `network` on `device`, ready to embed, as long as the block runs."""
+        with self._left:
+            self._left.wait_for(lambda: not self._n_users or self._device == device)
+            if not self._n_users:
+                network.to(device, memory_format=torch.channels_last).eval()
+                self._device = device
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._n_users -= 1
+                self._left.notify_all()
+
+
+# Forked processes ------------------------------------------------------------------------------
+
+_forked = False
+
+
+def _note_fork():
+    global _forked
+    _forked = True
+
+
+in_forked_children(_note_fork)
+
+
+def use_one_thread_if_forked():
+    """Compute with one torch thread in a forked process, from its first network on.
+
+    A child has none of the threads that torch has started in its parent, but would wait for them.
+    """
+    global _forked
+    if _forked:
+        torch.set_num_threads(1)
+        _forked = False
+
+
+# Seeds -----------------------------------------------------------------------------------------
+
+LOCK = ProcessLock()  # of the global generators
 
 
 @contextlib.contextmanager
@@ -50,9 +115,42 @@ def seeded(seed, device):
     They are shared by all threads, so that one block runs at a time.
     """
     devices = range(torch.cuda.device_count()) if device.type == "cuda" else []
+    use_one_thread_if_forked()
     with LOCK, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+class OwnDraws(TorchFunctionMode):
+    """Let new weights of this thread be drawn from a generator of their own.
+
+    Torch's global generator is neither read nor moved on, so that nobody waits for it; what is
+    drawn is what `seeded` would draw from the same seed on the CPU.
+    """
+
+    def __init__(self, seed):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in _DRAWS and kwargs.get("generator") is None:
+            kwargs = kwargs | {"generator": self.generator}
+        return function(*args, **kwargs)
+
+
+def _drawing(module, names):
+    return {getattr(module, name) for name in names.split() if hasattr(module, name)}
+
+
+# What takes a generator; of torch.nn.init too, whose functions call the others unseen.
+_DRAWS = {
+    *_drawing(torch, "bernoulli multinomial normal rand randint randn randperm"),
+    *_drawing(torch.Tensor, "bernoulli bernoulli_ cauchy_ exponential_ geometric_ log_normal_"),
+    *_drawing(torch.Tensor, "multinomial normal_ random_ uniform_"),
+    *_drawing(nn.init, "kaiming_normal_ kaiming_uniform_ normal_ orthogonal_ sparse_"),
+    *_drawing(nn.init, "trunc_normal_ uniform_ xavier_normal_ xavier_uniform_"),
+}
 
 
 def derived_seed(*parts):

@@ -1,21 +1,45 @@
-"""Locks that stay usable in forked processes."""
+"""Locks that stay usable in forked processes, and what else a fork leaves to be renewed."""
 
 import os
 import threading
+import weakref
+
+
+def in_forked_children(function):
+    """Call `function` in every child that is forked from now on; where nothing forks, never."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+_renewed = weakref.WeakSet()
+
+
+def renew_in_forked_children(thing):
+    """Call ``thing.renew()`` in every forked child, as long as there is `thing`."""
+    _renewed.add(thing)
+
+
+def _renew_all():
+    for thing in list(_renewed):
+        thing.renew()
+
+
+in_forked_children(_renew_all)  # at once: there is no second thread in the child yet
 
 
 class ProcessLock:
-    """A lock that a forked child gets anew, in case another thread of its parent held it."""
+    """A reentrant lock that is free in a forked child if another thread of its parent held it."""
 
     def __init__(self):
-        self._renew()
+        self._lock = threading.RLock()
+        renew_in_forked_children(self)
 
-    def _renew(self):
-        self._process, self._lock = os.getpid(), threading.RLock()
+    def renew(self):
+        """Make the lock of a child that was forked just now; the thread that forked keeps it."""
+        if not self._lock._is_owned():
+            self._lock = threading.RLock()
 
     def __enter__(self):
-        if self._process != os.getpid():
-            self._renew()
         self._lock.acquire()
 
     def __exit__(self, *error):

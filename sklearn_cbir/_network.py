@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sklearn_cbir._devices import Placement
 from sklearn_cbir.backbones import ENHANCEMENTS
 
 SLICE = 50  # features behind every output of a divided layer
@@ -74,6 +75,7 @@ class Network(nn.Module):
         self.neck = make_neck(trunk.width, n_components) if n_components else nn.Identity()
         self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
         self.unit_length = unit_length
+        self.placement = Placement()
         self.trunk_is_frozen = False
         # Plain values to build it again, without weights.
         self.spec = {
@@ -125,6 +127,7 @@ class MultiScale(nn.Module):
     def __init__(self, network, scales):
         super().__init__()
         self.network = network
+        self.placement = network.placement
         self.scales = scales
 
     def embed(self, x):

@@ -10,7 +10,7 @@ from skorch import NeuralNet
 from skorch.helper import predefined_split
 from torch import nn
 
-from sklearn_cbir._devices import LOCK, derived_seed
+from sklearn_cbir._devices import derived_seed, use_one_thread_if_forked
 from sklearn_cbir._validation import resolve
 
 # Optimization --------------------------------------------------------------------------------
@@ -297,11 +297,10 @@ def _epoch_mean(batches, prefix):
 
 def infer(network, source, batch_size, device, ticks=None):
     """Return `network.embed` of every row of `source`, float32 (n, d), in order."""
-    with LOCK:  # one thread must not move the network away under another
-        network.to(device, memory_format=torch.channels_last).eval()
+    use_one_thread_if_forked()
     starts = range(0, len(source), batch_size)
     outputs = []
-    with torch.inference_mode():
+    with network.placement.keep(network, device), torch.inference_mode():
         for start in starts if ticks is None else ticks(starts):
             indices = np.arange(start, min(start + batch_size, len(source)))
             rows = network.embed(source.read(indices).to(device)).float().cpu().numpy()

@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import os
 import pickle
-import threading
 import tracemalloc
 
 import numpy as np
@@ -12,7 +10,6 @@ import pytest
 from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
-from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index import ENGINES, choose_algorithm
 from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels
 from sklearn_cbir.index._rows import find_copies, row_keys
@@ -466,17 +463,6 @@ def test_labels_of_a_gallery_are_stored_small_and_given_back():
 def test_label_columns_of_a_gallery_grow_and_shrink():
     labels = GalleryLabels([[1, 0], [1, 1]], 2).add([[0, 1]], 1).remove(np.array([0]))
     assert labels.values.tolist() == [[1, 1], [0, 1]]
-
-
-def test_a_forked_child_can_take_a_lock_that_its_parent_held():
-    lock = ProcessLock()
-    thread = threading.Thread(target=lock.__enter__)
-    thread.start()
-    thread.join()
-    # What fork leaves to the child: a lock that a thread of another process holds.
-    lock._process = os.getpid() + 1
-    with lock:
-        pass
 
 
 def drawn_together(kind, n=1000, n_classes=20):

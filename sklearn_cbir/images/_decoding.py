@@ -4,10 +4,11 @@ import math
 import os
 import stat
 import struct
-import threading
 
 import numpy as np
 from PIL import ExifTags, Image
+
+from sklearn_cbir._locks import ProcessLock
 
 # Only these: Pillow hands EPS to Ghostscript, and other rare formats to other parsers.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -27,7 +28,7 @@ _TURNS = {  # EXIF orientation -> what turns it upright
     8: Image.Transpose.ROTATE_90,
 }
 # A PIL image that is still a file reads itself when first used, which two threads must not do.
-PIL_LOCK = threading.Lock()
+PIL_LOCK = ProcessLock()
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value
 
 

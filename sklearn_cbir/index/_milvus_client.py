@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from urllib.parse import urlsplit
 
-from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._locks import ProcessLock, in_forked_children
 
 # Environment variables: a token, which is never stored, and the one address that it is sent to.
 TOKEN, TOKEN_FOR = "MILVUS_TOKEN", "MILVUS_URI"
@@ -234,7 +234,7 @@ def _open_file(path):
     if not _files:
         # A forked process that closed the file at its end would write what it does not own.
         release = server_manager_instance.release_all
-        os.register_at_fork(after_in_child=lambda: atexit.unregister(release))
+        in_forked_children(lambda: atexit.unregister(release))
     _files.add(path)
     _logged.clear()
     try:
