@@ -4,8 +4,9 @@ import numbers
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
+
+from sklearn_cbir._validation import is_fair_width, text_array
 
 # What labels of numpy's kinds are called; labels of two kinds are never equal.
 KINDS = {"b": "boolean", "i": "number", "u": "number", "f": "number", "M": "date", "m": "duration"}
@@ -60,13 +61,14 @@ def check_labels(y, *, name="y", n=None):
     Returns
     -------
     ndarray of shape (n,) or (n, n_labels)
-        Labels as given, or float32 0/1 columns.
+        Labels as given, or float32 0/1 columns. Text is an array of objects
+        where a fixed width would waste memory, or drop NUL characters.
 
     Raises
     ------
     ValueError
-        For missing, continuous, NaN or mixed labels, bytes, or a wrong number of
-        rows.
+        For missing, masked, continuous, NaN or mixed labels, bytes, other
+        objects, numbers beyond 64 bits, or a wrong number of rows.
 
     Examples
     --------
@@ -96,7 +98,11 @@ def _dense(y, name):
         y = y.detach().cpu()
     if isinstance(y, (list, tuple)):
         y = _from_list(y, name)
+    if isinstance(y, np.ma.MaskedArray):
+        _check_mask(y, name)
     y = np.asarray(y)
+    if y.dtype.kind == "T":
+        y = y.astype(object)
     if y.ndim not in (1, 2):
         raise ValueError(
             f"{name} has shape {y.shape}. Pass one label per row, shape (n,), or 0/1 columns, "
@@ -106,22 +112,47 @@ def _dense(y, name):
 
 
 def _from_list(y, name):
-    """Return an array that keeps what asarray would turn into text: NaN and numbers among str."""
-    if any(isinstance(label, str) for label in y):
-        return np.array([*y, None], dtype=object)[:-1]
-    try:
-        return np.asarray(y)
-    except ValueError as error:
+    """Return an array that keeps what asarray would change: one type for labels of several."""
+    types = set(map(type, y))
+    if len(types) < 2 and all(map(_has_dtype, types)) or any(map(_is_row, types)):
+        try:
+            return np.asarray(y)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} holds lists of labels of different lengths. Turn them into 0/1 columns "
+                "with MultiLabelBinarizer."
+            ) from error
+    return np.fromiter(y, dtype=object, count=len(y))
+
+
+def _has_dtype(kind):
+    """Whether numpy has a dtype that keeps all values of a type as they are."""
+    return issubclass(kind, (bool, float, bytes, np.generic)) and not issubclass(kind, str)
+
+
+def _is_row(kind):
+    """Whether values of a type may be rows of labels, not labels."""
+    return hasattr(kind, "__len__") and not issubclass(kind, (str, bytes, np.generic))
+
+
+def _check_mask(y, name):
+    masked = np.ma.getmaskarray(y)
+    rows = np.flatnonzero(masked.reshape(len(y), -1).any(axis=1)) if masked.any() else []
+    if len(rows):
         raise ValueError(
-            f"{name} holds lists of labels of different lengths. Turn them into 0/1 columns with "
-            "MultiLabelBinarizer."
-        ) from error
+            f"{name}[{rows[0]}] is masked, one of {len(rows)} rows: what is masked is no label. "
+            "Drop those rows or label them."
+        )
 
 
 def _kind(label):
     if isinstance(label, str):
         return "str"
-    return "number" if isinstance(label, numbers.Number) else type(label).__name__
+    if isinstance(label, (bool, np.bool_)):
+        return "bool"
+    # numpy counts durations among whole numbers.
+    is_number = isinstance(label, numbers.Number) and not isinstance(label, np.timedelta64)
+    return "number" if is_number else type(label).__name__
 
 
 def _check_columns(y, name):
@@ -136,34 +167,220 @@ def _check_columns(y, name):
 
 def _check_single(y, name):
     if y.dtype.kind == "O":
-        kinds = sorted({_kind(label) for label in y})
-        if kinds in (["set"], ["frozenset"], ["list"], ["tuple"]):
-            raise ValueError(
-                f"{name} holds a {kinds[0]} of labels per row. Turn them into 0/1 columns with "
-                "MultiLabelBinarizer."
-            )
-        if len(kinds) > 1 or kinds == ["NoneType"]:
-            raise ValueError(
-                f"{name} mixes labels of the types {kinds}. Use one type and no missing labels."
-            )
-        y = np.array(y.tolist())
+        y = _from_objects(y.tolist(), name)
     if y.dtype.kind == "S" and len(y):
         raise ValueError(
             f"{name} holds bytes such as {y.item(0)!r}. Turn them into text with "
             f"np.char.decode({name})."
         )
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
+    if y.dtype.kind in "fMm" and not np.isfinite(y).all():
         row = int(np.flatnonzero(~np.isfinite(y))[0])
         raise ValueError(
             f"{name}[{row}] is {y[row]}: Input {name} contains NaN or infinity. "
             "Drop those rows or label them."
         )
-    if len(y) and type_of_target(y, input_name=name) in ("continuous", "unknown"):
+    if y.dtype.kind == "c" or y.dtype.kind == "f" and (y != np.trunc(y)).any():
         raise ValueError(
             f"Unknown label type: {name} holds continuous values such as {y[0]!r}. Labels are "
             "classes: integers or strings."
         )
+    if y.dtype.kind not in "biufUSMmO":
+        raise ValueError(f"{name} has dtype {y.dtype}. Labels are integers or strings.")
     return y
+
+
+def _from_objects(labels, name):
+    """Return the array of a list of Python's objects, which must be of one kind."""
+    kinds = sorted(set(map(_kind, labels)))
+    if kinds in (["set"], ["frozenset"], ["list"], ["tuple"]):
+        raise ValueError(
+            f"{name} holds a {kinds[0]} of labels per row. Turn them into 0/1 columns with "
+            "MultiLabelBinarizer."
+        )
+    if len(kinds) > 1 or kinds == ["NoneType"]:
+        missing = [row for row, label in enumerate(labels) if _is_missing(label)]
+        found = f", {name}[{missing[0]}] being {labels[missing[0]]!r}" if missing else ""
+        raise ValueError(
+            f"{name} mixes labels of the types {kinds}{found}. Use one type and no missing labels."
+        )
+    if kinds == ["number"]:
+        return _from_numbers(labels, name)
+    if kinds == ["str"]:
+        return text_array(map(str.__str__, labels))  # of subclasses, the text itself
+    return _of_numpys_own(np.array(labels), name)
+
+
+def _of_numpys_own(array, name):
+    if array.dtype.kind == "O" and len(array):
+        kind = type(array[0]).__name__
+        raise ValueError(
+            f"{name} holds a {kind} per row, such as {_short(array[0])}. Labels are integers or "
+            f"strings: [str(label) for label in {name}] makes strings of them."
+        )
+    return array
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_missing(label):
+    try:
+        return label is None or bool(label != label)
+    except (TypeError, ValueError):  # pandas.NA does not say
+        return True
+
+
+def _from_numbers(labels, name):
+    """Return an array of numbers with all of their digits."""
+    floats = [label for label in labels if not isinstance(label, numbers.Integral)]
+    if floats:
+        floats = _of_numpys_own(np.array(floats), name)
+        whole = floats.dtype.kind == "f" and (floats == np.trunc(floats)) & np.isfinite(floats)
+        others = [label for label in labels if isinstance(label, numbers.Integral)]
+        if not np.all(whole) or max(map(abs, others), default=0) <= 2**53:
+            return np.array(labels, dtype=np.promote_types(floats.dtype, np.float64))
+        labels = list(map(int, labels))
+    low, high = min(labels), max(labels)
+    if not -(2**63) <= low <= high < 2**64:
+        row = labels.index(low if low < -(2**63) else high)
+        raise ValueError(
+            f"{name}[{row}] is {labels[row]}, which does not fit into 64 bits. Use text instead: "
+            f"[str(label) for label in {name}]."
+        )
+    _check_fit_together(low, high, name)
+    return np.array(labels, dtype=np.int64 if high < 2**63 else np.uint64)
+
+
+def _check_fit_together(low, high, name):
+    if low < 0 and high >= 2**63:
+        raise ValueError(
+            f"{name} holds {low} and {high}: no type of 64 bits has both. Use text instead: "
+            f"[str(label) for label in {name}]."
+        )
+
+
+def unique_labels(y):
+    """Return the sorted classes of 1-D labels, and the class of every row.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Labels as `check_labels` returns them.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        The distinct labels.
+
+    codes : ndarray of shape (n,), int64
+        ``classes[codes]`` are the labels.
+
+    Examples
+    --------
+    >>> unique_labels(np.array(["dog", "cat", "dog"]))
+    (array(['cat', 'dog'], dtype='<U3'), array([1, 0, 1]))
+    """
+    classes, codes = np.unique(y, return_inverse=True)
+    if classes.dtype.kind == "O":
+        classes = text_array(classes.tolist())
+    return classes, codes.astype(np.int64)
+
+
+def expand_labels(classes, codes):
+    """Return ``classes[codes]``; text as objects where a fixed width would waste memory.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Distinct labels.
+
+    codes : ndarray of shape (n,)
+        Class of every row.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Label of every row.
+
+    Examples
+    --------
+    >>> expand_labels(np.array(["cat", "dog"]), np.array([1, 1, 0]))
+    array(['dog', 'dog', 'cat'], dtype='<U3')
+    """
+    if classes.dtype.kind == "U":
+        lengths = np.strings.str_len(classes)[codes]
+        if not is_fair_width(lengths.max(initial=0), lengths.sum(), len(lengths)):
+            return classes.astype(object)[codes]
+    return classes[codes]
+
+
+def comparable_labels(y, z):
+    """Return two arrays of labels of one kind in types whose ``==`` and ``<`` are exact.
+
+    numpy compares int64 with uint64, and both with floats, as float64, which has 53 bits.
+
+    Parameters
+    ----------
+    y, z : ndarray of shape (n,) and (m,)
+        Labels of one kind as `check_labels` returns them.
+
+    Returns
+    -------
+    y, z : ndarray
+        The same labels: whole numbers as int64, as uint64, or as Python's.
+
+    Examples
+    --------
+    >>> comparable_labels(np.array([2**62 + 1]), np.array([2**62], dtype=np.uint64))
+    (array([4611686018427387905]), array([4611686018427387904]))
+    """
+    kinds = {y.dtype.kind, z.dtype.kind}
+    if kinds <= {"i", "u", "f"} and len(kinds) > 1:
+        y, z = _whole_numbers(y), _whole_numbers(z)
+    if y.dtype.kind != z.dtype.kind:  # int64 and uint64 beyond it, or text of both forms
+        return y.astype(object), z.astype(object)
+    return y, z
+
+
+def _whole_numbers(y):
+    """Return whole numbers as int64, or as uint64 or Python's own where they need it."""
+    low, high = (int(y.min()), int(y.max())) if len(y) else (0, 0)
+    if low >= -(2**63) and high < 2**63:
+        return y.astype(np.int64)
+    if low >= 0 and high < 2**64:
+        return y.astype(np.uint64)
+    return np.array([*map(int, y), None], dtype=object)[:-1]
+
+
+def merge_classes(old, new):
+    """Return the union of two arrays of classes, and the numbers of both in it.
+
+    Parameters
+    ----------
+    old, new : ndarray of shape (n,) and (m,)
+        Distinct labels of one kind.
+
+    Returns
+    -------
+    classes : ndarray
+        The sorted union.
+
+    numbers : pair of ndarray of shape (n,) and (m,), int64
+        Where the classes of each stand in it.
+
+    Examples
+    --------
+    >>> merge_classes(np.array([1, 3]), np.array([2, 3], dtype=np.uint64))
+    (array([1, 2, 3]), (array([0, 2]), array([1, 2])))
+    """
+    both = np.concatenate(comparable_labels(old, new))
+    if both.dtype.kind == "O" and KINDS.get(old.dtype.kind) == "number":
+        _check_fit_together(min(both), max(both), "y")
+        both = both.astype(np.uint64 if max(both) >= 2**63 else np.int64)
+    classes, numbers = unique_labels(both)
+    return classes, (numbers[: len(old)], numbers[len(old) :])
 
 
 def encode_labels(y, *, name="y", n=None):
@@ -196,8 +413,8 @@ def encode_labels(y, *, name="y", n=None):
     y = check_labels(y, name=name, n=n)
     if y.ndim == 2:
         return y, np.arange(y.shape[1])
-    classes, encoded = np.unique(y, return_inverse=True)
-    return encoded.astype(np.int64), classes
+    classes, encoded = unique_labels(y)
+    return encoded, classes
 
 
 def labeled_rows(y):

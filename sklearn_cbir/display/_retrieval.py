@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from sklearn_cbir._labels import check_labels, check_same_kind, shared_labels
+from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.display._sheet import Sheet, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
@@ -342,6 +342,8 @@ class RetrievalDisplay:
         self.result_labels = _grid(texts, len(positions))
         if y is not None:
             check_same_kind(y, gallery_labels)
+            if y.ndim == 1:
+                y, gallery_labels = comparable_labels(y, gallery_labels)
             shared = shared_labels(y, gallery_labels)  # (n_queries, n_gallery)
             self.right = np.take_along_axis(shared, positions, axis=1) > 0
 

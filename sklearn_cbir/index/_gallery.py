@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sklearn_cbir._labels import check_labels, check_same_kind
+from sklearn_cbir._labels import (
+    check_labels,
+    check_same_kind,
+    comparable_labels,
+    expand_labels,
+    merge_classes,
+    unique_labels,
+)
 from sklearn_cbir._validation import is_fair_width, text_array
 from sklearn_cbir.index._growing import IdTable, append, delete
 from sklearn_cbir.index._rows import read_only
@@ -205,29 +212,32 @@ class GalleryLabels:
         if y.ndim == 2:
             self.classes, self.codes = None, y.astype(np.uint8)
         else:
-            self.classes, codes = np.unique(y, return_inverse=True)
+            self.classes, codes = unique_labels(y)
             self.codes = codes.astype(np.min_scalar_type(len(self.classes)))
 
     @property
     def values(self):
         """Labels as they were given."""
-        return self.codes if self.classes is None else self.classes[self.codes]
+        return self.codes if self.classes is None else expand_labels(self.classes, self.codes)
+
+    @property
+    def some(self):
+        """A few labels, which show the kind of all."""
+        return self.codes[:1] if self.classes is None else self.classes[:1]
 
     def add(self, y, n):
         """Return the labels with those of `n` new positions behind them."""
         new = GalleryLabels(y, n)
-        check_same_kind(new.values[:1], self.values[:1])
+        check_same_kind(new.some, self.some)
         if self.classes is None:
             return self._with(None, *self._followed_by(new.codes))
-        if self.classes.dtype.kind == new.classes.dtype.kind:
-            place = self.classes[:-1].searchsorted(new.classes)
-            if (self.classes[place] == new.classes).all():  # no class is new
-                return self._with(self.classes, *self._followed_by(place[new.codes]))
-        classes, number = np.unique(np.r_[self.classes, new.classes], return_inverse=True)
-        old = number[: len(self.classes)][self.codes]
-        new = number[len(self.classes) :][new.codes]
-        dtype = np.min_scalar_type(len(classes))
-        return self._with(classes, np.concatenate([old, new]).astype(dtype))
+        known, added = comparable_labels(self.classes, new.classes)
+        place = known[:-1].searchsorted(added)
+        if (known[place] == added).all():  # no class is new
+            return self._with(self.classes, *self._followed_by(place[new.codes]))
+        classes, (old, added) = merge_classes(self.classes, new.classes)
+        codes = np.concatenate([old[self.codes], added[new.codes]])
+        return self._with(classes, codes.astype(np.min_scalar_type(len(classes))))
 
     def remove(self, positions):
         """Return the labels without those at `positions`."""

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn import get_config
 
-from sklearn_cbir._labels import check_labels, check_same_kind, shared_labels
+from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
 from sklearn_cbir._validation import check_integer
 
 MAX_ROWS_AT_ONCE = 128
@@ -56,13 +56,14 @@ class Relevance:
 
     def _group_gallery(self):
         """Sort the gallery by class, once, and find the class of every query."""
-        classes, self.gallery_class = np.unique(self.y_gallery, return_inverse=True)
+        y_queries, y_gallery = comparable_labels(self.y_queries, self.y_gallery)
+        classes, self.gallery_class = np.unique(y_gallery, return_inverse=True)
         self.by_class = np.argsort(self.gallery_class, kind="stable")
         # The last class, without members, is that of labels that the gallery lacks.
         counts = np.bincount(self.gallery_class, minlength=len(classes) + 1)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
-        place = np.searchsorted(classes, self.y_queries)
-        known = classes[np.minimum(place, len(classes) - 1)] == self.y_queries
+        place = np.searchsorted(classes, y_queries)
+        known = classes[np.minimum(place, len(classes) - 1)] == y_queries
         self.query_class = np.where(known, place, len(classes))
 
 
