@@ -412,6 +412,9 @@ def test_shards_of_different_width_are_refused(tmp_path):
 # Images that cannot be read --------------------------------------------------------------------
 
 
+SKIPPED = "3 of 22 images have no row, as they cannot be read: 1 x not an image that can be read; "
+
+
 def damage(paths):
     """Three faults: no image, truncated behind a good header, no file."""
     Path(paths[3]).write_bytes(b"no image")
@@ -436,7 +439,8 @@ def test_an_image_that_cannot_be_read_is_named(fitted, paths, tmp_path):
 def test_skipped_images_have_no_row(fitted, paths, tmp_path):
     expected = fitted.transform(paths)
     damage(paths)
-    features = extract(fitted, paths, tmp_path / "out", shard_size=8, on_error="skip")
+    with pytest.warns(UserWarning, match=SKIPPED):
+        features = extract(fitted, paths, tmp_path / "out", shard_size=8, on_error="skip")
     kept = [i for i in range(22) if i not in (3, 9, 11)]
     assert features.positions.tolist() == kept
     assert features.ids.tolist() == [paths[i] for i in kept]
@@ -450,7 +454,8 @@ def test_skipped_images_have_no_row(fitted, paths, tmp_path):
 
 def test_whole_shards_may_be_skipped(fitted, paths, tmp_path):
     damage(paths)
-    features = extract(fitted, paths[:12], tmp_path / "out", shard_size=1, on_error="skip")
+    with pytest.warns(UserWarning, match="3 of 12 images have no row"):
+        features = extract(fitted, paths[:12], tmp_path / "out", shard_size=1, on_error="skip")
     assert features.shape == (9, 256)
     assert len(np.load(features.merge(tmp_path / "gallery.npy"), mmap_mode="r")) == 9
 
@@ -471,14 +476,16 @@ def task_of(folder, number=0):
     path.write_bytes(pickled)
     source = _source.Source(ROWS, 4)
     key = hashlib.sha256(pickled).hexdigest()
-    return _work.Task(_shards.Shard(folder, number), source, path, key, "raise")
+    look = _shards.Shard(folder, number).look(source)
+    return _work.Task(look, source, path, key, "raise")
 
 
 def test_a_worker_loads_the_estimator_once(tmp_path, monkeypatch):
     loads, real = [], pickle.loads
     monkeypatch.setattr(_work.pickle, "loads", lambda data: loads.append(1) or real(data))
     monkeypatch.setattr(_work, "_LOADED", {})
-    assert [_work._write_shard(task_of(tmp_path, number)) for number in range(3)] == [4, 4, 2]
+    written = [_work._write_shard(task_of(tmp_path, number)) for number in range(3)]
+    assert written == [(4, 0), (4, 0), (2, 0)]
     assert len(loads) == 1
 
 
@@ -520,8 +527,12 @@ def dask():
 
 def test_dask_extracts_the_same_bits(fitted, paths, tmp_path, dask):
     damage(paths)
-    features = extract(fitted, paths, tmp_path / "dask", shard_size=8, on_error="skip")
-    with joblib.parallel_config(backend="sequential"):
+    with pytest.warns(UserWarning, match=SKIPPED):
+        features = extract(fitted, paths, tmp_path / "dask", shard_size=8, on_error="skip")
+    with (
+        joblib.parallel_config(backend="sequential"),
+        pytest.warns(UserWarning, match=SKIPPED),
+    ):
         alone = extract(fitted, paths, tmp_path / "alone", shard_size=8, on_error="skip")
     assert contents(features.folder) == contents(alone.folder)
     with pytest.raises(ImageReadError, match=r"^X\[(3|9)\] .*0\1.png'") as caught:

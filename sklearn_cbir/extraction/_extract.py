@@ -1,5 +1,6 @@
 """`extract`: what is finished is kept, what is missing is made."""
 
+import warnings
 from pathlib import Path
 
 from sklearn.utils.validation import check_is_fitted
@@ -11,14 +12,26 @@ from sklearn_cbir.extraction._shards import (
     MANIFEST,
     Shard,
     check_folder,
+    check_found,
     summary,
     write_json,
 )
 from sklearn_cbir.extraction._source import Source, estimator_hash
 from sklearn_cbir.extraction._work import write_all
+from sklearn_cbir.images._faults import count_causes
 
 
-def extract(estimator, X, folder, *, shard_size=1024, on_error="raise", n_jobs=None, verbose=0):
+def extract(
+    estimator,
+    X,
+    folder,
+    *,
+    shard_size=1024,
+    on_error="raise",
+    on_change="raise",
+    n_jobs=None,
+    verbose=0,
+):
     """Transform images shard by shard into files, on as many workers as joblib has.
 
     A call that was cut off, at whatever moment, is continued by the same call:
@@ -45,7 +58,14 @@ def extract(estimator, X, folder, *, shard_size=1024, on_error="raise", n_jobs=N
 
     on_error : {"raise", "skip"}, default="raise"
         Whether an image that cannot be read is an error that names it, or has no
-        row in the result, which lists it in ``skipped``.
+        row in the result, which lists it in ``skipped``, and a warning says how
+        many. A photo whose file only could not be fetched (no permission, a
+        share that was gone), and one whose file has changed, is tried again by
+        the same call; rows that were made stay while their files are away.
+
+    on_change : {"raise", "extract"}, default="raise"
+        What to do if files have changed, in size or time, since their shards were
+        written: an error that names them, or those shards are made again.
 
     n_jobs : int, default=None
         Number of workers: None is 1, or what ``joblib.parallel_config`` says; -1
@@ -62,12 +82,13 @@ def extract(estimator, X, folder, *, shard_size=1024, on_error="raise", n_jobs=N
     Raises
     ------
     ImageReadError
-        For an image that cannot be read, under ``on_error="raise"``. Finished
-        shards are kept.
+        For an image that cannot be read, under ``on_error="raise"``; its `faults`
+        are all of its shard. Under ``on_error="skip"`` if none can be read, or the
+        folder that holds all images is away. Finished shards are kept.
 
     ValueError
-        If the folder belongs to another estimator or other images, or an image has
-        changed since its shard was written; nothing is changed then.
+        If the folder belongs to another estimator or other images, or images have
+        changed since their shards were written; nothing is changed then.
 
     See Also
     --------
@@ -101,6 +122,7 @@ def extract(estimator, X, folder, *, shard_size=1024, on_error="raise", n_jobs=N
     shard_size = check_integer(shard_size, "shard_size", minimum=1)
     check_choice(on_error, "on_error", ("raise", "skip"))
     check_verbose(verbose)
+    check_choice(on_change, "on_change", ("raise", "extract"))
     source = Source(X, shard_size)
     folder = Path(folder).absolute()  # workers may stand elsewhere
     manifest = {
@@ -113,15 +135,36 @@ def extract(estimator, X, folder, *, shard_size=1024, on_error="raise", n_jobs=N
     }
     check_folder(folder, manifest)
     shards = [Shard(folder, number) for number in range(source.n_shards)]
-    missing = [shard for shard in shards if not shard.is_finished(source, on_error)]
+    looks = [shard.look(source) for shard in shards]
+    check_found(looks, on_error, on_change)
+    missing = [look for look in looks if not look.is_finished]
     if missing:
         write_json(folder / MANIFEST, manifest)
     with progress_bar(len(source), "Extracting", verbose > 0) as advance:
-        advance(len(source) - sum(source.size(shard.number) for shard in missing))
+        advance(len(source) - sum(source.size(look.shard.number) for look in missing))
         for n_images in write_all(estimator, source, missing, on_error, n_jobs):
             advance(n_images)
-    write_json(folder / MANIFEST, manifest | summary(shards))
+    found = summary(shards)
+    write_json(folder / MANIFEST, manifest | found)
     for name in (f".{MANIFEST}.*", ".shard-*", ".estimator-*", "..estimator-*"):
         for left in folder.glob(f"{name}.part"):  # of processes that were killed
             left.unlink(missing_ok=True)
-    return FeatureShards(folder)
+    features = FeatureShards(folder)
+    if features.skipped:
+        warnings.warn(_what_is_skipped(features, found["reasons"]), stacklevel=2)
+    return features
+
+
+def _what_is_skipped(features, reasons):
+    """Return the warning of images that have no row, by cause."""
+    n_skipped, n_temporary = len(features.skipped), len(features.temporary)
+    text = (
+        f"{n_skipped} of {n_skipped + len(features)} images have no row, as they cannot be read: "
+        f"{count_causes(reasons.values())}. `skipped` names them."
+    )
+    if n_temporary:
+        text += (
+            f" The files of {n_temporary} could not be fetched, which may pass: the same call "
+            "tries them again."
+        )
+    return text

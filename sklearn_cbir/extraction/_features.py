@@ -76,6 +76,10 @@ class FeatureShards:
     skipped : dict of int to str
         Position in `X` of every image that could not be read, and why.
 
+    temporary : list of int
+        Those of them whose file could not be fetched when it was wanted, which the
+        same call of `extract` tries again.
+
     Examples
     --------
     >>> import tempfile
@@ -108,6 +112,7 @@ class FeatureShards:
         self.shape = manifest["n_rows"], manifest["n_features"]
         self.dtype = np.dtype(manifest["dtype"])
         self.skipped = {int(position): why for position, why in manifest["skipped"].items()}
+        self.temporary = [int(position) for position in manifest.get("temporary", [])]
         self.positions = np.delete(np.arange(manifest["n_samples"]), list(self.skipped))
 
     def __len__(self):
@@ -116,6 +121,8 @@ class FeatureShards:
     def __repr__(self):
         n_rows, n_features = self.shape
         kind = f"{n_rows} rows x {n_features}, {self.dtype}, {len(self.shards)} shards"
+        if self.skipped:
+            kind += f", {len(self.skipped)} images skipped"
         return f"FeatureShards({kind})"
 
     def __array__(self, dtype=None, copy=None):

@@ -1,6 +1,7 @@
 """The files of a folder: manifest, descriptions and rows."""
 
 import json
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from sklearn_cbir.images import ImageReadError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+N_LISTED = 100  # paths in a message
 # What must be the same for a folder to be continued, and what to call it.
 WANTED = {
     "estimator": "another estimator or other parameters",
@@ -16,6 +18,22 @@ WANTED = {
     "n_samples": "other images",
     "shard_size": "another shard_size",
 }
+
+
+@dataclass
+class Look:
+    """A shard as it is found: which of its images have changed, were skipped, can be retried."""
+
+    shard: "Shard"
+    is_there: bool = False
+    changed: list = field(default_factory=list)  # paths of other size or time of change
+    gone: list = field(default_factory=list)  # paths that cannot be found now, but have a row
+    skipped: dict = field(default_factory=dict)  # position in X -> why
+    retry: bool = False  # whether an image that was skipped can be read now
+
+    @property
+    def is_finished(self):
+        return self.is_there and not self.changed and not self.retry
 
 
 class Shard:
@@ -26,28 +44,29 @@ class Shard:
         self.rows = folder / f"shard-{number:05d}.npy"
         self.about = folder / f"shard-{number:05d}.json"
 
-    def is_finished(self, source, on_error):
-        """Say whether the rows are there, and raise if they are not those of the images now."""
+    def look(self, source):
+        """Return what is there, compared with the images as they are now."""
         if not self.rows.exists():
-            return False
+            return Look(self)
         about = self.read_about()
-        if len(open_rows(self.rows)) != source.size(self.number) - len(about["skipped"]):
+        skipped = {int(position): why for position, why in about["skipped"].items()}
+        if len(open_rows(self.rows)) != source.size(self.number) - len(skipped):
             raise ValueError(strange(self.rows))
         now = source.files(self.number) or []
-        for before, after in zip(about["files"] or [], now):
-            if before != after:
-                raise ValueError(
-                    f"{after[0]!r} has changed since {str(self.rows)!r} was written. Delete that "
-                    "file to extract its images again, or use another folder."
-                )
-        if about["skipped"] and on_error == "raise":
-            message = next(iter(about["skipped"].values()))
-            raise ImageReadError(
-                f"{message} An earlier call has skipped it: pass on_error='skip' again, or delete "
-                f"{str(self.rows)!r} to try again.",
-                int(next(iter(about["skipped"]))),
-            )
-        return True
+        look = Look(self, is_there=True, skipped=skipped)
+        # Written before temporary faults were told apart: any of them may be one.
+        retry = set(about.get("temporary", skipped))
+        for position, (before, after) in enumerate(zip(about["files"] or [], now), about["first"]):
+            if before == after:
+                continue
+            if position in skipped:
+                retry.add(position)
+            elif after[1] is None:
+                look.gone.append(after[0])
+            else:
+                look.changed.append(after[0])
+        look.retry = source.any_readable(sorted(retry))
+        return look
 
     def read_about(self):
         """Return what the rows are: position of the first, files, and skipped images."""
@@ -67,10 +86,52 @@ def check_folder(folder, manifest):
     found = read_manifest(folder)
     for name, meaning in WANTED.items():
         if found[name] != manifest[name]:
+            images = name in ("input", "n_samples")
+            more = " Images that were added can be extracted alone." if images else ""
             raise ValueError(
                 f"{str(folder)!r} holds shards of {meaning}. Use another folder, or delete this "
-                "one to start anew."
+                f"one to start anew.{more}"
             )
+
+
+def check_found(looks, on_error, on_change):
+    """Raise unless the shards that are there can stay, or may be made again."""
+    changed = [(path, look.shard) for look in looks for path in look.changed]
+    if changed and on_change == "raise":
+        raise ValueError(_what_changed(changed))
+    if on_error == "skip":
+        return  # a row that was made stays while its file is away
+    gone = [(path, look.shard) for look in looks for path in look.gone]
+    if gone:
+        (path, shard), *others = gone
+        more = f", as {len(others)} more{_listed(others)}" if others else ""
+        raise ValueError(
+            f"{path!r} has changed since {str(shard.rows)!r} was written: it is not there "
+            f"now{more}. Bring the files back, or pass on_error='skip' to keep their rows."
+        )
+    for look in looks:
+        if look.is_finished and look.skipped:
+            position = next(iter(look.skipped))
+            raise ImageReadError(
+                f"{look.skipped[position]} An earlier call has skipped it: pass on_error='skip' "
+                f"again, or delete {str(look.shard.rows)!r} to try again.",
+                position,
+            )
+
+
+def _what_changed(changed):
+    (path, shard), *others = changed
+    more = f", and so have {len(others)} more of their shards{_listed(others)}" if others else ""
+    return (
+        f"{path!r} has changed since {str(shard.rows)!r} was written{more}. Pass "
+        "on_change='extract' to make the shards of such files again, or use another folder."
+    )
+
+
+def _listed(found):
+    """Return the paths of `found` as the end of a sentence."""
+    names = ", ".join(repr(path) for path, _ in found[:N_LISTED])
+    return f": {names}" + (", ..." if len(found) > N_LISTED else "")
 
 
 def read_manifest(folder):
@@ -95,10 +156,13 @@ def read_manifest(folder):
 
 def summary(shards):
     """Return what is known of the rows when all shards are there."""
-    kinds, n_rows, skipped = {}, 0, {}
+    kinds, n_rows, skipped, reasons, temporary = {}, 0, {}, {}, []
     for shard in shards:
         rows = open_rows(shard.rows)
-        skipped |= shard.read_about()["skipped"]
+        about = shard.read_about()
+        skipped |= about["skipped"]
+        reasons |= about.get("reasons", about["skipped"])
+        temporary += about.get("temporary", [])
         n_rows += len(rows)
         if len(rows):
             kinds.setdefault((rows.dtype.str, rows.shape[1]), shard.rows)
@@ -113,7 +177,14 @@ def summary(shards):
             "rows of one kind."
         )
     ((dtype, n_features),) = kinds
-    return {"dtype": dtype, "n_features": n_features, "n_rows": n_rows, "skipped": skipped}
+    return {
+        "dtype": dtype,
+        "n_features": n_features,
+        "n_rows": n_rows,
+        "skipped": skipped,
+        "reasons": reasons,
+        "temporary": temporary,
+    }
 
 
 def open_rows(path):

@@ -1,13 +1,15 @@
 """What is extracted, and by what: parts of `X`, and hashes that tell one call from another."""
 
+import errno
 import os
+from functools import cached_property
 
 import joblib
 from scipy import sparse
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
-from sklearn_cbir.images import Images, check_images, is_feature_rows
+from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
 
 
 class Source:
@@ -49,6 +51,38 @@ class Source:
             return None
         return [_file_status(str(path)) for path in self.paths[self._block(number)]]
 
+    def any_readable(self, positions):
+        """Say whether any of some images can be read now."""
+        if not positions:
+            return False
+        images = check_images(_safe_indexing(self.X, positions))
+        return len(images.find_faults(decode=True)) < len(images)
+
+    def check_place(self):
+        """Raise if the folder that holds all files is away, as when a share is."""
+        if self.paths is None:
+            return
+        for folder in self._folders:
+            if number := _fault_of_folder(folder):
+                raise ImageReadError(
+                    f"{folder!r}, the folder of all images, is away: {os.strerror(number)}. Is a "
+                    "share or a disk not mounted? Finished shards are kept, and no image is left "
+                    "out for this: call extract again when the folder is back.",
+                    path=folder,
+                    reason="the folder is away",
+                    errno=number,
+                )
+
+    @cached_property
+    def _folders(self):
+        """The deepest folder that holds all files; one per drive."""
+        folders = {os.path.dirname(str(path)) for path in self.paths if "://" not in str(path)}
+        drives = {}
+        for folder in folders:
+            kind = os.path.splitdrive(folder)[0], os.path.isabs(folder)
+            drives.setdefault(kind, []).append(folder)
+        return [os.path.commonpath(found) or os.curdir for found in drives.values()]
+
     def hash(self):
         """Return a hash of the paths, or else of the contents."""
         if self.paths is not None:
@@ -61,6 +95,15 @@ def _plain(images):
     if not images.is_path:
         raise ValueError("X is Images of no files. Pass the arrays or PIL images themselves.")
     return images.paths
+
+
+def _fault_of_folder(folder):
+    """Return the number of the error of a folder that cannot be listed or holds nothing, or 0."""
+    try:
+        with os.scandir(folder) as entries:
+            return 0 if next(entries, None) else errno.ENOENT
+    except OSError as error:
+        return error.errno or errno.EIO
 
 
 def _file_status(path):

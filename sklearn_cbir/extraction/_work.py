@@ -15,25 +15,31 @@ from sklearn_cbir.extraction._shards import strange, write_json
 from sklearn_cbir.images import ImageReadError, check_images
 from sklearn_cbir.images._faults import moved
 
+MAX_PASSING = 3  # times that a shard is tried again for a fault that is over when looked for
 _LOADED = {}  # the estimator of the last call, by the hash of its pickle
 
 
 def write_all(estimator, source, missing, on_error, n_jobs):
-    """Write the missing shards; yield the number of images of each that is finished."""
+    """Write the shards of these looks; yield the number of images of each that is finished."""
     if not missing:
         return
+    if on_error == "skip":
+        source.check_place()
     # Workers read the estimator from the folder, once each: those too that join later.
     pickled = pickle.dumps(joblib.wrap_non_picklable_objects(estimator, keep_wrapper=False))
     key = hashlib.sha256(pickled).hexdigest()
-    path = missing[0].rows.parent / f".estimator-{key[:16]}.part"
+    path = missing[0].shard.rows.parent / f".estimator-{key[:16]}.part"
     replace_file(path, pickled)
     del pickled
     _LOADED[key] = estimator  # for work in this process
-    tasks = (Task(shard, source, path, key, on_error) for shard in missing)
+    tasks = (Task(look, source, path, key, on_error) for look in missing)
     try:
-        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+        for n_images, n_temporary in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
             delayed(_write_shard)(task) for task in tasks
-        )
+        ):
+            if n_temporary:
+                source.check_place()
+            yield n_images
     finally:
         _LOADED.pop(key, None)
         path.unlink(missing_ok=True)
@@ -42,10 +48,14 @@ def write_all(estimator, source, missing, on_error, n_jobs):
 class Task:
     """One shard to write; one object, as Dask keeps large arguments on a worker that may die."""
 
-    def __init__(self, shard, source, path, key, on_error):
-        self.shard = shard
-        self.first, self.part = source.part(shard.number)
-        self.files = source.files(shard.number)
+    def __init__(self, look, source, path, key, on_error):
+        self.shard = look.shard
+        # Rows that are there stay until there are at least as many: what was away may go again.
+        self.n_rows = 0
+        if look.is_there and not look.changed:
+            self.n_rows = source.size(look.shard.number) - len(look.skipped)
+        self.first, self.part = source.part(self.shard.number)
+        self.files = source.files(self.shard.number)
         self.estimator_path = path
         self.key = key
         self.skip = on_error == "skip"
@@ -62,26 +72,40 @@ class Task:
 
 
 def _write_shard(task):
-    """Transform the images of one shard and write its two files; return how many they are."""
+    """Write the two files of one shard; return how many images, and how many for now unreadable."""
     rows, faults = _transform(task.estimator(), task.part, task.first, task.skip)
-    skipped = {str(fault.index): str(fault) for fault in faults}
-    about = {"first": task.first, "files": task.files, "skipped": skipped}
+    n_images, temporary = _num_samples(task.part), [f.index for f in faults if f.is_temporary]
+    if len(rows) < task.n_rows:
+        return n_images, len(temporary)
+    about = {
+        "first": task.first,
+        "files": task.files,
+        "skipped": {str(fault.index): str(fault) for fault in faults},
+        "reasons": {str(fault.index): fault.reason or str(fault) for fault in faults},
+        "temporary": temporary,
+    }
+    task.shard.rows.unlink(missing_ok=True)  # a shard that has rows has them of its description
     write_json(task.shard.about, about)
     with replacement(task.shard.rows) as file:
         np.lib.format.write_array(file, rows, allow_pickle=False)
-    return _num_samples(task.part)
+    return n_images, len(temporary)
 
 
 def _transform(estimator, part, first, skip):
     """Return a row per readable image, and a fault, by its place in `X`, per other image."""
     n = _num_samples(part)
-    kept, faults = np.arange(n), []
+    kept, faults, n_passing = np.arange(n), [], 0
     while len(kept):
         images = part if len(kept) == n else _safe_indexing(part, kept)
         try:
             return _check_rows(estimator.transform(images), len(kept), estimator), faults
         except ImageReadError as error:
-            found = _find_faults(images, error)
+            found = check_images(images).find_faults(decode=True)
+            if not found and error.is_temporary and n_passing < MAX_PASSING:
+                n_passing += 1  # it can be read again already
+                continue
+            if not found and error.index is not None:
+                found = [error]  # only the estimator knows why
             if not found:
                 raise  # by no image in particular
             found_in_X = [moved(fault, int(first + kept[fault.index])) for fault in found]
@@ -92,17 +116,14 @@ def _transform(estimator, part, first, skip):
     return np.empty((0, 0), dtype=np.float32), faults
 
 
-def _find_faults(part, error):
-    """Return a fault for every image that cannot be read; `error` if only the estimator knows."""
-    found = check_images(part).find_faults(decode=True)
-    return found or ([error] if error.index is not None else [])
-
-
 def _refusal(faults):
     """Return the error for a shard with images that cannot be read."""
     others = f" {len(faults) - 1} more of its shard cannot be read." if len(faults) > 1 else ""
     way = "Finished shards are kept: call extract again, or pass on_error='skip' to leave it out."
-    return ImageReadError(f"{faults[0]}{others} {way}", faults[0].index, faults[0].path)
+    first = faults[0]
+    return ImageReadError(
+        f"{first}{others} {way}", first.index, first.path, first.reason, first.errno, faults
+    )
 
 
 def _check_rows(rows, n, estimator):

@@ -94,20 +94,21 @@ def with_others(faults):
         return first
     listed = ", ".join(f"X[{fault.index}]" for fault in faults[1 : 1 + _N_LISTED])
     more = ", ..." if len(faults) > 1 + _N_LISTED else ""
+    causes = count_causes(fault.reason or str(fault) for fault in faults)
     message = (
         f"{first} {len(faults) - 1} more cannot be read: {listed}{more}. In all, by cause: "
-        f"{by_cause(faults)}. This error lists them as its `faults`."
+        f"{causes}. This error lists them as its `faults`."
     )
     error = ImageReadError(message, first.index, first.path, first.reason, first.errno, faults)
     error.__cause__ = first.__cause__
     return error
 
 
-def by_cause(faults):
-    """Count faults by cause, most frequent first, as one line of text."""
+def count_causes(reasons):
+    """Count reasons by cause, most frequent first, as one line of text."""
     groups = {}
-    for fault in faults:
-        cause = (fault.reason or str(fault)).split(" (")[0]
+    for reason in reasons:
+        cause = reason.split(" (")[0]
         # Sizes and other numbers differ from image to image, and are no other cause.
         groups.setdefault(re.sub(r"\d[\d,]*", "0", cause), []).append(cause)
     ordered = sorted(groups.values(), key=len, reverse=True)
