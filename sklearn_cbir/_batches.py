@@ -1,11 +1,15 @@
 """Feature rows and images as batches of tensors, epoch by epoch."""
 
+import contextlib
+import functools
 import multiprocessing
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
+
+from sklearn_cbir._workers import loader_processes
 
 
 class ArraySource:
@@ -54,57 +58,82 @@ class ImageSource:
 class Batches(Dataset):
     """One epoch of `(inputs, targets)` at a time, the same for any number of workers.
 
-    `plan(rng, embed)` gives the epoch's list of index arrays, equally many in every epoch;
+    `plan(epoch, embed)` gives the epoch's list of index arrays, equally many in every epoch;
     `embed(indices)` are embeddings under the network as it is, and None before the training.
-    Every batch draws its augmentation and its mixup from a generator of its own, made from the
-    seed, the epoch and the number of the batch.
     """
 
     def __init__(self, source, y, plan, *, seed, augmented, mixup=0.0, num_workers=0):
         self.source = source
-        self.y = y
         self.plan = plan
-        self.seed = seed
-        self.augmented = augmented
-        self.mixup = mixup
+        self.reader = BatchReader(source, y, seed, augmented=augmented, mixup=mixup)
         self.num_workers = num_workers
+        self.elsewhere = None
         self.start_epoch(0)
 
     def start_epoch(self, epoch, embed=None):
         """Choose the order of the images of this epoch."""
         self.epoch = epoch
-        self.indices = self.plan(np.random.default_rng((self.seed, epoch)), embed)
+        self.indices = self.plan(epoch, embed)
 
     def __len__(self):
         return len(self.indices)
 
-    def __getitem__(self, number):
-        indices = self.indices[number]
+    def __iter__(self):
+        keys = [(self.epoch, number, rows) for number, rows in enumerate(self.indices)]
+        if self.elsewhere is None:
+            return (self.reader.read(*key) for key in keys)
+        return self.elsewhere(keys)
+
+
+@contextlib.contextmanager
+def shared_workers(*parts):
+    """Let `Batches` be read by the same processes inside the block, num_workers of the first."""
+    num_workers = parts[0].num_workers
+    parts = [part for part in parts if part is not None]
+    # Loader workers cannot be started from joblib's own workers.
+    if num_workers == 0 or multiprocessing.parent_process() is not None:
+        yield
+        return
+    with loader_processes([part.reader for part in parts], num_workers) as read:
+
+        def read_part(number, keys):
+            return read([(number, *key) for key in keys])
+
+        for number, part in enumerate(parts):
+            part.elsewhere = functools.partial(read_part, number)
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.elsewhere = None
+
+
+class BatchReader:
+    """Reads one batch, the same in every process.
+
+    Every batch draws its augmentation and its mixup from a generator of its own, made from the
+    seed, the epoch and the number of the batch.
+    """
+
+    def __init__(self, source, y, seed, *, augmented, mixup):
+        self.source = source
+        self.y = y
+        self.seed = seed
+        self.augmented = augmented
+        self.mixup = mixup
+
+    def read(self, epoch, number, indices):
+        """Return the inputs and targets of the rows at `indices`."""
         if not self.augmented:
             return self.source.read(indices), torch.from_numpy(self.y[indices])
-        rng = np.random.default_rng((self.seed, self.epoch, number))
+        rng = np.random.default_rng((self.seed, epoch, number))
         inputs = self.source.read(indices, rng)
-        if not self.mixup:
-            return inputs, torch.from_numpy(self.y[indices])
         targets = torch.from_numpy(self.y[indices])
+        if not self.mixup:
+            return inputs, targets
         if targets.ndim == 1:
             targets = nn.functional.one_hot(targets, int(self.y.max()) + 1).float()
         return mix(inputs, targets, self.mixup, rng)
-
-    def __iter__(self):
-        # Loader workers cannot be started from joblib's own workers.
-        if self.num_workers == 0 or multiprocessing.parent_process() is not None:
-            return (self[number] for number in range(len(self)))
-        return self._from_workers()
-
-    def _from_workers(self):
-        loader = DataLoader(
-            _Guarded(self), batch_size=None, num_workers=self.num_workers, collate_fn=_as_it_is
-        )
-        for batch in loader:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
 
 
 def mix(inputs, targets, alpha, rng):
@@ -119,23 +148,3 @@ def mix(inputs, targets, alpha, rng):
 
     # Not rounded to uint8: the network takes floats from 0 to 255 as well.
     return blend(inputs if inputs.is_floating_point() else inputs.float()), blend(targets)
-
-
-class _Guarded(Dataset):
-    """Batches, or the error of reading them: a worker would wrap it and lose what it carries."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, number):
-        try:
-            return self.batches[number]
-        except Exception as error:
-            return error
-
-
-def _as_it_is(batch):
-    return batch

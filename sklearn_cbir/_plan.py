@@ -17,6 +17,7 @@ from sklearn_cbir.sampling import (
 )
 
 N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
+GO_ON = {"balanced", "mined"}  # samplings whose decks of rows go on from epoch to epoch
 
 
 def plan_settings(estimator, network, loss):
@@ -61,6 +62,7 @@ def plan_batches(estimator, source, y, rows, loss, seed, *, training):
     if not training and sampling != "uniform":
         sampling = "balanced"  # the same held-out images in every epoch
     size = min(estimator.batch_size, len(rows))
+    batch_seed = derived_seed(seed, int(training))
     if sampling == "uniform":
         plan = functools.partial(uniform_batches, len(rows), size)
     elif sampling == "mined":
@@ -74,8 +76,8 @@ def plan_batches(estimator, source, y, rows, loss, seed, *, training):
     return Batches(
         source,
         y,
-        _Subset(plan, rows, mines=sampling == "mined"),
-        seed=derived_seed(seed, int(training)),
+        _Epochs(plan, rows, batch_seed, mines=sampling == "mined", goes_on=sampling in GO_ON),
+        seed=batch_seed,
         augmented=training,
         mixup=estimator.mixup,
         num_workers=estimator.num_workers,
@@ -120,16 +122,33 @@ def count_classes(y):
     return y.shape[1] if y.ndim == 2 else int(y.max()) + 1
 
 
-class _Subset:
-    """A plan of batches over some of the rows; one that mines is given their embeddings."""
+class _Epochs:
+    """Epochs of batches of some of the rows, each with a generator of its own.
 
-    def __init__(self, plan, rows, mines=False):
+    Decks go on from epoch to epoch. They depend on the seed alone: an epoch that does not follow
+    the last one draws those before it again. A plan that mines is given embeddings of its rows.
+    """
+
+    def __init__(self, plan, rows, seed, *, mines, goes_on):
         self.plan = plan
         self.rows = rows
+        self.seed = seed
         self.mines = mines
+        self.goes_on = goes_on
+        self.decks = {}
+        self.next = 0  # epoch that the decks are ready for
 
-    def __call__(self, rng, embed=None):
-        options = {}
+    def __call__(self, epoch, embed=None):
+        if self.goes_on:
+            if epoch < self.next:
+                self.decks, self.next = {}, 0
+            for earlier in range(self.next, epoch):
+                self._draw(earlier, None)
+            self.next = epoch + 1
+        return [self.rows[indices] for indices in self._draw(epoch, embed)]
+
+    def _draw(self, epoch, embed):
+        options = {"decks": self.decks} if self.goes_on else {}
         if self.mines and embed is not None:
             options["embed"] = lambda indices: embed(self.rows[indices])
-        return [self.rows[indices] for indices in self.plan(rng, **options)]
+        return self.plan(np.random.default_rng((self.seed, epoch)), **options)

@@ -10,7 +10,9 @@ from skorch import NeuralNet
 from skorch.helper import predefined_split
 from torch import nn
 
+from sklearn_cbir._batches import shared_workers
 from sklearn_cbir._devices import derived_seed, use_one_thread_if_forked
+from sklearn_cbir._randomness import drawing_from
 from sklearn_cbir._validation import resolve
 
 # Optimization --------------------------------------------------------------------------------
@@ -53,6 +55,11 @@ class Settings:
     tol: float
     autocast: bool
 
+    @property
+    def n_epochs(self):
+        """Epochs of all phases."""
+        return self.head_epochs + self.max_epochs
+
     def make_optimizer(self, network, loss, head_only):
         """Return the optimizer of one phase; biases, norms and loss parameters do not decay."""
         parts = [(network.head_parameters(), self.lr), (loss.named_parameters(), self.loss_lr)]
@@ -88,6 +95,22 @@ class _Net(NeuralNet):
         self.head_only = head_only
         self.n_steps = n_steps
         self.step = step
+
+    def train_epoch(self, epoch, batches):
+        """Train on the batches of one epoch, then score the held-out images, if there are any."""
+        self.epoch = epoch
+        _start_epoch(self.criterion_, epoch, self.settings.n_epochs)
+        # Not partial_fit: that one swallows Ctrl-C.
+        self.fit_loop(batches, epochs=1)
+        self.check_weights()
+
+    def run_single_epoch(self, iterator, training, *args, **kwargs):
+        if training or iterator is None:
+            return super().run_single_epoch(iterator, training, *args, **kwargs)
+        # Under one setting for all epochs: losses of different ones cannot be compared.
+        _start_epoch(self.criterion_, self.settings.n_epochs - 1, self.settings.n_epochs)
+        super().run_single_epoch(iterator, training, *args, **kwargs)
+        _start_epoch(self.criterion_, self.epoch, self.settings.n_epochs)
 
     def get_iterator(self, dataset, training=False):
         return dataset
@@ -156,6 +179,13 @@ class _CallableLoss(nn.Module):
         return self.function(outputs, y)
 
 
+def _start_epoch(loss, epoch, n_epochs):
+    """Tell a loss that changes as it trains, module or not, which epoch begins."""
+    loss = loss.function if isinstance(loss, _CallableLoss) else loss
+    if hasattr(loss, "start_epoch"):
+        loss.start_epoch(epoch, n_epochs)
+
+
 # Training ------------------------------------------------------------------------------------
 
 
@@ -178,16 +208,17 @@ def train(
         return infer(network, batches.source.subset(indices), settings.batch_size, device)
 
     start = 0
-    for n_epochs, head_only in ((settings.head_epochs, True), (settings.max_epochs, False)):
-        epochs = range(max(start, len(run.history)), start + n_epochs)
-        if epochs and not run.stopped:
-            network.freeze_trunk(head_only)
-            net = _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device)
-            if len(run.history) > start:
-                net.optimizer_.load_state_dict(state["optimizer"])
-                net.step = (len(run.history) - start) * len(batches)
-            _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch)
-        start += n_epochs
+    with shared_workers(batches, valid_batches):
+        for n_epochs, head_only in ((settings.head_epochs, True), (settings.max_epochs, False)):
+            epochs = range(max(start, len(run.history)), start + n_epochs)
+            if epochs and not run.stopped:
+                network.freeze_trunk(head_only)
+                net = _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device)
+                if len(run.history) > start:
+                    net.optimizer_.load_state_dict(state["optimizer"])
+                    net.step = (len(run.history) - start) * len(batches)
+                _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch)
+            start += n_epochs
     network.freeze_trunk(False)
     run.restore_best()
     network.cpu()
@@ -212,14 +243,12 @@ def _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device
 def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
     """Run the epochs of one phase until one of them stops the run."""
     for epoch in epochs:
-        torch.manual_seed(derived_seed(seed, epoch))
         started = time.perf_counter()
-        batches.start_epoch(epoch, embed)
-        if hasattr(run.loss, "start_epoch"):
-            run.loss.start_epoch(epoch, net.settings.head_epochs + net.settings.max_epochs)
-        # Not partial_fit: that one swallows Ctrl-C.
-        net.fit_loop(batches, epochs=1)
-        net.check_weights()
+        epoch_seed = derived_seed(seed, epoch)
+        with drawing_from(epoch_seed, run.network, run.loss):
+            torch.manual_seed(epoch_seed)  # those of GPUs too
+            batches.start_epoch(epoch, embed)
+            net.train_epoch(epoch, batches)
         run.record(net, epoch, time.perf_counter() - started)
         run.stopped |= bool(on_epoch(run.history[-1]))
         if checkpoint:

@@ -67,7 +67,8 @@ class CNNFeatureExtractor(NetworkTransformer):
     augment : {"auto", "crop"}, callable or None, default="auto"
         Random changes of training images; "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
-        returns one uint8 tensor (3, height, width).
+        returns one uint8 tensor (3, height, width), and keeps nothing from call
+        to call; generators that it draws from are seeded for every batch.
 
     mixup : float, default=0.0
         Above 0, training images and their labels are mixed in pairs, by a share
@@ -107,8 +108,10 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
             default="auto"
-        "balanced" draws classes, then images of each, and all equally often;
-        "auto" does so for losses that compare images with each other.
+        "balanced" draws classes, then images of each, all classes and all
+        images of a class equally often over all epochs, so that most of a
+        class far larger than the others may never be used; "auto" does so
+        for losses that compare images with each other.
         "class_random" draws both with replacement. "mined" makes tuples of an
         image, one of its class, and the nearest ones of other classes in a
         pool, at most one of each; the network as it is before every epoch
@@ -143,7 +146,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         was finished is not repeated.
 
     num_workers : int, default=0
-        Loader processes; 0 is used inside joblib's own workers.
+        Loader processes, which change no bit of the network; they are
+        started once per fit. 0 is used inside processes of joblib and the like.
 
     autocast : bool, default=False
         Train in bfloat16 where that is safe: faster on processors and GPUs
@@ -154,8 +158,9 @@ class CNNFeatureExtractor(NetworkTransformer):
         used.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random; equal seeds give equal bits at the same
-        number of torch threads.
+        Seed of everything random, augmentations and losses of your own
+        included; equal seeds give equal bits at the same number of torch
+        threads. Global generators are seeded meanwhile, and put back.
 
     verbose : int, default=0
         Above 0, progress bars on standard error.

@@ -42,7 +42,7 @@ def uniform_batches(n, batch_size, rng):
     return np.split(rows, starts)
 
 
-def balanced_batches(y, batch_size, n_per_class, rng):
+def balanced_batches(y, batch_size, n_per_class, rng, decks=None):
     """Draw batches that hold several rows of each of their classes (P x K).
 
     Parameters
@@ -62,14 +62,26 @@ def balanced_batches(y, batch_size, n_per_class, rng):
     rng : numpy.random.Generator
         Source of randomness.
 
+    decks : dict, default=None
+        Where the classes are in their rows. An empty one is filled, and passed
+        again in the next epoch, with the same `y`, each class goes on from
+        there; None forgets it.
+
     Returns
     -------
     list of ndarray of int64
         Row numbers of every batch, about ``n / batch_size`` batches of equal
         size. Each class goes through its own rows in a shuffled order and
         starts again when it reaches the end, so that its rows come equally
-        often; a class with fewer than `n_per_class` rows repeats them within
-        a batch. With 0/1 columns, a label is drawn and then rows that carry it.
+        often, within one, over all epochs that share `decks`; a class with
+        fewer than `n_per_class` rows repeats them within a batch. With 0/1
+        columns, a label is drawn and then rows that carry it.
+
+    Notes
+    -----
+    All classes come equally often, whatever their sizes: of a class far
+    larger than the others most rows are not used in an epoch, and in a
+    short training most are never used.
 
     Examples
     --------
@@ -90,10 +102,17 @@ def balanced_batches(y, batch_size, n_per_class, rng):
     shares = np.full(n_classes, n_per_class)
     if n_classes == len(members):
         shares = np.diff(np.linspace(0, batch_size, n_classes + 1).astype(np.int64))
-    classes = _Deck(np.arange(len(members)), rng)
-    rows = [_Deck(row_numbers, rng) for row_numbers in members]
+    decks = {} if decks is None else decks
+    if not decks:
+        decks["classes"] = _Deck(np.arange(len(members)))
+        decks["rows"] = [_Deck(row_numbers) for row_numbers in members]
     return [
-        np.concatenate([rows[c].deal(k) for c, k in zip(classes.deal(n_classes), shares)])
+        np.concatenate(
+            [
+                decks["rows"][c].deal(k, rng)
+                for c, k in zip(decks["classes"].deal(n_classes, rng), shares)
+            ]
+        )
         for _ in range(max(1, round(n_rows / batch_size)))
     ]
 
@@ -155,7 +174,7 @@ def class_random_batches(y, batch_size, n_per_class, rng):
     ]
 
 
-def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None):
+def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None, decks=None):
     """Draw tuples: a query, a positive, and the hardest negatives of a pool [1]_.
 
     Every query gets one other row that shares a label, drawn at random. A
@@ -186,13 +205,17 @@ def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None):
         embeddings, (n_rows, width), under the network as it is now. None adds
         no negatives: what the batches are before there is a network.
 
+    decks : dict, default=None
+        Which rows have been queries, as in `balanced_batches`.
+
     Returns
     -------
     list of ndarray of int64
         Row numbers of every batch, tuple after tuple with the query first,
         its positive second and its negatives nearest first; about ``n /
         batch_size`` batches. The queries go through all rows that share a
-        label with another one, in a shuffled order.
+        label with another one, in a shuffled order, on and on over all
+        epochs that share `decks`.
 
     References
     ----------
@@ -214,7 +237,8 @@ def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None):
     n_tuples = max(1, batch_size // (2 + n_negatives))
     labeled = labeled_rows(y)
     n_batches = max(1, round(len(labeled) / batch_size))
-    queries, positives = _draw_pairs(y, n_batches * n_tuples, rng)
+    decks = {} if decks is None else decks
+    queries, positives = _draw_pairs(y, n_batches * n_tuples, rng, decks)
     tuples = list(np.stack([queries, positives], axis=1))
     if embed is not None:
         pool = rng.permutation(labeled)[:pool_size]
@@ -231,7 +255,7 @@ def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None):
     return [np.concatenate(tuples[i * n_tuples : (i + 1) * n_tuples]) for i in range(n_batches)]
 
 
-def _draw_pairs(y, n, rng):
+def _draw_pairs(y, n, rng, decks):
     """Draw `n` queries without favor, and for each another row that shares a label."""
     members = [rows for rows in _members(y) if len(rows) > 1]
     if not members:
@@ -240,7 +264,9 @@ def _draw_pairs(y, n, rng):
     for number, rows in enumerate(members):
         for row in rows:
             groups[row].append(number)
-    queries = _Deck(np.unique(np.concatenate(members)), rng).deal(n)
+    if not decks:
+        decks["queries"] = _Deck(np.unique(np.concatenate(members)))
+    queries = decks["queries"].deal(n, rng)
     positives = np.empty_like(queries)
     for i, query in enumerate(queries):
         rows = members[rng.choice(groups[query])]
@@ -280,17 +306,16 @@ def _hardest_negatives(y_queries, queries, y_pool, pool, n_negatives):
 class _Deck:
     """Cards dealt in a shuffled order, shuffled again whenever they run out."""
 
-    def __init__(self, cards, rng):
+    def __init__(self, cards):
         self.cards = cards
-        self.rng = rng
         self.left = cards[:0]
 
-    def deal(self, n_cards):
+    def deal(self, n_cards, rng):
         """Next cards; none comes twice in one deal unless there are too few."""
         dealt = self.left[:n_cards]
         self.left = self.left[n_cards:]
         while len(dealt) < n_cards:
-            fresh = self.rng.permutation(self.cards)
+            fresh = rng.permutation(self.cards)
             fresh = fresh[np.argsort(np.isin(fresh, dealt), kind="stable")]
             missing = n_cards - len(dealt)
             dealt = np.concatenate([dealt, fresh[:missing]])

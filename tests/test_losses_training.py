@@ -98,6 +98,33 @@ def test_a_loss_is_told_of_every_epoch_of_both_phases():
     assert Recorder.epochs == [(epoch, 5) for epoch in range(5)]
 
 
+class Scheduled:
+    """A loss that is no module and whose value is its setting."""
+
+    output = "bits"
+
+    def start_epoch(self, epoch, n_epochs):
+        self.setting = epoch + 1.0
+
+    def __call__(self, outputs, y):
+        return self.setting + 0 * outputs.sum()
+
+
+def test_held_out_images_are_scored_at_the_setting_of_the_last_epoch():
+    """Losses of epochs with different settings cannot be compared."""
+    hasher = DeepHasher(4, loss=Scheduled(), max_epochs=3, early_stopping=True, random_state=0)
+    history = hasher.fit(X, Y).history_
+    assert [row["loss"] for row in history] == [1, 2, 3]
+    assert [row["valid_loss"] for row in history] == [3, 3, 3]
+
+
+def test_early_stopping_is_not_misled_by_the_schedule_of_hashnet():
+    params = {"lr": 1e-12, "max_epochs": 8, "n_iter_no_change": 8, "random_state": 0}
+    hasher = DeepHasher(4, loss="hashnet", early_stopping=True, **params).fit(X, Y)
+    losses = [row["valid_loss"] for row in hasher.history_]
+    assert max(losses) - min(losses) < 0.1 * min(losses)
+
+
 class _Interrupt:
     """A callback that presses Ctrl-C after the second epoch."""
 

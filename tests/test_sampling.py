@@ -145,6 +145,27 @@ def test_balanced_batches_repeat_with_the_seed():
     assert not np.array_equal(first, other)
 
 
+def test_rows_of_a_class_come_equally_often_over_all_epochs():
+    y = np.repeat(np.arange(30), [200] + 29 * [5])
+    decks = {}
+    epochs = [
+        balanced_batches(y, 32, 4, np.random.default_rng(epoch), decks=decks) for epoch in range(5)
+    ]
+    used = counts(np.concatenate(epochs), len(y))
+    assert all(np.ptp(used[y == c]) <= 1 for c in range(30))
+    assert np.ptp(np.bincount(y[np.concatenate(epochs).ravel()])) <= 5 * 4
+
+
+def test_queries_go_on_over_all_epochs():
+    y = np.repeat(np.arange(10), 5)
+    decks = {}
+    epochs = [
+        mined_batches(y, 15, 3, 20, np.random.default_rng(epoch), decks=decks) for epoch in range(6)
+    ]
+    queries = np.concatenate(epochs)[:, ::2]  # pairs, without negatives
+    assert np.ptp(counts(queries, len(y))) <= 1
+
+
 def test_bad_sizes_and_unlabelled_rows_raise(rng):
     with pytest.raises(ValueError, match="batch_size=0 must be an integer of at least 1"):
         uniform_batches(4, 0, rng)

@@ -173,9 +173,9 @@ def test_the_network_as_it_is_before_every_epoch_says_which_negatives_are_hard(m
     X, y = make_blobs(60, 4, centers=6, random_state=0)
     asked = []
 
-    def spy(y, batch_size, n_negatives, pool_size, rng, embed=None):
+    def spy(y, batch_size, n_negatives, pool_size, rng, embed=None, decks=None):
         asked.append(None if embed is None else embed(np.arange(len(y))))
-        return mined_batches(y, batch_size, n_negatives, pool_size, rng, embed)
+        return mined_batches(y, batch_size, n_negatives, pool_size, rng, embed, decks)
 
     monkeypatch.setattr("sklearn_cbir._plan.mined_batches", spy)
     extractor = CNNFeatureExtractor(loss="lrml", sampling="mined", random_state=0)

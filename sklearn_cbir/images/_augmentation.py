@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from sklearn_cbir._randomness import drawing_from, one_torch_thread
 from sklearn_cbir._validation import resolve
 from sklearn_cbir.images._decoding import FILTER
 from sklearn_cbir.images._threads import in_threads
@@ -24,7 +25,11 @@ def resolve_augmentation(augment, image_size=None):
         the images left-right, which is wrong where a mirror image is another
         thing, such as a letter. A callable is given one uint8 tensor
         (3, H, W) at a time and returns the same kind, as the transforms of
-        torchvision do. None changes nothing.
+        torchvision do. All that it draws, from `random`, numpy, torch or
+        generators of its own, is drawn from the `rng` of the batch; the
+        seeds of its own generators do not matter. What else it may keep
+        from call to call differs between processes: let it keep nothing.
+        None changes nothing.
 
     image_size : int, default=None
         Size of the images in px; None looks at each batch.
@@ -120,13 +125,11 @@ def _zoom_and_flip(batch, rng, flip):
 
 
 def _augment_each(batch, rng, transform):
-    """Apply a user's transform image by image, torch's generator seeded from `rng`."""
+    """Apply a user's transform image by image; all that it draws comes from `rng`."""
     import torch
 
     out = np.empty_like(batch, order="C")
-    seed = int(rng.integers(2**63))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_from(int(rng.integers(2**63)), transform), one_torch_thread():
         for i, pixels in enumerate(batch):
             image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))
             changed = transform(image)
