@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy import sparse
-from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
@@ -19,10 +17,12 @@ from sklearn_cbir._validation import (
     check_verbose,
     progress_bar,
 )
-from sklearn_cbir.index._checking import check_rows
+from sklearn_cbir.index._checking import check_radius, check_rows
 from sklearn_cbir.index._engines import algorithm_for, check_engine_parameters, make_engine
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, check_ids
+from sklearn_cbir.index._graph_methods import NeighborGraphsMixin
 from sklearn_cbir.index._search import (
+    as_given,
     score_queries,
     search,
     search_radius,
@@ -42,7 +42,11 @@ HELD = ("_gallery", "n_features_in_", "feature_names_in_")  # replaced together
 
 
 class NeighborsRetriever(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    NeighborGraphsMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Search a gallery of features or binary codes for what is nearest to queries.
 
@@ -298,7 +302,7 @@ class NeighborsRetriever(
             gallery = self._gallery
             ids = check_ids(ids)
             if len(ids):
-                self._gallery = gallery.remove(gallery.find(ids))
+                self._gallery = gallery.remove(gallery.find_to_remove(ids))
         return self
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, ids=None):
@@ -307,8 +311,8 @@ class NeighborsRetriever(
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            Queries. None asks the gallery about itself, each row left out of its
-            own results.
+            Queries. None asks with the rows of the gallery that have the `ids`, or with
+            all of them, each left out of its own results.
 
         n_neighbors : int, default=None
             Number of results; None means that of the retriever.
@@ -319,6 +323,7 @@ class NeighborsRetriever(
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries. A query whose id the caller also gave to `fit` is
             left out of its own results, so that with such ids one fewer is there.
+            Without `X`: ids of the gallery, as `ids_` has them, in any order.
 
         Returns
         -------
@@ -341,12 +346,12 @@ class NeighborsRetriever(
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            Queries. None asks the gallery about itself, each row left out of its
-            own results.
+            Queries. None asks with the rows of the gallery that have the `ids`, or with
+            all of them, each left out of its own results.
 
-        radius : float
-            Largest distance, itself included: a number of bits under the Hamming
-            distance.
+        radius : float or array-like of shape (n_queries,)
+            Largest distance, itself included, or one per query: a number of bits under
+            the Hamming distance. Infinity finds all rows.
 
         return_distance : bool, default=True
             Whether to return the distances too.
@@ -367,74 +372,16 @@ class NeighborsRetriever(
         """
         check_boolean(return_distance, "return_distance")
         check_boolean(sort_results, "sort_results")
-        gallery = self._fitted()
-        queries, own = self._queries(gallery, X, ids)
-        if radius is None:
-            raise ValueError("radius is None. Say within which distance to search, such as 0.2.")
-        radius = check_real(radius, "radius", minimum=0)
-        found = [np.empty(len(queries), dtype=object) for _ in range(2)]
-        results = search_radius(gallery.engine, queries, radius, own)
-        for row, (distances, positions) in enumerate(results):
-            order = slice(None) if sort_results else np.argsort(positions)
-            found[0][row], found[1][row] = distances[order], positions[order]
-        return tuple(found) if return_distance else found[1]
+        distances, positions = self._within(self._fitted(), X, radius, ids, sort_results)
+        return (distances, positions) if return_distance else positions
 
-    def kneighbors_graph(self, X=None, n_neighbors=None, mode="connectivity"):
-        """Return the nearest gallery rows of every query as a sparse matrix.
+    def predict(self, X=None, *, ids=None):
+        """Return the ids of the nearest gallery rows.
 
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
             Queries, as in `kneighbors`.
-
-        n_neighbors : int, default=None
-            Number of results; None means that of the retriever.
-
-        mode : {"connectivity", "distance"}, default="connectivity"
-            Whether entries are 1 or the distance.
-
-        Returns
-        -------
-        sparse matrix in CSR format of shape (n_queries, n_samples_fit_), float64
-            With `n_neighbors` explicit entries per row, nearest first.
-        """
-        check_choice(mode, "mode", ("connectivity", "distance"))
-        gallery = self._fitted()
-        distances, positions = self._nearest(gallery, X, n_neighbors, None)
-        values = np.ones(positions.shape) if mode == "connectivity" else distances
-        starts = np.arange(0, positions.size + 1, positions.shape[1])
-        as_array = get_config()["sparse_interface"] == "sparray"
-        graph = sparse.csr_array if as_array else sparse.csr_matrix
-        return graph(
-            (values.ravel().astype(np.float64), positions.ravel(), starts),
-            shape=(len(positions), len(gallery)),
-        )
-
-    def transform(self, X):
-        """Return the graph of distances, as scikit-learn's `KNeighborsTransformer` does.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_queries, n_features)
-            Queries.
-
-        Returns
-        -------
-        sparse matrix in CSR format of shape (n_queries, n_samples_fit_), float64
-            Distances to the nearest ``n_neighbors + 1`` rows: one more, because a
-            row of the gallery finds itself.
-        """
-        self._fitted()
-        more = check_integer(self.n_neighbors, "n_neighbors", minimum=1) + 1
-        return self.kneighbors_graph(X, more, mode="distance")
-
-    def predict(self, X, *, ids=None):
-        """Return the ids of the nearest gallery rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_queries, n_features)
-            Queries.
 
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries, as in `kneighbors`.
@@ -456,18 +403,18 @@ class NeighborsRetriever(
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            Queries. None asks the gallery about itself, each row left out of its
-            own results.
+            Queries. None asks with the rows of the gallery that have the `ids`, or with
+            all of them, each left out of its own results.
 
         y : array-like of shape (n_queries,) or (n_queries, n_labels), default=None
-            Labels of the queries; None means those of the gallery if `X` is None.
+            Labels of the queries; None means their own of the gallery if `X` is None.
 
         sample_weight : array-like of shape (n_queries,), default=None
             Weights of the queries.
 
         ids : array-like of shape (n_queries,), default=None
-            Ids of the queries. A query whose id the caller also gave to `fit` is
-            left out of its own results.
+            Ids of the queries, as in `kneighbors`. A warning counts queries that are
+            equal to rows of the gallery, but were given no id of it.
 
         Returns
         -------
@@ -523,6 +470,31 @@ class NeighborsRetriever(
         summaries = [summarize_scores(y, values, sample_weight) for values in per_metric]
         results = dict(zip(names, summaries))
         return results if isinstance(scoring, list) else results[names[0]]
+
+    def rows(self, ids=None):
+        """Return rows of the gallery, as they can be asked with.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n_rows,), default=None
+            Ids of the gallery, as `ids_` has them, in any order; None means all.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_features_in_)
+            Rows as they are compared: of unit length under the cosine distance; in
+            half precision, rounded, as float32; {0, 1} of type uint8 under the
+            Hamming distance.
+
+        Examples
+        --------
+        >>> retriever = NeighborsRetriever().fit([[3.0, 4.0], [0.0, 2.0]], ids=["a", "b"])
+        >>> retriever.rows(["b", "a"])
+        array([[0. , 1. ],
+               [0.6, 0.8]])
+        """
+        gallery = self._fitted()
+        return as_given(gallery, gallery.queries(None, ids)[0])
 
     @property
     def ids_(self):
@@ -630,11 +602,13 @@ class NeighborsRetriever(
         check_is_fitted(self)
         return self._gallery
 
+    def _positions(self, ids):
+        """Return the current positions of ids of the gallery."""
+        return self._fitted().ask(ids)
+
     def _queries(self, gallery, X, ids):
         """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
-        if X is None:
-            return gallery.engine.rows, np.arange(len(gallery))
-        return gallery.queries(self._check_rows(X, gallery), ids)
+        return gallery.queries(None if X is None else self._check_rows(X, gallery), ids)
 
     def _nearest(self, gallery, X, n_neighbors, ids):
         """Return distances and positions of the nearest rows that are not the queries."""
@@ -652,6 +626,20 @@ class NeighborsRetriever(
             return search(gallery.engine, queries, k, own)
         return search_reranked(gallery.engine, queries, k, own, rerank, self.rerank_depth)
 
+    def _within(self, gallery, X, radius, ids, in_order):
+        """Return distances and positions within the radius, arrays of arrays, and not the queries.
+
+        By distance, or by position.
+        """
+        queries, own = self._queries(gallery, X, ids)
+        radii = check_radius(radius, len(queries))
+        found = [np.empty(len(queries), dtype=object) for _ in range(2)]
+        results = search_radius(gallery.engine, queries, radii, own)
+        for row, (distances, positions) in enumerate(results):
+            order = slice(None) if in_order else np.argsort(positions)
+            found[0][row], found[1][row] = distances[order], positions[order]
+        return found
+
     def _per_query(self, X, y, ids, names):
         """Return the queries' labels and, per metric, one value per query."""
         gallery = self._fitted()
@@ -659,9 +647,9 @@ class NeighborsRetriever(
         if gallery.labels is None:
             raise ValueError("Scoring needs the labels of the gallery: pass y to fit.")
         y_gallery = gallery.labels.values
-        y = y_gallery if X is None and y is None else check_labels(y, n=len(queries))
-        if X is not None and (ids is None or not gallery.ids.given):
-            warn_of_copies(gallery.engine, queries)
+        y = y_gallery[own] if X is None and y is None else check_labels(y, n=len(queries))
+        if X is not None:
+            warn_of_copies(gallery, queries, own)
         rerank = resolve_reranker(self.rerank, gallery.metric)
         is_shown = check_verbose(self.verbose) > 0
         with progress_bar(len(names) * len(queries), "Scoring", is_shown) as advance:

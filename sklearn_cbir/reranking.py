@@ -328,7 +328,7 @@ def _square_distances(rows, metric):
         return hamming_distances(rows, rows).astype(np.float64)
     rows = rows.astype(np.float64)
     if metric == "cosine":
-        square = 1 - rows @ rows.T
+        square = np.minimum(1 - rows @ rows.T, 2)
     else:
         rows -= rows[:1]  # far from the origin, squares would cancel
         halves = np.einsum("ij,ij->i", rows, rows)

@@ -142,7 +142,8 @@ class RetrievalDisplay:
             Names for integer labels or for label columns.
 
         queries : array-like of int, default=None
-            Rows of `X` to show; None takes `n_queries` spread evenly.
+            Rows of `X` to show, or without `X` of `ids`, or of the gallery; None takes
+            `n_queries` spread evenly.
 
         n_queries : int, default=5
             Number of queries to show.
@@ -152,7 +153,8 @@ class RetrievalDisplay:
 
         ids : array-like of shape (n_samples,), default=None
             Ids of the queries. A query whose id the caller also gave to `fit`
-            is left out of its own results.
+            is left out of its own results. Without `X`: ids of the gallery that are
+            asked with.
 
         captions : sequence of {"label", "distance", "id"}, default=None
             As for `plot`.
@@ -176,9 +178,10 @@ class RetrievalDisplay:
         if gallery_labels is None:
             gallery_labels = retriever.y_
         if X is None:
-            rows = _chosen_rows(queries, n_queries, retriever.n_samples_fit_)
-            found = retriever.kneighbors(None, n_neighbors)
-            distances, positions = (part[rows] for part in found)
+            asked = retriever.ids_ if ids is None else ids
+            asked = take_rows(asked, _chosen_rows(queries, n_queries, n_rows(asked)))
+            rows = retriever._positions(asked)
+            distances, positions = retriever.kneighbors(None, n_neighbors, ids=asked)
             shown = _gallery_rows(gallery_images, retriever.ids_, rows)
             y = gallery_labels if y is None else y
         else:

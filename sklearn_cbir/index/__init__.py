@@ -7,7 +7,8 @@ An engine is made by ``ENGINES[algorithm](metric, **options)`` and has
   query passes through it once, the gallery in this form is ``rows``;
 - ``query(queries, k)``: the `k` nearest as ``(distances, positions)``, each
   of shape (n_queries, k), nearest first, equal distances by position;
-- ``query_radius(queries, radius)``: all within `radius`, as two lists of arrays;
+- ``query_radius(queries, radii)``: all within a radius, one for all queries or one for each,
+  as two lists of arrays;
 - ``distances(queries)``: exact distances to the whole gallery, for scoring;
 - ``cut_off(k)``, where reading the whole gallery is dear: an engine whose ``distances``
   are infinite beyond the `k`-th nearest row and its ties, for metrics of the first `k`;

@@ -92,9 +92,9 @@ class ApproximateEngine:
         """Return rows in the form in which they are compared."""
         return self.exact.encode(rows)
 
-    def query_radius(self, queries, radius):
-        """Return lists of the distances and positions of all rows within `radius`, exactly."""
-        return self.exact.query_radius(queries, radius)
+    def query_radius(self, queries, radii):
+        """Return lists of the distances and positions of all rows within each radius, exactly."""
+        return self.exact.query_radius(queries, radii)
 
     def distances(self, queries):
         """Return the exact distances to all rows."""

@@ -57,3 +57,23 @@ def check_finite(X, first=0):
             f"Input X contains {kind}: X[{first + row}, {column}] is {X[row, column]}. "
             "Distances need finite numbers: leave the row out, or impute."
         )
+
+
+def check_radius(radius, n_queries):
+    """Return one radius per query, float64, of one number or one per query; infinity is one."""
+    if radius is None:
+        raise ValueError("radius is None. Say within which distance to search, such as 0.2.")
+    rule = f"Give one number of at least 0, or one for each of the {n_queries} queries."
+    try:
+        radii = np.asarray(radius)
+    except (TypeError, ValueError):  # lists of several lengths
+        radii = np.asarray("")
+    if radii.dtype.kind not in "iuf":
+        raise ValueError(f"radius={radius!r:.60} is no number. {rule}")
+    if radii.shape not in ((), (n_queries,)):
+        raise ValueError(f"radius has shape {radii.shape}. {rule}")
+    wrong = np.flatnonzero(~(radii.ravel() >= 0))  # NaN is none of them
+    if len(wrong):
+        where = f"radius[{wrong[0]}]={radii[wrong[0]]}" if radii.ndim else f"radius={radius!r}"
+        raise ValueError(f"{where} is no distance. {rule}")
+    return np.broadcast_to(radii.astype(np.float64), (n_queries,))

@@ -132,9 +132,9 @@ class ExactEngine(EveryRow):
                     setattr(self, name, make(self.rows))
         return vars(self)[name]
 
-    def query_radius(self, queries, radius):
-        """Return lists of the distances and positions of all rows within `radius`."""
-        which, found, measured = self.within(queries, np.full(len(queries), radius))
+    def query_radius(self, queries, radii):
+        """Return lists of the distances and positions of all rows within each query's radius."""
+        which, found, measured = self.within(queries, np.broadcast_to(radii, len(queries)))
         order = np.lexsort((measured, which))
         stops = which.searchsorted(np.arange(1, len(queries)))
         return np.split(measured[order], stops), np.split(found[order], stops)
@@ -305,10 +305,11 @@ class CosineEngine(ExactEngine):
 
     def _from_affinity(self, queries, affinity):
         np.subtract(1, affinity, out=affinity)
-        return np.maximum(affinity, 0, out=affinity)
+        return np.clip(affinity, 0, 2, out=affinity)
 
     def _from_difference(self, difference):
-        return np.vecdot(difference, difference) / 2  # 1 - u.v for unit rows
+        # 1 - u.v for unit rows, whose lengths are rounded
+        return np.minimum(np.vecdot(difference, difference) / 2, 2)
 
     def measure(self, queries, which, positions):
         """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""

@@ -21,6 +21,8 @@ from sklearn_cbir.index._rows import read_only
 TEXT, NUMBERS, OBJECTS = "text", "whole numbers", "objects"  # kinds of ids
 IDS_TO_SCAN_FOR = 8  # more are looked up in a table of all
 IDS_TO_FILL = 5_000  # into the table at once
+AS_LIST = ("tolist", "to_pylist", "to_list")  # of numpy and pandas, Arrow, Polars
+BOOLEANS = (bool, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,29 @@ class Gallery:
                 else "The gallery has no labels. Leave y out, or fit again with y."
             )
 
-    def find(self, ids):
-        """Return the positions of ids that are to be removed."""
+    def find(self, ids, way_out="Leave them out."):
+        """Return the positions of ids that are all there."""
         positions = self.ids.find(ids)
         if (positions < 0).any():
             missing = ids[positions < 0]
             raise ValueError(
                 f"{len(missing)} of {len(ids)} ids are not in the gallery, such as "
-                f"{missing.tolist()[0]!r}. Nothing was removed."
+                f"{_shown(missing.tolist()[0])}. {way_out}"
             )
+        return positions
+
+    def ask(self, ids):
+        """Return the positions of ids that ask, in their order."""
+        if isinstance(ids, Set):
+            raise ValueError(f"ids={ids!r:.60} is a set, which has no order. Give a list.")
+        own = self.find(check_ids(ids, unique=False), "Give the rows of such queries as X.")
+        if not len(own):
+            raise ValueError("ids is empty. Name one row of the gallery at least, or give X.")
+        return own
+
+    def find_to_remove(self, ids):
+        """Return the positions of ids of which some are not removed."""
+        positions = self.find(ids, "Nothing was removed.")
         if len(positions) == len(self):
             raise ValueError(
                 f"This would remove all {len(self)} rows of the gallery. Fit a new one instead."
@@ -67,7 +83,15 @@ class Gallery:
         return replace(self, engine=engine, ids=ids, labels=labels)
 
     def queries(self, rows, ids):
-        """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
+        """Return encoded queries, and the position of each in the gallery (-1: none) or None.
+
+        Without `rows`, those of the gallery that have the ids, or all, ask.
+        """
+        if rows is None:
+            if ids is None:
+                return self.engine.rows, np.arange(len(self))
+            own = self.ask(ids)
+            return self.engine.rows[own], own
         queries = self.engine.encode(rows)
         if ids is None:
             return queries, None
@@ -144,6 +168,8 @@ class GalleryIds:
         held, new = _alike(self._held, new)
         more = self._with(*append(held, new, self._room if held is self._held else None))
         more.next_id, more._kind = self.next_id + n, self.kind
+        if "_types" in vars(self):
+            more._types = self._types.union(map(type, new.tolist()))
         if self._table.claim(len(self), len(more)):
             more._table = self._table
         return more
@@ -168,12 +194,16 @@ class GalleryIds:
         if isinstance(self._held, range) and ids.dtype.kind == "i":
             inside = (ids >= self._held.start) & (ids < self._held.stop)
             return np.where(inside, ids - self._held.start, -1)
-        listed = ids.tolist()
-        is_of_kind = {TEXT: _is_text, NUMBERS: _is_integer, OBJECTS: _is_anything}[self.kind]
+        kind, listed = self.kind, ids.tolist()
+        is_of_kind = {TEXT: _is_text, NUMBERS: _is_integer, OBJECTS: self._may_equal}[kind]
         for row, id_ in enumerate(listed):
             if not is_of_kind(id_):
+                of = f"one of {kind}"
+                if kind == OBJECTS:
+                    names = sorted(known.__name__ for known in self._types)
+                    of = f"of the type {' or '.join(names)},"
                 raise ValueError(
-                    f"ids[{row}]={_shown(id_)} is not one of {self.kind} such as "
+                    f"ids[{row}]={_shown(id_)} is not {of} such as "
                     f"{_shown(self.values[0])}, as those of the gallery are: they can never be "
                     "equal. Use one type for both."
                 )
@@ -194,6 +224,13 @@ class GalleryIds:
                 found[row] = filled + int(here[0]) if len(here) else -1
         self._table.fill(self.values, min(n, filled + max(IDS_TO_FILL, n // 16)))
         return found
+
+    def _may_equal(self, id_):
+        """Say whether an id of this type can be one of these, which are of any types."""
+        if "_types" not in vars(self):
+            self._types = set(map(type, self.values.tolist()))
+        kind = type(id_)
+        return kind in self._types or any(_are_alike(kind, known) for known in self._types)
 
     def _with(self, values, room):
         ids = GalleryIds.__new__(GalleryIds)
@@ -264,11 +301,13 @@ def check_ids(ids, n=None, *, unique=True):
         raise ValueError(f"ids={listed!r} is {kind}. Wrap it in a list.")
     if n is not None and isinstance(listed, Set):
         raise ValueError(f"ids={listed!r:.60} is a set, which has no order. Give one id per row.")
-    listed = list(listed)
+    if getattr(ids, "ndim", 1) != 1:
+        raise ValueError(f"ids has shape {ids.shape}. Give one id per row, in one dimension.")
+    listed = [id_.as_py() if hasattr(id_, "as_py") else id_ for id_ in listed]  # of Arrow
     if n is not None and len(listed) != n:
         raise ValueError(f"There are {len(listed)} ids for {n} rows. Give one per row.")
     for row, id_ in enumerate(listed):
-        if getattr(id_, "__hash__", None) is None or _is_missing(id_):
+        if not _is_hashable(id_) or _is_missing(id_):
             raise ValueError(
                 f"ids[{row}] is {id_!r}. Ids are text, whole numbers or other hashable objects, "
                 "such as paths, and none may be missing."
@@ -297,7 +336,26 @@ def _listed(ids):
     """Return ids as Python has them, but times: of some units it has but numbers."""
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "mM":
         return list(ids)
-    return ids.tolist() if hasattr(ids, "tolist") else ids
+    as_list = next((name for name in AS_LIST if hasattr(ids, name)), None)
+    return getattr(ids, as_list)() if as_list else ids
+
+
+def _is_hashable(value):
+    """Say whether a value has a hash; a tuple has one if all that it holds have."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _are_alike(one, other):
+    """Say whether values of two types may be equal and stand for one id: True is not 1."""
+    if any(issubclass(of, BOOLEANS) for of in (one, other)):
+        return issubclass(one, BOOLEANS) and issubclass(other, BOOLEANS)
+    if issubclass(one, numbers.Number):
+        return issubclass(other, numbers.Number)
+    return issubclass(one, other) or issubclass(other, one)
 
 
 def _is_missing(value):
@@ -306,10 +364,6 @@ def _is_missing(value):
         return value is None or bool(value != value)
     except (TypeError, ValueError):  # pandas.NA does not say
         return True
-
-
-def _is_anything(value):
-    return True
 
 
 def _is_text(value):
@@ -344,4 +398,5 @@ def _alike(held, new):
 
 
 def _shown(value):
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    shown = repr(value.item() if isinstance(value, np.generic) else value)
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."

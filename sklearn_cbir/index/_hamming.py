@@ -5,6 +5,8 @@ import numpy as np
 from sklearn_cbir.codes import HammingDistances, hamming_radius, hamming_top_k, pack_codes
 from sklearn_cbir.index._every_row import EveryRow
 
+WORD = 64
+
 
 class HammingEngine(EveryRow):
     """Codes of 64-bit words, searched exactly."""
@@ -19,9 +21,15 @@ class HammingEngine(EveryRow):
         """Return differing bits and positions of the `k` nearest codes, both (n_queries, k)."""
         return hamming_top_k(queries, self.rows, k)
 
-    def query_radius(self, queries, radius):
-        """Return lists of the distances and positions of all codes within `radius` bits."""
-        return hamming_radius(queries, self.rows, radius)
+    def query_radius(self, queries, radii):
+        """Return lists of the distances and positions of all codes within each query's radius."""
+        radii = np.minimum(np.broadcast_to(radii, len(queries)), WORD * self.rows.shape[1])
+        found = [[None] * len(queries), [None] * len(queries)]
+        for radius in np.unique(np.floor(radii)):  # codes differ in whole numbers of bits
+            rows = np.flatnonzero(np.floor(radii) == radius)
+            for row, *result in zip(rows, *hamming_radius(queries[rows], self.rows, radius)):
+                found[0][row], found[1][row] = result
+        return found
 
     def distances(self, queries):
         """Return the distances to all codes, computed when they are asked for."""

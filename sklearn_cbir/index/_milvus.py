@@ -165,12 +165,12 @@ class MilvusEngine:
             distances[row], positions[row] = values[order], found[order]
         return distances, positions
 
-    def query_radius(self, queries, radius):
-        """Return lists of the distances and positions of all rows within `radius`."""
+    def query_radius(self, queries, radii):
+        """Return lists of the distances and positions of all rows within each query's radius."""
         queries = queries[:]
         parts = [([], []) for _ in range(len(queries))]
         for start, engine in self._blocks():
-            for part, values, found in zip(parts, *engine.query_radius(queries, radius)):
+            for part, values, found in zip(parts, *engine.query_radius(queries, radii)):
                 part[0].append(values)
                 part[1].append(found + start)
         distances, positions = [], []

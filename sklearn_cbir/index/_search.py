@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_cbir.codes import unpack_codes
 from sklearn_cbir.index._rows import find_copies, find_rows
 from sklearn_cbir.metrics import (
     evaluate,
@@ -26,9 +27,9 @@ def search(engine, queries, k, own=None):
     return distances[keep].reshape(shape), positions[keep].reshape(shape)
 
 
-def search_radius(engine, queries, radius, own=None):
-    """Yield the distances and positions of all rows within `radius` but for each query's own."""
-    for row, (distances, positions) in enumerate(zip(*engine.query_radius(queries, radius))):
+def search_radius(engine, queries, radii, own=None):
+    """Yield the distances and positions of all rows within each radius but for each query's own."""
+    for row, (distances, positions) in enumerate(zip(*engine.query_radius(queries, radii))):
         keep = slice(None) if own is None else positions != own[row]
         yield distances[keep], positions[keep]
 
@@ -104,24 +105,46 @@ class FullRanking:
         return distances
 
 
-def warn_of_copies(engine, queries):
-    """Warn if most queries are in the gallery too, so that they find themselves."""
+def warn_of_copies(gallery, queries, own):
+    """Warn if most queries that were not found by id are in the gallery, and find themselves.
+
+    `own` is the position of every query, -1 where its id was not found; None without ids.
+    """
+    engine = gallery.engine
+    if own is not None:
+        queries = queries[own < 0]
+    if not len(queries):
+        return
     share = find_rows(engine.exact.as_held(queries), engine.rows).mean()
     expected = 0.0
     if engine.rows.dtype.kind == "u" and share > 0.5:
         # Different images may well have one code: then those of the gallery share theirs as often.
         copies, firsts = find_copies(engine.rows)
         expected = (len(copies) + len(np.unique(firsts))) / len(engine)
-    if share > max(0.5, expected + 0.25):
-        warnings.warn(
-            f"{share:.0%} of the queries are equal to rows of the gallery, so they find "
-            "themselves. To leave each query out of its own results, pass X=None, or the same "
-            "ids to fit and to score, which for a Pipeline retrieval_scorer does. (Training "
-            "scores, which HalvingGridSearchCV asks for unless return_train_score=False, are of "
-            "this kind.)",
-            UserWarning,
-            stacklevel=4,
-        )
+    if share <= max(0.5, expected + 0.25):
+        return
+    which, way = "the queries", "pass X=None, or the same ids to fit and to score"
+    if own is not None:
+        which = f"the {len(queries)} queries whose ids the gallery does not have"
+        way = f"spell their ids as those of the gallery, such as {gallery.ids.values[0]!r}"
+    warnings.warn(
+        f"{share:.0%} of {which} are equal to rows of the gallery, so they find themselves. To "
+        f"leave each query out of its own results, {way}, which for a Pipeline retrieval_scorer "
+        "does. (Training scores, which HalvingGridSearchCV asks for unless "
+        "return_train_score=False, are of this kind.)",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def as_given(gallery, rows):
+    """Return rows of an engine in the form in which they can be asked with."""
+    rows = rows[:]
+    if gallery.metric == "hamming":
+        return unpack_codes(rows, gallery.columns["n_features_in_"])
+    exact = gallery.engine.exact
+    scale = getattr(getattr(exact, "form", exact), "scale", 1.0)
+    return rows / rows.dtype.type(scale) if scale != 1 else rows.copy()
 
 
 def _rerank(rerank, engine, queries, distances, positions, depth):

@@ -175,9 +175,14 @@ class _CosineDistances:
                 "needs one row of numbers per query."
             )
         rows = rows.astype(np.float64)
+        peaks = np.abs(rows).max(axis=1, initial=0, keepdims=True)
+        rows /= np.where(peaks > 0, peaks, 1)  # squares can neither over- nor underflow now
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         self.rows = rows / np.where(norms > 0, norms, 1)
         self.shape = len(rows), len(rows)
+        # A product may round the distances of equal rows differently.
+        self.different, self.place = np.unique(self.rows + 0.0, axis=0, return_inverse=True)
 
     def __getitem__(self, rows):
-        return np.maximum(1 - self.rows[rows] @ self.rows.T, 0)
+        distances = np.clip(1 - self.rows[rows] @ self.different.T, 0, 2)
+        return distances[:, self.place]
