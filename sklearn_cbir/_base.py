@@ -207,7 +207,7 @@ class NetworkTransformer(
 
     def _check_parameters(self):
         self._check_transform_parameters()
-        check_integer(self.max_epochs, "max_epochs", minimum=1)
+        check_integer(self.max_epochs, "max_epochs", minimum=0)
         if self.head_epochs is not None:
             check_integer(self.head_epochs, "head_epochs", minimum=0)
         check_integer(self.batch_size, "batch_size", minimum=2)

@@ -27,7 +27,10 @@ def plan_settings(estimator, network, loss):
     if head_epochs is None:
         head_epochs = 5 if pretrained else 0
     parameters = getattr(loss, "parameters", list)
-    if head_epochs and not network.head_parameters() and not list(parameters()):
+    nothing_new = not network.head_parameters() and not list(parameters())
+    if not estimator.max_epochs and (nothing_new or not head_epochs):
+        raise ValueError(_nothing_to_train(nothing_new))
+    if head_epochs and nothing_new:
         if estimator.head_epochs is not None:
             warnings.warn(
                 f"head_epochs={head_epochs} are left out: they train what is new beside the "
@@ -53,6 +56,19 @@ def plan_settings(estimator, network, loss):
         n_iter_no_change=estimator.n_iter_no_change,
         tol=estimator.tol,
         autocast=estimator.autocast,
+    )
+
+
+def _nothing_to_train(nothing_new):
+    if nothing_new:
+        return (
+            "max_epochs=0 leaves the trunk as it is, and here nothing is new beside it, neither a "
+            "layer nor a parameter of the loss, so that nothing would be trained. Use "
+            "max_epochs=1 or more, or n_components."
+        )
+    return (
+        "max_epochs=0 trains the head alone, for head_epochs, but there are none: None means 0 "
+        "unless the weights are pretrained. Use head_epochs=1 or more, or max_epochs=1 or more."
     )
 
 

@@ -283,7 +283,7 @@ class _Run:
         }
         if "valid_batch_count" in row:
             record["valid_loss"] = _epoch_mean(row["batches"], "valid")
-            if not net.head_only:
+            if not net.head_only or not net.settings.max_epochs:
                 self._watch(record["valid_loss"])
         self.history.append(record)
 

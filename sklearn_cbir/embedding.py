@@ -98,7 +98,8 @@ class CPFEmbedder(NetworkTransformer):
         means 5 with pretrained weights and 0 without.
 
     max_epochs : int, default=30
-        Epochs in which everything is trained.
+        Epochs in which everything is trained; 0 trains the head alone, for
+        `head_epochs`, and leaves the trunk as it is.
 
     optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
         "sgd" has Nesterov momentum 0.9.

@@ -81,7 +81,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         warning, where nothing is new beside the trunk.
 
     max_epochs : int, default=10
-        Epochs in which everything is trained.
+        Epochs in which everything is trained; 0 trains the head alone, for
+        `head_epochs`, and leaves the trunk as it is.
 
     optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
         "sgd" has Nesterov momentum 0.9.
