@@ -30,6 +30,23 @@ def lazy_exports(package, modules):
     return __getattr__, __dir__, sorted(origin)
 
 
+def shortened(value, length=80):
+    """Return a repr for a message: on one line, and never a whole file, array or object."""
+    if isinstance(value, (str, bytes, bytearray)) and len(value) > length:
+        half = length // 2
+        start, end = (
+            part if isinstance(value, str) else bytes(part)
+            for part in (value[:half], value[-half:])
+        )
+        text = repr(start)[:-1] + "..." + repr(end).removeprefix("b")[1:]
+        return f"{text} ({type(value).__name__}, {len(value):,} long)"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a repr of the user's raises
+        text = object.__repr__(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def resolve(value, table, parameter, own="your own object"):
     """Return ``table[value]`` for a name; anything that is not a name is the user's own object."""
     if not isinstance(value, str):
@@ -39,7 +56,8 @@ def resolve(value, table, parameter, own="your own object"):
     close = get_close_matches(value, list(table), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-        f"{parameter}={value!r} is not known.{hint} Use one of {sorted(table)}, or pass {own}."
+        f"{parameter}={shortened(value)} is not known.{hint} Use one of {sorted(table)}, or pass "
+        f"{own}."
     )
 
 
@@ -49,7 +67,7 @@ def check_choice(value, parameter, options):
         if value is option or (isinstance(value, str) and value == option):
             return value
     shown = ", ".join(repr(option) for option in options)
-    raise ValueError(f"{parameter}={value!r} is not known. Use one of {shown}.")
+    raise ValueError(f"{parameter}={shortened(value)} is not known. Use one of {shown}.")
 
 
 def check_boolean(value, parameter):
@@ -67,7 +85,9 @@ def check_verbose(value):
 def check_integer(value, parameter, *, minimum=None, maximum=None):
     """Return `value` as an int within the bounds; bool and 2.0 are not integers."""
     if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{parameter}={value!r} must be an integer{_bounds(minimum, maximum)}.")
+        raise ValueError(
+            f"{parameter}={shortened(value)} must be an integer{_bounds(minimum, maximum)}."
+        )
     _check_bounds(value, parameter, "an integer", minimum, maximum)
     return int(value)
 
@@ -77,7 +97,7 @@ def check_real(value, parameter, *, minimum=None, maximum=None):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
     if not is_number or not np.isfinite(value):
         raise ValueError(
-            f"{parameter}={value!r} must be a finite number{_bounds(minimum, maximum)}."
+            f"{parameter}={shortened(value)} must be a finite number{_bounds(minimum, maximum)}."
         )
     _check_bounds(value, parameter, "a number", minimum, maximum)
     return float(value)
@@ -86,7 +106,9 @@ def check_real(value, parameter, *, minimum=None, maximum=None):
 def _check_bounds(value, parameter, kind, minimum, maximum):
     too_small = minimum is not None and value < minimum
     if too_small or (maximum is not None and value > maximum):
-        raise ValueError(f"{parameter}={value!r} must be {kind}{_bounds(minimum, maximum)}.")
+        raise ValueError(
+            f"{parameter}={shortened(value)} must be {kind}{_bounds(minimum, maximum)}."
+        )
 
 
 def _bounds(minimum, maximum):

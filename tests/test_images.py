@@ -28,7 +28,7 @@ from sklearn_cbir.images import (
     is_feature_rows,
     resolve_augmentation,
 )
-from sklearn_cbir.images import _batches as batches
+from sklearn_cbir.images import _sources as sources
 from sklearn_cbir.images import _threads as threads
 
 PHOTOS = sorted(str(path) for path in (Path(__file__).parent / "data" / "clothing").glob("*/*"))
@@ -333,8 +333,8 @@ def test_a_jpeg_that_decodes_itself_smaller_looks_as_the_whole_one(size, save, o
 def test_a_jpeg_is_decoded_no_larger_than_needed(pixels, save, monkeypatch):
     path = save("a.jpg", np.zeros((1600, 2000, 3), np.uint8))
     sizes = []
-    viewable = batches.viewable
-    monkeypatch.setattr(batches, "viewable", lambda im: sizes.append(im.size) or viewable(im))
+    viewable = sources.viewable
+    monkeypatch.setattr(sources, "viewable", lambda im: sizes.append(im.size) or viewable(im))
     read_one(path, 100)
     read_one(path, 800)
     assert sizes == [(250, 200), (2000, 1600)]
@@ -370,14 +370,13 @@ def test_paths_of_every_type_give_the_same_pixels(pixels, tmp_path, monkeypatch)
     path = tmp_path / "a photo ünï.png"
     Image.fromarray(pixels).save(path)
     monkeypatch.chdir(tmp_path)
-    kinds = [str(path), path, os.fsencode(path), np.str_(path), path.name, Path(path.name)]
+    kinds = [str(path), path, np.str_(path), path.name, Path(path.name)]
     reads = check_images(kinds).read(np.arange(len(kinds)), 32)
     assert (reads == reads[0]).all()
     column = pd.Series(kinds[:1] * 3, index=[9, 4, 4])
     for X in (
         (str(path),),
         np.array([str(path)]),
-        np.array([os.fsencode(path)]),
         np.array([path, path], dtype=object),
         column,
         column.to_frame(),
@@ -393,7 +392,7 @@ def test_paths_of_every_type_give_the_same_pixels(pixels, tmp_path, monkeypatch)
 def test_a_path_that_is_not_valid_utf_8_is_read(pixels, tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff.png"
     Image.fromarray(pixels).save(path, "PNG")
-    assert read_one(path).shape == (48, 48, 3)
+    assert read_one(os.fsdecode(path)).shape == (48, 48, 3)
 
 
 def test_sequences_hold_images_of_any_size(rng, save):
@@ -727,7 +726,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     both_refuse(path, "not a regular file")
 
 
-@pytest.mark.parametrize(("path", "message"), [("", "empty"), ("a\0", "null"), (b"a\0b", "null")])
+@pytest.mark.parametrize(("path", "message"), [("", "empty"), ("a\0", "null")])
 def test_impossible_paths_are_refused_when_they_are_passed(path, message):
     with pytest.raises(ImageReadError, match=rf"X\[1\] .*{message}"):
         check_images([PHOTOS[0], path])
@@ -749,13 +748,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(save, open_image):
     both_refuse(limited, "200 x 200 = 40,000 pixels are more than the 30,000", max_pixels=30_000)
     with pytest.raises(ImageReadError, match="40,000 pixels are more"):
         check_images([open_image(limited)], max_pixels=30_000).read([0], 32)
-
-
-def test_a_text_chunk_that_unpacks_to_64_mb_is_refused(save):
-    bomb = b"Comment\0\0" + zlib.compress(bytes(64 * 2**20))
-    both_refuse(
-        save("a.png", flat_png(8, 8, extra=png_chunk(b"zTXt", bomb))), "Decompressed data too large"
-    )
 
 
 def test_pillows_switch_for_truncated_files_is_left_alone(rng, save, monkeypatch):
@@ -813,7 +805,7 @@ def test_pil_images_are_checked_before_training_without_loading_them(save, open_
             act()
     large = open_image(save("a.png", flat_png(9000, 9000)))
     with pytest.raises(ImageReadError, match=r"X\[1\] .*81,000,000 pixels"):
-        check_images([good, large]).check_readable()
+        check_images([good, large], max_pixels=80_000_000).check_readable()
     with Image.open(save("b.png", np.zeros((8, 8), np.uint8))) as closed:
         pass
     with pytest.raises(ImageReadError, match=r"X\[1\] .*b\.png': the image cannot be decoded"):
@@ -839,7 +831,7 @@ def test_the_error_survives_a_pickle_and_what_loader_workers_do(save):
     [
         ("a.jpg", r"X is a path, not a sequence of images: wrap it in a list, \[X\]\."),
         (np.str_("a.jpg"), "X is a path"),
-        (b"a.jpg", "X is a path"),
+        (b"a.jpg", r"X is an encoded photo, not a sequence of images: wrap it in a list"),
         (Path("a.jpg"), "X is a path"),
         (np.array("a.jpg"), "X is one value"),
         (Image.new("L", (8, 8)), "X is a PIL image"),
@@ -915,7 +907,6 @@ def test_rounding_beyond_0_and_1_is_forgiven():
         [["a.jpg", "b.jpg"]],
         [("a.jpg", "b.jpg")],
         np.array([["a.jpg", "b.jpg"]]),
-        np.array([[b"a.jpg", b"b.jpg"]]),
         np.array([[Path("a.jpg"), Path("b.jpg")]], dtype=object),
         pd.DataFrame({"path": ["a.jpg"], "other": [1]}),
     ],

@@ -1,131 +1,18 @@
 """Images of any origin, read batch by batch."""
 
-import os
-
 import joblib
 import numpy as np
-from PIL import Image
 
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir._validation import progress as progress_bar
-from sklearn_cbir.images._decoding import (
-    PIL_LOCK,
-    Refusal,
-    check_header,
-    draft,
-    fit,
-    looks_whole,
-    open_file,
-    reason_of,
-    to_rgb,
-    to_uint8,
-    viewable,
-)
+from sklearn_cbir.images._decoding import fit
 from sklearn_cbir.images._faults import ImageReadError, check_process, fault_of, with_others
+from sklearn_cbir.images._opening import reason_of
+from sklearn_cbir.images._sources import ArrayOfImages
 from sklearn_cbir.images._threads import blocks_of, in_threads
 
 BLOCK = 64  # images decoded between two updates of a progress bar
 PROOF = 8  # px: what is decoded only to see whether it can be
-
-# Where images come from -----------------------------------------------------------------------
-
-
-class Files:
-    """Paths in one fixed-width array, so that workers share their memory."""
-
-    shape = None
-
-    def __init__(self, paths, max_pixels):
-        self.paths = paths
-        self.max_pixels = max_pixels
-
-    def __len__(self):
-        return len(self.paths)
-
-    def name(self, row):
-        return str(self.paths[row])
-
-    def load(self, row, resize):
-        with open_file(self.name(row), self.max_pixels) as image:
-            if resize is not None:
-                draft(image, resize)
-            image.load()
-            return viewable(image)
-
-    def check(self, row):
-        """Raise if the header, or what is cheap to see of the end, shows a fault."""
-        with open_file(self.name(row), self.max_pixels) as image:
-            if image.mode == "F" or not looks_whole(image):
-                # The look was no proof: files with something behind their end are fine.
-                image.load()
-                viewable(image)
-
-    def fingerprint(self, rows):
-        status = [os.stat(path) for path in self.paths[rows]]
-        return self.paths[rows], [(one.st_size, one.st_mtime_ns) for one in status]
-
-
-class ArrayOfImages:
-    """Images of one shape (n, H, W, 1 | 3 | 4) and one checked dtype."""
-
-    def __init__(self, pixels):
-        self.pixels = pixels
-        self.shape = pixels.shape[1:]
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def name(self, row):
-        return None
-
-    def gather(self, rows):
-        return to_rgb(to_uint8(self.pixels[rows]))
-
-    def load(self, row, resize):
-        return Image.fromarray(np.ascontiguousarray(self.gather(row)))
-
-    def fingerprint(self, rows):
-        return self.pixels[rows]
-
-
-class ListOfImages:
-    """PIL images, or arrays of mixed sizes, (H, W, 1 | 3 | 4) each."""
-
-    def __init__(self, items, max_pixels):
-        self.items = items
-        self.max_pixels = max_pixels
-        # Reading the size of a PIL image would load some kinds of files, for their EXIF block.
-        shapes = {getattr(item, "shape", None) for item in items}
-        self.shape = shapes.pop() if len(shapes) == 1 else None
-
-    def __len__(self):
-        return len(self.items)
-
-    def name(self, row):
-        return getattr(self.items[row], "filename", None) or None
-
-    def load(self, row, resize):
-        item = self.items[row]
-        if isinstance(item, np.ndarray):
-            return Image.fromarray(np.ascontiguousarray(to_rgb(to_uint8(item))))
-        check_header(item, self.max_pixels)
-        with PIL_LOCK:
-            item.load()
-        return viewable(item)
-
-    def check(self, row):
-        """Raise if what is known without reading shows a fault; arrays were checked whole."""
-        if not isinstance(self.items[row], np.ndarray):
-            check_header(self.items[row], self.max_pixels)
-
-    def fingerprint(self, rows):
-        return [
-            item if isinstance(item, np.ndarray) else (item.mode, item.size, item.tobytes())
-            for item in self.items[rows]
-        ]
-
-
-# The public class -----------------------------------------------------------------------------
 
 
 class Images:
@@ -175,12 +62,12 @@ class Images:
     @property
     def is_path(self):
         """Whether the images are files."""
-        return isinstance(self._source, Files)
+        return self._source.is_path
 
     @property
     def paths(self):
         """Paths of files, a str array of shape (n,); None for other images."""
-        return self._source.paths[self._rows] if self.is_path else None
+        return self._source.names(self._rows) if self.is_path else None
 
     def read(self, indices, size=None, resize=None):
         """Return pixels.
@@ -190,9 +77,11 @@ class Images:
         indices : array-like of int or bool, or slice
             Which images.
 
-        size : int, default=None
-            Side of the square that is cut from the middle, in px; None keeps
-            the images' own size, which only works where `shape` is not None.
+        size : int or tuple (height, width), default=None
+            Side of the square that is cut from the middle, in px, or the sides of
+            a rectangle, without `resize`: images are resized until they just cover
+            it. None keeps the images' own size, which only works where `shape` is
+            not None.
 
         resize : int, default=None
             The short side is resized to this before the cut, in px, bilinear
@@ -219,7 +108,7 @@ class Images:
             faults = []
             for i in range(block.start, block.stop):
                 try:
-                    image = self._guard(self._load, rows[i], size, resize)
+                    image = self._guard(self._load, rows[i], height, width, resize)
                     pixels[i] = np.atleast_3d(np.asarray(image))
                 except ImageReadError as fault:
                     faults.append(fault)
@@ -289,7 +178,10 @@ class Images:
 
         Parameters
         ----------
-        size, resize : int, default=None
+        size : int or tuple (height, width), default=None
+            As for `read`.
+
+        resize : int, default=None
             As for `read`.
 
         max_bytes : int, default=2**30
@@ -342,13 +234,19 @@ class Images:
             [joblib.hash(self._source.fingerprint(self._rows[block])) for block in blocks]
         )
 
+    def _limited(self, max_pixels):
+        """Return the same images under another limit."""
+        return Images(self._source.limited(max_pixels), self._rows)
+
     def _output_size(self, size, resize):
-        """Return height, width and the checked `resize`, None for the images' own size."""
+        """Return height, width and the checked `resize`; None just covers height and width."""
         if size is None:
             if self.shape is None:
                 kind = "files" if self.is_path else "images of any sizes"
                 raise ValueError(f"X holds {kind}, which must be resized: pass a size in px.")
             return *self.shape[:2], None
+        if isinstance(size, tuple) and len(size) == 2 and resize is None:
+            return *(check_integer(side, "size", minimum=1) for side in size), None
         size = check_integer(size, "size", minimum=1)
         resize = size if resize is None else check_integer(resize, "resize", minimum=1)
         if resize < size:
@@ -366,10 +264,10 @@ class Images:
             and resize in (None, height)
         )
 
-    def _load(self, row, size, resize):
+    def _load(self, row, height, width, resize):
         """Return one PIL image (RGB or L) of the wanted size."""
-        image = self._source.load(row, resize)
-        return image if size is None else fit(image, size, resize)
+        with self._source.show(row, max(height, width) if resize is None else resize) as image:
+            return fit(image, height, width, resize)
 
     def _guard(self, function, row, *args):
         """Call ``function(row, *args)``; whatever it raises names row and path."""
@@ -377,15 +275,15 @@ class Images:
             return function(row, *args)
         except MemoryError:
             raise
-        except Refusal as refusal:
-            raise fault_of(int(row), self._source.name(row), str(refusal)) from refusal
         except Exception as error:
             check_process(error)
-            path, number = self._source.name(row), getattr(error, "errno", None)
-            raise fault_of(int(row), path, reason_of(error, path), number) from error
+            path, about = self._source.describe(row)
+            reason, way = reason_of(error, self._source.origin(row))
+            number = getattr(error, "errno", None)
+            raise fault_of(int(row), path, reason, way, number, about) from error
 
     def _try_decoding(self, row):
-        self._load(row, PROOF, PROOF)
+        self._load(row, PROOF, PROOF, PROOF)
 
     def _find_fault(self, look, row):
         """Return the fault of one image that `look` raises, or None."""

@@ -3,9 +3,12 @@
 import errno
 import re
 
+from sklearn_cbir._validation import shortened
+
 # Faults of the process, not of one image: every other image would have them too.
 _OF_THE_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _N_LISTED = 5
+LONGEST_PATH = 4096  # characters; what is longer is no path: an image as text, say
 _LEAVE_OUT = "leave it out, as sklearn_cbir.images.readable_images does"
 
 
@@ -74,10 +77,25 @@ class ImageReadError(ValueError):
         )
 
 
-def fault_of(index, path, reason, errno=None):
-    """Return the error for one image; `reason` is a sentence without its full stop."""
-    where = f"X[{index}]" if path is None else f"X[{index}] {path!r}"
-    way = "Repair it" if errno is None else "Make it readable"
+class Refusal(Exception):
+    """A reason to refuse an image that is ours, not Pillow's, and the way out of it."""
+
+    def __init__(self, reason, way="Repair it"):
+        super().__init__(reason)
+        self.way = way
+
+
+def fault_of(index, path, reason, way="Repair it", errno=None, about=None):
+    """Return the error for one image.
+
+    `reason` is a sentence without its full stop, `way` what to do; `about` says what an image
+    without a path is.
+    """
+    where = f"X[{index}]"
+    if path is not None:
+        where += f" {path!r}" if len(path) <= LONGEST_PATH else f" {shortened(path)}"
+    if about is not None:
+        where += f" ({about})"
     return ImageReadError(f"{where}: {reason}. {way}, or {_LEAVE_OUT}.", index, path, reason, errno)
 
 
@@ -121,7 +139,7 @@ def check_process(error):
     if not isinstance(error, OSError) or number not in _OF_THE_PROCESS:
         return
     if number == errno.ENOMEM:
-        raise MemoryError(f"No memory is left to open {error.filename!r}.") from error
+        raise MemoryError(f"No memory is left to open {shortened(error.filename, 300)}.") from error
     raise OSError(
         number,
         "Too many files are open at a time, so that no image can be opened. Close some, or raise "

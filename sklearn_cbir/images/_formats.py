@@ -4,14 +4,17 @@ import functools
 import importlib
 import io
 import os
+import pickle
 import struct
 import threading
 from contextlib import contextmanager
 
 from PIL import Image, features
 
+from sklearn_cbir.images._faults import Refusal
+
 # Only these of Pillow's: it hands EPS to Ghostscript, and other rare formats to other parsers.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Gif", "Tiff")
 _REGISTER_LOCK = threading.Lock()
 
@@ -48,13 +51,27 @@ def readable_extensions():
     >>> {".jpg", ".jpeg", ".png", ".webp", ".tif"} <= set(readable_extensions())
     True
     """
-    formats = readable_formats()
+    formats = (*readable_formats(), "MPO")  # several JPEGs in one, which Pillow opens as a JPEG
     return tuple(sorted(ending for ending, name in Image.EXTENSION.items() if name in formats))
 
 
 def foreign_openers():
-    """Return what other packages have registered with Pillow: name -> (opener, accept)."""
-    return {name: pair for name, pair in Image.OPEN.items() if not _is_pillows(pair[0])}
+    """Return what other packages have registered with Pillow: name -> (opener, accept).
+
+    Without what cannot be pickled; an opener alone refuses what is not its own.
+    """
+    _load_plugins()
+    pairs = {name: pair for name, pair in Image.OPEN.items() if not _is_pillows(pair[0])}
+    pairs = {name: (opener, _picklable(accept)) for name, (opener, accept) in pairs.items()}
+    return {name: pair for name, pair in pairs.items() if _picklable(pair[0]) is not None}
+
+
+def _picklable(function):
+    try:
+        pickle.dumps(function)
+    except Exception:  # whatever an object of another package raises
+        return None
+    return function
 
 
 def register_openers(openers):
@@ -96,12 +113,15 @@ class _OwnLimit(threading.local):
 _own = _OwnLimit()
 
 
-class TooManyPixels(Exception):
-    """An image that is larger than allowed, found before it was opened."""
-
-    def __init__(self, size):
-        super().__init__(size)
-        self.size = size
+def check_size(size, max_pixels):
+    """Raise if an image of `size` px, (width, height), is larger than allowed."""
+    width, height = size
+    if width * height > max_pixels:
+        raise Refusal(
+            f"{width} x {height} = {width * height:,} pixels are more than the {max_pixels:,} "
+            "that are allowed",
+            "Allow more if memory is enough, by check_images(X, max_pixels=...)",
+        )
 
 
 @contextmanager
@@ -130,8 +150,8 @@ def _install_own_limit():
     def check_unless_ours(size, **options):
         if _own.max_pixels is None:
             check(size, **options)
-        elif options.get("error_only") and size[0] * size[1] > _own.max_pixels:
-            raise TooManyPixels(size)  # asked before memory is taken; else the header is checked
+        elif options.get("error_only"):  # asked before memory is taken; else we ask later
+            check_size(size, _own.max_pixels)
 
     Image._decompression_bomb_check = check_unless_ours
 
@@ -169,12 +189,25 @@ _BEGINNINGS = (  # what a file begins with -> what it is
     (b"\x93NUMPY", "a NumPy file (.npy)"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip file"),
-    (b"version https://git-lfs", "a pointer of git-lfs, not the file itself"),
+    (b"version https://git-lfs", "a pointer of git-lfs"),
 )
 _TEXTS = (
     (b"<svg", "an SVG drawing"),
     (b"<html", "an HTML page"),
     (b"<!doctype html", "an HTML page"),
+)
+
+_WITHOUT_IMAGE = (
+    "page",
+    "archive",
+    "gzip file",
+    "itself",
+    "QuickTime)",
+    "WebM)",
+    "(FLV)",
+    "(AVI)",
+    "(MPEG)",
+    ".npy)",
 )
 
 
@@ -209,14 +242,14 @@ def _kind_of_container(head):
 
 
 def way_out_of(kind):
-    """Return what to do about a file that is of another kind than is read."""
+    """Return what to do about a file of a kind that is not read here."""
     if kind == "a HEIC image":
-        return "Install pi-heif, which reads it: pip install 'sklearn-cbir[heif]'"
+        return "Install pi-heif, which reads it (pip install 'sklearn-cbir[heif]')"
     if kind == "an AVIF image":
-        return "Install a Pillow that reads it (11.3 or newer), or convert it to JPEG or PNG"
-    if kind is not None and kind.endswith(("image", "(PSD)", "(XCF)", "drawing", ")")):
-        return "Convert it to JPEG or PNG, or leave it out"
-    return "Leave it out"
+        return "Install a Pillow that reads it (11.3 or newer)"
+    if kind is not None and kind.endswith(_WITHOUT_IMAGE):
+        return "Pass an image"
+    return "Convert it to JPEG or PNG"
 
 
 # Whether a file is whole -------------------------------------------------------------------------

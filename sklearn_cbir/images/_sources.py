@@ -1,0 +1,413 @@
+"""Where images come from: files, one array, or items of a sequence, each opened alone."""
+
+import io
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+
+from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._validation import shortened
+from sklearn_cbir.images._arrays import EXPECTED, check_16_bit, check_item
+from sklearn_cbir.images._decoding import to_rgb, to_uint8, viewable
+from sklearn_cbir.images._faults import Refusal
+from sklearn_cbir.images._formats import foreign_openers, register_openers
+from sklearn_cbir.images._opening import (
+    PIL_LOCK,
+    bytes_behind,
+    check_header,
+    check_whole,
+    is_shared,
+    is_unread,
+    opened,
+)
+
+ENCODED = (bytes, bytearray, memoryview, io.BytesIO)  # a photo as it is in its file
+_ITEM_LOCK = ProcessLock()  # a sequence of the user's need not bear two threads
+
+
+class _Source:
+    """Images by row; what is common to all that are opened one by one."""
+
+    shape = None
+    is_path = False
+
+    def __init__(self, max_pixels):
+        self.max_pixels = max_pixels
+
+    def limited(self, max_pixels):
+        """Return the same images under another limit."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__, max_pixels=max_pixels)
+        return other
+
+    def __getstate__(self):
+        # Another process has not registered what this one has: HEIC, say.
+        return self.__dict__ | {"_openers": foreign_openers()}
+
+    def __setstate__(self, state):
+        register_openers(state.pop("_openers", {}))
+        self.__dict__.update(state)
+
+
+class Files(_Source):
+    """Paths: an array of text, or `Paths`."""
+
+    is_path = True
+
+    def __init__(self, paths, max_pixels):
+        super().__init__(max_pixels)
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def path(self, row):
+        return str(self.paths[row])
+
+    def describe(self, row):
+        return self.path(row), None
+
+    def origin(self, row):
+        return self.path(row)
+
+    @contextmanager
+    def show(self, row, resize):
+        with opened(self.path(row), self.max_pixels, resize) as image:
+            yield viewable(image)
+
+    def check(self, row):
+        check_whole(self.path(row), self.max_pixels)
+
+    def fingerprint(self, rows):
+        paths = self.names(rows)
+        return paths, [_status_of(path) for path in paths]
+
+    def names(self, rows):
+        """Return some of the paths as an array of text."""
+        return self.paths[rows] if isinstance(self.paths, np.ndarray) else self.paths.array(rows)
+
+
+def _status_of(path):
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+class Paths:
+    """Paths one behind the other in one buffer, which forked workers share.
+
+    An array of text has room for the longest path in every row.
+    """
+
+    def __init__(self, paths):
+        encoded = [path.encode("utf-8", "surrogatepass") for path in paths]
+        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.ends)
+
+    def __getitem__(self, row):
+        start = self.ends[row - 1] if row > 0 else 0
+        return self.text[start : self.ends[row]].tobytes().decode("utf-8", "surrogatepass")
+
+    def array(self, rows):
+        """Return some of the paths as an array of text."""
+        return np.array([self[row] for row in rows])
+
+
+class ArrayOfImages:
+    """Images of one shape (n, H, W, 1 | 3 | 4) and one checked dtype."""
+
+    is_path = False
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+        self.shape = pixels.shape[1:]
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def limited(self, max_pixels):
+        return self  # nothing is decoded
+
+    def describe(self, row):
+        return None, None
+
+    def origin(self, row):
+        return None
+
+    def gather(self, rows):
+        return to_rgb(to_uint8(self.pixels[rows]))
+
+    @contextmanager
+    def show(self, row, resize):
+        yield Image.fromarray(np.ascontiguousarray(self.gather(row)))
+
+    def fingerprint(self, rows):
+        return self.pixels[rows]
+
+
+class ListOfImages(_Source):
+    """PIL images, encoded photos, dictionaries, or arrays of mixed sizes (H, W, 1 | 3 | 4)."""
+
+    def __init__(self, items, max_pixels):
+        super().__init__(max_pixels)
+        self.items = items
+        # Reading the size of a PIL image would load some kinds of files, for their EXIF block.
+        shapes = {getattr(item, "shape", None) for item in items if isinstance(item, np.ndarray)}
+        is_one = len(shapes) == 1 and isinstance(items[0], np.ndarray)
+        self.shape = shapes.pop() if is_one else None
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getstate__(self):
+        items = self.items.copy()
+        for row, item in enumerate(items):
+            if isinstance(item, Image.Image) and is_unread(item):
+                items[row] = encoded_again(item) or item
+        return super().__getstate__() | {"items": items}
+
+    def item(self, row):
+        return self.items[row]
+
+    def describe(self, row):
+        return describe(self.item(row))
+
+    def origin(self, row):
+        return bytes_or_path(self.item(row))
+
+    @contextmanager
+    def show(self, row, resize):
+        with shown(self.item(row), self.max_pixels, resize) as image:
+            yield image
+
+    def check(self, row):
+        """Raise if what is known without decoding shows a fault; arrays were checked whole."""
+        item = self.item(row)
+        if isinstance(item, Image.Image):
+            check_header(item, self.max_pixels)
+        elif not isinstance(item, np.ndarray):
+            check_whole(bytes_or_path(item), self.max_pixels)
+
+    def fingerprint(self, rows):
+        return [content_of(self.item(row)) for row in rows]
+
+
+class LazyImages(ListOfImages):
+    """A sequence of the user's, whose items are asked for when they are read, and not kept."""
+
+    def __init__(self, sequence, max_pixels):
+        _Source.__init__(self, max_pixels)
+        self.items = sequence
+        self.n = len(sequence)
+
+    def __len__(self):
+        return self.n
+
+    def __getstate__(self):
+        return _Source.__getstate__(self)
+
+    def item(self, row):
+        try:
+            with _ITEM_LOCK:
+                item = self.items[int(row)]
+        except OSError:  # the place may be at fault: a share that is gone
+            raise
+        except Exception as error:
+            raise Refusal(
+                f"X[{row}] cannot be had: {type(error).__name__}: {shortened(str(error), 200)}",
+                "Mend the sequence",
+            ) from error
+        try:
+            return check_element(item, "it")
+        except ValueError as error:
+            raise Refusal(str(error).rstrip("."), "Mend the sequence") from error
+
+    def describe(self, row):
+        try:
+            return describe(self.item(row))
+        except Exception:  # asking again may fail again, or otherwise
+            return None, None
+
+    def origin(self, row):
+        try:
+            return bytes_or_path(self.item(row))
+        except Exception:
+            return None
+
+    def check(self, row):
+        """Do nothing: items are asked for once, when they are read."""
+
+
+# One item of a sequence --------------------------------------------------------------------------
+
+
+class Encoded:
+    """An image that was opened by the user: the bytes behind it, and the frame it is at."""
+
+    def __init__(self, data, frame, filename):
+        self.data = data
+        self.frame = frame
+        self.filename = filename
+
+
+def encoded_again(image):
+    """Return what an unread PIL image was opened from, so that the image stays unread; or None."""
+    data = bytes_behind(image)
+    if data is None:
+        return None
+    frame = image.tell() or (None if image.format == "TIFF" else 0)  # None: no thumbnail
+    return Encoded(data, frame, getattr(image, "filename", None))
+
+
+def kept(item):
+    """Return how an item of a list is kept: a file with a shared place to read at, as its bytes."""
+    if isinstance(item, Image.Image) and is_unread(item) and is_shared(item):
+        return encoded_again(item) or item
+    return item
+
+
+def check_element(item, name):
+    """Return one element of a sequence as an image that can be opened, or raise."""
+    if is_path(item):
+        return item
+    if kind_of_item(item) is None:
+        raise ValueError(refusal_of(item, name))
+    if not is_arraylike(item):
+        return item
+    pixels = check_item(np.asarray(item.detach().cpu() if hasattr(item, "detach") else item), name)
+    if pixels.dtype.itemsize == 2:
+        check_16_bit([pixels])
+    return pixels
+
+
+def is_path(value):
+    """Say whether `value` is the name of a file."""
+    return isinstance(value, (str, os.PathLike))
+
+
+def is_arraylike(value):
+    """Say whether `value` is an array, or a tensor of torch."""
+    return hasattr(value, "ndim") and hasattr(value, "__array__") and not is_single(value)
+
+
+def is_single(value):
+    """Say whether `value` is one image, other than an array."""
+    return is_path(value) or isinstance(value, (*ENCODED, Image.Image, Mapping, Encoded))
+
+
+def kind_of_item(item):
+    """Return what an element of a sequence is, or None."""
+    if isinstance(item, np.bytes_):
+        return None
+    if is_path(item):
+        return "a path"
+    if isinstance(item, ENCODED):
+        return "an encoded photo"
+    if isinstance(item, (Image.Image, Encoded)):
+        return "a PIL image"
+    if isinstance(item, Mapping):
+        return "a dictionary" if _photo_in(item) is not None else None
+    if is_arraylike(item) and item.ndim:
+        return "an array"
+    return None
+
+
+def _photo_in(item):
+    """Return the bytes of a dictionary, or else the path, or None."""
+    for key, kinds in (("bytes", ENCODED), ("path", (str, os.PathLike))):
+        if item.get(key) is not None:
+            return item[key] if isinstance(item[key], kinds) else None
+    return None
+
+
+def refusal_of(item, name):
+    """Say why an element of a sequence is no image."""
+    if isinstance(item, np.bytes_):
+        return BYTES_ARRAY
+    if isinstance(item, Mapping):
+        keys = shortened(list(item))
+        return (
+            f"{name} is a dictionary with the keys {keys}. A dictionary holds the photo under "
+            "'bytes', or else its name under 'path'."
+        )
+    if hasattr(item, "read") and hasattr(item, "seek"):
+        return f"{name} is an open file. Pass its path, or what it holds: file.read()."
+    if isinstance(item, tuple) and len(item) == 2:
+        return (
+            f"{name} is a pair. Pass the images alone: of (image, label) pairs, images_of(X) "
+            "gives images and labels; of (path, label) pairs, pass [path for path, _ in X]."
+        )
+    return f"{name} is {shortened(item)} of type {type(item).__name__}. {EXPECTED}."
+
+
+BYTES_ARRAY = (
+    "X is an array of fixed-width bytes (dtype S), which drops zeros at the end of a photo. Pass "
+    "a list of bytes; if these are names of files, [os.fsdecode(name) for name in X]."
+)
+
+
+def bytes_or_path(item):
+    """Return the path or the bytes that an item is read from; None for pixels."""
+    if isinstance(item, Mapping):
+        item = _photo_in(item)
+    if is_path(item):
+        return os.fsdecode(item)
+    if isinstance(item, io.BytesIO):
+        return item.getvalue()
+    if isinstance(item, Encoded):
+        return item.data
+    return bytes(item) if isinstance(item, ENCODED) else None
+
+
+def describe(item):
+    """Return path, and what else an error says of an item."""
+    if isinstance(item, (Image.Image, Encoded)):
+        return getattr(item, "filename", None) or None, None
+    source = bytes_or_path(item)
+    if isinstance(source, bytes):
+        path = item.get("path") if isinstance(item, Mapping) else None
+        return path, f"{type(source).__name__}, {len(source):,} long"
+    return source, None
+
+
+@contextmanager
+def shown(item, max_pixels, resize):
+    """Give the decoded, upright image of an item, which is left as it is."""
+    if isinstance(item, np.ndarray):
+        yield Image.fromarray(np.ascontiguousarray(to_rgb(to_uint8(item))))
+        return
+    frame = None
+    if isinstance(item, Image.Image):
+        again = encoded_again(item) if is_unread(item) else None
+        if again is None:
+            yield _shown_as_it_is(item, max_pixels)
+            return
+        item = again
+    if isinstance(item, Encoded):
+        frame = item.frame
+    with opened(bytes_or_path(item), max_pixels, resize, frame=frame) as image:
+        yield viewable(image)
+
+
+def _shown_as_it_is(image, max_pixels):
+    """Return a PIL image that the user has read or made."""
+    check_header(image, max_pixels)
+    with PIL_LOCK:
+        image.load()
+    return viewable(image)
+
+
+def content_of(item):
+    """Return what tells an item from others: pixels, bytes, or path, size and time of change."""
+    if isinstance(item, np.ndarray):
+        return item
+    if isinstance(item, (Image.Image, Encoded)):
+        with shown(item, float("inf"), None) as image:
+            return image.mode, image.size, image.tobytes()
+    source = bytes_or_path(item)
+    return (source, _status_of(source)) if isinstance(source, str) else source
