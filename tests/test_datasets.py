@@ -153,7 +153,7 @@ def test_folders_without_a_meaning_are_refused(make_folder, tmp_path):
     (empty / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds no images, 0 other files. Images end in .jpg"):
         load_image_folder(empty)
-    (empty / "photo.heic").touch()
+    (empty / "film.mov").touch()
     with pytest.raises(ValueError, match="holds no images, 1 other files"):
         load_image_folder(empty)
     mixed = make_folder("cat/1.jpg", "loose.jpg", "dog/1.jpg")

@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "_pixels": ["load_cifar10", "load_svhn"],
         "_products": ["load_cars", "load_cub", "load_shopee", "load_sop"],
         "_shapes": ["make_shapes"],
+        "_walk": ["IGNORED_NAMES"],
     },
 )

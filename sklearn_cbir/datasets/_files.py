@@ -5,11 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"),
-    *(".bmp", ".gif", ".tif", ".tiff"),
-)
-
 
 def check_folder(folder):
     """Return the path of an existing folder as str."""
@@ -19,21 +14,6 @@ def check_folder(folder):
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"folder={folder!r} is a file. Pass the folder it lies in.")
     return folder
-
-
-def walk(folder, parts=(), parents=frozenset()):
-    """Yield the parts below `folder` of every file; links are followed, but never in a circle."""
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in parents:
-        return
-    with os.scandir(folder) as entries:
-        entries = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in entries:
-        if entry.is_dir():
-            yield from walk(entry.path, (*parts, entry.name), parents | {here})
-        else:
-            yield (*parts, entry.name)
 
 
 @dataclass(frozen=True)

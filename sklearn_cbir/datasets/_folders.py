@@ -1,17 +1,34 @@
 """Any folder of images -> paths with labels."""
 
 import os
+import unicodedata
+import warnings
+from collections import Counter
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from sklearn_cbir._validation import check_boolean
-from sklearn_cbir.datasets._files import EXTENSIONS, check_folder, walk
+from sklearn_cbir.datasets._files import check_folder
+from sklearn_cbir.datasets._walk import look_through, warn_of_faults
+from sklearn_cbir.images import readable_extensions
 
 __all__ = ["load_image_folder"]
 
+# The endings that are told first, and those of photos that may have no decoder here.
+COMMON = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".tif", ".tiff", ".bmp", ".gif")
+HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
+PHOTOS = (
+    *HEIF,
+    *(".avif", ".avifs", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".psd", ".psb", ".tga", ".pcx"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".qoi", ".xcf", ".wdp", ".jxr"),
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc"),
+    *(".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl"),
+    *(".sr2", ".srf", ".srw", ".x3f"),
+)
 
-def load_image_folder(folder, *, shuffle=True, random_state=0):
+
+def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random_state=0):
     """List the images of a folder; its sub-folders are the classes.
 
     Nothing is read: the paths go to any estimator as they are. An image
@@ -22,6 +39,18 @@ def load_image_folder(folder, *, shuffle=True, random_state=0):
     ----------
     folder : str or path-like
         Folder with one sub-folder per class, or with the images themselves.
+
+    labels : bool, default=True
+        Whether sub-folders are classes. False lists the images of any tree,
+        such as a photo library with images beside its sub-folders.
+
+    exclude : sequence of str, default=None
+        Patterns of what is left out, with ``*``, ``?`` and ``[...]``, in any
+        case: names of files and folders, or, with a slash, paths below
+        `folder`. None takes ``IGNORED_NAMES``: what is hidden, and what
+        servers and programs keep beside photos (thumbnails, trash); to add to
+        them pass ``(*IGNORED_NAMES, "out")``. An empty sequence leaves out
+        nothing.
 
     shuffle : bool, default=True
         Whether to shuffle; False sorts by class and path. Splitters that do
@@ -35,9 +64,13 @@ def load_image_folder(folder, *, shuffle=True, random_state=0):
     -------
     Bunch
         With ``data``, an array of paths, shape (n,); ``target``, an array of
-        class names, shape (n,), None if the images have no sub-folders;
-        ``target_names``, the sorted class names; ``n_ignored``, the number of
-        files that are not images, hidden ones not counted; ``DESCR``.
+        class names, shape (n,), None if the images have no sub-folders or
+        under ``labels=False``; ``target_names``, the sorted class names;
+        ``n_ignored``, the number of files that are not images, those excluded
+        not counted; ``ignored``, how many by their ending, such as
+        ``{".txt": 3}``; ``excluded``, how many files and folders each pattern
+        left out; ``faults``, paths that could not be looked at, and why;
+        ``DESCR``.
 
     Raises
     ------
@@ -45,7 +78,17 @@ def load_image_folder(folder, *, shuffle=True, random_state=0):
         If there is no such folder.
 
     ValueError
-        If it holds no images, or some beside the sub-folders.
+        If it holds no images, or, under ``labels=True``, some beside the
+        sub-folders.
+
+    Warns
+    -----
+    UserWarning
+        If there are photos of a kind that is not read here (which, by their
+        ending, is what `sklearn_cbir.images.readable_extensions` lists),
+        entries that cannot be looked at (no permission, links in a circle,
+        pipes), or classes whose names differ in case or in the form of their
+        accents only. Each comes once, and counts.
 
     Examples
     --------
@@ -60,38 +103,108 @@ def load_image_folder(folder, *, shuffle=True, random_state=0):
     >>> photos.target
     array(['cat', 'cat', 'dog'], dtype='<U3')
     """
-    check_boolean(shuffle, "shuffle")
     folder = check_folder(folder)
-    files = list(walk(folder))  # parts of the path below the folder
-    images = sorted(parts for parts in files if parts[-1].lower().endswith(EXTENSIONS))
-    _check_found(folder, images, files)
+    check_boolean(labels, "labels")
+    tree = look_through(folder, exclude)
+    endings = readable_extensions()
+    images, others = [], []
+    for parts in tree.files:
+        (images if parts[-1].lower().endswith(endings) else others).append(parts)
+    ignored = _count_endings(parts[-1] for parts in others)
+    _check_found(folder, images, ignored, labels)
+    warn_of_faults(folder, tree, stacklevel=3)
+    _warn_of_photos(folder, ignored)
+    labelled = labels and len(images[0]) > 1
+    if labelled:
+        _warn_of_twins({parts[0] for parts in images})
     if shuffle:
         order = check_random_state(random_state).permutation(len(images))
         images = [images[i] for i in order]
-    labelled = len(images[0]) > 1
     target = np.array([parts[0] for parts in images]) if labelled else None
     target_names = np.unique(target).tolist() if labelled else []
-    n_ignored = len(files) - len(images)
+    n_ignored = sum(ignored.values())
     return Bunch(
         data=np.array([os.path.join(folder, *parts) for parts in images]),
         target=target,
         target_names=target_names,
         n_ignored=n_ignored,
+        ignored=ignored,
+        excluded=tree.excluded,
+        faults=tree.faults,
         DESCR=f"{len(images)} images of {len(target_names)} classes in {folder}; {n_ignored} "
-        "other files ignored.",
+        f"other files ignored{_in_brackets(ignored)}; {sum(tree.excluded.values())} files and "
+        f"folders excluded{_in_brackets(tree.excluded)}; {len(tree.faults)} entries that cannot be "
+        "looked at.",
     )
 
 
-def _check_found(folder, images, files):
-    """Raise unless there are images, all of them in sub-folders or none."""
+def _count_endings(names):
+    """Count files by their ending in lower case, most frequent first."""
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _in_brackets(counts, n=8):
+    """Return counts by name, such as `` (.txt: 3, no ending: 1)``."""
+    shown = [f"{name or 'no ending'}: {count}" for name, count in counts.items()]
+    more = ", ..." if len(shown) > n else ""
+    return f" ({', '.join(shown[:n])}{more})" if shown else ""
+
+
+def _check_found(folder, images, ignored, labels):
+    """Raise unless there are images, and under `labels` all of them in sub-folders or none."""
     if not images:
+        endings = readable_extensions()
+        endings = [ending for ending in COMMON if ending in endings] + [
+            ending for ending in endings if ending not in COMMON
+        ]
         raise ValueError(
-            f"folder={folder!r} holds no images, {len(files)} other files. Images end in "
-            f"{', '.join(EXTENSIONS)}."
+            f"folder={folder!r} holds no images, {sum(ignored.values())} other files"
+            f"{_in_brackets(ignored)}. Images end in {', '.join(endings)}.{_way_to_read(ignored)}"
         )
     loose = [parts[0] for parts in images if len(parts) == 1]
-    if 0 < len(loose) < len(images):
+    if labels and 0 < len(loose) < len(images):
         raise ValueError(
             f"folder={folder!r} holds {len(loose)} images beside its sub-folders, such as "
-            f"{loose[0]!r}, which have no class. Move them into a sub-folder."
+            f"{loose[0]!r}, which have no class. Move them into a sub-folder, leave them out by "
+            "exclude=, or pass labels=False to list all images without classes."
+        )
+
+
+def _warn_of_photos(folder, ignored):
+    """Warn of photos that are left out as nothing here can read them."""
+    photos = {ending: n for ending, n in ignored.items() if ending in PHOTOS}
+    if photos:
+        warnings.warn(
+            f"folder={folder!r} holds {sum(photos.values())} photos that are left out, as they "
+            f"cannot be read here{_in_brackets(photos)}.{_way_to_read(photos)}",
+            stacklevel=3,
+        )
+
+
+def _way_to_read(ignored):
+    """Return what makes the photos among the ignored files readable, as further sentences."""
+    ways = ""
+    if any(ending in HEIF for ending in ignored):
+        ways += " HEIC is read with the extra [heif]: pip install 'sklearn-cbir[heif]'."
+    if any(ending in (".avif", ".avifs") for ending in ignored):
+        ways += " AVIF is read with Pillow 11.3 or newer."
+    if any(ending in PHOTOS and ending not in (*HEIF, ".avif", ".avifs") for ending in ignored):
+        ways += " Convert the others to JPEG or PNG." if ways else " Convert them to JPEG or PNG."
+    return ways
+
+
+def _warn_of_twins(names):
+    """Warn of classes that look alike: they differ in case, or in how accents are encoded."""
+    groups = {}
+    for name in sorted(names):
+        groups.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
+    twins = [group for group in groups.values() if len(group) > 1]
+    if twins:
+        shown = "; ".join(" and ".join(map(ascii, group)) for group in twins[:5])
+        warnings.warn(
+            f"{len(twins)} {'name stands' if len(twins) == 1 else 'names stand'} for several "
+            f"classes, which differ in case or in the form of their letters only: {shown}. Merge "
+            "their folders if they are one class.",
+            stacklevel=3,
         )

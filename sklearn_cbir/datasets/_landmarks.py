@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sklearn_cbir.datasets._files import Distribution, check_folder, walk
+from sklearn_cbir.datasets._files import Distribution, check_folder
+from sklearn_cbir.datasets._walk import walk
 
 __all__ = ["crop_images", "load_holidays", "load_oxford5k", "load_paris6k"]
 
