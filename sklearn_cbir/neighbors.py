@@ -99,7 +99,12 @@ class NeighborsRetriever(
 
     scoring : str or callable, default="map"
         What `score` returns: a key of `sklearn_cbir.metrics.METRICS`, with or
-        without a number of results, such as ``"map@100"`` or ``"recall@1"``.
+        without a number of results, such as ``"map@100"`` or ``"recall@1"``. Or a
+        function ``scoring(y_queries, y_gallery, distances)`` of the labels of some
+        queries, those of the gallery and an array (n_queries, n_gallery), that
+        returns one number per query, NaN for one that does not count. A query that
+        is in the gallery comes alone, without its own row, unless the function has a
+        keyword `exclude`: the position of every query (-1: none), or None.
 
     expected_queries : int, default=None
         How many queries one process will ask, for ``algorithm="auto"``; None means

@@ -229,6 +229,14 @@ class HammingDistances:
         """Number of queries and of gallery codes."""
         return len(self.queries), len(self.gallery)
 
+    ndim = 2
+
+    def __len__(self):
+        return len(self.queries)
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:].astype(np.int32 if dtype is None else dtype, copy=False)
+
     def __getitem__(self, rows):
         """Return the distances of a slice of the queries."""
         distances = hamming_distances(self.queries[rows], self.gallery)

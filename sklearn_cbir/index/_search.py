@@ -8,12 +8,12 @@ from sklearn.utils import Bunch
 from sklearn_cbir.codes import unpack_codes
 from sklearn_cbir.index._rows import find_copies, find_rows
 from sklearn_cbir.metrics import (
-    evaluate,
     mean_over_queries,
     mean_per_class,
     parse_metric,
     worst_queries,
 )
+from sklearn_cbir.metrics._scoring import evaluate_each, reads_order
 
 
 def search(engine, queries, k, own=None):
@@ -47,9 +47,11 @@ def search_reranked(engine, queries, k, own, rerank, depth):
 
 def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, on_read):
     """Return, for every metric, one value per query; `own` is left out of the ranking."""
-    values = []
+    values, reranker = [], rerank
     for name in names:
         k = parse_metric(name)[1]
+        # What lies within a distance does so in any order.
+        rerank = reranker if reranker is not None and reads_order(name) else None
         source = engine
         if k is not None and hasattr(engine, "cut_off"):
             source = engine.cut_off(k + (own is not None))
@@ -58,7 +60,7 @@ def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, on_r
         else:
             distances = FullRanking(source, queries, own, rerank=rerank, depth=depth)
         distances.on_read = on_read
-        values.append(evaluate(name, y, y_gallery, distances, exclude=own, per_query=True))
+        values.append(evaluate_each(name, y, y_gallery, distances, own))
     return values
 
 
@@ -77,6 +79,7 @@ def summarize_scores(y, values, sample_weight):
 class FullRanking:
     """Exact distances, in the re-ranker's order, in the blocks of queries that a metric reads."""
 
+    ndim = 2
     on_read = None  # called with the number of queries that were read
 
     def __init__(self, engine, queries, own, *, rerank, depth):
@@ -84,6 +87,13 @@ class FullRanking:
         self.rerank, self.depth = rerank, min(depth, len(engine) - (own is not None))
         self.shape = len(queries), len(engine)
         self.block_size = getattr(engine, "block_size", None)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None):
+        found = np.asarray(self[:])
+        return found if dtype is None else found.astype(dtype, copy=False)
 
     def __getitem__(self, rows):
         queries = self.queries[rows]
@@ -149,8 +159,16 @@ def as_given(gallery, rows):
 
 def _rerank(rerank, engine, queries, distances, positions, depth):
     """Return the re-ranker's numbers for the first `depth` results."""
-    new = np.asarray(rerank(queries, distances[:, :depth], positions[:, :depth], engine))
+    returned = rerank(queries, distances[:, :depth], positions[:, :depth], engine)
     must = f"It must return one finite number per result: shape {(len(queries), depth)}."
+    try:
+        new = np.asarray(returned)
+    except (TypeError, ValueError):  # lists of several lengths
+        new = np.asarray("")
+    if new.dtype.kind not in "buif":
+        raise ValueError(
+            f"rerank={rerank!r} returned {returned!r:.60}, which holds no real numbers. {must}"
+        )
     if new.shape != (len(queries), depth):
         raise ValueError(f"rerank={rerank!r} returned an array of shape {new.shape}. {must}")
     if not np.isfinite(new).all():

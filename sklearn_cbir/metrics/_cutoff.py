@@ -63,7 +63,7 @@ def precision_at_k(
     0.5
     """
     return evaluate_groups(
-        lambda groups, k: _expected(groups, k, groups.hits) / _cutoff(groups, k),
+        lambda groups, k: _share(groups, k, groups.hits),
         y_queries,
         y_gallery,
         distances,
@@ -267,7 +267,7 @@ def acg_at_k(
     1.0
     """
     return evaluate_groups(
-        lambda groups, k: _expected(groups, k, groups.gain) / _cutoff(groups, k),
+        lambda groups, k: _share(groups, k, groups.gain),
         y_queries,
         y_gallery,
         distances,
@@ -367,6 +367,11 @@ def _inside(groups, k):
 def _expected(groups, k, amount):
     """Sum what the first `k` results hold of an amount that each group shares out evenly."""
     return groups.sum(amount * _inside(groups, k) / groups.size)
+
+
+def _share(groups, k, amount):
+    """Return the same per result; 0 for a query of which nothing is ranked."""
+    return _expected(groups, k, amount) / np.maximum(_cutoff(groups, k), 1)
 
 
 def chance_of_a_hit(groups, k):

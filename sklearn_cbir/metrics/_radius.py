@@ -576,6 +576,7 @@ def _within_one(y_queries, y_gallery, distances, radius, exclude):
 
 def _within(y_queries, y_gallery, distances, *, radii, max_results=None, exclude=None):
     """Count what lies within each radius: found and hits (n_queries, n_radii), relevant in all."""
+    radii = np.asarray(radii)
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     exclude = check_exclude(exclude, distances.shape)
@@ -584,6 +585,10 @@ def _within(y_queries, y_gallery, distances, *, radii, max_results=None, exclude
     n_relevant = np.empty(distances.shape[0], dtype=np.int64)
     for rows in blocks(distances.shape, distances):
         block = read_block(distances, rows)
+        limits = radii
+        if block.dtype.kind == "f":  # rounded as the distances are: 0.3 is within 0.3
+            with np.errstate(over="ignore"):
+                limits = radii.astype(block.dtype)
         for query, row, (positions, _) in zip(
             range(rows.start, rows.stop), block, relevance.rows(rows)
         ):
@@ -595,8 +600,8 @@ def _within(y_queries, y_gallery, distances, *, radii, max_results=None, exclude
             else:
                 everything = np.sort(row)
             relevant = np.sort(row[positions])
-            found[query] = np.searchsorted(everything, radii, side="right")
-            hits[query] = np.searchsorted(relevant, radii, side="right")
+            found[query] = np.searchsorted(everything, limits, side="right")
+            hits[query] = np.searchsorted(relevant, limits, side="right")
             n_relevant[query] = len(positions)
             if max_results is not None and len(everything) > max_results:
                 _cap(found[query], hits[query], everything, relevant, max_results)

@@ -1,6 +1,7 @@
 """Labels, distances and options of a metric, checked and ready to be ranked block by block."""
 
 import numpy as np
+from scipy import sparse
 from sklearn import get_config
 
 from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
@@ -79,6 +80,17 @@ def blocks(shape, distances=None):
 
 def check_distances(distances):
     """Return distances as an array, or as they are if they are made when sliced."""
+    if sparse.issparse(distances):
+        raise ValueError(
+            f"distances is a sparse matrix of shape {distances.shape} that holds {distances.nnz} "
+            "of them; the others are not 0, but not known. Pass an array of all distances, or "
+            "score with NeighborsRetriever."
+        )
+    if np.ma.is_masked(distances):
+        raise ValueError(
+            "distances is an array in which some are masked, that is not known. Pass all of them, "
+            "and what is not to be ranked as exclude."
+        )
     if hasattr(distances, "shape") and not isinstance(distances, np.ndarray):
         return distances
     distances = np.asarray(distances)

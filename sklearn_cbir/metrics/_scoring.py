@@ -1,5 +1,7 @@
 """Metrics by name: "map@100" is `mean_average_precision` with ``k=100``."""
 
+from functools import partial
+
 from sklearn_cbir._validation import resolve
 from sklearn_cbir.metrics._cutoff import (
     acg_at_k,
@@ -8,6 +10,7 @@ from sklearn_cbir.metrics._cutoff import (
     recall_at_k,
     set_recall_at_k,
 )
+from sklearn_cbir.metrics._own import is_own, score_by_own
 from sklearn_cbir.metrics._precision import (
     map_at_r,
     mean_average_precision,
@@ -109,6 +112,34 @@ def evaluate(scoring, y_queries, y_gallery, distances, **options):
     if k is not None:
         options["k"] = k
     return function(y_queries, y_gallery, distances, **options)
+
+
+def evaluate_each(scoring, y_queries, y_gallery, distances, own=None):
+    """Return the value of a metric for every query, whose own gallery row is not ranked.
+
+    `own` is its position, -1 if it has none. Metrics of the user's own are called as `score_by_own`
+    says.
+    """
+    function = parse_metric(scoring)[0]
+    if is_own(function):
+        return score_by_own(function, y_queries, y_gallery, distances, own)
+    return evaluate(scoring, y_queries, y_gallery, distances, exclude=own, per_query=True)
+
+
+def reads_order(scoring):
+    """Say whether a metric depends on the order of results, and not only on a distance.
+
+    Raises if it depends on both, and on neither alone.
+    """
+    function = parse_metric(scoring)[0]
+    while isinstance(function, partial):
+        function = function.func
+    if function is mean_average_precision_in_radius:
+        raise ValueError(
+            "scoring='map_in_radius' ranks what lies within a distance, but rerank gives results "
+            "an order without distances. Use rerank=None, or another metric such as 'map@100'."
+        )
+    return function not in (precision_in_radius, recall_in_radius, success_in_radius)
 
 
 METRICS = {

@@ -9,7 +9,8 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn_cbir._labels import check_labels
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
-from sklearn_cbir.metrics import evaluate, parse_metric
+from sklearn_cbir.metrics import evaluate, mean_over_queries, parse_metric
+from sklearn_cbir.metrics._own import is_own, score_by_own
 
 __all__ = ["retrieval_scorer"]
 
@@ -23,8 +24,8 @@ def retrieval_scorer(metric="map", *, gallery="fitted"):
     ----------
     metric : str or callable, default="map"
         A key of `sklearn_cbir.metrics.METRICS`, with or without a number of
-        results, such as ``"map@100"`` or ``"recall@1"``; or a function of the labels
-        of queries and gallery and their distances.
+        results, such as ``"map@100"`` or ``"recall@1"``; or a function, as `scoring` of
+        `NeighborsRetriever` describes it.
 
     gallery : {"fitted", "queries"}, default="fitted"
         What is searched: what the retriever was fitted on (the training fold), or
@@ -122,11 +123,12 @@ class _RetrievalScorer:
                 alone.set_params(storage="copy")
             alone.fit(rows, y)
             return alone.evaluate(None, y, sample_weight, scoring=self.metric).score
-        y = check_labels(y, n=len(rows))
-        own = np.arange(len(rows))
-        return evaluate(
-            self.metric, y, y, _distances(rows), exclude=own, sample_weight=sample_weight
-        )
+        y, own = check_labels(y, n=len(rows)), np.arange(len(rows))
+        function, distances = parse_metric(self.metric)[0], _distances(rows)
+        if is_own(function):
+            values = score_by_own(function, y, y, distances, own)
+            return mean_over_queries(values, sample_weight)
+        return evaluate(self.metric, y, y, distances, exclude=own, sample_weight=sample_weight)
 
 
 def _embed(estimator, X):
