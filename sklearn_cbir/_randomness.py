@@ -1,7 +1,6 @@
 """Seeds for whatever the code of others draws random numbers from."""
 
 import contextlib
-import functools
 import inspect
 import random
 import sys
@@ -15,35 +14,58 @@ from sklearn_cbir._locks import ProcessLock
 _LOCK = ProcessLock()
 _BIT_GENERATOR = np.random.BitGenerator
 _PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), np.ndarray, np.generic)
+# Where objects, bound methods (compiled ones too), partials, decorators and properties hold things.
+_HELD = "__dict__", "__self__", "__func__", "__wrapped__", "func", "args", "keywords", "fget"
 # Their functions draw from the global generators, which are seeded anyway.
 _LIBRARIES = {"numpy", "scipy", "torch", "torchvision", "PIL", "sklearn", "sklearn_cbir"}
 _LIBRARIES |= set(sys.stdlib_module_names)
 
 
-@contextlib.contextmanager
-def drawing_from(seed, *sources):
-    """Seed all that `sources` can draw from inside the block; it is untouched afterwards.
+class Draws:
+    """The generators that objects and functions of others can draw from.
 
-    That are the global generators of `random`, numpy and torch (on the CPU), and every generator
-    that is held, closed over or named by a source, such as an augmentation. They are shared by
-    all threads, so that one block runs at a time.
+    Those are the global ones of `random`, numpy and torch (on the CPU), and all that a source, such
+    as an augmentation, holds, closes over or names. Its code is looked through once, its objects
+    every time.
     """
-    import torch
 
-    shared = random.seed.__self__, np.random.mtrand._rand, torch.default_generator
-    generators = [_wrapped(one) for one in find_generators(*shared, *sources)]
-    with _LOCK:
-        states = [one.state() for one in generators]
-        try:
-            for number, one in enumerate(generators):
-                one.seed(
-                    int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
-                )
-            torch.default_generator.manual_seed(seed)
-            yield
-        finally:
-            for one, state in zip(generators, states):
-                one.restore(state)
+    def __init__(self, *sources):
+        self.sources = sources
+        self._found = []
+
+    @contextlib.contextmanager
+    def seeded(self, seed):
+        """Seed the generators inside the block; they are untouched afterwards.
+
+        They are shared by all threads, so that one block runs at a time.
+        """
+        import torch
+
+        with _LOCK:
+            generators = [_wrapped(one) for one in self._find()]
+            states = [one.state() for one in generators]
+            try:
+                for number, one in enumerate(generators):
+                    one.seed(_mixed(seed, number))
+                torch.default_generator.manual_seed(seed)
+                yield
+            finally:
+                for one, state in zip(generators, states):
+                    one.restore(state)
+
+    def _find(self):
+        import torch
+
+        if self._found:
+            found = find_generators(*self._found, *self.sources, code=False)
+        else:
+            shared = random.seed.__self__, np.random.mtrand._rand, torch.default_generator
+            found = find_generators(*shared, *self.sources)
+        self._found = found
+        return found
+
+    def __getstate__(self):
+        return {"sources": self.sources, "_found": []}  # another process has generators of its own
 
 
 @contextlib.contextmanager
@@ -62,8 +84,11 @@ def one_torch_thread():
         torch.set_num_threads(n_threads)
 
 
-def find_generators(*sources):
-    """Return the generators that objects and functions reach, each once, in a fixed order."""
+def find_generators(*sources, code=True):
+    """Return the generators that objects reach, each once, in a fixed order.
+
+    `code` says whether to look through functions and classes as well.
+    """
     import torch
 
     kinds = random.Random, np.random.Generator, np.random.RandomState, _BIT_GENERATOR
@@ -73,44 +98,39 @@ def find_generators(*sources):
     waiting = list(reversed(sources))
     while waiting:
         thing = waiting.pop()
-        if isinstance(thing, _PLAIN) or id(thing) in seen:
+        # Of the type, not the thing: a proxy may be asked nothing.
+        if issubclass(type(thing), _PLAIN) or id(thing) in seen:
             continue
         seen[id(thing)] = thing
-        if isinstance(thing, kinds):
+        if issubclass(type(thing), kinds):
             # That of the operating system has no seed.
-            found += [] if isinstance(thing, random.SystemRandom) else [thing]
-        else:
+            found += [] if issubclass(type(thing), random.SystemRandom) else [thing]
+        elif code or not issubclass(type(thing), (type, types.FunctionType)):
             waiting.extend(reversed(list(_parts_of(thing))))
     return found
 
 
 def _parts_of(thing):
     """Yield what an object, function, class or collection is made of."""
-    if isinstance(thing, dict):
-        yield from list(thing.values())
-    elif isinstance(thing, (list, tuple, deque)):
+    kind = type(thing)
+    if issubclass(kind, dict):
+        yield from list(dict.values(thing))
+    elif issubclass(kind, (list, tuple, deque)):
         yield from list(thing)
-    elif isinstance(thing, functools.partial):
-        yield from (thing.func, thing.args, thing.keywords)
-    elif isinstance(thing, types.FunctionType):
+    elif issubclass(kind, types.FunctionType):
         yield from _parts_of_function(thing)
-    elif isinstance(thing, (staticmethod, classmethod)):
-        yield thing.__func__
-    elif isinstance(thing, property):
-        yield from (thing.fget, thing.fset)
-    elif isinstance(thing, type):
+    elif issubclass(kind, type):
         if not _is_of_library(thing):
             yield from (dict(vars(cls)) for cls in thing.__mro__ if not _is_of_library(cls))
-    elif not isinstance(thing, types.ModuleType):
-        yield getattr(thing, "__self__", None)  # of bound methods, the compiled ones too
-        yield getattr(thing, "__func__", None)
-        yield getattr(thing, "__wrapped__", None)
-        yield from list(getattr(thing, "__dict__", {}).values())
-        for cls in type(thing).__mro__:
+    elif not issubclass(kind, types.ModuleType):
+        names = list(_HELD)
+        for cls in kind.__mro__:
             slots = vars(cls).get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                yield getattr(thing, name, None)
-        yield type(thing)
+            names += [slots] if isinstance(slots, str) else list(slots)
+        for name in names:
+            with contextlib.suppress(Exception):  # not there, or not to be asked
+                yield object.__getattribute__(thing, name)
+        yield kind
 
 
 def _parts_of_function(function):

@@ -12,7 +12,7 @@ from torch import nn
 
 from sklearn_cbir._batches import shared_workers
 from sklearn_cbir._devices import derived_seed, use_one_thread_if_forked
-from sklearn_cbir._randomness import drawing_from
+from sklearn_cbir._randomness import Draws
 from sklearn_cbir._validation import resolve
 
 # Optimization --------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
     for epoch in epochs:
         started = time.perf_counter()
         epoch_seed = derived_seed(seed, epoch)
-        with drawing_from(epoch_seed, run.network, run.loss):
+        with Draws(run.network, run.loss).seeded(epoch_seed):
             torch.manual_seed(epoch_seed)  # those of GPUs too
             batches.start_epoch(epoch, embed)
             net.train_epoch(epoch, batches)

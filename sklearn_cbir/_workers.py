@@ -54,6 +54,7 @@ class _Pool:
             num_workers=n_workers,
             persistent_workers=True,
             generator=torch.Generator(),  # not torch's own, which the training draws from
+            worker_init_fn=_hide_number,
         )
 
     def read(self, keys):
@@ -167,6 +168,11 @@ class _Failure:
             error = error if self.data is None else pickle.loads(self.data)
         error.add_note(f"In a loader process:\n{self.lines}")
         raise error
+
+
+def _hide_number(number):
+    """Let an augmentation not know that, and in which, process it runs: it should do the same."""
+    torch.utils.data._utils.worker._worker_info = None
 
 
 def _forks():

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from sklearn_cbir._randomness import drawing_from, one_torch_thread
+from sklearn_cbir._randomness import Draws, one_torch_thread
 from sklearn_cbir._validation import resolve
 from sklearn_cbir.images._decoding import FILTER
 from sklearn_cbir.images._threads import in_threads
@@ -65,7 +65,7 @@ def resolve_augmentation(augment, image_size=None):
         raise ValueError(
             f"augment={augment!r} is not callable. Use 'auto', 'crop', None or a callable."
         )
-    return partial(_augment_each, transform=chosen)
+    return partial(_augment_each, transform=chosen, draws=Draws(chosen))
 
 
 def _augment_nothing(batch, rng):
@@ -124,12 +124,12 @@ def _zoom_and_flip(batch, rng, flip):
     return out
 
 
-def _augment_each(batch, rng, transform):
+def _augment_each(batch, rng, transform, draws):
     """Apply a user's transform image by image; all that it draws comes from `rng`."""
     import torch
 
     out = np.empty_like(batch, order="C")
-    with drawing_from(int(rng.integers(2**63)), transform), one_torch_thread():
+    with draws.seeded(int(rng.integers(2**63))), one_torch_thread():
         for i, pixels in enumerate(batch):
             image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))
             changed = transform(image)
