@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import numbers
 import pkgutil
+import unicodedata
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -59,6 +60,24 @@ def resolve(value, table, parameter, own="your own object"):
         f"{parameter}={shortened(value)} is not known.{hint} Use one of {sorted(table)}, or pass "
         f"{own}."
     )
+
+
+def printable(text):
+    """Return text that is safe to print and to draw on one line.
+
+    Control characters, bytes that are no characters (surrogates) and what turns the direction of
+    writing are escaped as ``repr`` does; letters of all scripts, emoji and blanks stay.
+    """
+    text = str(text)
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character):
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    if character in "\u200c\u200d":  # joiners inside of words and emoji
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def check_choice(value, parameter, options):

@@ -165,12 +165,14 @@ def test_trees_deeper_than_pythons_stack_are_listed(tmp_path, monkeypatch):
         os.mkdir("d")
         os.chdir("d")
     Path("1.jpg").touch()
-    photos = load_image_folder(tmp_path, labels=False)
-    assert photos.data.tolist() == [os.path.join(tmp_path, *["d"] * n, "1.jpg")]
-    os.remove("1.jpg")  # pytest removes folders by recursion
-    for _ in range(n):
-        os.chdir("..")
-        os.rmdir("d")
+    try:
+        photos = load_image_folder(tmp_path, labels=False)
+        assert photos.data.tolist() == [os.path.join(tmp_path, *["d"] * n, "1.jpg")]
+    finally:  # pytest removes folders by recursion
+        os.remove("1.jpg")
+        for _ in range(n):
+            os.chdir("..")
+            os.rmdir("d")
 
 
 # Trees without classes --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from sklearn_cbir._validation import check_boolean
+from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.datasets._files import check_folder
 from sklearn_cbir.datasets._walk import look_through, warn_of_faults
 from sklearn_cbir.images import readable_extensions
@@ -131,7 +131,8 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
         ignored=ignored,
         excluded=tree.excluded,
         faults=tree.faults,
-        DESCR=f"{len(images)} images of {len(target_names)} classes in {folder}; {n_ignored} "
+        DESCR=f"{len(images)} images of {len(target_names)} classes in "
+        f"{printable(folder)}; {n_ignored} "
         f"other files ignored{_in_brackets(ignored)}; {sum(tree.excluded.values())} files and "
         f"folders excluded{_in_brackets(tree.excluded)}; {len(tree.faults)} entries that cannot be "
         "looked at.",
@@ -146,7 +147,7 @@ def _count_endings(names):
 
 def _in_brackets(counts, n=8):
     """Return counts by name, such as `` (.txt: 3, no ending: 1)``."""
-    shown = [f"{name or 'no ending'}: {count}" for name, count in counts.items()]
+    shown = [f"{printable(name) or 'no ending'}: {count}" for name, count in counts.items()]
     more = ", ..." if len(shown) > n else ""
     return f" ({', '.join(shown[:n])}{more})" if shown else ""
 

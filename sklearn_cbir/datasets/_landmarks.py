@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from sklearn.utils import Bunch
 
+from sklearn_cbir._validation import printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 from sklearn_cbir.datasets._walk import walk
 
@@ -208,7 +209,8 @@ def _load_buildings(distribution, title, folder, without_image):
         query=np.array(photos),
         junk=junk,
         n_ignored=n_ignored,
-        DESCR=f"{title}, {len(names)} photos and {len(queries)} queries in {folder}; {n_ignored} "
+        DESCR=f"{title}, {len(names)} photos and {len(queries)} queries in "
+        f"{printable(folder)}; {n_ignored} "
         "files without an image left out.",
     )
 
@@ -358,5 +360,5 @@ def load_holidays(folder):
         data=np.array([photos[number] for number in numbers.tolist()]),
         target=groups,
         query=query,
-        DESCR=f"Holidays, {len(numbers)} photos in {len(query)} groups in {folder}.",
+        DESCR=f"Holidays, {len(numbers)} photos in {len(query)} groups in {printable(folder)}.",
     )

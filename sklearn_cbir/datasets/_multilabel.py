@@ -6,7 +6,7 @@ import re
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_cbir._validation import check_boolean, check_choice
+from sklearn_cbir._validation import check_boolean, check_choice, printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
 __all__ = ["load_mirflickr", "load_nuswide"]
@@ -112,7 +112,8 @@ def load_nuswide(folder, *, n_labels=21, drop_unlabelled=True, skip_missing=Fals
         **{part: _rows_of_part(folder, part, listed, kept) for part in ("train", "test")},
         n_unlabelled=int(n_unlabelled),
         n_missing=int(n_missing),
-        DESCR=f"NUS-WIDE, {len(kept)} photos with {n_labels} labels in {folder}; {n_unlabelled} "
+        DESCR=f"NUS-WIDE, {len(kept)} photos with {n_labels} labels in "
+        f"{printable(folder)}; {n_unlabelled} "
         f"without a label and {n_missing} missing ones left out.",
     )
 
@@ -224,7 +225,7 @@ def load_mirflickr(folder, *, n_labels=24, drop_unlabelled=True):
         target=target[kept],
         target_names=names,
         n_unlabelled=n_unlabelled,
-        DESCR=f"MIRFLICKR-25K, {len(kept)} photos with {n_labels} labels in {folder}; "
+        DESCR=f"MIRFLICKR-25K, {len(kept)} photos with {n_labels} labels in {printable(folder)}; "
         f"{n_unlabelled} without a label left out.",
     )
 

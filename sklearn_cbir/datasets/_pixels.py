@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_cbir._validation import check_boolean
+from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
 __all__ = ["load_cifar10", "load_svhn"]
@@ -98,7 +98,8 @@ def load_cifar10(folder):
         target_names=list(CIFAR10_NAMES),
         train=rows[:-n_test],
         test=rows[-n_test:],
-        DESCR=f"CIFAR-10, {len(rows)} images of 10 classes in {root}; the last {n_test} are the "
+        DESCR=f"CIFAR-10, {len(rows)} images of 10 classes in "
+        f"{printable(root)}; the last {n_test} are the "
         "official test images.",
     )
 
@@ -240,7 +241,7 @@ def load_svhn(folder, *, extra=False):
         target=target,
         target_names=[str(digit) for digit in range(10)],
         **rows,
-        DESCR=f"SVHN, {len(target)} digits in {folder}: {sizes}.",
+        DESCR=f"SVHN, {len(target)} digits in {printable(folder)}: {sizes}.",
     )
 
 

@@ -6,6 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_cbir._validation import printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 from sklearn_cbir.datasets._pixels import read_matlab
 
@@ -101,7 +102,7 @@ def load_cub(folder):
         target_names=list(classes.values()),
         train=np.flatnonzero(in_training),
         test=np.flatnonzero(~in_training),
-        DESCR=f"CUB-200-2011, {len(paths)} photos of {len(classes)} classes in {root}.",
+        DESCR=f"CUB-200-2011, {len(paths)} photos of {len(classes)} classes in {printable(root)}.",
     )
 
 
@@ -176,7 +177,7 @@ def load_cars(folder):
         target_names=names,
         train=np.flatnonzero(~in_test),
         test=np.flatnonzero(in_test),
-        DESCR=f"Cars-196, {len(paths)} photos of {len(names)} classes in {folder}.",
+        DESCR=f"Cars-196, {len(paths)} photos of {len(names)} classes in {printable(folder)}.",
     )
 
 
@@ -353,5 +354,6 @@ def load_shopee(folder):
         target=target,
         title=np.array([row["title"] for row in rows]),
         posting_id=np.array([row["posting_id"] for row in rows]),
-        DESCR=f"Shopee, {len(rows)} offers of {len(set(target.tolist()))} products in {folder}.",
+        DESCR=f"Shopee, {len(rows)} offers of {len(set(target.tolist()))} products in "
+        f"{printable(folder)}.",
     )

@@ -4,7 +4,7 @@ import warnings
 
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sklearn_cbir._validation import check_boolean
+from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.display._sheet import GRAY, pyplot
 from sklearn_cbir.display._steps import split_steps
 from sklearn_cbir.metrics import (
@@ -240,6 +240,7 @@ class PrecisionRecallDisplay:
 
     def _label(self, name):
         """Return the text of the legend, or None without anything to say."""
+        name = None if name is None else printable(name)
         score = self.mean_average_precision
         if score is None:
             return name

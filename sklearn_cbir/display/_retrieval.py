@@ -1,5 +1,6 @@
 """RetrievalDisplay: queries and their results, right and wrong ones marked."""
 
+import warnings
 from pathlib import PurePath
 
 import numpy as np
@@ -8,7 +9,8 @@ from sklearn_cbir._labels import check_labels, check_same_kind, comparable_label
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.display._sheet import Sheet, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
-from sklearn_cbir.images import check_images, is_feature_rows
+from sklearn_cbir.images import ImageReadError, check_images, is_feature_rows
+from sklearn_cbir.images._faults import count_causes
 
 THUMBNAIL = 224  # px: files and images of mixed sizes are cut to squares of this side
 
@@ -309,7 +311,12 @@ class RetrievalDisplay:
             Without matplotlib, which the extra ``[plot]`` installs.
 
         ImageReadError
-            If a file cannot be read.
+            If none of the queries, or none of the results, can be read.
+
+        Warns
+        -----
+        UserWarning
+            If some cannot be read, which are drawn as squares with the reason.
         """
         lines = self._lines(captions)
         n_queries = len(self.query_images)
@@ -319,14 +326,15 @@ class RetrievalDisplay:
         sheet.open(ax)
         sheet.titles(["query", *range(1, n_results + 1)])
         queries, results = _pixels(self.query_images), _pixels(self.result_images)
+        _warn_of_faults([*queries, *results])
         axes = np.empty((n_queries, 1 + n_results), dtype=object)
         for row in range(n_queries):
-            axes[row, 0] = sheet.image(row, 0, queries[row])
+            axes[row, 0] = _draw(sheet, row, 0, queries[row])
             sheet.caption(row, 0, [] if self.query_labels is None else [self.query_labels[row]])
             for rank in range(n_results):
                 right = bool(self.right[row, rank]) if has_legend else None
                 pixels = results[row * n_results + rank]
-                axes[row, 1 + rank] = sheet.result(row, 1 + rank, pixels, right)
+                axes[row, 1 + rank] = _draw(sheet, row, 1 + rank, pixels, right)
                 sheet.caption(row, 1 + rank, [line(row, rank) for line in lines])
         if has_legend:
             sheet.legend(["shares a label with the query", "shares none"])
@@ -425,8 +433,58 @@ def _gallery_rows(gallery_images, ids, rows):
 
 
 def _pixels(images):
-    """Return pixels (n, H, W, 3), at the images' own size if they have one."""
-    return images.read(np.arange(len(images)), None if images.shape else THUMBNAIL)
+    """Return pixels (H, W, 3) per image, at the images' own size if they have one, or its fault."""
+    size = None if images.shape else THUMBNAIL
+    rows = np.arange(len(images))
+    try:
+        return list(images.read(rows, size))
+    except ImageReadError:
+        found = [_pixels_of_one(images, row, size) for row in rows]
+    faults = [one for one in found if isinstance(one, ImageReadError)]
+    if len(faults) == len(found):
+        raise _nothing_to_draw(faults)
+    return found
+
+
+def _pixels_of_one(images, row, size):
+    try:
+        return images.read([row], size)[0]
+    except ImageReadError as fault:
+        return fault
+
+
+def _nothing_to_draw(faults):
+    """Return the error for images none of which can be read."""
+    first = faults[0]
+    causes = count_causes(fault.reason or str(fault) for fault in faults)
+    such = "" if first.path is None else f", such as {first.path!r}"
+    return ImageReadError(
+        f"None of the {len(faults)} images to draw can be read{such} ({causes}). The ids of the "
+        "gallery are taken for the names of its files: pass gallery_images, its images in the "
+        "order of its rows, if they are not, or have been moved.",
+        *(first.index, first.path, first.reason, first.errno, faults),
+    )
+
+
+def _warn_of_faults(found):
+    """Warn once of the images that are drawn as empty squares."""
+    faults = [one for one in found if isinstance(one, ImageReadError)]
+    if faults:
+        named = {fault.path: fault.reason for fault in faults}
+        shown = "; ".join(f"{path!r}: {reason}" for path, reason in list(named.items())[:5])
+        warnings.warn(
+            f"{len(faults)} of the images cannot be read and are drawn as empty squares ({shown}"
+            f"{'; ...' if len(named) > 5 else ''}).",
+            stacklevel=4,
+        )
+
+
+def _draw(sheet, row, column, pixels, right=None):
+    """Draw an image, or the reason why there is none; return the axes."""
+    if isinstance(pixels, ImageReadError):
+        reason = (pixels.reason or "cannot be read").split(" (")[0]  # without details
+        return sheet.missing(row, column, reason, right)
+    return sheet.result(row, column, pixels, right)
 
 
 def _check_positions(positions, n_queries, n_gallery):

@@ -1,5 +1,11 @@
 """The sheet that a search is drawn on: a grid of square images with captions, in inches."""
 
+import textwrap
+
+import numpy as np
+
+from sklearn_cbir._validation import printable
+
 # Bluish green and vermilion of Okabe and Ito: told apart with any color vision.
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#4D4D4D"
 BLACK, GRAY, PAPER = "#1A1A1A", "#595959", "#F2F2F2"
@@ -91,6 +97,15 @@ class Sheet:
         self._sign(ax, inset, 1 - inset, right)
         return ax
 
+    def missing(self, row, column, reason, right=None):
+        """Draw a cell without its image, and why; return its axes."""
+        ax = self.result(row, column, np.full((8, 8, 3), 242, dtype=np.uint8), right)
+        room = int(self.cell * 72 / (POINTS * CHARACTER)) - 2
+        lines = textwrap.wrap(printable(reason), max(room, 4))[:5]
+        style = {"ha": "center", "va": "center", "color": GRAY, "fontsize": POINTS * self.scale}
+        ax.text(0.5, 0.5, "\n".join(lines), transform=ax.transAxes, parse_math=False, **style)
+        return ax
+
     def caption(self, row, column, lines):
         """Write lines below a cell."""
         x, y = self._corner(row, column)
@@ -98,7 +113,7 @@ class Sheet:
         for i, line in enumerate(lines):
             below = y + self.cell + 0.06 + i * LINE
             color = GRAY if i else BLACK
-            self._write(x + self.cell / 2, below, shorten(line, room), color, va="top")
+            self._write(x + self.cell / 2, below, shorten(printable(line), room), color, va="top")
 
     def titles(self, titles):
         """Write what the columns are."""
