@@ -6,9 +6,10 @@ import numpy as np
 from sklearn import get_config
 
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._every_row import EveryRow
 from sklearn_cbir.index._growing import append, with_room
-from sklearn_cbir.index._rows import find_copies, row_blocks
+from sklearn_cbir.index._rows import row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
 AFFINITIES_AT_ONCE = 2**21
@@ -74,33 +75,42 @@ class ExactEngine(EveryRow):
                 return each[0] if len(each) == 1 else tuple(map(np.concatenate, zip(*each)))
         distances = np.empty((len(queries), k))
         positions = np.empty((len(queries), k), dtype=np.int64)
-        for block, which, found, measured in self._measured(queries, k=k):
+        for block, which, found, measured, copies in self._measured(queries, k=k):
             order = np.lexsort((measured, which))
             first = which.searchsorted(np.arange(block.stop - block.start))
-            nearest = order[first[:, None] + np.arange(k)]
-            distances[block], positions[block] = measured[nearest], found[nearest]
+            nearest = order[first[:, None] + np.arange(min(k, copies.n_distinct))]
+            distances[block], positions[block] = copies.nearest(
+                measured[nearest], found[nearest], k
+            )
         return distances, positions
 
     def _query_one(self, query, k, error, screen):
         """Return the same for one query in few steps: a call takes longer than what it computes."""
-        found = None if screen is None else self._screened(screen, query, k, error)
+        copies = self._copies_of_many(0)
+        n = min(k, copies.n_distinct)
+        found = None if screen is None else self._screened(screen, query, n, error, copies)
         if found is None:
             affinity = self._affinity(query, slice(None))[0]
-            floor = _reached(affinity, k) - (2 * error).astype(affinity.dtype)
+            copies.leave_out(affinity)
+            floor = _reached(affinity, n) - (2 * error).astype(affinity.dtype)
+            floor = np.maximum(floor, _lowest(floor.dtype))
             found = np.flatnonzero(affinity >= floor)
+        self._copies_of_many(len(found) - n)  # for the next query
         measured = self.measure(query, np.zeros(len(found), dtype=np.int64), found)
-        order = np.argsort(measured, kind="stable")[:k]
-        return measured[order][None], found[order][None]
+        order = np.argsort(measured, kind="stable")[:n]
+        return copies.nearest(measured[order][None], found[order][None], k)
 
-    def _screened(self, screen, query, k, error):
+    def _screened(self, screen, query, k, error, copies):
         """Return the rows that bytes cannot tell from the nearest; None if they are many."""
         many = len(self) // 16  # which take as long to measure as all to read
         if k > many // 4:
             return None
         affinity, slack = screen.multiply(query[0])
         affinity = self._from_product(affinity, slice(None))
+        copies.leave_out(affinity)
         slack += error.astype(slack.dtype)
-        found = np.flatnonzero(affinity + slack >= _reached(affinity - slack, k))
+        floor = max(_reached(affinity - slack, k), _lowest(affinity.dtype))
+        found = np.flatnonzero(affinity + slack >= floor)
         if len(found) <= many:
             self._cached_failures = 0
             return found
@@ -145,9 +155,10 @@ class ExactEngine(EveryRow):
         Which query, which position, and the distance: three arrays, one entry per pair.
         """
         parts = []
-        for block, which, found, measured in self._measured(queries, radii=radii):
+        for block, which, found, measured, copies in self._measured(queries, radii=radii):
             inside = measured <= radii[block][which]
-            parts.append((which[inside] + block.start, found[inside], measured[inside]))
+            pairs = copies.within(which[inside], found[inside], measured[inside])
+            parts.append((pairs[0] + block.start, *pairs[1:]))
         return tuple(np.concatenate(part) for part in zip(*parts))
 
     def distances(self, queries):
@@ -155,18 +166,17 @@ class ExactEngine(EveryRow):
 
         What is so close that the rounding of the product would show is measured in float64.
         """
-        if "_cached_copies" not in vars(self):
-            self._cached_copies = find_copies(self.rows)
+        copies = self._remembered("_cached_copies", Copies.among)
         affinity = self._affinity(queries, slice(None))
-        copies, firsts = self._cached_copies
-        affinity[:, copies] = affinity[:, firsts]  # equal rows are exactly tied
         distances = self._from_affinity(queries, affinity)
         close = self._close(queries)
         close[~self._is_safe(self._error(queries))] = np.inf
         for row in np.flatnonzero(~(distances.min(axis=1) > close)):
             # All that is not surely further.
-            found = np.flatnonzero(~(distances[row] > close[row]))
+            found = copies.without(np.flatnonzero(~(distances[row] > close[row])))
             distances[row, found] = self.measure(queries, np.full(len(found), row), found)
+        if len(copies):
+            distances[:, copies.positions] = distances[:, copies.firsts]
         return distances
 
     def measure(self, queries, which, positions):
@@ -195,14 +205,24 @@ class ExactEngine(EveryRow):
         return min(len(self), max(1024, AFFINITIES_AT_ONCE // n_queries))
 
     def _measured(self, queries, k=None, radii=None):
-        """Yield blocks of queries, the pairs that may be wanted, and their distances.
+        """Yield blocks of queries, the pairs that may be wanted, their distances, and copies.
 
         Pairs are ordered by query, which is counted from the start of its block, then by position.
+        Rows that are among the copies are in none.
         """
         waiting = list(self._blocks(len(queries), k or 1))[::-1]
         while waiting:
             block = waiting.pop()
-            pairs = self._pairs(queries[block], k, None if radii is None else radii[block])
+            copies, known = self._copies_of_many(0), "_cached_copies" in vars(self)
+            of_block = None if radii is None else radii[block]
+            pairs = self._pairs(queries[block], k, of_block, copies)
+            n_more = len(self) + 1
+            if pairs is not None:
+                n_more = len(pairs) - (k or 0) * (block.stop - block.start)
+            self._copies_of_many(n_more)
+            if not known and "_cached_copies" in vars(self):
+                waiting.append(block)
+                continue
             if pairs is None:  # too many rows are equally near: fewer queries at once
                 middle = (block.start + block.stop) // 2
                 waiting += [slice(middle, block.stop), slice(block.start, middle)]
@@ -210,17 +230,33 @@ class ExactEngine(EveryRow):
             pairs.sort()
             which, found = np.divmod(pairs, len(self))
             del pairs
-            yield block, which, found, self.measure(queries[block], which, found)
+            yield block, which, found, self.measure(queries[block], which, found), copies
 
-    def _pairs(self, queries, k=None, radius=None):
+    def _copies_of_many(self, n_more):
+        """Return which rows repeat others, none as long as it does not pay to find them.
+
+        It pays once as many pairs were left by the screen beyond those that are wanted, `n_more`
+        of them now, as there are rows: to measure them takes as long.
+        """
+        if "_cached_copies" not in vars(self):
+            self._cached_more = vars(self).get("_cached_more", 0) + n_more
+            if self._cached_more <= len(self):
+                return Copies(len(self))
+        return self._remembered("_cached_copies", Copies.among)
+
+    def _pairs(self, queries, k, radius, copies):
         """Return all pairs that may be wanted, and a few more, as query * len(self) + position.
 
         None if there are several queries and more pairs than the working memory holds.
         """
         error = self._error(queries)
-        safe = self._is_safe(error)
+        flat = self._flat(queries)
+        safe = self._is_safe(error) & ~flat
         slack = np.where(safe, 2 * error, 0).astype(self.rows.dtype)
         if radius is None:
+            k = min(k, copies.n_distinct)
+            exact = safe & self._is_exact(queries)
+            slack[exact] = 0
             select = _Nearest(k, len(self), slack)
         else:
             select = _Within(self._floor(queries, radius) - slack)
@@ -233,20 +269,48 @@ class ExactEngine(EveryRow):
         parts = []
         for start in range(0, len(self), tile):
             affinity = self._affinity(queries, slice(start, start + tile), place)
+            copies.leave_out(affinity, start)
             picked = select(affinity, room)
             if picked is None:
                 return None
             room -= len(picked)
+            value = affinity.take(picked)
             if tile < len(self):
                 which, column = np.divmod(picked, affinity.shape[1])
-                parts.append((which * len(self) + column + start, affinity.take(picked)))
-        if parts:
-            picked, value = (np.concatenate(part) for part in zip(*parts))
-            picked = picked[value >= select.limit[picked // len(self)]]
+                picked = which * len(self) + column + start
+            parts.append((picked, value))
+        picked, value = (np.concatenate(part) for part in zip(*parts))
+        keep = safe[picked // len(self)]
+        if tile < len(self):
+            keep &= value >= select.limit[picked // len(self)]
+        picked, value = picked[keep], value[keep]
+        if radius is None and exact.any() and len(picked) > k * len(queries):
+            picked = _first_of_ties(picked, value, len(self), k, exact)
         if safe.all():
             return picked
-        every = np.flatnonzero(~safe)[:, None] * len(self) + np.arange(len(self))
-        return np.concatenate([picked[safe[picked // len(self)]], every.ravel()])
+        firsts = copies.without(np.arange(len(self)))
+        parts = [picked, (np.flatnonzero(~safe & ~flat)[:, None] * len(self) + firsts).ravel()]
+        firsts = firsts[:k]  # of rows that are equally far
+        parts.append((np.flatnonzero(flat)[:, None] * len(self) + firsts).ravel())
+        return np.concatenate(parts)
+
+    def _flat(self, queries):
+        """Say which queries are equally far from all rows."""
+        return np.zeros(len(queries), dtype=bool)
+
+    def _is_exact(self, queries):
+        """Say for which queries affinities are not rounded: of whole numbers that are not large.
+
+        To look at all rows pays where many pairs were left once.
+        """
+        if "_cached_copies" not in vars(self):
+            return np.zeros(len(queries), dtype=bool)
+        largest = self._remembered("_cached_largest_whole", _largest_whole)
+        if largest == np.inf:
+            return np.zeros(len(queries), dtype=bool)
+        largest = np.maximum(np.abs(queries).max(axis=1), largest).astype(np.float64)
+        is_small = 4 * self.rows.shape[1] * largest**2 <= 1 / np.finfo(self.rows.dtype).eps
+        return is_small & (queries == np.rint(queries)).all(axis=1)
 
     def _affinity(self, queries, part, place=None):
         """Return affinities of queries to a slice of the rows, (n_queries, n_rows)."""
@@ -299,6 +363,9 @@ class CosineEngine(ExactEngine):
     def _error(self, queries):
         eps = float(np.finfo(self.rows.dtype).eps)
         return np.full(len(queries), (2 * self.rows.shape[1] + 16) * eps)
+
+    def _flat(self, queries):
+        return ~queries.any(axis=1)
 
     def _floor(self, queries, radius):
         return np.full(len(queries), 1 - radius, dtype=self.rows.dtype)
@@ -465,9 +532,9 @@ class _Nearest:
         best = largest if len(parts) == 1 and largest.size else np.concatenate(parts, axis=1)
         if best.shape[1] >= self.k:
             best = np.partition(best, -self.k, axis=1)[:, -self.k :]
-            self.limit = best[:, 0] - self.slack
+            self.limit = np.maximum(best[:, 0] - self.slack, _lowest(best.dtype))
         else:
-            self.limit = np.full(len(best), -np.inf, dtype=best.dtype)
+            self.limit = np.full(len(best), _lowest(best.dtype), dtype=best.dtype)
         self.best = best
 
 
@@ -475,7 +542,7 @@ class _Within:
     """Pick out of tiles of affinities all that reach the limit of their row."""
 
     def __init__(self, limit):
-        self.limit = limit
+        self.limit = np.maximum(limit, _lowest(limit.dtype))
 
     def __call__(self, affinity, room):
         """Return where they are in the flattened tile; None if they are more than `room`."""
@@ -502,6 +569,34 @@ def _make_screen(rows):
     except ImportError:
         return None
     return ByteScreen(rows)
+
+
+def _first_of_ties(pairs, affinity, n, k, exact):
+    """Leave out pairs that tie with the `k`-th nearest of their query and come after it.
+
+    Only where affinities are `exact`, per query, do they say what ties.
+    """
+    which, position = np.divmod(pairs, n)
+    order = np.lexsort((position, -affinity, which))
+    which = which[order]
+    rank = np.arange(len(pairs)) - which.searchsorted(which)
+    return pairs[order[(rank < k) | ~exact[which]]]
+
+
+def _largest_whole(rows):
+    """Return the largest number of rows in size if all are whole numbers, else infinity."""
+    largest = 0.0
+    for part in row_blocks(*rows.shape, itemsize=32, largest=2**14):
+        block = rows[part]
+        if not (block == np.rint(block)).all():
+            return np.inf
+        largest = max(largest, float(np.abs(block).max()))
+    return largest
+
+
+def _lowest(dtype):
+    """Return the lowest affinity: what is left out has less."""
+    return np.finfo(dtype).min
 
 
 def _reached(values, k):

@@ -1,0 +1,117 @@
+"""Equal rows and equal distances: the same answers as one by one, in about the same time."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sklearn_cbir import NeighborsRetriever
+
+PLACES = {
+    "copy": {"algorithm": "exact"},
+    "float16": {"storage": "float16"},
+    "memory_map": {"storage": "memory_map"},
+}
+
+
+def some_equal(n, n_equal, width, rng):
+    rows = rng.normal(size=(n, width)).astype(np.float32)
+    rows[rng.permutation(n)[:n_equal]] = rows[0]
+    return rows
+
+
+def tied(kind, n, rng):
+    """Return `n` rows of which many are equally far from each other."""
+    if kind == "equal":
+        return np.ones((n, 8), np.float32)
+    if kind == "many equal":
+        return some_equal(n, n // 2, 16, rng)
+    if kind == "six values":
+        return np.repeat(rng.normal(size=(6, 16)), -(-n // 6), axis=0)[:n][rng.permutation(n)]
+    if kind == "zeros":
+        return some_equal(n, 0, 8, rng) * (rng.random((n, 1)) < 0.5)
+    if kind == "zeros of both signs":
+        rows = np.where(rng.random((n, 4)) < 0.5, 0.0, -0.0)
+        return np.vstack([rows[: n // 2], rng.integers(-1, 2, (n - n // 2, 4)) * 1.0])
+    if kind == "whole numbers":
+        return rng.integers(0, 4, (n, 5)).astype(np.float32)
+    if kind == "one of many":
+        return np.eye(n, dtype=np.float32)
+    if kind == "quantized":
+        return np.round(rng.normal(size=(n, 3)) * 4) / 4
+    if kind == "huge and equal":
+        return np.where(rng.random((n, 1)) < 0.5, 3e38, some_equal(n, 0, 3, rng)).astype(np.float32)
+    rows = rng.normal(size=(1, 16)) * (
+        1 + 1e-7 * rng.normal(size=(n, 16))
+    )  # equal but for rounding
+    return rows.astype(np.float32)
+
+
+KINDS = [
+    "equal", "many equal", "six values", "zeros", "zeros of both signs", "whole numbers",
+    "one of many", "quantized", "huge and equal", "nearly equal",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_distances_come_by_position(kind, metric, place, rng, tmp_path):
+    rows = tied(kind, 300, rng)
+    rows = rows.astype(np.float32) if place == "float16" else rows
+    queries = np.vstack([rows[:20], rng.normal(size=(20, rows.shape[1]))]).astype(rows.dtype)
+    queries[25] = 0
+    given = rows
+    if place == "memory_map":
+        np.save(tmp_path / "rows.npy", rows)
+        given = tmp_path / "rows.npy"
+    if place == "float16" and kind == "huge and equal" and metric == "euclidean":
+        rows = given = rows / 2  # queries beside the gallery would leave the range
+    retriever = NeighborsRetriever(7, metric=metric, **PLACES[place]).fit(given, ids=range(300))
+    engine = retriever._gallery.engine
+    try:
+        encoded = engine.encode(queries)
+    except ValueError:
+        queries = queries[:20]
+        encoded = engine.encode(queries)
+    which, positions = np.divmod(np.arange(len(queries) * 300), 300)
+    every = engine.measure(encoded, which, positions).reshape(len(queries), 300)
+    order = np.argsort(every, axis=1, kind="stable")
+    for _ in range(2):  # before and after it is known what is equal
+        for k in (1, 7, 299, 300):
+            distances, found = retriever.kneighbors(queries, k)
+            np.testing.assert_array_equal(found, order[:, :k])
+            np.testing.assert_array_equal(distances, np.take_along_axis(every, order, 1)[:, :k])
+        for row in range(0, len(queries), 9):
+            one = retriever.kneighbors(queries[row : row + 1], 7)
+            np.testing.assert_array_equal(one[1], order[row : row + 1, :7])
+        own = retriever.kneighbors(None, 3)[1]
+        assert (own != np.arange(300)[:, None]).all()
+        radius = float(np.median(every))
+        near = retriever.radius_neighbors(queries, radius, return_distance=False)
+        for row, found in enumerate(near):
+            np.testing.assert_array_equal(found, np.flatnonzero(every[row] <= radius))
+        engine._copies_of_many(10**9)
+    retriever.partial_fit(queries[:3].copy(), ids=range(300, 303)).remove([0, 301])
+    fresh = NeighborsRetriever(7, metric=metric, algorithm="exact")
+    if place == "copy":
+        fresh.fit(np.vstack([rows[1:], queries[:1], queries[2:3]]))
+        np.testing.assert_array_equal(retriever.kneighbors(queries), fresh.kneighbors(queries))
+
+
+def processor_time(action):
+    start = time.thread_time()
+    action()
+    return time.thread_time() - start
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("kind", ["equal", "many equal", "six values", "zeros", "one of many"])
+def test_ties_take_no_more_than_a_few_times_as_long(kind, metric, rng):
+    rows = tied(kind, 1000 if kind == "one of many" else 2000, rng)
+    other = rng.normal(size=rows.shape).astype(rows.dtype)
+    times = []
+    for X in (rows, other):
+        retriever = NeighborsRetriever(10, metric=metric, algorithm="exact").fit(X)
+        times.append(min(processor_time(retriever.kneighbors) for _ in range(2)))
+    assert times[0] < 6 * times[1] + 0.05  # 30 to 50 times where every tie is measured
