@@ -15,13 +15,21 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._checkpoint import Checkpoint
-from sklearn_cbir._devices import OwnDraws, resolve_device, seeded, use_one_thread_if_forked
+from sklearn_cbir._devices import (
+    OwnDraws,
+    resolve_device,
+    seeded,
+    shielded,
+    use_one_thread_if_forked,
+)
 from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._labels import encode_labels, labeled_rows
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._module_state import with_room
 from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
@@ -121,7 +129,8 @@ class NetworkTransformer(
         """
         before = vars(self).copy()
         try:
-            return self._fit(X, y)
+            with shielded():
+                return self._fit(X, y)
         except BaseException:
             # As before fit, but for what scikit-learn needs to tear its callbacks down.
             callbacks = {k: v for k, v in vars(self).items() if "_callback" in k}
@@ -186,7 +195,10 @@ class NetworkTransformer(
 
     def __getstate__(self):
         state = super().__getstate__().copy()
-        state.pop("_network", None)
+        network = state.pop("_network", None)
+        if network is not None and isinstance(self.backbone, nn.Module):
+            # What a module counts in transform is not in what fit has left.
+            state["_network_state"] = state["_network_state"] | _portable_state(network)
         state["_state_format"] = STATE_FORMAT
         return state
 
@@ -337,7 +349,8 @@ class NetworkTransformer(
             if loss is not None:
                 trunk = build_mlp(n_features, **row_statistics(data))
         else:
-            trunk = build_backbone(**self._backbone_parameters())
+            trunk = build_backbone(**self._backbone_parameters(data))
+            self._warn_of_parametrizations(trunk)
         network = Network(trunk, **ending)
         if not isinstance(data, np.ndarray) and self._is_pretrained(trunk):
             # Statistics estimated again from few photos are worse than those of the weights.
@@ -349,12 +362,23 @@ class NetworkTransformer(
             loss.setup(n_outputs=n_outputs, y=trained_on, generator=generator)
         return network
 
-    def _backbone_parameters(self):
-        """Return keyword arguments of build_backbone."""
+    def _backbone_parameters(self, images):
+        """Return keyword arguments of build_backbone, which copies a module."""
         names = ("weights", "pooling", "image_size", "mean", "std")
-        # A copy: what the user does to a module later must not reach the fitted network.
-        backbone = DEFAULT_BACKBONE if self.backbone is None else copy.deepcopy(self.backbone)
-        return {"backbone": backbone} | {name: getattr(self, name) for name in names}
+        backbone = DEFAULT_BACKBONE if self.backbone is None else self.backbone
+        shape = (FILE_SIZE, FILE_SIZE) if images.shape is None else images.shape[:2]
+        own = {"backbone": backbone, "input_shape": shape}
+        return own | {name: getattr(self, name) for name in names}
+
+    def _warn_of_parametrizations(self, trunk):
+        if any(map(is_parametrized, trunk.modules())):
+            warnings.warn(
+                f"{type(self).__name__} trains and transforms with this backbone or pooling, but "
+                "cannot be pickled: torch does not pickle modules with parametrizations, such as "
+                "spectral_norm and weight_norm. Take them out for that, with "
+                "torch.nn.utils.parametrize.remove_parametrizations.",
+                stacklevel=5,
+            )
 
     def _is_pretrained(self, trunk):
         """Whether the trunk has trained weights: of a file, of a name, or a module's own."""
@@ -438,15 +462,11 @@ class NetworkTransformer(
 
     def _snapshot(self, network, source):
         """Return the fitted attributes that make a copy of this estimator transform."""
-        weights = {
-            name: np.array(value.cpu().numpy(), order="C")
-            for name, value in network.state_dict().items()
-        }
         reading = None
         if isinstance(source, ImageSource):
             reading = {"size": source.size, "resize": source.resize}
         return {
-            "_network_state": {"spec": network.spec, "weights": weights, "reading": reading},
+            "_network_state": _portable_state(network) | {"reading": reading},
             "_network": None,
             "n_features_out_": network.width,
             "history_": [],
@@ -479,11 +499,18 @@ class NetworkTransformer(
             network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
         # np.array: memory-mapped weights are read-only, and torch would write through that.
         weights = self._network_state["weights"]
-        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+        state = network.state_dict()  # for the extra state of modules
+        network.load_state_dict(
+            state | {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
+        )
         return network.eval()
 
     def _embed(self, X):
         """Return the network's vectors, float32 (n, width)."""
+        with shielded():
+            return self._embed_shielded(X)
+
+    def _embed_shielded(self, X):
         check_is_fitted(self)
         self._check_transform_parameters()
         data = self._check_input(X, reset=False)
@@ -514,11 +541,22 @@ class NetworkTransformer(
             )
 
 
+def _portable_state(network):
+    """Return what builds a network again: plain values, arrays, and modules without weights."""
+    weights = {
+        name: np.array(value.cpu().numpy(), order="C")
+        for name, value in network.state_dict().items()
+        if isinstance(value, torch.Tensor)  # extra state goes with its module
+    }
+    return {"spec": network.portable_spec(), "weights": weights}
+
+
 def _rebuilt_trunk(spec):
     if "n_features" in spec:
         return PassRows(**spec)
+    spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
     return build_backbone(
-        **{k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
+        **{k: with_room(v) if isinstance(v, nn.Module) else v for k, v in spec.items()}
     )
 
 

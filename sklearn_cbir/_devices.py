@@ -43,6 +43,44 @@ def first_line(error):
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
+# What the caller has set -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def shielded():
+    """Compute in float32, with gradients and on the CPU unless told otherwise.
+
+    Whatever the caller set for all of torch, in this thread, does not reach the block: default
+    dtype and device, ``inference_mode``, ``no_grad``, ``autocast``.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if torch.get_default_dtype() != torch.float32:
+            stack.enter_context(_Float32())
+        yield
+
+
+class _Float32(TorchFunctionMode):
+    """New tensors of this thread are float32 where torch's default would decide."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if kwargs.get("dtype") is None and self._would_decide(function, args, kwargs):
+            kwargs = kwargs | {"dtype": torch.float32}
+        return function(*args, **kwargs)
+
+    def _would_decide(self, function, args, kwargs):
+        if function in _FLOATING_FOR_FLOATS and not any(hasattr(value, "dtype") for value in args):
+            return function(*args, **kwargs).is_floating_point()
+        return function in _FLOATING
+
+
 # Where a network lies --------------------------------------------------------------------------
 
 
@@ -139,18 +177,23 @@ class OwnDraws(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _drawing(module, names):
+def _functions(module, names):
     return {getattr(module, name) for name in names.split() if hasattr(module, name)}
 
 
 # What takes a generator; of torch.nn.init too, whose functions call the others unseen.
 _DRAWS = {
-    *_drawing(torch, "bernoulli multinomial normal rand randint randn randperm"),
-    *_drawing(torch.Tensor, "bernoulli bernoulli_ cauchy_ exponential_ geometric_ log_normal_"),
-    *_drawing(torch.Tensor, "multinomial normal_ random_ uniform_"),
-    *_drawing(nn.init, "kaiming_normal_ kaiming_uniform_ normal_ orthogonal_ sparse_"),
-    *_drawing(nn.init, "trunc_normal_ uniform_ xavier_normal_ xavier_uniform_"),
+    *_functions(torch, "bernoulli multinomial normal rand randint randn randperm"),
+    *_functions(torch.Tensor, "bernoulli bernoulli_ cauchy_ exponential_ geometric_ log_normal_"),
+    *_functions(torch.Tensor, "multinomial normal_ random_ uniform_"),
+    *_functions(nn.init, "kaiming_normal_ kaiming_uniform_ normal_ orthogonal_ sparse_"),
+    *_functions(nn.init, "trunc_normal_ uniform_ xavier_normal_ xavier_uniform_"),
 }
+
+
+# What makes tensors of torch's default dtype: always, or of Python's floats.
+_FLOATING = _functions(torch, "empty eye linspace logspace ones rand randn zeros")
+_FLOATING_FOR_FLOATS = _functions(torch, "arange as_tensor full tensor")
 
 
 def derived_seed(*parts):

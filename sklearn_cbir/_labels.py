@@ -40,8 +40,14 @@ def shared_labels(y, z):
     """
     if y.ndim == 1:
         return y[:, None] == z[None, :]
-    # * 1.0: a boolean product loses the count, and one of uint8 wraps at 256.
-    return (y * 1.0) @ (z * 1.0).T
+    return _as_numbers(y) @ _as_numbers(z).T
+
+
+def _as_numbers(y):
+    """As floats: a product of booleans loses the count, and one of uint8 wraps at 256."""
+    if hasattr(y, "is_floating_point"):  # torch's default dtype, which may be any, is not asked
+        return y if y.is_floating_point() else y.float()
+    return y * 1.0
 
 
 def check_labels(y, *, name="y", n=None):

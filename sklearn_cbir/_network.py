@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from sklearn_cbir._devices import Placement
+from sklearn_cbir._module_state import without_weights
 from sklearn_cbir.backbones import ENHANCEMENTS
 
 SLICE = 50  # features behind every output of a divided layer
@@ -86,6 +87,14 @@ class Network(nn.Module):
             "enhance": enhance,
             "hash_layer": hash_layer,
         }
+
+    def portable_spec(self):
+        """Return `spec` with the user's own modules as training has left them, without weights."""
+        trunk = dict(self.spec["trunk"])
+        for name, part in (("backbone", "features"), ("pooling", "pooling")):
+            if isinstance(trunk.get(name), nn.Module):
+                trunk[name] = without_weights(getattr(self.trunk, part))
+        return self.spec | {"trunk": trunk}
 
     def head_parameters(self):
         """Return the named parameters that do not belong to the trunk."""

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn_cbir._batches import Batches
 from sklearn_cbir._devices import derived_seed
 from sklearn_cbir._training import Settings
+from sklearn_cbir.backbones._probe import name_of
 from sklearn_cbir.losses import output_of, sampling_of
 from sklearn_cbir.sampling import (
     balanced_batches,
@@ -23,11 +24,18 @@ GO_ON = {"balanced", "mined"}  # samplings whose decks of rows go on from epoch 
 def plan_settings(estimator, network, loss):
     """Return what the training loop is asked to do."""
     pretrained = getattr(network.trunk, "frozen_batch_norm", False)
+    loss_parameters = list(getattr(loss, "parameters", list)())
+    if not any(p.requires_grad for p in [*network.parameters(), *loss_parameters]):
+        raise ValueError(
+            f"Nothing can be trained: backbone={name_of(network.trunk.spec['backbone'])} has no "
+            "parameter with requires_grad=True, and there is no layer beside it. Free some of its "
+            "parameters, add a layer by n_components, or use it as it is, with loss=None."
+        )
     head_epochs = estimator.head_epochs
     if head_epochs is None:
         head_epochs = 5 if pretrained else 0
-    parameters = getattr(loss, "parameters", list)
-    nothing_new = not network.head_parameters() and not list(parameters())
+    new = [parameter for _, parameter in network.head_parameters()] + loss_parameters
+    nothing_new = not any(parameter.requires_grad for parameter in new)
     if not estimator.max_epochs and (nothing_new or not head_epochs):
         raise ValueError(_nothing_to_train(nothing_new))
     if head_epochs and nothing_new:

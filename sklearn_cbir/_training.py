@@ -12,8 +12,10 @@ from torch import nn
 
 from sklearn_cbir._batches import shared_workers
 from sklearn_cbir._devices import derived_seed, use_one_thread_if_forked
+from sklearn_cbir._module_state import copied_state, hidden_state, set_hidden_state
 from sklearn_cbir._randomness import Draws
 from sklearn_cbir._validation import resolve
+from sklearn_cbir.backbones._probe import in_float32
 
 # Optimization --------------------------------------------------------------------------------
 
@@ -76,14 +78,22 @@ class Settings:
                     group = {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
                     groups.append(group)
         make = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
+        way_out = (
+            f"Use one of {sorted(OPTIMIZERS)}, or a class called as "
+            "optimizer(groups, lr=..., weight_decay=...)."
+        )
         try:
-            return make(groups, lr=self.lr, weight_decay=self.weight_decay)
-        except TypeError as error:
+            optimizer = make(groups, lr=self.lr, weight_decay=self.weight_decay)
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"optimizer={self.optimizer!r} could not be made: {error}. Use one of "
-                f"{sorted(OPTIMIZERS)}, or a class called as "
-                "optimizer(groups, lr=..., weight_decay=...)."
+                f"optimizer={self.optimizer!r} could not be made: {error}. {way_out}"
             ) from error
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(
+                f"optimizer={self.optimizer!r} made {type(optimizer).__name__}, which is no torch "
+                f"optimizer. {way_out}"
+            )
+        return optimizer
 
 
 class _Net(NeuralNet):
@@ -95,6 +105,7 @@ class _Net(NeuralNet):
         self.head_only = head_only
         self.n_steps = n_steps
         self.step = step
+        self.has_learned = False
 
     def train_epoch(self, epoch, batches):
         """Train on the batches of one epoch, then score the held-out images, if there are any."""
@@ -102,7 +113,7 @@ class _Net(NeuralNet):
         _start_epoch(self.criterion_, epoch, self.settings.n_epochs)
         # Not partial_fit: that one swallows Ctrl-C.
         self.fit_loop(batches, epochs=1)
-        self.check_weights()
+        self.check_progress()
 
     def run_single_epoch(self, iterator, training, *args, **kwargs):
         if training or iterator is None:
@@ -128,6 +139,17 @@ class _Net(NeuralNet):
         with torch.autocast(device, dtype=torch.bfloat16):
             return super().infer(x, **fit_params).float()
 
+    def train_step_single(self, batch, **fit_params):
+        self._set_training(True)
+        inputs, targets = batch
+        outputs = self.infer(inputs, **fit_params)
+        loss = self.get_loss(outputs, targets, X=inputs, training=True)
+        # A batch without anything to compare may give a constant: it moves no weight.
+        if loss.requires_grad:
+            loss.backward()
+            self.has_learned = True
+        return {"loss": loss, "y_pred": outputs}
+
     def train_step(self, batch, **fit_params):
         # The middle of the step: at its ends a schedule may be 0, and one step must train too.
         factor = SCHEDULES[self.settings.schedule]((self.step + 0.5) / self.n_steps)
@@ -144,15 +166,30 @@ class _Net(NeuralNet):
                 f"loss={_name_of(self.criterion_)} failed on outputs {tuple(y_pred.shape)} and y "
                 f"{tuple(y_true.shape)} of {y_true.dtype}: {error}"
             ) from error
-        if not torch.isfinite(loss):
-            self._stop(f"The loss became {loss.item()}")
-        return loss
+        value = _number(loss)
+        if value is None:
+            raise ValueError(
+                f"loss={_name_of(self.criterion_)} returned {_describe(loss)} for outputs "
+                f"{tuple(y_pred.shape)} and y {tuple(y_true.shape)}. It must return one number, a "
+                "tensor that depends on the outputs: use reduction='mean' or its mean."
+            )
+        if not math.isfinite(value):
+            self._stop(f"The loss became {value}")
+        return loss.reshape(())
 
-    def check_weights(self):
-        """Raise if the last step, which no loss has seen yet, broke the weights."""
-        values = self.module_.state_dict().values()
-        if not all(torch.isfinite(value).all() for value in values if value.is_floating_point()):
-            self._stop("The weights became NaN or infinite")
+    def check_progress(self):
+        """Raise if no batch has moved a weight, or if the last step has broken the weights."""
+        if not self.has_learned:
+            loss = self.history[-1]["batches"][-1]["train_loss"]
+            raise ValueError(
+                f"loss={_name_of(self.criterion_)} returned a constant, such as {loss:.4g}, for "
+                "every batch of an epoch. It must return one number that depends on the outputs: "
+                "no .item(), .detach() or torch.tensor(...) in between, and batches with something "
+                "to compare."
+            )
+        for value in self.module_.state_dict().values():
+            if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+                self._stop("The weights became NaN or infinite")
 
     def _stop(self, what):
         rates = sorted({group["lr"] for group in self.optimizer_.param_groups})
@@ -161,6 +198,20 @@ class _Net(NeuralNet):
             f"learning rate {', '.join(f'{rate:.3g}' for rate in rates)}. Lower lr, or check the "
             "images and labels."
         )
+
+
+def _number(loss):
+    """Return the value of a loss, None if it is no tensor of one real number."""
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
+        return None
+    return None if loss.is_meta else float(loss.detach())
+
+
+def _describe(value):
+    if not isinstance(value, torch.Tensor):
+        return f"{type(value).__name__}, no tensor" if value is not None else "None"
+    place = f" on {value.device}" if value.is_meta else ""
+    return f"a tensor of shape {tuple(value.shape)} of {value.dtype}{place}"
 
 
 def _name_of(loss):
@@ -197,7 +248,7 @@ def train(
     `state` is what the checkpoint holds of an earlier run, or None. `on_epoch(record)` is called
     after every epoch of this call; True ends the training.
     """
-    loss = loss if isinstance(loss, nn.Module) else _CallableLoss(loss)
+    loss = in_float32(loss) if isinstance(loss, nn.Module) else _CallableLoss(loss)
     network.to(device, memory_format=torch.channels_last)
     loss.to(device)
     run = _Run(network, loss, settings.n_iter_no_change, settings.tol)
@@ -292,7 +343,7 @@ class _Run:
         self.waited = 0 if improved else self.waited + 1
         if valid_loss < self.best_loss:
             self.best_loss = valid_loss
-            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            self.best = copied_state(self.network)
         self.stopped = self.waited >= self.n_iter_no_change
 
     def restore_best(self):
@@ -303,6 +354,7 @@ class _Run:
         return {
             "network": self.network.state_dict(),
             "loss": self.loss.state_dict(),
+            "hidden": {name: hidden_state(part) for name, part in self._parts().items()},
             "history": self.history,
             "best": self.best,
             "best_loss": self.best_loss,
@@ -310,9 +362,18 @@ class _Run:
             "stopped": self.stopped,
         }
 
+    def _parts(self):
+        """Return the modules that may be the user's, with a state of their own."""
+        trunk = self.network.trunk
+        found = {"features": getattr(trunk, "features", None), "loss": self.loss}
+        found["pooling"] = getattr(trunk, "pooling", None)
+        return {name: part for name, part in found.items() if part is not None}
+
     def restore(self, state):
         self.network.load_state_dict(state["network"])
         self.loss.load_state_dict(state["loss"])
+        for name, hidden in state.get("hidden", {}).items():
+            set_hidden_state(self._parts()[name], hidden)
         for name in ("history", "best", "best_loss", "waited", "stopped"):
             setattr(self, name, state[name])
 

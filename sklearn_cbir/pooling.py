@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+SMALLEST_P = 0.1
+
 
 class AveragePooling(nn.Module):
     """Mean of every channel.
@@ -40,7 +42,9 @@ class GeMPooling(nn.Module):
     Parameters
     ----------
     p : float, default=3.0
-        Exponent to start from; 1 is the mean, infinity the maximum.
+        Exponent to start from; 1 is the mean, infinity the maximum. Training may
+        lower it, but less than 0.1 counts as that: below 0 the smallest
+        activations would decide.
 
     eps : float, default=1e-6
         Smaller activations count as this.
@@ -65,7 +69,8 @@ class GeMPooling(nn.Module):
 
     def forward(self, maps):
         """Vectors (n, channels) of feature maps (n, channels, height, width)."""
-        return maps.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        p = self.p.clamp(min=SMALLEST_P)
+        return maps.clamp(min=self.eps).pow(p).mean(dim=(2, 3)).pow(1 / p)
 
     def extra_repr(self):
         """Exponent as it is now."""

@@ -29,6 +29,7 @@ ORDER = [
     "_fingerprint",
     "_devices",
     "_workers",
+    "_module_state",
     "_batches",
     "_checkpoint",
     "_training",

@@ -3,17 +3,19 @@
 import copy
 
 import numpy as np
-import torch
 from torch import nn
 
 from sklearn_cbir._validation import check_integer, resolve
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._enhancement import ENHANCEMENTS
+from sklearn_cbir.backbones._probe import in_float32, name_of, pooled_width, prepared, probe
 from sklearn_cbir.backbones._rows import RowTrunk, build_mlp, row_statistics
 from sklearn_cbir.backbones._torchvision import from_torchvision
 from sklearn_cbir.backbones._trunk import Net, Trunk, freeze_batch_norm
 from sklearn_cbir.backbones._weights import load_state, read_weights
 from sklearn_cbir.pooling import POOLINGS
+
+PROBED_AT = 96  # px
 
 __all__ = [
     "BACKBONES",
@@ -35,6 +37,7 @@ def build_backbone(
     pooling="auto",
     image_size=None,
     resize_size=None,
+    input_shape=None,
     mean=None,
     std=None,
     in_features=None,
@@ -49,7 +52,8 @@ def build_backbone(
     backbone : str or Module
         A name in `BACKBONES`, one of torchvision's classification networks,
         or a module from normalized images (n, 3, height, width) to vectors or
-        feature maps. A module is copied, with the weights it has.
+        feature maps. A module is copied, with the weights it has, to the CPU
+        and to float32.
 
     weights : {"imagenet", None} or path, default=None
         Torchvision's weights, downloaded on first use; none; or a file with a
@@ -70,6 +74,12 @@ def build_backbone(
         `image_size`, which cuts off least. Torchvision evaluates its weights
         with 232 or 256 for 224, which classifies better and finds worse.
 
+    input_shape : tuple of int, default=None
+        Height and width in pixels of the images that come where no
+        `image_size` binds them; None tries the network with 96 x 96. Lazy
+        layers take their shapes from it, and networks of one size are refused
+        where it is another.
+
     mean, std : sequence of 3 floats, default=None
         Of the training images' colors in [0, 1]; None is what the weights
         expect, and ImageNet's for a module.
@@ -87,7 +97,7 @@ def build_backbone(
     ------
     ValueError
         For an unknown name, weights that do not fit, a network that cannot
-        take images of `image_size`.
+        take images of that size or with 3 channels, or has no weights.
 
     FileNotFoundError
         If there is no file `weights`.
@@ -113,28 +123,35 @@ def build_backbone(
     net = _find(backbone, weights, pooling, image_size)
     image_size = net.image_size if image_size is None else int(image_size)
     resize_size = image_size if resize_size is None else int(resize_size)
+    if input_shape is not None:
+        input_shape = tuple(check_integer(side, "input_shape", minimum=1) for side in input_shape)
     spec = {
         "backbone": backbone,
         "weights": None,
         "pooling": pooling,
         "image_size": image_size,
         "resize_size": resize_size,
+        "input_shape": input_shape,
         "mean": _colors(net.mean if mean is None else mean, "mean"),
         "std": _colors(net.std if std is None else std, "std"),
     }
-    n_dimensions, channels = _probe(net, backbone, image_size)
+    size = input_shape if image_size is None else (image_size, image_size)
+    if not net.one_size:
+        # What takes 96 pixels takes more, and smaller is faster.
+        size = [min(side, PROBED_AT) for side in size or (PROBED_AT,) * 2]
+    n_dimensions, channels = probe(net.features, backbone, size or (PROBED_AT,) * 2)
+    if isinstance(backbone, nn.Module) and weights not in (None, "imagenet"):
+        # Only now have lazy layers the shapes that weights fit into.
+        load_state(net.features, read_weights(weights), name_of(backbone))
     pool = _make_pooling(pooling, n_dimensions, backbone)
-    width = _pooled_width(pool, n_dimensions, channels)
+    width = pooled_width(pool, n_dimensions, channels)
     return Trunk(net.features, pool, width, spec, channels if n_dimensions == 4 else None)
 
 
 def _find(backbone, weights, pooling, image_size):
     """Net of a name or a module, with its weights."""
     if isinstance(backbone, nn.Module):
-        features = copy.deepcopy(backbone)
-        if weights not in (None, "imagenet"):
-            load_state(features, read_weights(weights), type(backbone).__name__)
-        return Net(features, one_size=True)
+        return Net(prepared(backbone), one_size=True)
     if not isinstance(backbone, str):
         raise ValueError(
             f"backbone={backbone!r} is neither a name nor a network. Pass a name, or an instance "
@@ -159,65 +176,22 @@ def _colors(values, parameter):
     return tuple(values.tolist())
 
 
-def _probe(net, backbone, image_size):
-    """Number of dimensions and of channels that come out for one black image."""
-    size = image_size or 96
-    if not net.one_size:
-        # What takes 96 pixels takes more, and smaller is faster.
-        size = min(size, 96)
-    modes = [(module, module.training) for module in net.features.modules()]
-    net.features.eval()
-    try:
-        with torch.no_grad():
-            output = net.features(torch.zeros(1, 3, size, size))
-    except RuntimeError as error:
-        raise ValueError(
-            f"backbone={_name(backbone)} does not take images of {size} x {size} pixels "
-            f"({error}). Set image_size to what it takes."
-        ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
-    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4) or len(output) != 1:
-        raise ValueError(
-            f"backbone={_name(backbone)} turns images (n, 3, height, width) into "
-            f"{_describe(output)}. It must give a tensor of vectors (n, width) or of feature maps "
-            "(n, channels, height, width)."
-        )
-    return output.ndim, output.shape[1]
-
-
-def _describe(output):
-    shape = getattr(output, "shape", None)
-    return type(output).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
-
-
-def _name(backbone):
-    return repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
-
-
 def _make_pooling(pooling, n_dimensions, backbone):
     """Pooling module, if there is a feature map to pool."""
+    is_auto = isinstance(pooling, str) and pooling == "auto"
     if n_dimensions == 4:
-        pool = resolve("avg" if pooling == "auto" else pooling, POOLINGS, "pooling")
-        return copy.deepcopy(pool) if isinstance(pool, nn.Module) else pool()
-    if pooling != "auto":
+        pool = resolve("avg" if is_auto else pooling, POOLINGS, "pooling")
+        if isinstance(pooling, nn.Module):
+            return in_float32(copy.deepcopy(pool).to("cpu"))
+        if not isinstance(pooling, str):
+            raise ValueError(
+                f"pooling={pooling!r} is neither a name nor a module. Use 'auto' or one of "
+                f"{sorted(POOLINGS)}."
+            )
+        return pool()
+    if not is_auto:
         raise ValueError(
-            f"pooling={pooling!r} needs a feature map, and backbone={_name(backbone)} gives "
+            f"pooling={pooling!r} needs a feature map, and backbone={name_of(backbone)} gives "
             "vectors. Use pooling='auto'."
         )
     return nn.Identity()
-
-
-def _pooled_width(pool, n_dimensions, channels):
-    """Length of the vectors that `pool` makes of feature maps."""
-    if n_dimensions == 2:
-        return channels
-    with torch.no_grad():
-        pooled = pool(torch.ones(2, channels, 3, 3))
-    if pooled.ndim != 2 or len(pooled) != 2:
-        raise ValueError(
-            f"pooling={pool!r} turns feature maps (n, channels, height, width) into a tensor of "
-            f"shape {tuple(pooled.shape)}. It must give vectors (n, width)."
-        )
-    return pooled.shape[1]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from sklearn_cbir.backbones._probe import name_of
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -75,7 +77,10 @@ class Trunk(nn.Module):
         self.frozen_batch_norm = False
         self._fresh_norms = []
         # In units of uint8, (3, 1, 1); not persistent, since `spec` carries them.
-        mean, std = (255 * torch.tensor(spec[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+        mean, std = (
+            255 * torch.tensor(spec[key], dtype=torch.float32).reshape(3, 1, 1)
+            for key in ("mean", "std")
+        )
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -96,7 +101,12 @@ class Trunk(nn.Module):
         tensor of shape (n, n_channels, h, w) or (n, width)
             What `features` gives.
         """
-        return self.features((images.to(self.mean.dtype) - self.mean) / self.std)
+        try:
+            return self.features((images.to(self.mean.dtype) - self.mean) / self.std)
+        except Exception as error:
+            name = name_of(self.spec["backbone"])
+            error.add_note(f"Raised by backbone={name} on images of shape {tuple(images.shape)}.")
+            raise
 
     def pool(self, maps):
         """Return vectors of what `unpooled` gives.

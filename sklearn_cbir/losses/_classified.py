@@ -181,6 +181,6 @@ class GreedyHashLoss(_ClassifierLoss):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         # Exactly the signs forward, the identity backward.
-        signs = torch.where(outputs >= 0, 1.0, -1.0) + (outputs - outputs.detach())
+        signs = torch.where(outputs >= 0, 1.0, -1.0).to(outputs) + (outputs - outputs.detach())
         quantization = (outputs.abs() - 1).abs().pow(3).mean()
         return self._classification(signs, y) + self.quantization_weight * quantization

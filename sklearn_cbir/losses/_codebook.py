@@ -66,7 +66,7 @@ def hash_centers(n_classes, n_bits, generator=None):
     hadamard = _hadamard(n_bits)
     if hadamard is None or n_classes > 2 * n_bits:
         return _spread_codes(n_classes, n_bits, generator)
-    signs = torch.where(torch.rand(n_bits, 1, generator=generator) < 0.5, -1.0, 1.0)
+    signs = 1.0 - 2.0 * (torch.rand(n_bits, 1, generator=generator) < 0.5).float()
     rows = signs * torch.from_numpy(hadamard)[torch.randperm(n_bits, generator=generator)]
     # The first n_bits rows are those of H in random order and sign, the others their negatives.
     return torch.cat([rows, -rows])[:n_classes]
@@ -215,7 +215,7 @@ class CSQLoss(_CodebookLoss):
             Source of randomness; None is torch's own.
         """
         super().setup(n_outputs=n_outputs, y=y, generator=generator)
-        self.ties = torch.where(torch.rand(n_outputs, generator=generator) < 0.5, -1.0, 1.0)
+        self.ties = 1.0 - 2.0 * (torch.rand(n_outputs, generator=generator) < 0.5).float()
 
     @on_labeled_rows
     def forward(self, outputs, y):
@@ -282,5 +282,5 @@ class OrthoHashLoss(_CodebookLoss):
         n_classes, n_bits = self.centers.shape
         cosines = F.normalize(outputs, dim=1) @ self.centers.to(outputs.dtype).T / n_bits**0.5
         shares = label_shares(y, n_classes, outputs.dtype)
-        margins = self.margin * (shares > 0)
+        margins = self.margin * (shares > 0).to(shares.dtype)
         return F.cross_entropy(self.scale * (cosines - margins), shares)

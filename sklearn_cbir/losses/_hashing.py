@@ -69,7 +69,7 @@ def pair_mean(costs, similar, similar_weight=None):
     similar, dissimilar = similar & different, ~similar & different
     similar_cost = torch.where(similar, costs, 0).sum()
     dissimilar_cost = torch.where(dissimilar, costs, 0).sum()
-    n_similar, n_dissimilar = similar.sum(), dissimilar.sum()
+    n_similar, n_dissimilar = similar.sum().float(), dissimilar.sum().float()
     if similar_weight == "balanced":
         means = similar_cost / n_similar.clamp(min=1) + dissimilar_cost / n_dissimilar.clamp(min=1)
         return means / 2
@@ -143,7 +143,7 @@ def quantization_loss(outputs, norm="l1"):
     tensor(0.7500)
     """
     # The nearest code, 0 counting as +1: unlike ||u| - 1|, its slope at 0 is not 0.
-    errors = outputs - torch.where(outputs.detach() >= 0, 1.0, -1.0)
+    errors = outputs - torch.where(outputs.detach() >= 0, 1.0, -1.0).to(outputs.dtype)
     return (errors.abs() if norm == "l1" else errors.square()).sum(dim=1).mean()
 
 

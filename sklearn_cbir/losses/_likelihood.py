@@ -197,7 +197,7 @@ def _weighted_mean(costs, y):
     if y.ndim == 2:  # Jaccard: shared labels among all labels of the two
         n_labels = y.to(costs.dtype).sum(dim=1)
         shared = shared / (n_labels[:, None] + n_labels - shared).clamp(min=1)
-    n = different.sum()
+    n = different.sum().float()
     of_similar = n / similar.sum().clamp(min=1) * shared
     of_dissimilar = n / dissimilar.sum().clamp(min=1)
     # Without pairs of one kind the other kind has the weight 1.

@@ -1,0 +1,136 @@
+"""Trying a network on one black image: what comes out of it, and why nothing does."""
+
+import copy
+
+import torch
+from torch.nn.parameter import is_lazy
+
+USUAL_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
+OTHER_CHANNELS = (1, 2, 4)
+
+
+def prepared(backbone):
+    """Return a copy of a user's module on the CPU, in float32, whatever it was made in."""
+    name = name_of(backbone)
+    tensors = [*backbone.parameters(), *backbone.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise ValueError(
+            f"backbone={name} is on the device 'meta', which holds no numbers. Give it weights: "
+            "backbone.to_empty(device='cpu'), then load a state dict."
+        )
+    try:
+        module = copy.deepcopy(backbone).to("cpu")
+    except Exception as error:
+        raise ValueError(
+            f"backbone={name} cannot be copied ({type(error).__name__}: {error}). Pass a module "
+            "that copy.deepcopy copies."
+        ) from error
+    return in_float32(module)
+
+
+def in_float32(module):
+    """Convert a module in place if it has weights of another floating type."""
+    parameters = {tensor.dtype for tensor in module.parameters()}
+    buffers = {tensor.dtype for tensor in module.buffers()}
+    # Buffers in float64 are there for a reason; networks train in float32.
+    other = parameters - {torch.float32} | buffers - {torch.float32, torch.float64}
+    return module.float() if any(dtype.is_floating_point for dtype in other) else module
+
+
+def probe(features, backbone, size):
+    """Return the numbers of dimensions and of channels that come out for an image of `size`."""
+    if any(map(is_lazy, [*features.parameters(), *features.buffers()])):
+        _shape_lazy_layers(features, backbone, size)
+    try:
+        output = _outputs(features, size)
+    except Exception as error:
+        raise ValueError(_explain(features, backbone, size, error)) from error
+    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4) or len(output) != 1:
+        raise ValueError(
+            f"backbone={name_of(backbone)} turns images (n, 3, height, width) into "
+            f"{_describe(output)}. It must give a tensor of vectors (n, width) or of feature maps "
+            "(n, channels, height, width)."
+        )
+    return output.ndim, output.shape[1]
+
+
+def name_of(backbone):
+    """Return how messages call a backbone: by its name, or by the class of a module."""
+    return repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
+
+
+def _shape_lazy_layers(features, backbone, size):
+    """Let lazy layers take their shape from images of `size`."""
+    modes = [(module, module.training) for module in features.modules()]
+    try:
+        with torch.no_grad():
+            features.eval()(_black(size))
+    except Exception as error:
+        raise ValueError(_explain(features, backbone, size, error)) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _outputs(features, size, n_channels=3):
+    """What comes out for one black image; counters and buffers of the network stay as they are."""
+    # Weights are shared, the rest is copied; lazy layers have no weights to share.
+    shared = {id(tensor): tensor for tensor in features.parameters() if not is_lazy(tensor)}
+    with torch.no_grad():
+        return copy.deepcopy(features, shared).eval()(_black(size, n_channels))
+
+
+def _black(size, n_channels=3):
+    return torch.zeros(1, n_channels, *size, dtype=torch.float32)
+
+
+def _works(features, size, n_channels=3):
+    try:
+        _outputs(features, size, n_channels)
+    except Exception:
+        return False
+    return True
+
+
+def _explain(features, backbone, size, error):
+    """Say why a network fails: its channels, the size of the images, or something else."""
+    name, (height, width) = name_of(backbone), size
+    for n_channels in OTHER_CHANNELS:
+        if _works(features, size, n_channels):
+            return (
+                f"backbone={name} takes images with {n_channels} channel"
+                f"{'s' * (n_channels > 1)}, but backbones are given 3: gray images are "
+                "repeated, transparent ones laid on white. Put a layer in front that makes "
+                f"{n_channels} of 3, such as torch.nn.Conv2d(3, {n_channels}, 1)."
+            )
+    found = f"backbone={name} does not take images of {height} x {width} pixels"
+    reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
+    sizes = [side for side in USUAL_SIZES if _works(features, (side, side))]
+    if sizes:
+        listed = ", ".join(map(str, sizes))
+        advice = f"Of the usual sizes it takes {listed}: set image_size to what it takes."
+    else:
+        advice = (
+            "None of the usual sizes works either. Set image_size to what it takes, or look for "
+            "the fault in its forward."
+        )
+    return f"{found} ({reason}). {advice}"
+
+
+def _describe(output):
+    shape = getattr(output, "shape", None)
+    return type(output).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
+
+
+def pooled_width(pool, n_dimensions, channels):
+    """Length of the vectors that `pool` makes of feature maps."""
+    if n_dimensions == 2:
+        return channels
+    with torch.no_grad():
+        pooled = pool(torch.ones(2, channels, 3, 3, dtype=torch.float32))
+    if not isinstance(pooled, torch.Tensor) or pooled.ndim != 2 or len(pooled) != 2:
+        raise ValueError(
+            f"pooling={pool!r} turns feature maps (n, channels, height, width) into "
+            f"{_describe(pooled)}. It must give vectors (n, width)."
+        )
+    return pooled.shape[1]

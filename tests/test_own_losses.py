@@ -1,0 +1,135 @@
+"""Losses, optimizers and augmentations of one's own that give back something else."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_blobs
+from torch import nn
+
+from sklearn_cbir import CNNFeatureExtractor, DeepHasher
+from sklearn_cbir.datasets import make_shapes
+
+X, Y = make_blobs(24, 4, centers=4, random_state=0)
+QUICK = {"max_epochs": 2, "batch_size": 8, "random_state": 0}
+
+
+def fit(loss, **parameters):
+    return CNNFeatureExtractor(loss=loss, **QUICK | parameters).fit(X, Y)
+
+
+RESULTS = {
+    "vector": (lambda o, y: o.mean(dim=1), r"a tensor of shape \(8,\) of torch.float32"),
+    "tuple": (lambda o, y: (o.mean(), 1), "tuple, no tensor"),
+    "dict": (lambda o, y: {"loss": o.mean()}, "dict, no tensor"),
+    "float": (lambda o, y: 0.5, "float, no tensor"),
+    "None": (lambda o, y: None, "None"),
+    "numpy": (lambda o, y: np.float32(0.5), "float32, no tensor"),
+    "empty": (lambda o, y: o[:0, 0], r"a tensor of shape \(0,\)"),
+    "complex": (lambda o, y: o.mean() + 1j, ".*of torch.complex64"),
+    "elsewhere": (lambda o, y: o.mean().to("meta"), ".*on meta"),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_loss_must_return_one_number(name):
+    loss, returned = RESULTS[name]
+    with pytest.raises(ValueError, match=f"loss=.*returned {returned}.*must return one number"):
+        fit(loss)
+
+
+@pytest.mark.parametrize("name", ["item", "detach", "integer"])
+def test_a_loss_must_depend_on_the_outputs(name):
+    losses = {
+        "item": lambda o, y: torch.tensor(o.mean().item()),
+        "detach": lambda o, y: o.detach().square().mean(),
+        "integer": lambda o, y: (o > 0).sum(),
+    }
+    with pytest.raises(ValueError, match="loss=.*returned a constant.*depends on the outputs"):
+        fit(losses[name])
+
+
+class Sometimes(nn.Module):
+    """A constant for every second batch, as where there is nothing to compare."""
+
+    output = "features"
+
+    def __init__(self):
+        super().__init__()
+        self.n_batches = 0
+
+    def forward(self, outputs, y):
+        self.n_batches += 1
+        return torch.tensor(0.0) if self.n_batches % 2 else outputs.square().mean()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_batches_with_nothing_to_compare_move_no_weight(optimizer):
+    once = {"sampling": "uniform", "max_epochs": 1, "schedule": "constant", "batch_size": 12}
+    estimator = fit(Sometimes(), optimizer=optimizer, **once)
+    assert estimator.history_[0]["loss"] > 0
+
+    class First(nn.Module):
+        output = "features"
+        seen = False
+
+        def forward(self, outputs, y):
+            first, self.seen = not self.seen, True
+            return outputs.square().mean() if first else torch.zeros(())
+
+    one = fit(First(), optimizer=optimizer, **once)
+    two = fit(First(), optimizer=optimizer, **once | {"max_epochs": 2})
+    np.testing.assert_array_equal(one.transform(X), two.transform(X))
+
+
+def test_a_loss_may_be_float64_or_have_one_dimension():
+    plain = fit(lambda o, y: o.square().mean()).transform(X)
+    np.testing.assert_allclose(fit(lambda o, y: o.double().square().mean()).transform(X), plain)
+    np.testing.assert_array_equal(fit(lambda o, y: o.square().mean()[None]).transform(X), plain)
+
+
+def test_a_loss_of_nan_stops_the_training():
+    with pytest.raises(FloatingPointError, match="The loss became nan at epoch 1, batch 1"):
+        fit(lambda o, y: o.mean() * torch.nan)
+
+
+def test_held_out_losses_are_checked_too():
+    class Odd(nn.Module):
+        output = "features"
+
+        def forward(self, outputs, y):
+            return outputs.square().mean() if torch.is_grad_enabled() else None
+
+    with pytest.raises(ValueError, match="loss=.*returned None"):
+        fit(Odd(), early_stopping=True, validation_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda groups, lr, weight_decay: None, "made NoneType, which is no torch optimizer"),
+        (lambda groups: None, "could not be made"),
+        (torch.optim.LBFGS, "could not be made"),
+        (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), "is no name and no"),
+    ],
+    ids=["nothing", "other arguments", "one group only", "an instance"],
+)
+def test_an_optimizer_that_is_none_is_named(optimizer, message):
+    with pytest.raises(ValueError, match=f"(?s)optimizer=.*{message}"):
+        fit("softmax", optimizer=optimizer)
+
+
+AUGMENTATIONS = {
+    "float": (lambda image: image / 255, "torch.float32"),
+    "another shape": (lambda image: image[:, 1:], r"torch.uint8 \(3, 31, 32\)"),
+    "None": (lambda image: None, "NoneType"),
+    "numpy": (lambda image: image.numpy(), "uint8"),
+    "list": (lambda image: [image], "list"),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_must_return_what_it_was_given(name):
+    images, y = make_shapes(8, n_classes=2, random_state=0)
+    augment, returned = AUGMENTATIONS[name]
+    with pytest.raises(ValueError, match=f"augment returned {returned}"):
+        DeepHasher(4, backbone="small", augment=augment, **QUICK).fit(images, y)
