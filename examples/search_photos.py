@@ -2,10 +2,13 @@
 
 python examples/search_photos.py                     # drawings that ship with the project
 python examples/search_photos.py --photos FOLDER     # your photos; sub-folders are labels
+python examples/search_photos.py --photos FOLDER --no-labels --skip-unreadable     # any tree
 python examples/search_photos.py --load out/search.joblib --query photo.jpg
 """
 
 import argparse
+import glob
+import os
 import subprocess
 import sys
 import time
@@ -18,8 +21,9 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, NeighborsRetriever
 from sklearn_cbir.backbones import build_backbone
-from sklearn_cbir.datasets import load_drawings, load_image_folder
+from sklearn_cbir.datasets import IGNORED_NAMES, load_drawings, load_image_folder
 from sklearn_cbir.display import RetrievalDisplay
+from sklearn_cbir.images import ImageReadError, check_images, readable_images
 
 DRAWINGS = Path(__file__).parent.parent / "tests" / "data" / "omniglot_small1.npz"
 PRETRAINED = {"backbone": "mobilenet_v2", "weights": "imagenet", "head_epochs": 5, "max_epochs": 3}
@@ -51,24 +55,45 @@ def search_drawings(out, epochs):
     draw(out, search, drawings.data[shown], drawings.target[shown], drawings.data[gallery])
 
 
-def search_photos(folder, weights, epochs, out):
-    """Search photos: sub-folders are labels; a flat folder is searched as it is."""
-    photos = load_image_folder(folder)
-    parameters = choose_network(weights)
-    if epochs is not None:
-        parameters = parameters | {"max_epochs": epochs}
-    if len(photos.target_names) < 2:
-        search_plain_photos(photos, parameters, out)
+def search_photos(options):
+    """Search photos: sub-folders are labels; a flat folder or any tree is searched as it is."""
+    paths, labels = list_photos(options)
+    parameters = choose_network(options.weights)
+    if options.epochs is not None:
+        parameters = parameters | {"max_epochs": options.epochs}
+    if labels is None or count(labels) < 2:
+        search_plain_photos(paths, parameters, options.out)
     else:
-        search_labeled_photos(photos, parameters, out)
+        search_labeled_photos(paths, labels, parameters, options.out)
 
 
-def search_labeled_photos(photos, parameters, out):
+def list_photos(options):
+    """Return paths and labels of the photos, without what an earlier run has written."""
+    folder = os.path.abspath(options.photos)  # ids that mean the same in every folder
+    exclude = IGNORED_NAMES
+    picture = options.out.absolute() / "results.png"
+    if picture.is_relative_to(folder):
+        exclude = (*exclude, glob.escape(str(picture.relative_to(folder))))
+    try:
+        photos = load_image_folder(folder, labels=not options.no_labels, exclude=exclude)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{shown(error)}\nHere, labels=False is the option --no-labels.")
+    print(shown(photos.DESCR))
+    if not options.skip_unreadable:
+        check_images(photos.data).check_readable(progress=True)  # all, before any is trained on
+        return photos.data, photos.target
+    found = readable_images(photos.data, photos.target, progress=True)
+    for fault in found.faults:
+        print(f"Left out {shown(fault.path)}: {shown(fault.reason)}")
+    return found.data, found.arrays[0]
+
+
+def search_labeled_photos(paths, labels, parameters, out):
     """Hold out a fifth of every class, search the rest for it."""
-    held_out = split_classes(photos.target)
-    gallery, queries = photos.data[~held_out], photos.data[held_out]
-    y, y_queries = photos.target[~held_out], photos.target[held_out]
-    print(f"{len(gallery)} photos of {count(photos.target)} classes, {len(queries)} as queries")
+    held_out = split_classes(labels)
+    gallery, queries = paths[~held_out], paths[held_out]
+    y, y_queries = labels[~held_out], labels[held_out]
+    print(f"{len(gallery)} photos of {count(labels)} classes, {len(queries)} as queries")
     search = make_pipeline(
         CNNFeatureExtractor(**parameters, random_state=0, verbose=1),
         NeighborsRetriever(n_neighbors=max(1, min(10, len(gallery) - 1))),
@@ -81,18 +106,18 @@ def search_labeled_photos(photos, parameters, out):
     draw(out, search, queries[shown], y_queries[shown])
 
 
-def search_plain_photos(photos, parameters, out):
+def search_plain_photos(paths, parameters, out):
     """Search photos of no or one class: nothing can be trained or measured."""
-    print(f"{len(photos.data)} photos without two classes: the network is used as it is")
+    print(f"{len(paths)} photos without two classes: the network is used as it is")
     network = {name: parameters[name] for name in parameters if not name.endswith("epochs")}
     extractor = CNNFeatureExtractor(**network, loss=None, random_state=0, verbose=1)
-    if len(photos.data) < 2:
+    if len(paths) < 2:
         sys.exit("One photo is not enough to search.")
-    n_neighbors = min(10, len(photos.data) - 1)
+    n_neighbors = min(10, len(paths) - 1)
     search = make_pipeline(extractor, NeighborsRetriever(n_neighbors=n_neighbors))
-    search.fit(photos.data, neighborsretriever__ids=photos.data)
-    ask_elsewhere(save(search, out), photos.data[0], out)
-    draw(out, search, photos.data, ids=photos.data)  # ids: no photo finds itself
+    search.fit(paths, neighborsretriever__ids=paths)
+    ask_elsewhere(save(search, out), paths[0], out)
+    draw(out, search, paths, ids=paths)  # ids: no photo finds itself
 
 
 def choose_network(weights):
@@ -113,7 +138,7 @@ def split_classes(y):
     for label in np.unique(y):
         members = np.random.default_rng(0).permutation(np.flatnonzero(y == label))
         if len(members) == 1:
-            print(f"{label} has one photo, which is searched but never asked for")
+            print(f"{shown(label)} has one photo, which is searched but never asked for")
         else:
             held_out[members[: max(1, round(0.2 * len(members)))]] = True
     if not held_out.any():
@@ -141,9 +166,13 @@ def ask_elsewhere(saved, query, out):
 def answer(saved, query):
     """Load a saved search and print the nearest gallery images of one query."""
     search = joblib.load(saved)
+    query = os.path.abspath(query)  # as the gallery's ids: a photo does not find itself
     images = np.load(query) if query.endswith(".npy") else [query]
-    found = search.predict(images, ids=[query])[0]  # ids: a photo does not find itself
-    print(f"  nearest to {query}: {', '.join(map(str, found[:5]))}")
+    found = list(map(str, search.predict(images, ids=[query])[0][:5]))
+    print(f"  nearest to {shown(query)}: {', '.join(map(shown, found))}")
+    gone = [name for name in found if os.path.isabs(name) and not os.path.exists(name)]
+    if gone:
+        print(f"  {len(gone)} of them are not there any more; after a move run --photos again")
 
 
 def draw(out, search, queries, y=None, gallery_images=None, ids=None):
@@ -158,6 +187,11 @@ def draw(out, search, queries, y=None, gallery_images=None, ids=None):
     )
     display.figure_.savefig(out / "results.png", dpi=100)
     print(f"Drew {out / 'results.png'}")
+
+
+def shown(name):
+    """Return a name on one line: names of files may hold line breaks and any bytes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
 
 
 def one_per_class(y, n=5):
@@ -181,12 +215,32 @@ def main():
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, help="folder of photos; sub-folders are labels")
+    parser.add_argument("--no-labels", action="store_true", help="sub-folders are no labels")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out damaged photos")
     parser.add_argument("--weights", help="state dict of a MobileNetV2 (.pt)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where results are written")
     parser.add_argument("--epochs", type=at_least_1, help="epochs of training")
     parser.add_argument("--load", help="a saved search to ask")
     parser.add_argument("--query", help="the image to ask it for")
     options = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):  # names may hold what a terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if options.load and not options.query:
+        parser.error("--load FILE needs --query IMAGE, the image to ask it for")
+    if options.load and not os.path.exists(options.load):
+        parser.error(f"--load {shown(options.load)}: the file does not exist")
+    try:
+        run(options)
+    except ImageReadError as error:
+        for fault in error.faults:
+            print(f"Cannot be read: {shown(fault.path)}: {shown(fault.reason)}")
+        way = "" if options.load else "; --skip-unreadable leaves them out"
+        sys.exit(f"{len(error.faults)} images cannot be read{way}.")
+
+
+def run(options):
+    """Answer one query of a saved search, or make a search."""
     if options.load:
         answer(options.load, options.query)
         return
@@ -195,7 +249,7 @@ def main():
     if options.photos is None:
         search_drawings(options.out, options.epochs or 20)
     else:
-        search_photos(options.photos, options.weights, options.epochs, options.out)
+        search_photos(options)
     print(f"Done in {time.perf_counter() - started:.0f} s")
 
 

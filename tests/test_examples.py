@@ -81,6 +81,84 @@ def test_no_photo_of_a_flat_folder_finds_itself(run, tmp_path):
     assert sorted([asked, *found.split(", ")]) == sorted(map(str, Path(folder, "dress").iterdir()))
 
 
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+def test_a_second_run_does_not_search_its_own_picture(run, tmp_path):
+    for path in sorted((CLOTHING / "dress").glob("*.jpg"))[:2]:  # out/ is beside them
+        shutil.copy(path, tmp_path)
+    for _ in range(2):
+        assert "2 photos without two classes" in run("--photos", str(tmp_path))
+    assert (tmp_path / "out" / "results.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+def test_any_tree_is_searched_without_labels(run, tmp_path):
+    folder = Path(photos(tmp_path / "photos", {"dress": 2, "hat": 2}))
+    shutil.copy(next((folder / "hat").iterdir()), folder / "loose.jpg")
+    with pytest.raises(SystemExit, match="--no-labels"):
+        run("--photos", str(folder))
+    assert "5 photos without two classes" in run("--photos", str(folder), "--no-labels")
+
+
+def test_damaged_photos_are_all_named_or_left_out(run, tmp_path, capfd):
+    folder = Path(photos(tmp_path / "photos", {"dress": 3, "hat": 3}))
+    bad = [folder / "dress" / "bad.jpg", folder / "hat" / "worse.jpg"]
+    for path in bad:
+        path.write_bytes(b"no image")
+    with pytest.raises(SystemExit, match="2 images cannot be read; --skip-unreadable leaves them"):
+        run("--photos", str(folder), "--epochs", "1")
+    printed = capfd.readouterr().out
+    assert all(f"Cannot be read: {path}: not an image" in printed for path in bad)
+    printed = run("--photos", str(folder), "--epochs", "1", "--skip-unreadable")
+    assert all(f"Left out {path}: not an image" in printed for path in bad)
+    assert "4 photos of 2 classes, 2 as queries" in printed
+
+
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names in any bytes")
+def test_names_in_any_bytes_are_searched(run, tmp_path):
+    folder = photos(tmp_path, {"dress": 3})
+    source = sorted(Path(folder, "dress").iterdir())
+    for path, name in zip(source, (b"caf\xe9.jpg", b"two\nlines \x1b[1m.jpg", b"[b]$x$.jpg")):
+        os.rename(path, os.path.join(os.fsencode(folder), b"dress", name))
+    printed = run("--photos", f"{folder}/dress")
+    for name in ("caf\\udce9.jpg", "two\\nlines \\x1b[1m.jpg", "[b]$x$.jpg"):
+        assert name in printed
+
+
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+def test_a_photo_by_any_spelling_of_its_path_does_not_find_itself(
+    run, tmp_path, monkeypatch, capfd
+):
+    folder = Path(photos(tmp_path, {"dress": 4}), "dress")
+    monkeypatch.chdir(tmp_path)
+    run("--photos", "dress")
+    name = sorted(os.listdir(folder))[0]
+    for spelling in (folder / name, f"./dress/{name}", f"dress//{name}", f"dress/../dress/{name}"):
+        example.answer(str(tmp_path / "out" / "search.joblib"), str(spelling))
+        asked, found = capfd.readouterr().out.split("nearest to ")[1].splitlines()[0].split(": ")
+        assert asked == str(folder / name)
+        assert sorted([asked, *found.split(", ")]) == sorted(map(str, folder.iterdir()))
+    os.rename(folder, tmp_path / "moved")
+    example.answer(str(tmp_path / "out" / "search.joblib"), str(tmp_path / "moved" / name))
+    assert "3 of them are not there any more" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--load", "search.joblib"], "--load FILE needs --query IMAGE"),
+        (
+            ["--load", "missing.joblib", "--query", "a.jpg"],
+            "missing.joblib: the file does not exist",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_said(run, capfd, arguments, message):
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert message in capfd.readouterr().err
+
+
 def test_classes_of_one_photo_are_nothing_to_ask_for():
     with pytest.raises(SystemExit, match="No class has two photos"):
         example.split_classes(np.array(["a", "b"]))
