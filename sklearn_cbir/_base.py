@@ -173,7 +173,10 @@ class NetworkTransformer(
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            What `fit` takes, of the same kind.
+            What `fit` takes: images of any kind and size if it was fitted on
+            images, else rows. After a fit on arrays, without image_size,
+            images of another size are resized until they just cover that of
+            the arrays, and the middle is cut out.
 
         Returns
         -------
@@ -518,8 +521,7 @@ class NetworkTransformer(
         if isinstance(data, np.ndarray):
             source = ArraySource(data)
         else:
-            self._check_image_shape(data)
-            source = ImageSource(data, **self._network_state["reading"])
+            source = ImageSource(data, *self._reading(data))
         with telling_all_faults(data, self.verbose > 0):
             return self._infer(network, source)
 
@@ -532,13 +534,12 @@ class NetworkTransformer(
         )
         return infer(network, source, self.batch_size, resolve_device(self.device), ticks)
 
-    def _check_image_shape(self, images):
-        if self._network_state["reading"]["size"] is None and images.shape != self.image_shape_:
-            raise ValueError(
-                f"{type(self).__name__} was fitted on images of shape {self.image_shape_}, got "
-                f"{images.shape or 'images of mixed sizes or files'}. Pass images of that shape, "
-                "or set image_size, which resizes every image."
-            )
+    def _reading(self, images):
+        """Return the size that images are read in, and the size resized to, before the cut."""
+        size, resize = (self._network_state["reading"][name] for name in ("size", "resize"))
+        if size is None and (images.shape is None or images.shape[:2] != self.image_shape_[:2]):
+            size = self.image_shape_[:2]  # fitted on arrays of their own size
+        return size, resize
 
 
 def _portable_state(network):

@@ -359,7 +359,8 @@ class CNNFeatureExtractor(NetworkTransformer):
                 f"scales={self.scales!r} resizes images, and X holds 2-D feature rows. Use "
                 "scales=(1.0,)."
             )
-        height, width = (source.size,) * 2 if source.size else source.images.shape[:2]
+        size = source.size or source.images.shape[:2]
+        height, width = size if isinstance(size, tuple) else (size, size)
         black = torch.zeros(1, 3, height, width, dtype=torch.uint8)
         for scale in self._checked_scales():
             try:

@@ -398,9 +398,11 @@ def test_bad_parameters_are_named(tmp_path, name, value):
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_are_no_files_are_refused(hasher, tmp_path):
-    with pytest.raises(ValueError, match="Pass the arrays or PIL images themselves"):
-        extract(hasher, check_images(IMAGES), tmp_path)
+def test_images_that_are_no_files_are_extracted(hasher, tmp_path):
+    features = extract(hasher, check_images(IMAGES), tmp_path, shard_size=8)
+    np.testing.assert_array_equal(features.load(), hasher.transform(IMAGES))
+    with pytest.raises(ValueError, match="other images"):
+        extract(hasher, check_images(IMAGES[::-1]), tmp_path, shard_size=8)
 
 
 def test_shards_of_different_width_are_refused(tmp_path):

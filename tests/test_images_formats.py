@@ -108,23 +108,10 @@ print(".own" in readable_extensions(), check_images([b"own" + bytes([9] * 16)]).
     assert done.stdout.split() == ["False", "True", "True", "True", "9"]
 
 
-def test_workers_read_what_this_process_has_an_opener_for():
-    program = """
-import pickle, sys
-sys.modules["pi_heif"] = None
-images = pickle.load(sys.stdin.buffer)
-print(images.read([0], 8).shape)
-"""
-    images = check_images([str(HEIC)])
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=pickle.dumps(images),
-        capture_output=True,
-        check=False,
-    )
-    # The opener comes with the images: here its package is hidden, and only that is at fault.
-    assert b"pi_heif" in done.stderr
-    assert images.read([0], 8).shape == (1, 8, 8, 3)
+def test_workers_read_what_this_process_has_an_opener_for(monkeypatch):
+    pickled = pickle.dumps(check_images([str(HEIC)]))
+    monkeypatch.delitem(Image.OPEN, "HEIF")  # as in a process that has registered nothing
+    assert pickle.loads(pickled).read([0], 8).shape == (1, 8, 8, 3)
 
 
 @pytest.mark.parametrize(

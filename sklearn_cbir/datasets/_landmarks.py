@@ -10,6 +10,7 @@ from sklearn.utils import Bunch
 from sklearn_cbir._validation import printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 from sklearn_cbir.datasets._walk import walk
+from sklearn_cbir.images import check_images
 
 __all__ = ["crop_images", "load_holidays", "load_oxford5k", "load_paris6k"]
 
@@ -235,17 +236,25 @@ def _read_query(distribution, path):
     return photo.removeprefix("oxc1_"), box  # Oxford's queries alone carry the prefix
 
 
-def crop_images(paths, boxes):
+def crop_images(paths, boxes, *, max_pixels=None):
     """Cut boxes out of images: the queries of Oxford5k and Paris6k.
+
+    Images are read as estimators read them: turned upright by EXIF, 16 bit
+    scaled, transparency laid on white.
 
     Parameters
     ----------
-    paths : sequence of str or path-like, length n
-        One image per box.
+    paths : sequence of images, length n
+        One image per box: paths, or whatever `sklearn_cbir.images.check_images`
+        takes.
 
     boxes : array-like of shape (n, 4)
-        Left, top, right and bottom in px, rounded to whole ones. What lies
-        outside the image is cut off.
+        Left, top, right and bottom in px of the upright image, as a viewer
+        shows it, rounded to whole ones. What lies outside the image is cut
+        off.
+
+    max_pixels : int, default=None
+        Larger images are refused; as in `sklearn_cbir.images.check_images`.
 
     Returns
     -------
@@ -254,6 +263,9 @@ def crop_images(paths, boxes):
 
     Raises
     ------
+    ImageReadError
+        For an image that cannot be read; it names its row and path.
+
     ValueError
         If there is not one box per image, or nothing of an image is inside its
         box.
@@ -275,20 +287,22 @@ def crop_images(paths, boxes):
             f"boxes has shape {boxes.shape} for {len(paths)} images. Pass four finite numbers per "
             "image: left, top, right and bottom."
         )
-    return [_crop(path, np.rint(box).astype(int)) for path, box in zip(paths, boxes)]
+    images = check_images(paths, max_pixels=max_pixels)
+    return [_crop(images, row, np.rint(box).astype(int)) for row, box in enumerate(boxes)]
 
 
-def _crop(path, box):
+def _crop(images, row, box):
     """Return the part of one image that lies inside a box."""
-    with Image.open(path) as image:
-        left, top = np.maximum(box[:2], 0)
-        right, bottom = np.minimum(box[2:], image.size)
-        if left >= right or top >= bottom:
-            raise ValueError(
-                f"Nothing of {os.fspath(path)!r}, {image.width} x {image.height} px, is inside "
-                f"its box {box.tolist()}. Boxes are left, top, right and bottom."
-            )
-        return image.convert("RGB").crop((int(left), int(top), int(right), int(bottom)))
+    image = images.pil_image(row)
+    left, top = np.maximum(box[:2], 0)
+    right, bottom = np.minimum(box[2:], image.size)
+    if left >= right or top >= bottom:
+        name = repr(images[row].paths[0]) if images.is_path else f"image {row}"
+        raise ValueError(
+            f"Nothing of {name}, {image.width} x {image.height} px, is inside its box "
+            f"{box.tolist()}. Boxes are left, top, right and bottom of the upright image."
+        )
+    return Image.fromarray(np.asarray(image)[top:bottom, left:right].copy())
 
 
 def load_holidays(folder):

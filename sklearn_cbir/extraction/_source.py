@@ -18,11 +18,12 @@ class Source:
     def __init__(self, X, shard_size):
         self.paths = None
         if not is_feature_rows(X):
-            self.paths = check_images(X).paths
-            if isinstance(X, Images):
-                X = _plain(X)
+            images = check_images(X)
+            self.paths = images.paths
+            # A list or an array stays what it is, for estimators of other packages.
+            X = X if isinstance(X, (list, tuple)) or hasattr(X, "shape") else images
         self.X = X.tocsr() if sparse.issparse(X) else X
-        self.n_samples = _num_samples(X)
+        self.n_samples = count(X)
         if not self.n_samples:
             raise ValueError("X has 0 sample(s), while a minimum of 1 is required.")
         self.shard_size = shard_size
@@ -43,7 +44,7 @@ class Source:
     def part(self, number):
         """Return the position of the first image of a shard, and the images."""
         block = self._block(number)
-        return block.start, _safe_indexing(self.X, block)
+        return block.start, some_of(self.X, block)
 
     def files(self, number):
         """Return path, size and time of change of the files of a shard; None for other images."""
@@ -55,7 +56,7 @@ class Source:
         """Say whether any of some images can be read now."""
         if not positions:
             return False
-        images = check_images(_safe_indexing(self.X, positions))
+        images = check_images(some_of(self.X, positions))
         return len(images.find_faults(decode=True)) < len(images)
 
     def check_place(self):
@@ -90,11 +91,16 @@ class Source:
         return joblib.hash([_content_hash(self.part(i)[1]) for i in range(self.n_shards)])
 
 
-def _plain(images):
-    """Return what `Images` were made from."""
-    if not images.is_path:
-        raise ValueError("X is Images of no files. Pass the arrays or PIL images themselves.")
-    return images.paths
+def count(X):
+    """Return the number of rows or images; the shape of `Images` is that of one."""
+    return len(X) if isinstance(X, Images) else _num_samples(X)
+
+
+def some_of(X, positions):
+    """Return some rows or images, so that a pickle of them holds no others."""
+    if isinstance(X, Images):
+        return X.part(positions)
+    return _safe_indexing(X, positions)
 
 
 def _fault_of_folder(folder):
@@ -116,6 +122,8 @@ def _file_status(path):
 
 
 def _content_hash(part):
+    if isinstance(part, Images):
+        return part.fingerprint()
     if sparse.issparse(part):
         return joblib.hash([part.shape, part.data, part.indices, part.indptr])
     if hasattr(part, "to_numpy"):

@@ -9,12 +9,14 @@ from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._checking import check_images, is_feature_rows
 from sklearn_cbir.images._faults import ImageReadError
 from sklearn_cbir.images._formats import readable_extensions
+from sklearn_cbir.images._pairs import images_of
 from sklearn_cbir.images._readable import readable_images
 
 __all__ = [
     "ImageReadError",
     "Images",
     "check_images",
+    "images_of",
     "is_feature_rows",
     "readable_extensions",
     "readable_images",

@@ -2,6 +2,7 @@
 
 import joblib
 import numpy as np
+from PIL import Image
 
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir._validation import progress as progress_bar
@@ -120,6 +121,26 @@ class Images:
             raise with_others(faults)
         return pixels
 
+    def pil_image(self, index):
+        """Return one image as a viewer shows it: in its own size, upright, on white.
+
+        Parameters
+        ----------
+        index : int
+            Which image.
+
+        Returns
+        -------
+        PIL.Image.Image
+            A new image in RGB, without EXIF.
+
+        Raises
+        ------
+        ImageReadError
+            If it cannot be read.
+        """
+        return self._guard(self._copy_whole, self._rows[index])
+
     def check_readable(self, progress=False):
         """Look at every image without decoding it, as far as that shows a fault.
 
@@ -234,6 +255,22 @@ class Images:
             [joblib.hash(self._source.fingerprint(self._rows[block])) for block in blocks]
         )
 
+    def part(self, positions):
+        """Return some of the images, numbered anew, without what belongs to the others.
+
+        Parameters
+        ----------
+        positions : slice or array-like of int
+            Which images.
+
+        Returns
+        -------
+        Images
+            A pickle of them is no larger than they are.
+        """
+        rows = self._rows[positions]
+        return Images(self._source.take(rows), np.arange(len(rows)))
+
     def _limited(self, max_pixels):
         """Return the same images under another limit."""
         return Images(self._source.limited(max_pixels), self._rows)
@@ -281,6 +318,10 @@ class Images:
             reason, way = reason_of(error, self._source.origin(row))
             number = getattr(error, "errno", None)
             raise fault_of(int(row), path, reason, way, number, about) from error
+
+    def _copy_whole(self, row):
+        with self._source.show(row, None) as image:
+            return Image.fromarray(np.asarray(image.convert("RGB")))
 
     def _try_decoding(self, row):
         self._load(row, PROOF, PROOF, PROOF)

@@ -85,6 +85,9 @@ class Files(_Source):
         paths = self.names(rows)
         return paths, [_status_of(path) for path in paths]
 
+    def take(self, rows):
+        return Files(self.names(rows), self.max_pixels)
+
     def names(self, rows):
         """Return some of the paths as an array of text."""
         return self.paths[rows] if isinstance(self.paths, np.ndarray) else self.paths.array(rows)
@@ -139,6 +142,9 @@ class ArrayOfImages:
     def origin(self, row):
         return None
 
+    def take(self, rows):
+        return ArrayOfImages(self.pixels[rows])
+
     def gather(self, rows):
         return to_rgb(to_uint8(self.pixels[rows]))
 
@@ -173,6 +179,9 @@ class ListOfImages(_Source):
 
     def item(self, row):
         return self.items[row]
+
+    def take(self, rows):
+        return ListOfImages(self.items[rows], self.max_pixels)
 
     def describe(self, row):
         return describe(self.item(row))
@@ -211,6 +220,9 @@ class LazyImages(ListOfImages):
     def __getstate__(self):
         return _Source.__getstate__(self)
 
+    def take(self, rows):
+        return LazyImages(SomeOf(self.items, rows), self.max_pixels)
+
     def item(self, row):
         try:
             with _ITEM_LOCK:
@@ -241,6 +253,20 @@ class LazyImages(ListOfImages):
 
     def check(self, row):
         """Do nothing: items are asked for once, when they are read."""
+
+
+class SomeOf:
+    """Some elements of a sequence, as a sequence."""
+
+    def __init__(self, sequence, rows):
+        self.sequence = sequence
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, position):
+        return self.sequence[int(self.rows[position])]
 
 
 # One item of a sequence --------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""Data sets of (image, label) pairs, as torch and torchvision have them."""
+
+import numpy as np
+
+from sklearn_cbir._validation import shortened
+from sklearn_cbir.images._checking import check_images
+
+
+def images_of(dataset, *, max_pixels=None):
+    """Split a data set of torch into images and labels.
+
+    Parameters
+    ----------
+    dataset : object
+        With a length and elements by position that are (image, label) pairs,
+        such as ``torchvision.datasets.ImageFolder`` or a
+        ``torch.utils.data.Subset`` of one. An image is whatever `check_images`
+        takes in a list; a tensor of shape (C, H, W), as ``ToTensor`` makes it,
+        is taken as channels first. Leave out transforms that change the range
+        of pixels, such as ``Normalize``.
+
+    max_pixels : int, default=None
+        As in `check_images`.
+
+    Returns
+    -------
+    images : Images
+        The images, asked for when they are read and not kept.
+
+    labels : ndarray of shape (n,) or (n, n_labels)
+        From ``dataset.targets`` where that exists, else from the elements, all
+        of which are asked for once.
+
+    Raises
+    ------
+    ValueError
+        If the data set has no length, or no pairs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.images import images_of
+    >>> pairs = [(np.zeros((8, 8), np.uint8), "dark"), (np.full((8, 8), 255, np.uint8), "light")]
+    >>> images, labels = images_of(pairs)
+    >>> images.read([1], 2).max(), labels
+    (np.uint8(255), array(['dark', 'light'], dtype='<U5'))
+    """
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(
+            f"dataset is {shortened(dataset)} of type {type(dataset).__name__}, without length or "
+            "elements by position. Pass list(dataset) if it fits into memory."
+        )
+    if len(dataset):
+        _check_pair(dataset[0], dataset)
+    images = check_images(_Firsts(dataset), max_pixels=max_pixels)
+    return images, np.asarray([_plain(label) for label in _labels_of(dataset)])
+
+
+def _check_pair(element, dataset):
+    if not isinstance(element, (tuple, list)) or len(element) < 2:
+        raise ValueError(
+            f"dataset[0] is {shortened(element)}, not a pair of an image and a label. Pass a data "
+            f"set of pairs, or {type(dataset).__name__} itself where images are taken."
+        )
+
+
+class _Firsts:
+    """The images of a data set of pairs, as a sequence."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, position):
+        image = self.dataset[position][0]
+        is_tensor = hasattr(image, "detach") and image.ndim == 3
+        if is_tensor and image.shape[0] in (1, 3, 4):  # torch has channels first
+            return image.permute(1, 2, 0)
+        return image
+
+
+def _labels_of(dataset):
+    """Return the labels of a data set, without its images where it lists them."""
+    inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
+    if inner is not None and indices is not None and len(indices) == len(dataset):
+        labels = _labels_of(inner)
+        return [labels[index] for index in indices]
+    targets = getattr(dataset, "targets", None)
+    if targets is None or len(targets) != len(dataset) or not _are_as_listed(dataset):
+        return [dataset[position][1] for position in range(len(dataset))]
+    change = getattr(dataset, "target_transform", None)
+    return [label if change is None else change(label) for label in targets]
+
+
+def _are_as_listed(dataset):
+    """Say whether labels are `targets`, changed by target_transform alone."""
+    return type(getattr(dataset, "transforms", None)).__name__ in ("NoneType", "StandardTransform")
+
+
+def _plain(label):
+    """Return a tensor with a label as what it holds."""
+    return label.tolist() if hasattr(label, "detach") else label

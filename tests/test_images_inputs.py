@@ -1,0 +1,479 @@
+"""What can be passed as images: any sequence, encoded photos, dictionaries, opened images."""
+
+import collections.abc
+import gzip
+import io
+import multiprocessing
+import os
+import pickle
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from sklearn_cbir import CNNFeatureExtractor
+from sklearn_cbir.datasets import crop_images, make_shapes
+from sklearn_cbir.descriptors import GISTDescriptor
+from sklearn_cbir.extraction import extract
+from sklearn_cbir.images import ImageReadError, check_images, images_of, is_feature_rows
+
+PHOTOS = sorted(str(path) for path in (Path(__file__).parent / "data" / "clothing").glob("*/*"))[:6]
+ORIENTATION = 274
+
+
+@pytest.fixture
+def pixels():
+    down, right = np.mgrid[0:1:48j, 0:1:64j]
+    return np.rint(255 * np.stack([down, right, (down + right) / 2], axis=2)).astype(np.uint8)
+
+
+@pytest.fixture
+def photos():
+    return [Path(path).read_bytes() for path in PHOTOS]
+
+
+@pytest.fixture
+def expected():
+    return check_images(PHOTOS).read(slice(None), 32)
+
+
+@pytest.fixture
+def opened():
+    images = [Image.open(path) for path in PHOTOS]
+    yield images
+    for image in images:
+        image.close()
+
+
+class Lazy(collections.abc.Sequence):
+    """A sequence that makes its elements when they are asked for, as a column of datasets does."""
+
+    def __init__(self, make, n):
+        self.make = make
+        self.n = n
+        self.asked = []
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, position):
+        assert type(position) is int
+        self.asked.append(position)
+        return self.make(position)
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+# Encoded photos -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [bytes, bytearray, memoryview, io.BytesIO, lambda data: {"bytes": data, "path": "gone.jpg"}],
+    ids=["bytes", "bytearray", "memoryview", "BytesIO", "dictionary"],
+)
+def test_encoded_photos_give_what_their_files_give(kind, photos, expected):
+    images = check_images([kind(photo) for photo in photos])
+    images.check_readable()
+    assert not is_feature_rows([kind(photo) for photo in photos])
+    assert np.array_equal(images.read(slice(None), 32), expected)
+    assert images.fingerprint() == check_images([kind(photo) for photo in photos]).fingerprint()
+    assert images.fingerprint() != check_images([kind(p + b"\0") for p in photos]).fingerprint()
+    again = pickle.loads(pickle.dumps(images[2:])) if kind is not memoryview else images[2:]
+    assert np.array_equal(again.read([0], 32)[0], expected[2])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        lambda items: pd.Series(items, index=range(9, 9 - len(items), -1)),
+        lambda items: pd.DataFrame({"photo": items}),
+        lambda items: np.array([*items, None], dtype=object)[:-1],
+        tuple,
+    ],
+    ids=["Series", "DataFrame", "array", "tuple"],
+)
+def test_columns_of_photos_and_dictionaries_are_read(column, photos, expected):
+    for items in (
+        photos,
+        [{"bytes": None, "path": path} for path in PHOTOS],
+        [{"path": Path(path)} for path in PHOTOS],
+    ):
+        X = column(items)
+        assert not is_feature_rows(X)
+        assert np.array_equal(check_images(X).read(slice(None), 32), expected)
+
+
+def test_columns_of_pyarrow_are_read(photos, expected):
+    pa = pytest.importorskip("pyarrow")
+    structs = [{"bytes": photo, "path": None} for photo in photos]
+    for items in (photos, PHOTOS, structs):
+        array = pa.array(items)
+        for X in (
+            array,
+            pa.chunked_array([array]),
+            pd.Series(pd.arrays.ArrowExtensionArray(array)),
+        ):
+            assert not is_feature_rows(X)
+            assert np.array_equal(check_images(X).read(slice(None), 32), expected)
+
+
+def test_errors_of_photos_say_what_they_are_and_never_hold_them(photos):
+    half = photos[3][: len(photos[3]) // 2]
+    message = rf"^X\[3\] \(bytes, {len(half):,} long\): truncated"
+    with pytest.raises(ImageReadError, match=message):
+        check_images([*photos[:3], half]).check_readable()
+    named = {"bytes": half, "path": "a/b.jpg"}
+    with pytest.raises(ImageReadError, match=r"^X\[0\] 'a/b.jpg' \(bytes, .* long\): truncated"):
+        check_images([named]).read([0], 32)
+    large = bytes(3_000_000)
+    for act in (
+        lambda: check_images([large]).check_readable(),
+        lambda: check_images([large, "a.jpg"]),
+        lambda: check_images([[large], [large, large]]),
+        lambda: check_images(["x" * 3_000_000]).check_readable(),
+        lambda: check_images(large),
+        lambda: check_images({"photo": large}),
+        lambda: check_images(iter([large])),
+        lambda: check_images([{"photo": large}]),
+        lambda: check_images([(large, 1)]),
+        lambda: check_images([None, large]),
+        lambda: check_images(np.array([large])),
+        lambda: check_images([photos[0]], max_pixels=large),
+        lambda: GISTDescriptor(image_size=large).fit([photos[0]]),
+    ):
+        with pytest.raises(ValueError, match=r"\.$") as raised:
+            act()
+        assert len(str(raised.value)) < 1000
+
+
+def test_arrays_of_fixed_width_bytes_are_refused_as_they_cut_photos(photos):
+    X = np.array(photos)
+    for act in (
+        lambda: check_images(X),
+        lambda: check_images(list(X)),
+        lambda: check_images(X[:, None]),
+    ):
+        with pytest.raises(ValueError, match=r"dtype S.*drops zeros.*os.fsdecode"):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([{"image": b"x"}], r"X\[0\] is a dictionary with the keys \['image'\].*'bytes'.*'path'"),
+        ([{"bytes": None, "path": None}], r"X\[0\] is a dictionary with the keys"),
+        ([{"bytes": "a.jpg"}], r"X\[0\] is a dictionary with the keys"),
+        ([{"path": "a.jpg"}, {}], r"X\[1\] is a dictionary with the keys \[\]"),
+        (["a.jpg", b"x"], r"X\[0\] is a path, but X\[1\] is an encoded photo"),
+        ([b"x", None], r"X\[1\] is None of type NoneType"),
+        ([0.5, "a.jpg"], r"X\[0\] is 0.5 of type float"),
+        ([("a.jpg", 1), ("b.jpg", 0)], r"X\[0\] is a pair.*\[path for path, _ in X\]"),
+        ([(Image.new("L", (4, 4)), 1)], r"X\[0\] is a pair.*images_of\(X\)"),
+        (Lazy(lambda i: (Image.new("L", (4, 4)), i), 3), r"X\[0\] is a pair.*images_of\(X\)"),
+        (Lazy(lambda i: None, 3), r"X\[0\] is None of type NoneType"),
+        ((path for path in PHOTOS), r"type generator.*Pass list\(X\)"),
+        (map(str, PHOTOS), r"type map.*Pass list\(X\)"),
+        ({*PHOTOS}, r"type set.*Pass list\(X\)"),
+        ({"image": PHOTOS}, "of type dict"),
+        (np.full((2, 4, 4, 3), "1"), r"X has dtype <U1 and holds paths in shape \(2, 4, 4, 3\)"),
+    ],
+)
+def test_what_is_no_sequence_of_images_is_refused_with_the_way_out(X, message):
+    assert not is_feature_rows(X)
+    with pytest.raises(ValueError, match=message) as raised:
+        check_images(X)
+    assert str(raised.value).endswith(".")
+
+
+def test_an_open_file_is_refused():
+    with (
+        open(PHOTOS[0], "rb") as file,
+        pytest.raises(ValueError, match=r"X\[0\] is an open file\. Pass its path, or .*read\(\)"),
+    ):
+        check_images([file])
+
+
+# Sequences that are read late -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda i: PHOTOS[i],
+        lambda i: Path(PHOTOS[i]).read_bytes(),
+        lambda i: {"path": PHOTOS[i]},
+        lambda i: Image.open(io.BytesIO(Path(PHOTOS[i]).read_bytes())),
+    ],
+    ids=["paths", "bytes", "dictionaries", "opened"],
+)
+def test_elements_of_a_sequence_are_asked_for_when_they_are_read(make, expected):
+    X = Lazy(make, len(PHOTOS))
+    assert not is_feature_rows(X)
+    images = check_images(X)
+    images.check_readable()
+    assert set(X.asked) == {0}  # to see what they are
+    X.asked.clear()
+    assert np.array_equal(images[2:].read([0, 2], 32), expected[[2, 4]])
+    assert sorted(X.asked) == [2, 4]
+    assert images.fingerprint() == check_images(Lazy(make, len(PHOTOS))).fingerprint()
+    assert images[:2].fingerprint() != images[1:3].fingerprint()
+    assert np.array_equal(images.part([3]).read([0], 32)[0], expected[3])
+
+
+def test_rows_of_numbers_in_any_sequence_are_features():
+    assert is_feature_rows(Lazy(lambda i: [0.5, 1.0], 3))
+
+
+def test_a_sequence_that_fails_is_named_by_row():
+    def make(i):
+        return {0: PHOTOS[0], 1: np.zeros((3, 8, 8), np.uint8)}[i]
+
+    images = check_images(Lazy(make, 3))
+    with pytest.raises(ImageReadError, match=r"^X\[1\]: it has shape \(3, 8, 8\), which looks ch"):
+        images.read([0, 1], 8)
+    with pytest.raises(ImageReadError, match=r"^X\[2\]: X\[2\] cannot be had: KeyError: '2'"):
+        images.read([2], 8)
+
+
+def test_arrays_of_a_lazy_sequence_mean_what_arrays_mean(rng):
+    X = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    for make in (lambda i: X[i], lambda i: X[i] / 255, lambda i: torch.from_numpy(X[i])):
+        assert np.array_equal(check_images(Lazy(make, 3)).read(slice(None), 8), X)
+
+
+def small(**options):
+    return CNNFeatureExtractor("small", weights=None, image_size=16, random_state=0, **options)
+
+
+def test_estimators_and_extract_take_lazy_sequences(tmp_path):
+    X, y = Lazy(lambda i: PHOTOS[i], 6), [0, 1] * 3
+    fitted = small(max_epochs=1).fit(X, y)
+    rows = small(max_epochs=1).fit(PHOTOS, y).transform(PHOTOS)
+    assert np.array_equal(fitted.transform(X), rows)
+    for images in (X, check_images(X), check_images([Path(p).read_bytes() for p in PHOTOS])):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        assert np.allclose(extract(fitted, images, folder, shard_size=4), rows, atol=1e-6)
+    assert GISTDescriptor().transform(X).shape == (6, 512)
+
+
+def test_extract_keeps_the_limit_of_its_images(tmp_path):
+    fitted = GISTDescriptor()
+    path = tmp_path / "a.png"
+    Image.new("L", (200, 200)).save(path)
+    strict = check_images([path] * 3, max_pixels=30_000)
+    with pytest.raises(ImageReadError, match="40,000 pixels are more than the 30,000"):
+        extract(fitted, strict, tmp_path / "out")
+    features = extract(fitted, check_images(strict, max_pixels=40_000), tmp_path / "out")
+    assert features.shape == (3, 512)
+    assert list(features.ids) == [str(path)] * 3
+
+
+# Data sets of torch ---------------------------------------------------------------------------
+
+
+def test_images_and_labels_of_an_image_folder(tmp_path):
+    for i, path in enumerate(PHOTOS):
+        place = tmp_path / "ab"[i % 2] / f"{i}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(Path(path).read_bytes())
+    folder = ImageFolder(tmp_path)
+    images, labels = images_of(folder)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    whole = [ImageOps.exif_transpose(Image.open(path)) for path, _ in folder.samples]
+    assert np.array_equal(images.read(slice(None), 32), check_images(whole).read(slice(None), 32))
+    part = torch.utils.data.Subset(folder, [4, 0])
+    images, labels = images_of(part)
+    assert labels.tolist() == [1, 0]
+    assert len(images) == 2
+    tensors = v2.Compose([v2.ToImage(), v2.Resize((16, 16)), v2.ToDtype(torch.float32, scale=True)])
+    changed = ImageFolder(tmp_path, transform=tensors, target_transform=lambda label: f"c{label}")
+    images, labels = images_of(changed)
+    assert images.read([0], 16).shape == (1, 16, 16, 3)
+    assert labels.tolist() == ["c0"] * 3 + ["c1"] * 3
+    with pytest.raises(ValueError, match=r"X\[0\] is a pair.*images_of\(X\)"):
+        check_images(folder)
+
+
+def test_labels_come_from_the_elements_where_nothing_lists_them():
+    pairs = Lazy(lambda i: (np.full((4, 4), i, np.uint8), torch.tensor(i)), 3)
+    images, labels = images_of(pairs)
+    assert labels.tolist() == [0, 1, 2]
+    assert images.read(slice(None), 4)[:, 0, 0, 0].tolist() == [0, 1, 2]
+    for dataset, message in [
+        (iter([1]), r"list\(dataset\)"),
+        ([3], r"dataset\[0\] is 3, not a pair"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            images_of(dataset)
+
+
+# PIL images that the caller has opened --------------------------------------------------------
+
+
+def test_opened_images_are_read_as_their_files_and_left_unread(opened, expected):
+    images = check_images(opened)
+    images.check_readable()
+    assert np.array_equal(images.read(slice(None), 32), expected)
+    images.fingerprint()
+    pickle.loads(pickle.dumps(images)).read([0], 32)
+    assert all(image.tile for image in opened)  # nothing is kept decoded
+    opened[0].load()
+    assert check_images(opened).read([0], 32).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["file", "bytes", "zip", "gzip"])
+def test_opened_images_are_read_whatever_they_were_opened_from(kind, photos, expected, tmp_path):
+    with ExitStack() as stack:
+        if kind == "zip":
+            archive = stack.enter_context(zipfile.ZipFile(tmp_path / "a", "w"))
+            archive.writestr("a.jpg", photos[0])
+        opener = {
+            "file": lambda: open(PHOTOS[0], "rb"),  # noqa: SIM115
+            "bytes": lambda: io.BytesIO(photos[0]),
+            "zip": lambda: archive.open("a.jpg"),
+            "gzip": lambda: gzip.open(io.BytesIO(gzip.compress(photos[0]))),  # noqa: SIM115
+        }[kind]
+        images = check_images([Image.open(stack.enter_context(opener()))])
+        for _ in range(2):
+            assert np.array_equal(images.read([0], 32)[0], expected[0])
+
+
+def _read_in_child(images, start, queue):
+    queue.put(images.read(start, 32))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_read_the_same_opened_images(opened, expected):
+    images = check_images(opened * 4)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    order = np.arange(len(images))
+    children = [
+        context.Process(target=_read_in_child, args=(images, order, queue)) for _ in range(3)
+    ]
+    for child in children:
+        child.start()
+    for _ in children:
+        assert np.array_equal(queue.get(timeout=60), np.concatenate([expected] * 4))
+    for child in children:
+        child.join()
+
+
+def test_a_frame_that_the_caller_went_to_is_read(tmp_path):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
+    for name in ("a.gif", "a.tif", "a.webp", "a.png"):
+        options = {"lossless": True} if name == "a.webp" else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        with Image.open(tmp_path / name) as image:
+            image.seek(2)
+            images = check_images([image])
+            assert (images.read([0], 8) == (0, 0, 255)).all()
+            again = pickle.loads(pickle.dumps(images))
+            assert (again.read([0], 8) == (0, 0, 255)).all()
+
+
+def turned_photo(pixels, kind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    return encoded(Image.fromarray(pixels), kind, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image.rotate(-90, expand=True),
+        lambda image: image.transpose(Image.Transpose.ROTATE_270),
+        ImageOps.exif_transpose,
+    ],
+    ids=["rotate", "transpose", "exif_transpose"],
+)
+def test_an_image_that_the_caller_has_turned_is_not_turned_again(change, pixels):
+    with Image.open(io.BytesIO(turned_photo(pixels, "PNG"))) as image:
+        upright = np.rot90(pixels, -1)[8:56]
+        assert np.array_equal(check_images([image]).read([0], 48)[0], upright)
+        assert np.array_equal(check_images([change(image)]).read([0], 48)[0], upright)
+        image.load()
+        assert np.array_equal(check_images([image]).read([0], 48)[0], upright)
+
+
+# Boxes ----------------------------------------------------------------------------------------
+
+
+def test_boxes_are_those_of_the_upright_image(pixels, tmp_path):
+    path = tmp_path / "phone.png"
+    path.write_bytes(turned_photo(pixels, "PNG"))
+    upright = np.rot90(pixels, -1)  # 64 high, 48 wide
+    for item in (path, path.read_bytes()):
+        (part,) = crop_images([item], [[10, 50, 40, 64]])
+        assert np.array_equal(np.asarray(part), upright[50:64, 10:40])
+        assert np.array_equal(check_images([part]).read([0], 14)[0], upright[50:64, 18:32])
+
+
+def test_boxes_show_what_a_viewer_shows(tmp_path):
+    gray = np.full((20, 20), 119 * 257, np.uint16)
+    Image.fromarray(gray).save(tmp_path / "16.png")
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    parts = crop_images([tmp_path / "16.png", tmp_path / "clear.png"], [[2, 2, 9, 9]] * 2)
+    assert [np.unique(np.asarray(part)).tolist() for part in parts] == [[119], [255]]
+    (tmp_path / "broken.png").write_bytes(b"text")
+    with pytest.raises(ImageReadError, match=r"X\[0\] .*broken.png': not an image"):
+        crop_images([tmp_path / "broken.png"], [[0, 0, 2, 2]])
+    with pytest.raises(ImageReadError, match="400 pixels are more than the 399"):
+        crop_images([tmp_path / "16.png"], [[0, 0, 2, 2]], max_pixels=399)
+
+
+# A network that was fitted on arrays ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    images, y = make_shapes(12, n_classes=3, random_state=0)
+    images = images[:, 2:]  # 30 x 32
+    network = CNNFeatureExtractor("small", weights=None, max_epochs=1, random_state=0)
+    return images, network.fit(images, y)
+
+
+def test_a_network_fitted_on_arrays_can_be_asked_with_images_of_any_kind(shapes, tmp_path):
+    images, network = shapes
+    rows = network.transform(images)
+    opaque = np.concatenate([images, np.full_like(images[..., :1], 255)], axis=3)
+    pictures = [Image.fromarray(image) for image in images]
+    files = [encoded(picture, "PNG") for picture in pictures]
+    for X in (pictures, list(images), opaque, files, images / 255):
+        assert np.allclose(network.transform(X), rows, atol=1e-6)
+    gray = images[..., :1]
+    assert np.array_equal(network.transform(gray), network.transform(np.repeat(gray, 3, axis=3)))
+
+
+def test_images_of_another_size_are_resized_until_they_cover_that_of_the_arrays(shapes):
+    images, network = shapes
+    doubled = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)  # 60 x 64
+    wide = np.pad(images, [(0, 0), (0, 0), (10, 10), (0, 0)])  # the middle is cut out
+    rows = network.transform(images)
+    assert np.array_equal(network.transform(wide), rows)
+    near = network.transform(doubled)
+    assert (np.einsum("ij,ij->i", near, rows) > 0.98 * np.linalg.norm(near, axis=1)).all()
+    assert network.transform([Image.new("L", (300, 7))]).shape == (1, rows.shape[1])
+
+
+# Memory ---------------------------------------------------------------------------------------
+
+
+def test_paths_take_the_memory_of_their_text_not_of_the_longest():
+    paths = [f"photos/{i:05d}.jpg" for i in range(10_000)] + ["x" * 4000 + "/é\udcff.jpg"]
+    images = check_images(paths)
+    assert len(pickle.dumps(images)) < 20 * len("".join(paths))
+    assert len(pickle.dumps(images)) < 500_000  # an array of text would take 160 MB
+    assert images[[5, 10_000, 0]].paths.tolist() == [paths[5], paths[10_000], paths[0]]
