@@ -34,6 +34,7 @@ from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
 from sklearn_cbir._validation import (
+    as_numpy,
     check_boolean,
     check_choice,
     check_integer,
@@ -282,7 +283,7 @@ class NetworkTransformer(
                 f"{kinds[is_rows]}. Pass the same kind of data."
             )
         if is_rows:
-            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+            return validate_data(self, as_numpy(X), dtype=[np.float64, np.float32], reset=reset)
         images = check_images(X)
         if reset:
             self.__dict__.pop("n_features_in_", None)

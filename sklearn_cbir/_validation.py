@@ -80,6 +80,19 @@ def _printable(character):
     return character.encode("unicode_escape").decode("ascii")
 
 
+def as_numpy(X):
+    """Return an array of another library, on any device, as one of numpy; all else as it is.
+
+    scikit-learn does so by itself unless its ``array_api_dispatch`` is on.
+    """
+    if hasattr(X, "detach"):  # tensors of torch
+        X = X.detach().cpu()
+        return (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()
+    if hasattr(X, "__array_namespace__") and not isinstance(X, np.ndarray):
+        return np.asarray(X.get() if hasattr(X, "get") else X)  # CuPy copies when it is told to
+    return X
+
+
 def check_choice(value, parameter, options):
     """Return `value` if it is one of `options` (compared with type), else raise."""
     for option in options:

@@ -19,7 +19,7 @@ from sklearn_cbir._validation import (
 )
 from sklearn_cbir.index._checking import check_radius, check_rows
 from sklearn_cbir.index._engines import algorithm_for, check_engine_parameters, make_engine
-from sklearn_cbir.index._gallery import Gallery, GalleryIds, GalleryLabels, check_ids
+from sklearn_cbir.index._gallery import Gallery, GalleryIds, check_ids
 from sklearn_cbir.index._graph_methods import NeighborGraphsMixin
 from sklearn_cbir.index._search import (
     as_given,
@@ -31,6 +31,7 @@ from sklearn_cbir.index._search import (
     warn_of_copies,
 )
 from sklearn_cbir.index._stored import check_file
+from sklearn_cbir.index._targets import GalleryTargets, hold_labels
 from sklearn_cbir.metrics import mean_over_queries, parse_metric
 from sklearn_cbir.reranking import resolve_reranker
 
@@ -223,7 +224,8 @@ class NeighborsRetriever(
             path of a ``.npy`` file only with ``storage="memory_map"``.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
-            Labels that `score` needs: one per row, or 0/1 columns.
+            Labels that `score` needs: one per row, or 0/1 columns. Or targets of a
+            regressor behind this, which are held in `y_` and cannot be scored.
 
         ids : array-like of shape (n_samples,), default=None
             What `predict` returns: unique text, whole numbers or other hashable
@@ -240,7 +242,7 @@ class NeighborsRetriever(
         columns = self._with_columns({})
         rows = self._check_gallery(X, columns)
         ids = GalleryIds(ids, len(rows))
-        labels = None if y is None else GalleryLabels(y, len(rows))
+        labels = hold_labels(y, len(rows))
         engine = make_engine(self, self.metric, *rows.shape).build(rows)
         gallery = Gallery(self.metric, engine, ids, labels, vars(columns))
         with self._changing:
@@ -652,6 +654,11 @@ class NeighborsRetriever(
         if gallery.labels is None:
             raise ValueError("Scoring needs the labels of the gallery: pass y to fit.")
         y_gallery = gallery.labels.values
+        if isinstance(gallery.labels, GalleryTargets):
+            raise ValueError(
+                f"The gallery was fitted with continuous y, such as {y_gallery.flat[0]:.6g}, in "
+                "which no two rows share a label. Fit with classes to score."
+            )
         y = y_gallery[own] if X is None and y is None else check_labels(y, n=len(queries))
         if X is not None:
             warn_of_copies(gallery, queries, own)

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_cbir._labels import encode_labels, labeled_rows, shared_labels
-from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir._validation import as_numpy, check_integer, check_real
 
 __all__ = ["LearnedWhitening"]
 
@@ -101,7 +101,7 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If no two rows share a label, or all do.
         """
         shrinkage = check_real(self.shrinkage, "shrinkage", minimum=0, maximum=1)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X = validate_data(self, as_numpy(X), dtype=[np.float64, np.float32], ensure_min_samples=2)
         n_components = self.n_components
         if n_components is not None:
             check_integer(n_components, "n_components", minimum=1, maximum=X.shape[1])
@@ -153,7 +153,7 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             zero.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, as_numpy(X), dtype=[np.float64, np.float32], reset=False)
         rows = (X - self.mean_.astype(X.dtype)) @ self.components_.T.astype(X.dtype)
         peaks = np.abs(rows).max(axis=1, keepdims=True)
         rows /= np.where(peaks > 0, peaks, 1)

@@ -31,7 +31,7 @@ def hamming_distances(queries, gallery):
         Packed codes.
 
     gallery : array of shape (n_gallery, n_words), uint64
-        Packed codes of the same length.
+        Packed codes of the same length in bits, of which only the words are checked.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def hamming_radius(queries, gallery, radius):
         Packed codes.
 
     gallery : array of shape (n_gallery, n_words), uint64
-        Packed codes of the same length.
+        Packed codes of the same length in bits, of which only the words are checked.
 
     radius : float
         Largest number of differing bits, itself included.
@@ -203,7 +203,7 @@ class HammingDistances:
         Packed codes.
 
     gallery : array of shape (n_gallery, n_words), uint64
-        Packed codes of the same length.
+        Packed codes of the same length in bits, of which only the words are checked.
 
     Attributes
     ----------

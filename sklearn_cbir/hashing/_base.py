@@ -9,7 +9,7 @@ from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_cbir._labels import encode_labels, labeled_rows, shared_labels
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import as_numpy, check_integer
 
 ROWS = 4096  # rows projected at a time where a kernel is in between
 
@@ -91,12 +91,12 @@ class RowHasher(HasherMixin, BaseEstimator):
     def _check_training_rows(self, X):
         """Return the rows that are fitted on, float64."""
         check_integer(self.n_bits, "n_bits", minimum=1)
-        return validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        return validate_data(self, as_numpy(X), dtype=np.float64, ensure_min_samples=2)
 
     def _check_rows(self, X):
         """Return the rows that are projected, float64."""
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        return validate_data(self, as_numpy(X), dtype=np.float64, reset=False)
 
     def _check_labeled_rows(self, X, y):
         """Return the rows that have a label, and their class indices or 0/1 columns.

@@ -5,6 +5,8 @@ import os
 import numpy as np
 from sklearn.utils.validation import validate_data
 
+from sklearn_cbir._validation import as_numpy
+
 
 def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)):
     """Return `X` as finite floats of the engine's type, or as it is for codes."""
@@ -13,6 +15,7 @@ def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)
             f"X={str(X)!r} is a path, not rows. Load it with np.load, or fit with "
             "storage='memory_map' to search a .npy file as it is."
         )
+    X = as_numpy(X)
     if metric == "hamming":
         # uint8 stays uint8; the engine names what is neither 0 nor 1.
         return validate_data(estimator, X, reset=engine is None, ensure_all_finite=False)
@@ -21,7 +24,9 @@ def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)
         return X
     dtype = list(dtype) if engine is None else _dtype_of(engine)
     with np.errstate(over="ignore", invalid="ignore"):
-        X = validate_data(estimator, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
+        X = validate_data(
+            estimator, as_numpy(X), reset=engine is None, dtype=dtype, ensure_all_finite=False
+        )
     check_finite(X)
     return X
 

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_array
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import as_numpy, check_integer
 
 __all__ = ["cluster_agreement", "pair_f1"]
 
@@ -94,7 +94,7 @@ def cluster_agreement(embeddings, y, *, n_clusters=None, max_iter=20, random_sta
     from sklearn.cluster import KMeans
     from sklearn.metrics import normalized_mutual_info_score
 
-    embeddings = check_array(embeddings)
+    embeddings = check_array(as_numpy(embeddings))
     y = _single(y, "y", n=len(embeddings))
     if n_clusters is None:
         n_clusters = len(np.unique(y))

@@ -5,7 +5,7 @@ from scipy import sparse
 from sklearn import get_config
 
 from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import as_numpy, check_integer
 
 MAX_ROWS_AT_ONCE = 128
 
@@ -80,6 +80,7 @@ def blocks(shape, distances=None):
 
 def check_distances(distances):
     """Return distances as an array, or as they are if they are made when sliced."""
+    distances = as_numpy(distances)
     if sparse.issparse(distances):
         raise ValueError(
             f"distances is a sparse matrix of shape {distances.shape} that holds {distances.nnz} "
