@@ -7,7 +7,6 @@ import numbers
 import os
 import warnings
 
-import joblib
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -26,7 +25,7 @@ from sklearn_cbir._devices import (
     shielded,
     use_one_thread_if_forked,
 )
-from sklearn_cbir._fingerprint import fingerprint
+from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, library_of
 from sklearn_cbir._labels import encode_labels, labeled_rows
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._module_state import with_room
@@ -56,7 +55,7 @@ FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
 # They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
-_NOT_IN_CHECKPOINT_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales"}
+_NOT_IN_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales"}
 
 
 class NetworkTransformer(
@@ -451,15 +450,22 @@ class NetworkTransformer(
         """Return the file that belongs to these parameters and data, or None."""
         if self.checkpoint_dir is None:
             return None
-        params = {
-            name: fingerprint(value)
-            for name, value in self.get_params(deep=False).items()
-            if name not in _NOT_IN_CHECKPOINT_KEY
-        }
-        if not isinstance(self.random_state, numbers.Integral):
-            params["random_state"] = None  # the checkpoint knows the seed that was drawn
+        params = {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_IN_KEY}
+        try:
+            # Each by itself: what two parameters share does not outlive `clone`.
+            parts = [fingerprint(type(self), type(self).__name__), library_of("torch")]
+            parts += [fingerprint(v, k, files=k == "weights") for k, v in sorted(params.items())]
+        except Unknown as error:
+            warnings.warn(
+                f"checkpoint_dir={str(self.checkpoint_dir)!r}: {error}. So it cannot be known "
+                "whether a checkpoint belongs to this fit, which trains from the start and keeps "
+                "none.",
+                UserWarning,
+                stacklevel=5,
+            )
+            return None
         pixels = data if isinstance(data, np.ndarray) else data.fingerprint()
-        key = joblib.hash([type(self).__name__, params, pixels, y])
+        key = fingerprint([KEY_VERSION, parts, pixels, y])
         return Checkpoint(self.checkpoint_dir, type(self).__name__, key)
 
     # State -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, fitted_parts
 from sklearn_cbir._validation import check_choice, check_integer, check_verbose, progress_bar
 from sklearn_cbir.extraction._features import FeatureShards
 from sklearn_cbir.extraction._shards import (
@@ -16,7 +17,7 @@ from sklearn_cbir.extraction._shards import (
     summary,
     write_json,
 )
-from sklearn_cbir.extraction._source import Source, estimator_hash
+from sklearn_cbir.extraction._source import Source
 from sklearn_cbir.extraction._work import write_all
 from sklearn_cbir.images._faults import count_causes
 
@@ -96,10 +97,12 @@ def extract(
 
     Notes
     -----
-    The estimator is compared by its parameters and fitted attributes, files by path,
-    size and time of change, anything else by content. ``device``, ``verbose``,
-    ``n_jobs``, ``num_workers``, ``memory`` and ``checkpoint_dir`` may change between
-    two calls.
+    The estimator is compared by its parameters and fitted attributes, code of your
+    own in it by what it says and calls, files by path, size and time of change,
+    anything else by content. ``device``, ``verbose``, ``n_jobs``, ``num_workers``,
+    ``memory`` and ``checkpoint_dir`` may change between two calls. Where it holds
+    what cannot be compared, compiled code for example, that is a warning, and the
+    folder cannot be continued.
 
     Two calls at a time into one folder are not supported.
 
@@ -127,13 +130,19 @@ def extract(
     folder = Path(folder).absolute()  # workers may stand elsewhere
     manifest = {
         "format": FORMAT,
-        "estimator_class": f"{type(estimator).__module__}.{type(estimator).__qualname__}",
-        "estimator": estimator_hash(estimator),
+        **_identity(estimator),
         "input": source.hash(),
         "n_samples": len(source),
         "shard_size": shard_size,
     }
-    check_folder(folder, manifest)
+    is_new = check_folder(folder, manifest)
+    if is_new and "unknown" in manifest:
+        warnings.warn(
+            f"{manifest['unknown']}. So it cannot be known whether another estimator is the same: "
+            "if this call is cut off, it cannot be continued.",
+            UserWarning,
+            stacklevel=2,
+        )
     shards = [Shard(folder, number) for number in range(source.n_shards)]
     looks = [shard.look(source) for shard in shards]
     check_found(looks, on_error, on_change)
@@ -153,6 +162,19 @@ def extract(
     if features.skipped:
         warnings.warn(_what_is_skipped(features, found["reasons"]), stacklevel=2)
     return features
+
+
+def _identity(estimator):
+    """Return what a manifest says of an estimator: the same for those that transform alike."""
+    identity = {
+        "estimator_class": f"{type(estimator).__module__}.{type(estimator).__qualname__}",
+        "key_version": KEY_VERSION,
+    }
+    try:
+        parts = fitted_parts(estimator)
+    except Unknown as error:
+        return identity | {"estimator": None, "unknown": str(error)}
+    return identity | {"estimator": fingerprint(sorted(parts.items())), "parts": parts}
 
 
 def _what_is_skipped(features, reasons):

@@ -74,7 +74,7 @@ class Shard:
 
 
 def check_folder(folder, manifest):
-    """Raise unless the folder is new, or was begun by the same call."""
+    """Say whether the folder is new; raise unless it is, or was begun by the same call."""
     if not (folder / MANIFEST).exists():
         if any(folder.glob("shard-*")):
             raise ValueError(
@@ -82,16 +82,45 @@ def check_folder(folder, manifest):
                 "them."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        return
+        return True
     found = read_manifest(folder)
+    _check_comparable(folder, found, manifest)
     for name, meaning in WANTED.items():
         if found[name] != manifest[name]:
             images = name in ("input", "n_samples")
             more = " Images that were added can be extracted alone." if images else ""
+            if name == "estimator":
+                more = _what_differs(found, manifest)
             raise ValueError(
                 f"{str(folder)!r} holds shards of {meaning}. Use another folder, or delete this "
                 f"one to start anew.{more}"
             )
+    return False
+
+
+def _check_comparable(folder, found, manifest):
+    """Raise if it cannot be known whether two estimators are the same."""
+    if found.get("key_version", 1) < manifest["key_version"]:
+        reason = (
+            "was written by an earlier version, which did not look at the code of estimators, so "
+            "that it cannot be known whether this one is the same"
+        )
+    elif unknown := manifest.get("unknown", found.get("unknown")):
+        reason = f"holds shards of an estimator that cannot be compared with this one: {unknown}"
+    else:
+        return
+    raise ValueError(
+        f"{str(folder)!r} {reason}. Use another folder, or delete this one to start anew; "
+        "load_features opens it if it is complete."
+    )
+
+
+def _what_differs(found, manifest):
+    """Return a sentence that names the parts of two estimators that are not the same."""
+    before, now = found.get("parts", {}), manifest.get("parts", {})
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    names = ["what it has learned" if name.endswith("._network_state") else name for name in names]
+    return f" What differs: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
 
 
 def check_found(looks, on_error, on_change):

@@ -4,11 +4,11 @@ import errno
 import os
 from functools import cached_property
 
-import joblib
 from scipy import sparse
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
+from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
 
 
@@ -87,8 +87,8 @@ class Source:
     def hash(self):
         """Return a hash of the paths, or else of the contents."""
         if self.paths is not None:
-            return joblib.hash(self.paths)
-        return joblib.hash([_content_hash(self.part(i)[1]) for i in range(self.n_shards)])
+            return fingerprint(self.paths, "X")
+        return fingerprint([_content_hash(self.part(i)[1]) for i in range(self.n_shards)])
 
 
 def count(X):
@@ -124,14 +124,4 @@ def _file_status(path):
 def _content_hash(part):
     if isinstance(part, Images):
         return part.fingerprint()
-    if sparse.issparse(part):
-        return joblib.hash([part.shape, part.data, part.indices, part.indptr])
-    if hasattr(part, "to_numpy"):
-        part = part.to_numpy()
-    return joblib.hash(part, coerce_mmap=True)
-
-
-def estimator_hash(estimator):
-    from sklearn_cbir._fingerprint import fitted_fingerprint  # torch: not to open a folder
-
-    return joblib.hash(fitted_fingerprint(estimator))
+    return fingerprint(part.to_numpy() if hasattr(part, "to_numpy") else part, "X")

@@ -1,9 +1,9 @@
 """Images of any origin, read batch by batch."""
 
-import joblib
 import numpy as np
 from PIL import Image
 
+from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir._validation import progress as progress_bar
 from sklearn_cbir.images._decoding import fit
@@ -251,8 +251,8 @@ class Images:
         """
         blocks = blocks_of(len(self), BLOCK)
         # Block by block: selecting rows copies them.
-        return joblib.hash(
-            [joblib.hash(self._source.fingerprint(self._rows[block])) for block in blocks]
+        return fingerprint(
+            [fingerprint(self._source.fingerprint(self._rows[block]), "X") for block in blocks]
         )
 
     def part(self, positions):
