@@ -198,6 +198,24 @@ def test_two_classes_get_opposite_codes(n_bits):
         assert torch.equal(loss.codes[0], -loss.codes[1])
 
 
+def test_cnnh_finds_the_same_codes_of_many_classes_without_their_square(monkeypatch):
+    y = torch.arange(40).repeat_interleave(torch.arange(40) % 3 + 1)
+    few = set_up(CNNHLoss(), y, 12)
+    monkeypatch.setattr("sklearn_cbir.losses._cnnh._MOST_LABEL_SETS", 39)
+    many = set_up(CNNHLoss(), y, 12)
+    assert torch.equal(many.codes, few.codes)
+    assert list(many.state_dict()) == ["codes"]
+    outputs = torch.randn(len(y), 12, generator=torch.Generator().manual_seed(1))
+    assert many(outputs, y) == few(outputs, y)
+    assert many(outputs, torch.nn.functional.one_hot(y)) == few(outputs, y)
+
+
+def test_cnnh_takes_thousands_of_classes():
+    loss = set_up(CNNHLoss(n_sweeps=1), torch.arange(3000), 12)
+    assert loss.codes.shape == (3000, 12)
+    assert sum(buffer.nbytes for buffer in loss.buffers()) < 200_000
+
+
 def test_codes_of_ten_classes_come_near_the_bound():
     # |S - B B' / q| ** 2 / 10 ** 2 >= (C - 2) ** 2 / (C (C - 1)) for balanced classes
     similarity = 2 * torch.eye(10) - 1

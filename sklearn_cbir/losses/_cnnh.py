@@ -27,7 +27,8 @@ class CNNHLoss(Loss):
     binary cross entropy between those bits and the sigmoids of the outputs.
 
     Unlike in [1]_, stage 1 finds one code per class, weighted by its number of
-    images, which has the same optimum, since only labels enter S. With several
+    images, which has the same optimum, since only labels enter S; its time grows
+    with the number of classes, not with its square. With several
     labels per image it is one code per set of labels, of the 1,000 most
     frequent ones; any other set is given the code of the set with the most
     similar label vector. The variant
@@ -45,8 +46,9 @@ class CNNHLoss(Loss):
     codes : tensor of shape (n_sets, n_bits)
         Target codes of -1 and +1; made by `setup`.
 
-    label_sets : tensor of shape (n_sets, n_labels)
-        The labels they stand for, as vectors of unit length.
+    label_sets : tensor of shape (n_sets, n_labels) or None
+        The labels they stand for, as vectors of unit length; None for more
+        than 1,000 classes, one code each in their order.
 
     References
     ----------
@@ -87,12 +89,21 @@ class CNNHLoss(Loss):
         generator : torch.Generator, default=None
             Source of randomness; None is torch's own.
         """
-        sets, counts = _label_sets(torch.as_tensor(y))
+        y = torch.as_tensor(y)
+        if y.ndim == 1 and (n_classes := int(y.max()) + 1) > _MOST_LABEL_SETS:
+            counts = torch.bincount(y).clamp(min=1).double()
+            start = _start(n_classes, n_outputs, generator)
+            codes = _factor_classes(
+                (counts / counts.mean()).numpy(), start, self.n_sweeps, generator
+            )
+            self.codes, self.label_sets = _signs(codes), None
+            return
+        sets, counts = _label_sets(y)
         similarity = 2.0 * (shared_labels(sets, sets) > 0).numpy() - 1
         weights = (counts / counts.mean()).numpy()
-        start = 2 * torch.rand(len(sets), n_outputs, generator=generator, dtype=torch.float64) - 1
-        codes = _factor(similarity, weights, start.numpy(), self.n_sweeps, generator)
-        self.codes = torch.from_numpy(np.where(codes >= 0, 1, -1)).float()
+        start = _start(len(sets), n_outputs, generator)
+        codes = _factor(similarity, weights, start, self.n_sweeps, generator)
+        self.codes = _signs(codes)
         self.label_sets = F.normalize(sets, dim=1)
 
     @on_labeled_rows
@@ -100,10 +111,22 @@ class CNNHLoss(Loss):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.codes)
         outputs = full_precision(outputs)
-        labels = class_targets(y, self.label_sets.shape[1], self.label_sets.dtype)
-        nearest = (labels @ self.label_sets.T).argmax(dim=1)  # the same set has the cosine 1
+        if self.label_sets is None:
+            nearest = y if y.ndim == 1 else y.argmax(dim=1)
+        else:
+            labels = class_targets(y, self.label_sets.shape[1], self.label_sets.dtype)
+            nearest = (labels @ self.label_sets.T).argmax(dim=1)  # the same set has the cosine 1
         bits = (self.codes[nearest] > 0).to(outputs.dtype)
         return F.binary_cross_entropy_with_logits(outputs, bits)
+
+
+def _start(n_sets, n_bits, generator):
+    """Return the codes that stage 1 begins with, float64 from -1 to 1."""
+    return 2 * torch.rand(n_sets, n_bits, generator=generator, dtype=torch.float64).numpy() - 1
+
+
+def _signs(codes):
+    return torch.from_numpy(np.where(codes >= 0, 1, -1)).float()
 
 
 def _label_sets(y):
@@ -133,19 +156,56 @@ def _factor(similarity, weights, codes, n_sweeps, generator):
     return codes
 
 
+def _factor_classes(weights, codes, n_sweeps, generator):
+    """Minimize as `_factor` where every two of the n sets are dissimilar, as classes are.
+
+    With S = 2 I - 1 a residual is ``codes[i] @ codes[k] + n_bits``, less ``2 n_bits`` on the
+    diagonal: a move needs the moments of the codes alone, not n residuals.
+    """
+    n_bits = codes.shape[1]
+    moments = codes.T @ (weights[:, None] * codes)  # (n_bits, n_bits)
+    totals = weights @ codes
+    for _ in range(n_sweeps):
+        before = codes.copy()
+        for position in torch.randperm(codes.size, generator=generator).tolist():
+            i, j = divmod(position, n_bits)
+            code, weight, value = codes[i], weights[i], codes[i, j]
+            own = code @ code - n_bits
+            slope = code @ moments[:, j] + n_bits * (totals[j] - 2 * weight * value)
+            step = _best_step(slope, moments[j, j], weight, own, value)
+            change = weight * step * code
+            moments[j] += change
+            moments[:, j] += change
+            moments[j, j] += weight * step**2
+            totals[j] += weight * step
+            codes[i, j] += step
+        if np.allclose(codes, before, rtol=0, atol=1e-6):
+            break
+    return codes
+
+
 def _move(codes, residual, weights, i, j):
     """Move one coordinate to the best of few values and keep `residual` up to date, in place."""
     column, value, weight, own = codes[:, j], codes[i, j], weights[i], residual[i, i]
-    slope = (weights * residual[i]) @ column  # over 4 weight, as the curvature
-    curvature = (weights * column) @ column + weight * (value**2 + own)
-    newton = np.clip(-slope / curvature, -1 - value, 1 - value) if curvature > 0 else 0.0
-    # The objective is of degree 4, so the ends of the interval may beat the Newton step.
-    steps = np.array([0.0, newton, -1 - value, 1 - value])
-    bend = (weights * column) @ column - weight * value**2
-    change = 2 * steps * (slope - weight * own * value) + steps**2 * bend
-    change += weight / 2 * ((own + 2 * steps * value + steps**2) ** 2 - own**2)
-    step = steps[change.argmin()]
+    slope = (weights * residual[i]) @ column
+    step = _best_step(slope, (weights * column) @ column, weight, own, value)
     residual[i] += step * column
     residual[:, i] += step * column
     residual[i, i] += step**2
     codes[i, j] += step
+
+
+def _best_step(slope, squares, weight, own, value):
+    """Return the step of a coordinate that lowers the objective most.
+
+    `slope` is over 4 weight, `squares` the weighted sum of squares of the column, `own` the
+    residual of the row with itself, `value` where the coordinate is.
+    """
+    curvature = squares + weight * (value**2 + own)  # over 4 weight, as the slope
+    newton = np.clip(-slope / curvature, -1 - value, 1 - value) if curvature > 0 else 0.0
+    # The objective is of degree 4, so the ends of the interval may beat the Newton step.
+    steps = np.array([0.0, newton, -1 - value, 1 - value])
+    bend = squares - weight * value**2
+    change = 2 * steps * (slope - weight * own * value) + steps**2 * bend
+    change += weight / 2 * ((own + 2 * steps * value + steps**2) ** 2 - own**2)
+    return steps[change.argmin()]
