@@ -47,6 +47,7 @@ from sklearn_cbir.backbones._trunk import is_trained
 from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
 from sklearn_cbir.images._readable import telling_all_faults
 from sklearn_cbir.losses import LOSSES, sampling_of
+from sklearn_cbir.losses._classification import check_class_weights
 
 STATE_FORMAT = 1
 REBUILDING = ProcessLock()  # one network is enough for all threads
@@ -355,6 +356,8 @@ class NetworkTransformer(
             trunk = build_backbone(**self._backbone_parameters(data))
             self._warn_of_parametrizations(trunk)
         network = Network(trunk, **ending)
+        if network.classifier:
+            check_class_weights(loss, network.classifier.out_features)
         if not isinstance(data, np.ndarray) and self._is_pretrained(trunk):
             # Statistics estimated again from few photos are worse than those of the weights.
             trunk.keep_statistics()

@@ -127,6 +127,21 @@ def test_an_error_in_forward_keeps_its_line_and_names_the_backbone(shapes):
     assert "Raised by backbone=Faulty" in caught.value.__notes__[0]
 
 
+class TwoOutputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        maps = self.layer(x)
+        return (maps, maps) if self.training else maps
+
+
+def test_a_second_output_in_training_is_named(shapes):
+    with pytest.raises(ValueError, match="backbone=TwoOutputs gives tuple in training"):
+        fitted(TwoOutputs(), shapes)
+
+
 def test_a_module_that_cannot_be_copied_is_named(shapes):
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     net.kept = net[0].weight * 2  # no leaf of the graph

@@ -8,6 +8,7 @@ from torch import nn
 
 from sklearn_cbir import CNNFeatureExtractor, DeepHasher
 from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.losses import SquaredHingeLoss
 
 X, Y = make_blobs(24, 4, centers=4, random_state=0)
 QUICK = {"max_epochs": 2, "batch_size": 8, "random_state": 0}
@@ -85,6 +86,26 @@ def test_a_loss_may_be_float64_or_have_one_dimension():
     plain = fit(lambda o, y: o.square().mean()).transform(X)
     np.testing.assert_allclose(fit(lambda o, y: o.double().square().mean()).transform(X), plain)
     np.testing.assert_array_equal(fit(lambda o, y: o.square().mean()[None]).transform(X), plain)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SquaredHingeLoss(class_weight=[1.0, 2.0]),
+        nn.CrossEntropyLoss(weight=torch.ones(3)),
+        nn.BCEWithLogitsLoss(pos_weight=torch.ones(5)),
+        nn.MultiMarginLoss(weight=torch.ones(2)),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_weights_of_another_number_of_classes_are_found_before_training(loss):
+    seen = []
+    estimator = CNNFeatureExtractor("small", weights=None, loss=loss, augment=seen.append, **QUICK)
+    images, y = make_shapes(8, n_classes=4, random_state=0)
+    columns = np.eye(4, dtype=int)[y] if isinstance(loss, nn.BCEWithLogitsLoss) else y
+    with pytest.raises(ValueError, match="weight.* but there are 4 classes"):
+        estimator.fit(images, columns)
+    assert not seen
 
 
 def test_a_loss_of_nan_stops_the_training():

@@ -101,12 +101,19 @@ class Trunk(nn.Module):
         tensor of shape (n, n_channels, h, w) or (n, width)
             What `features` gives.
         """
+        name = name_of(self.spec["backbone"])
         try:
-            return self.features((images.to(self.mean.dtype) - self.mean) / self.std)
+            maps = self.features((images.to(self.mean.dtype) - self.mean) / self.std)
         except Exception as error:
-            name = name_of(self.spec["backbone"])
             error.add_note(f"Raised by backbone={name} on images of shape {tuple(images.shape)}.")
             raise
+        if not isinstance(maps, torch.Tensor):
+            mode = "training" if self.training else "evaluation"
+            raise ValueError(
+                f"backbone={name} gives {type(maps).__name__} in {mode}. It must give a tensor "
+                "there too: take its second output out, such as aux_logits=False."
+            )
+        return maps
 
     def pool(self, maps):
         """Return vectors of what `unpooled` gives.

@@ -144,6 +144,8 @@ class SquaredHingeLoss(Loss):
             Not used.
         """
         if not isinstance(self.class_weight, str):
+            if self.class_weight is not None:
+                _check_one_per_class("class_weight", len(self.class_weight), n_outputs)
             return
         y = with_labels(y)
         own = torch.zeros(n_outputs)
@@ -177,12 +179,28 @@ class SquaredHingeLoss(Loss):
         else:
             own = torch.as_tensor(self.class_weight).to(outputs)
             other = torch.ones_like(own)
-            if own.shape != outputs.shape[1:]:
-                raise ValueError(
-                    f"class_weight has shape {tuple(own.shape)}, but there are {outputs.shape[1]} "
-                    "classes. Pass one weight per class."
-                )
+            _check_one_per_class("class_weight", len(own), outputs.shape[1])
         return targets * own + (1 - targets) * other
+
+
+def check_class_weights(loss, n_classes):
+    """Raise if one of torch's own losses has weights for another number of classes."""
+    if not isinstance(loss, TORCH_CLASSIFICATION_LOSSES):
+        return
+    # That of BCEWithLogitsLoss may be one per row or term.
+    names = "pos_weight", *["weight"] * (not isinstance(loss, nn.BCEWithLogitsLoss))
+    for name in names:
+        weights = getattr(loss, name, None)
+        if weights is not None and weights.numel() > 1:
+            _check_one_per_class(f"{name} of loss={type(loss).__name__}", len(weights), n_classes)
+
+
+def _check_one_per_class(name, n_weights, n_classes):
+    if n_weights != n_classes:
+        raise ValueError(
+            f"{name} has shape ({n_weights},), but there are {n_classes} classes. Pass one weight "
+            "per class."
+        )
 
 
 def _check_class_weight(class_weight):
