@@ -44,7 +44,13 @@ from sklearn_cbir._validation import (
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._trunk import is_trained
-from sklearn_cbir.images import check_images, is_feature_rows, resolve_augmentation
+from sklearn_cbir.images import (
+    ImageReadError,
+    check_images,
+    is_feature_rows,
+    resolve_augmentation,
+)
+from sklearn_cbir.images._faults import noted
 from sklearn_cbir.images._readable import telling_all_faults
 from sklearn_cbir.losses import LOSSES, sampling_of
 from sklearn_cbir.losses._classification import check_class_weights
@@ -185,6 +191,42 @@ class NetworkTransformer(
             In the order of `X`.
         """
         return self._embed(X)
+
+    def fit_transform(self, X, y=None, **fit_params):
+        """Train, and return one vector per image or row, as `transform` does.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            As for `fit`.
+
+        y : array-like, default=None
+            As for `fit`.
+
+        **fit_params : dict
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_out)
+            In the order of `X`.
+
+        Raises
+        ------
+        ImageReadError
+            If an image can no longer be read after the training, which is kept.
+        """
+        before = vars(self).get("_network_state")
+        try:
+            return super().fit_transform(X, y, **fit_params)
+        except ImageReadError as error:
+            if vars(self).get("_network_state") is before:
+                raise
+            note = (
+                f"This was noticed after the training, which is kept: {type(self).__name__} is "
+                "fitted, and its transform can be called again."
+            )
+            raise noted(error, note) from error
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -3,13 +3,15 @@
 import builtins
 import errno
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.pipeline import make_pipeline
 
-from sklearn_cbir import CNNFeatureExtractor
+from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.images import ImageReadError, check_images, readable_images
@@ -118,6 +120,25 @@ def test_too_many_open_files_are_no_fault_of_an_image(paths, number, monkeypatch
         with pytest.raises(OSError, match="Too many files are open") as raised:
             act()
         assert raised.value.errno == number
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_a_file_that_vanishes_during_the_training_costs_no_training(paths, in_pipeline):
+    def remove(image):
+        Path(paths[4]).unlink(missing_ok=True)
+        return image
+
+    network = extractor(augment=remove)
+    fit = (
+        make_pipeline(network, NeighborsRetriever(3)).fit if in_pipeline else network.fit_transform
+    )
+    with pytest.raises(
+        ImageReadError, match=r"^X\[4\] .* after the training, which is kept"
+    ) as raised:
+        fit(paths, LABELS)
+    assert indices(raised.value) == [4]
+    Image.fromarray(IMAGES[4]).save(paths[4])
+    assert network.transform(paths).shape == (12, 256)
 
 
 # Leaving out -----------------------------------------------------------------------------------

@@ -105,6 +105,15 @@ def moved(fault, index):
     return ImageReadError(message, index, fault.path, fault.reason, fault.errno)
 
 
+def noted(fault, note):
+    """Return the same fault, its message ending in one more sentence."""
+    error = ImageReadError(
+        f"{fault} {note}", fault.index, fault.path, fault.reason, fault.errno, fault.faults
+    )
+    error.__cause__ = fault.__cause__
+    return error
+
+
 def with_others(faults):
     """Return the first fault; its message counts the others, and its `faults` are all."""
     first = faults[0]
