@@ -26,7 +26,7 @@ from sklearn_cbir._devices import (
     use_one_thread_if_forked,
 )
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, library_of
-from sklearn_cbir._labels import encode_labels, labeled_rows
+from sklearn_cbir._labels import encode_labels, labeled_rows, unique_labels
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._module_state import with_room
 from sklearn_cbir._network import Network, PassRows
@@ -38,6 +38,7 @@ from sklearn_cbir._validation import (
     check_choice,
     check_integer,
     check_real,
+    check_sample_weight,
     check_verbose,
     progress,
     resolve,
@@ -52,7 +53,7 @@ from sklearn_cbir.images import (
 )
 from sklearn_cbir.images._faults import noted
 from sklearn_cbir.images._readable import telling_all_faults
-from sklearn_cbir.losses import LOSSES, sampling_of
+from sklearn_cbir.losses import LOSSES, sampling_of, takes_sample_weight
 from sklearn_cbir.losses._classification import check_class_weights
 
 STATE_FORMAT = 1
@@ -106,7 +107,7 @@ class NetworkTransformer(
     # scikit-learn's interface --------------------------------------------------------------
 
     @with_callbacks
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, *, sample_weight=None):
         """Train on images or feature rows.
 
         Parameters
@@ -119,6 +120,14 @@ class NetworkTransformer(
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
             are unlabeled and left out; -1 is a class like any other.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of every row in the loss, at least 0; rows of weight 0 are
+            left out as if they were not there. Only for losses that take
+            weights, see `sklearn_cbir.losses.takes_sample_weight`. A batch
+            costs the weighted mean of its rows, so that a row of weight 2
+            counts as two rows do that always come in one batch; which rows
+            come into a batch, and how often, does not depend on weights.
 
         Returns
         -------
@@ -137,7 +146,7 @@ class NetworkTransformer(
         before = vars(self).copy()
         try:
             with shielded():
-                return self._fit(X, y)
+                return self._fit(X, y, sample_weight)
         except BaseException:
             # As before fit, but for what scikit-learn needs to tear its callbacks down.
             callbacks = {k: v for k, v in vars(self).items() if "_callback" in k}
@@ -145,15 +154,16 @@ class NetworkTransformer(
             vars(self).update(before | callbacks)
             raise
 
-    def _fit(self, X, y):
-        given = {"X": X, "y": y}
+    def _fit(self, X, y, sample_weight):
+        given = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         self._check_parameters()
         data = self._check_input(X, reset=True)
         loss = self._training_loss()
+        weights = self._check_weights(sample_weight, len(data), loss)
         classes = None
         if loss is not None:
-            data, y, classes = self._check_target(data, y, loss)
-        checkpoint = None if loss is None else self._checkpoint(data, y)
+            data, y, weights, classes = self._check_target(data, y, weights, loss)
+        checkpoint = None if loss is None else self._checkpoint(data, y, weights)
         state = checkpoint.load() if checkpoint else None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         seed = seed if state is None else state["seed"]
@@ -168,7 +178,7 @@ class NetworkTransformer(
             history = []
             if loss is not None:
                 run = {"seed": seed, "device": device, "checkpoint": checkpoint, "state": state}
-                history = self._train(network, loss, source, target, given, run)
+                history = self._train(network, loss, source, target, weights, given, run)
             self._keep(network, source, classes, history)
             if loss is not None:
                 self._after_training(source, y, target, seed)
@@ -334,20 +344,39 @@ class NetworkTransformer(
         images.check_readable(progress=self.verbose > 0)
         return images
 
-    def _check_target(self, data, y, loss):
-        """Return the images or rows that have a label, their labels encoded, and the classes."""
+    def _check_weights(self, sample_weight, n, loss):
+        """Return one weight per row, or None."""
+        if sample_weight is None:
+            return None
+        if not takes_sample_weight(loss):
+            why = "trains nothing" if loss is None else "has no terms of single rows to be weighed"
+            raise ValueError(
+                f"sample_weight was given, but loss={getattr(self, 'loss', 'cpf')!r} {why}. Leave "
+                "sample_weight out, or use a loss with sample_weight = True, such as one of "
+                f"{[name for name, loss in LOSSES.items() if takes_sample_weight(loss)]}."
+            )
+        return check_sample_weight(sample_weight, n)
+
+    def _check_target(self, data, y, weights, loss):
+        """Return what counts: images or rows, labels encoded, and weights; and the classes."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None. "
                 f"loss={getattr(self, 'loss', 'cpf')!r} learns from labels: pass one per image."
             )
         y, classes = encode_labels(y, n=len(data))
+        counting = labeled_rows(y)
+        if weights is not None:
+            counting = counting[weights[counting] > 0]
+        if len(counting) < len(y):
+            data, y = data[counting], y[counting]
+            weights = None if weights is None else weights[counting]
+            if y.ndim == 1:
+                present, y = unique_labels(y)
+                classes = classes[present]
         if y.ndim == 2:
-            labeled = labeled_rows(y)
-            if len(labeled) < len(y):
-                data, y = data[labeled], y[labeled]
             self._check_label_columns(y, loss)
-            return data, y, classes
+            return data, y, weights, classes
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes to train, got 1 class: "
@@ -359,7 +388,7 @@ class NetworkTransformer(
                 f"{type(loss).__name__} has nothing to pull together. Give at least one class "
                 "two images."
             )
-        return data, y, classes
+        return data, y, weights, classes
 
     def _check_label_columns(self, y, loss):
         """Raise if there are no rows of 0/1 columns, no two differ, or none are similar."""
@@ -455,14 +484,15 @@ class NetworkTransformer(
 
     # Training --------------------------------------------------------------------------------
 
-    def _train(self, network, loss, source, y, given, run):
+    def _train(self, network, loss, source, y, weights, given, run):
         """Train the network in place and return the history; `given` is what `fit` was."""
         kept, held_out = split_rows(self, y, loss, run["seed"])
         settings = plan_settings(self, network, loss)
-        batches = plan_batches(self, source, y, kept, loss, run["seed"], training=True)
+        plan = functools.partial(plan_batches, self, source, y, weights=weights)
+        batches = plan(kept, loss, run["seed"], training=True)
         valid = None
         if len(held_out):
-            valid = plan_batches(self, source, y, held_out, loss, run["seed"], training=False)
+            valid = plan(held_out, loss, run["seed"], training=False)
         n_epochs = settings.head_epochs + settings.max_epochs
         with (
             self._fit_task(n_epochs, given, network, source) as end_epoch,
@@ -491,7 +521,7 @@ class NetworkTransformer(
         yield end_epoch
         context.call_on_fit_task_end(**data)
 
-    def _checkpoint(self, data, y):
+    def _checkpoint(self, data, y, weights):
         """Return the file that belongs to these parameters and data, or None."""
         if self.checkpoint_dir is None:
             return None
@@ -510,7 +540,7 @@ class NetworkTransformer(
             )
             return None
         pixels = data if isinstance(data, np.ndarray) else data.fingerprint()
-        key = fingerprint([KEY_VERSION, parts, pixels, y])
+        key = fingerprint([KEY_VERSION, parts, pixels, y, weights])
         return Checkpoint(self.checkpoint_dir, type(self).__name__, key)
 
     # State -----------------------------------------------------------------------------------

@@ -56,16 +56,18 @@ class ImageSource:
 
 
 class Batches(Dataset):
-    """One epoch of `(inputs, targets)` at a time, the same for any number of workers.
+    """One epoch of `(inputs, (targets, weights))` at a time, the same for any number of workers.
 
     `plan(epoch, embed)` gives the epoch's list of index arrays, equally many in every epoch;
     `embed(indices)` are embeddings under the network as it is, and None before the training.
     """
 
-    def __init__(self, source, y, plan, *, seed, augmented, mixup=0.0, num_workers=0):
+    def __init__(self, source, y, plan, *, seed, augmented, weights=None, mixup=0.0, num_workers=0):
         self.source = source
         self.plan = plan
-        self.reader = BatchReader(source, y, seed, augmented=augmented, mixup=mixup)
+        self.reader = BatchReader(
+            source, y, seed, augmented=augmented, weights=weights, mixup=mixup
+        )
         self.num_workers = num_workers
         self.elsewhere = None
         self.start_epoch(0)
@@ -115,25 +117,33 @@ class BatchReader:
     seed, the epoch and the number of the batch.
     """
 
-    def __init__(self, source, y, seed, *, augmented, mixup):
+    def __init__(self, source, y, seed, *, augmented, weights, mixup):
         self.source = source
         self.y = y
         self.seed = seed
         self.augmented = augmented
+        self.weights = weights
         self.mixup = mixup
 
     def read(self, epoch, number, indices):
-        """Return the inputs and targets of the rows at `indices`."""
+        """Return the inputs of the rows at `indices`, their targets and their weights."""
+        targets = torch.from_numpy(self.y[indices])
+        weights = None if self.weights is None else torch.from_numpy(self.weights[indices])
         if not self.augmented:
-            return self.source.read(indices), torch.from_numpy(self.y[indices])
+            return self.source.read(indices), (targets, weights)
         rng = np.random.default_rng((self.seed, epoch, number))
         inputs = self.source.read(indices, rng)
-        targets = torch.from_numpy(self.y[indices])
         if not self.mixup:
-            return inputs, targets
+            return inputs, (targets, weights)
         if targets.ndim == 1:
             targets = nn.functional.one_hot(targets, int(self.y.max()) + 1).float()
-        return mix(inputs, targets, self.mixup, rng)
+        if weights is None:
+            inputs, targets = mix(inputs, targets, self.mixup, rng)
+            return inputs, (targets, None)
+        # Labels are mixed by share and weight, so that a mixed row costs what its two rows would.
+        weighted = torch.column_stack([weights[:, None] * targets, weights])
+        inputs, weighted = mix(inputs, weighted, self.mixup, rng)
+        return inputs, (weighted[:, :-1] / weighted[:, -1:], weighted[:, -1])
 
 
 def mix(inputs, targets, alpha, rng):

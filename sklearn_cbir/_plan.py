@@ -80,7 +80,7 @@ def _nothing_to_train(nothing_new):
     )
 
 
-def plan_batches(estimator, source, y, rows, loss, seed, *, training):
+def plan_batches(estimator, source, y, rows, loss, seed, *, training, weights=None):
     """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
     sampling = sampling_of(loss) if estimator.sampling == "auto" else estimator.sampling
     if not training and sampling != "uniform":
@@ -103,6 +103,7 @@ def plan_batches(estimator, source, y, rows, loss, seed, *, training):
         _Epochs(plan, rows, batch_seed, mines=sampling == "mined", goes_on=sampling in GO_ON),
         seed=batch_seed,
         augmented=training,
+        weights=weights,
         mixup=estimator.mixup,
         num_workers=estimator.num_workers,
     )

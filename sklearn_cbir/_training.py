@@ -159,8 +159,13 @@ class _Net(NeuralNet):
         return super().train_step(batch, **fit_params)
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
+        y_true, weights = y_true
+        options = {}
+        if weights is not None:
+            self.history.record_batch(f"{_part(training)}_weight", float(weights.sum()))
+            options["sample_weight"] = weights.to(y_pred.device)
         try:
-            loss = super().get_loss(y_pred, y_true, X, training)
+            loss = self.criterion_(y_pred, y_true.to(y_pred.device), **options)
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ValueError(
                 f"loss={_name_of(self.criterion_)} failed on outputs {tuple(y_pred.shape)} and y "
@@ -214,6 +219,10 @@ def _describe(value):
     return f"a tensor of shape {tuple(value.shape)} of {value.dtype}{place}"
 
 
+def _part(training):
+    return "train" if training else "valid"
+
+
 def _name_of(loss):
     function = getattr(loss, "function", loss)
     return getattr(function, "__qualname__", type(function).__name__)
@@ -226,8 +235,8 @@ class _CallableLoss(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, outputs, y):
-        return self.function(outputs, y)
+    def forward(self, outputs, y, **weights):
+        return self.function(outputs, y, **weights)
 
 
 def _start_epoch(loss, epoch, n_epochs):
@@ -379,10 +388,11 @@ class _Run:
 
 
 def _epoch_mean(batches, prefix):
-    """Mean loss of an epoch; a batch counts with its size."""
+    """Mean loss of an epoch; a batch counts with its size, or the sum of its weights."""
     rows = [row for row in batches if f"{prefix}_loss" in row]
     losses = [row[f"{prefix}_loss"] for row in rows]
-    return float(np.average(losses, weights=[row[f"{prefix}_batch_size"] for row in rows]))
+    sizes = [row.get(f"{prefix}_weight", row[f"{prefix}_batch_size"]) for row in rows]
+    return float(np.average(losses, weights=sizes))
 
 
 def infer(network, source, batch_size, device, ticks=None):

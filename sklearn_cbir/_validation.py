@@ -151,6 +151,29 @@ def _bounds(minimum, maximum):
     return f" of at most {maximum}" if maximum is not None else ""
 
 
+def check_sample_weight(sample_weight, n):
+    """Return weights as float32 (n,): finite, at least 0 and not all 0; one number is for all."""
+    try:
+        with np.errstate(over="ignore"):  # infinite weights are refused below
+            weights = np.asarray(sample_weight, dtype=np.float64).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight must hold one number per row: {error}.") from error
+    weights = np.full(n, weights) if weights.ndim == 0 else weights
+    if weights.shape != (n,):
+        raise ValueError(
+            f"sample_weight has shape {weights.shape}, but X has {n} rows. Pass one weight per row."
+        )
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"sample_weight[{bad[0]}] is {weights[bad[0]]}. Weights are finite numbers of at least "
+            "0; 0 leaves a row out."
+        )
+    if not weights.any():
+        raise ValueError("sample_weight is zero for all rows: there is nothing to train on.")
+    return weights
+
+
 def text_array(values):
     """Return an array of strings, in memory of the order of the sum of their lengths.
 

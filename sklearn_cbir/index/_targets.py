@@ -43,6 +43,10 @@ def hold_labels(y, n):
 
 def _is_continuous(y):
     """Say whether these are finite numbers of which some are not whole."""
+    # An array of text would give all labels the width of the longest.
+    is_text = isinstance(y, (list, tuple)) and any(isinstance(label, str) for label in y)
+    if is_text or np.ma.is_masked(y):
+        return False
     try:
         y = np.asarray(y)
     except (TypeError, ValueError, RuntimeError):  # check_labels says what is wrong

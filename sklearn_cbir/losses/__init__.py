@@ -3,9 +3,10 @@
 `outputs` are (n, d); `y` holds class indices (n,) or rows of 0/1 labels (n, n_labels), and soft
 rows where a loss says ``soft_targets = True``. A row of zeros has no label and is left out.
 ``output`` names what the last layer of the network must give: "classes", "features" or "bits";
-``hash_layer`` how bits are made. A loss that must know all labels beforehand has ``setup(*,
-n_outputs, y, generator)``, one that changes as it trains ``start_epoch(epoch, n_epochs)``. Any
-torch module with this signature works as well.
+``hash_layer`` how bits are made. A loss with ``sample_weight = True`` is called with weights of the
+rows, ``loss(outputs, y, sample_weight=weights)``. One that must know all labels beforehand has
+``setup(*, n_outputs, y, generator)``, one that changes as it trains ``start_epoch(epoch,
+n_epochs)``. Any torch module with this signature works as well.
 """
 
 from torch import nn
@@ -155,6 +156,28 @@ def takes_soft_targets(loss):
     return bool(getattr(loss, "soft_targets", default))
 
 
+def takes_sample_weight(loss):
+    """Whether a loss weighs the terms of its rows.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``sample_weight`` decides. Without one, it does
+        not.
+
+    Returns
+    -------
+    bool
+        Whether it is called as ``loss(outputs, y, sample_weight=weights)``.
+
+    Examples
+    --------
+    >>> takes_sample_weight(SoftmaxLoss()), takes_sample_weight(DSHLoss())
+    (True, False)
+    """
+    return getattr(loss, "sample_weight", False) is True
+
+
 __all__ = [
     "CPF_CONSTANTS",
     "LOSSES",
@@ -171,6 +194,7 @@ __all__ = [
     "squared_distances",
     "squared_hinge_loss",
     "staircase_loss",
+    "takes_sample_weight",
     "takes_soft_targets",
     "triplet_loss",
     *(loss.__name__ for loss in LOSSES.values()),

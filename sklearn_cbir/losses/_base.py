@@ -20,14 +20,15 @@ def on_labeled_rows(forward):
     """Let a loss see only the rows of a batch that have a label; without any it costs 0."""
 
     @functools.wraps(forward)
-    def forward_labeled(self, outputs, y):
+    def forward_labeled(self, outputs, y, **weights):
         if y.ndim == 2:
             labeled = (y > 0).any(dim=1)
             if not labeled.any():
                 return 0.0 * full_precision(outputs).sum()
             if not labeled.all():
                 outputs, y = outputs[labeled], y[labeled]
-        return forward(self, outputs, y)
+                weights = {k: v if v is None else v[labeled] for k, v in weights.items()}
+        return forward(self, outputs, y, **weights)
 
     return forward_labeled
 
@@ -60,6 +61,15 @@ def label_shares(y, n_outputs, dtype):
     """Rows (n, n_outputs) that share 1 out among their labels."""
     targets = class_targets(y, n_outputs, dtype)
     return targets / targets.sum(dim=1, keepdim=True)
+
+
+def row_weights(sample_weight, outputs):
+    """Weights of rows (n, 1) with a mean of 1, to make a mean a weighted one; 1 without any."""
+    if sample_weight is None:
+        return 1.0
+    weights = sample_weight.to(outputs)[:, None]
+    mean = weights.mean()
+    return weights / torch.where(mean > 0, mean, 1)
 
 
 def check_is_set_up(loss, made):

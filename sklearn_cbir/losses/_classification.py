@@ -12,6 +12,7 @@ from sklearn_cbir.losses._base import (
     full_precision,
     label_shares,
     on_labeled_rows,
+    row_weights,
     with_labels,
 )
 
@@ -39,14 +40,16 @@ class SoftmaxLoss(Loss):
 
     output = "classes"
     soft_targets = True
+    sample_weight = True
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Mean cross entropy of scores (n, n_classes)."""
         outputs = full_precision(outputs)
-        if y.ndim == 1:
+        if y.ndim == 1 and sample_weight is None:
             return F.cross_entropy(outputs, y)
-        return F.cross_entropy(outputs, label_shares(y, outputs.shape[1], outputs.dtype))
+        shares = label_shares(y, outputs.shape[1], outputs.dtype)
+        return F.cross_entropy(outputs, row_weights(sample_weight, outputs) * shares)
 
 
 def squared_hinge_loss(scores, targets, weights=1.0):
@@ -94,10 +97,10 @@ class SquaredHingeLoss(Loss):
     class_weight : None, "balanced" or array-like of shape (n_classes,), \
             default=None
         Weight of the term of a row's own class, at least 0, classes being
-        sorted. "balanced" weighs, for every class, its rows and all other rows
-        alike, as scikit-learn does for two classes: with many classes the
-        others outvote the one. For the forms of one class against the rest
-        only.
+        sorted; a weight of the row itself is multiplied. "balanced" weighs,
+        for every class, its rows and all other rows alike, as scikit-learn does
+        for two classes: with many classes the others outvote the one. For the
+        forms of one class against the rest only.
 
     References
     ----------
@@ -117,6 +120,7 @@ class SquaredHingeLoss(Loss):
     """
 
     output = "classes"
+    sample_weight = True
 
     def __init__(self, form="ovr", class_weight=None):
         super().__init__()
@@ -156,13 +160,14 @@ class SquaredHingeLoss(Loss):
         self.term_weights = len(y) / (2 * torch.stack([other, own]).clamp(min=1))
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Mean over rows of scores (n, n_classes)."""
         outputs = full_precision(outputs)
         targets = class_targets(y, outputs.shape[1], outputs.dtype)
+        weights = row_weights(sample_weight, outputs)
         if self.form in _CRAMMER_SINGER:
-            return _CRAMMER_SINGER[self.form](_wrong_against_right(outputs, targets))
-        loss = squared_hinge_loss(outputs, targets, self._weights(outputs, targets))
+            return _CRAMMER_SINGER[self.form](_wrong_against_right(outputs, targets, weights))
+        loss = squared_hinge_loss(outputs, targets, weights * self._weights(outputs, targets))
         return loss / outputs.shape[1] if self.form == "ovr_mean" else loss
 
     def _weights(self, outputs, targets):
@@ -219,10 +224,10 @@ def _check_class_weight(class_weight):
     return class_weight
 
 
-def _wrong_against_right(scores, targets):
+def _wrong_against_right(scores, targets, weights):
     """Squared hinge of every wrong class against every right one, (n, right, wrong)."""
     margins = F.relu(1 + scores[:, None, :] - scores[:, :, None])
-    pairs = targets[:, :, None] * (1 - targets)[:, None, :]
+    pairs = (weights * targets)[:, :, None] * (1 - targets)[:, None, :]
     return pairs * margins.square()
 
 

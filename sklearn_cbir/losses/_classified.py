@@ -12,6 +12,7 @@ from sklearn_cbir.losses._base import (
     full_precision,
     label_shares,
     on_labeled_rows,
+    row_weights,
 )
 
 
@@ -20,6 +21,7 @@ class _ClassifierLoss(Loss):
 
     output = "bits"
     sampling = "uniform"
+    sample_weight = True
 
     def __init__(self):
         super().__init__()
@@ -43,11 +45,11 @@ class _ClassifierLoss(Loss):
         limit = n_outputs**-0.5  # as torch's own linear layer
         self.weight = nn.Parameter(nn.init.uniform_(weight, -limit, limit, generator=generator))
 
-    def _classification(self, codes, y, bias=None):
+    def _classification(self, codes, y, weights, bias=None):
         """Cross entropy of the classifier's scores of codes (n, n_bits)."""
         check_is_set_up(self, self.weight)
         scores = F.linear(codes, self.weight.to(codes.dtype), bias)
-        return F.cross_entropy(scores, label_shares(y, len(self.weight), codes.dtype))
+        return F.cross_entropy(scores, weights * label_shares(y, len(self.weight), codes.dtype))
 
 
 class DLBHCLoss(_ClassifierLoss):
@@ -124,14 +126,15 @@ class DLBHCLoss(_ClassifierLoss):
         self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.bias)
         codes = torch.sigmoid(full_precision(outputs))
-        quantization = (0.25 - (codes - 0.5).square()).mean()
-        balance = (codes.mean(dim=1) - 0.5).square().mean()
+        weights = row_weights(sample_weight, codes)
+        quantization = (weights * (0.25 - (codes - 0.5).square())).mean()
+        balance = (weights * (codes.mean(dim=1, keepdim=True) - 0.5).square()).mean()
         return (
-            self._classification(codes, y, self.bias.to(codes.dtype))
+            self._classification(codes, y, weights, self.bias.to(codes.dtype))
             + self.quantization_weight * quantization
             + self.balance_weight * balance
         )
@@ -177,10 +180,11 @@ class GreedyHashLoss(_ClassifierLoss):
         self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
+        weights = row_weights(sample_weight, outputs)
         # Exactly the signs forward, the identity backward.
         signs = torch.where(outputs >= 0, 1.0, -1.0).to(outputs) + (outputs - outputs.detach())
-        quantization = (outputs.abs() - 1).abs().pow(3).mean()
-        return self._classification(signs, y) + self.quantization_weight * quantization
+        quantization = (weights * (outputs.abs() - 1).abs().pow(3)).mean()
+        return self._classification(signs, y, weights) + self.quantization_weight * quantization

@@ -12,6 +12,7 @@ from sklearn_cbir.losses._base import (
     class_targets,
     full_precision,
     on_labeled_rows,
+    row_weights,
 )
 
 _MOST_LABEL_SETS = 1000  # stage 1 costs their square in memory and time
@@ -68,6 +69,7 @@ class CNNHLoss(Loss):
 
     output = "bits"
     sampling = "uniform"
+    sample_weight = True
 
     def __init__(self, n_sweeps=5):
         super().__init__()
@@ -107,7 +109,7 @@ class CNNHLoss(Loss):
         self.label_sets = F.normalize(sets, dim=1)
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.codes)
         outputs = full_precision(outputs)
@@ -117,7 +119,8 @@ class CNNHLoss(Loss):
             labels = class_targets(y, self.label_sets.shape[1], self.label_sets.dtype)
             nearest = (labels @ self.label_sets.T).argmax(dim=1)  # the same set has the cosine 1
         bits = (self.codes[nearest] > 0).to(outputs.dtype)
-        return F.binary_cross_entropy_with_logits(outputs, bits)
+        costs = F.binary_cross_entropy_with_logits(outputs, bits, reduction="none")
+        return (row_weights(sample_weight, outputs) * costs).mean()
 
 
 def _start(n_sets, n_bits, generator):

@@ -15,6 +15,7 @@ from sklearn_cbir.losses._base import (
     full_precision,
     label_shares,
     on_labeled_rows,
+    row_weights,
 )
 
 _MOST_BITS_LISTED = 16  # 65,536 codes; of longer ones a sample is drawn
@@ -134,6 +135,7 @@ class _CodebookLoss(Loss):
 
     output = "bits"
     sampling = "uniform"
+    sample_weight = True
 
     def __init__(self):
         super().__init__()
@@ -218,17 +220,20 @@ class CSQLoss(_CodebookLoss):
         self.ties = 1.0 - 2.0 * (torch.rand(n_outputs, generator=generator) < 0.5).float()
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.centers)
         outputs = full_precision(outputs)
+        weights = row_weights(sample_weight, outputs)
         labels = class_targets(y, len(self.centers), outputs.dtype)
         votes = labels @ self.centers.to(outputs.dtype)
         bits = torch.where(votes == 0, self.ties, votes) > 0  # (n, n_bits)
         # (1 + tanh(u)) / 2 is the sigmoid of 2 u.
-        cost = F.binary_cross_entropy_with_logits(2 * outputs, bits.to(outputs.dtype))
-        quantization = (torch.tanh(outputs).abs() - 1).square().mean()
-        return cost + self.quantization_weight * quantization
+        costs = F.binary_cross_entropy_with_logits(
+            2 * outputs, bits.to(outputs.dtype), reduction="none"
+        )
+        quantization = (weights * (torch.tanh(outputs).abs() - 1).square()).mean()
+        return (weights * costs).mean() + self.quantization_weight * quantization
 
 
 class OrthoHashLoss(_CodebookLoss):
@@ -275,7 +280,7 @@ class OrthoHashLoss(_CodebookLoss):
         self.margin = check_real(margin, "margin", minimum=0)
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Loss of outputs (n, n_bits)."""
         check_is_set_up(self, self.centers)
         outputs = full_precision(outputs)
@@ -283,4 +288,5 @@ class OrthoHashLoss(_CodebookLoss):
         cosines = F.normalize(outputs, dim=1) @ self.centers.to(outputs.dtype).T / n_bits**0.5
         shares = label_shares(y, n_classes, outputs.dtype)
         margins = self.margin * (shares > 0).to(shares.dtype)
-        return F.cross_entropy(self.scale * (cosines - margins), shares)
+        weights = row_weights(sample_weight, outputs)
+        return F.cross_entropy(self.scale * (cosines - margins), weights * shares)

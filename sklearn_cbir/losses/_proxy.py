@@ -22,7 +22,7 @@ CPF_CONSTANTS = {
 }
 
 
-def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0):
+def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0, weights=1.0):
     """Consistent penalizing field of cosines: one minus a soft F1 of the batch.
 
     Parameters
@@ -35,6 +35,9 @@ def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=
 
     tau, psi, sp, sn, mu, b : float, default=0.38, 0.38, 3.0, 8.0, 1.0, 2.0
         As in `CPFLoss`.
+
+    weights : tensor that broadcasts to (n, n_classes), default=1.0
+        Weight of every term.
 
     Returns
     -------
@@ -54,9 +57,9 @@ def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=
     pull = torch.exp(sp * (1 - cosines.detach()))
     push = torch.exp(sn * (cosines.detach() - mu))
     # Neither relu nor clamp: the slope at a cosine of exactly 0 is 1.
-    true_positive = b + 2 * (targets * torch.where(cosines >= 0, cosines, 0)).sum()
-    positive = (targets * (1 - cosines) * pull).sum()
-    gated = torch.where(cosines > tau, (1 - targets) * (cosines - psi) * push, 0)
+    true_positive = b + 2 * (weights * targets * torch.where(cosines >= 0, cosines, 0)).sum()
+    positive = (weights * targets * (1 - cosines) * pull).sum()
+    gated = torch.where(cosines > tau, weights * (1 - targets) * (cosines - psi) * push, 0)
     penalty = positive + gated.sum()
     # (P + N) / (TP + P + N): without the cancellation of 1 - TP / (TP + P + N)
     return penalty / (true_positive + penalty)
@@ -116,6 +119,7 @@ class CPFLoss(Loss):
 
     output = "features"
     soft_targets = True
+    sample_weight = True
 
     def __init__(self, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0):
         super().__init__()
@@ -150,7 +154,7 @@ class CPFLoss(Loss):
         self.proxies = nn.Parameter(nn.init.xavier_uniform_(proxies, generator=generator))
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs, y, *, sample_weight=None):
         """Loss of features (n, n_outputs); `y` may hold soft rows."""
         if self.proxies is None:
             raise RuntimeError(
@@ -169,4 +173,6 @@ class CPFLoss(Loss):
             sn=self.sn,
             mu=self.mu,
             b=self.b,
+            # Not scaled to a mean of 1: a row of weight 2 counts as two rows do.
+            weights=1.0 if sample_weight is None else sample_weight.to(cosines)[:, None],
         )
