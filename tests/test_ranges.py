@@ -94,3 +94,34 @@ def test_euclidean_distances_are_not_negative_and_codes_differ_in_at_most_all_bi
     engine = ENGINES["exact"]("hamming").build(np.vstack([codes, 1 - codes]))
     assert engine.query(engine.encode(codes), 100)[0].max() == 70
     assert np.asarray(engine.distances(engine.encode(codes))[:]).max() == 70
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 30, 1e3, 1e5])
+def test_scores_far_from_the_origin_follow_the_distances_of_neighbors(case, dtype, offset, rng):
+    X = (offset + rng.normal(size=(400, 16))).astype(dtype)
+    retriever = case(X, metric="euclidean")
+    engine = retriever._gallery.engine
+    in_single = retriever.storage == "float16" or retriever.algorithm == "milvus"
+    queries = (X[:50] + dtype(0.5)).astype(np.float32 if in_single else dtype)
+    scores = engine.distances(engine.encode(queries))
+    distances, positions = retriever.kneighbors(queries, 400)
+    np.testing.assert_allclose(
+        np.take_along_axis(scores, positions, axis=1), distances, rtol=2e-5, atol=1e-6
+    )
+    if queries.dtype == np.float64 and not in_single:
+        np.testing.assert_array_equal(np.argsort(scores, axis=1, kind="stable"), positions)
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1e30, 3e37])
+def test_scores_of_tiny_and_huge_rows_are_those_of_others(case, size, rng):
+    X, y = rng.normal(size=(200, 8)), rng.integers(5, size=200)
+    one = case(X.astype(np.float32), y, metric="euclidean")
+    expected = one.score()
+    rows = (size * X).astype(np.float32)
+    if one.algorithm == "milvus" and size > 1e36:
+        with pytest.raises(ValueError, match="in single precision cannot be told"):
+            case(rows, y, metric="euclidean")
+        return
+    found = case(rows, y, metric="euclidean").score()
+    assert found == pytest.approx(expected, abs=1e-4 if size > 1e-31 else 1e-2)

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn import get_config
 
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir.index._center import Center
 from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._every_row import EveryRow
 from sklearn_cbir.index._growing import append, with_room
@@ -167,8 +168,7 @@ class ExactEngine(EveryRow):
         What is so close that the rounding of the product would show is measured in float64.
         """
         copies = self._remembered("_cached_copies", Copies.among)
-        affinity = self._affinity(queries, slice(None))
-        distances = self._from_affinity(queries, affinity)
+        distances = self._by_product(queries)
         close = self._close(queries)
         close[~self._is_safe(self._error(queries))] = np.inf
         for row in np.flatnonzero(~(distances.min(axis=1) > close)):
@@ -178,6 +178,9 @@ class ExactEngine(EveryRow):
         if len(copies):
             distances[:, copies.positions] = distances[:, copies.firsts]
         return distances
+
+    def _by_product(self, queries):
+        return self._from_affinity(queries, self._affinity(queries, slice(None)))
 
     def measure(self, queries, which, positions):
         """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
@@ -463,10 +466,22 @@ class EuclideanEngine(ExactEngine):
             self._cached_longest = np.sqrt(2 * float(self._half_squares().max()))
         return self._cached_longest
 
+    def _by_product(self, queries):
+        center = self._center()
+        if center is None:
+            return super()._by_product(queries)
+        return self._from_affinity(*center.affinities(self.rows, queries))
+
+    def _center(self):
+        return self._remembered("_cached_center", Center.of)
+
     def _close(self, queries):
-        limits = np.finfo(self.rows.dtype)
+        limits, center = np.finfo(self.rows.dtype), self._center()
+        longest = self._longest()
+        if center is not None:
+            queries, longest = queries - center.mean, center.reach
         lengths = _lengths(queries.astype(np.float64, copy=False))
-        relative = np.sqrt(float(limits.eps)) * np.hypot(lengths, self._longest())
+        relative = np.sqrt(float(limits.eps)) * np.hypot(lengths, longest)
         absolute = np.sqrt(self.rows.shape[1] * float(limits.tiny))
         return np.sqrt(ERRORS_OF_CLOSE) * np.hypot(relative, absolute) / self.scale
 
@@ -483,8 +498,9 @@ class EuclideanEngine(ExactEngine):
             affinity += squares
             np.maximum(affinity, 0, out=affinity)
             np.sqrt(affinity, out=affinity)
-            affinity /= affinity.dtype.type(self.scale)
-        return affinity
+        if self.scale == 1:
+            return affinity
+        return affinity.astype(np.float64, copy=False) / self.scale  # maybe beyond their type
 
     def _from_difference(self, difference):
         return _lengths(difference) / self.scale

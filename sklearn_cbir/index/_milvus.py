@@ -185,7 +185,8 @@ class MilvusEngine:
         """Return the exact distances to all rows, which are read in blocks."""
         if self.metric == "hamming":
             return HammingDistances(queries[:], self.rows[:])
-        distances = np.empty((len(queries), len(self)), dtype=np.float32)
+        is_scaled = getattr(self.form, "scale", 1) != 1  # distances may be beyond single precision
+        distances = np.empty((len(queries), len(self)), float if is_scaled else np.float32)
         for start, engine in self._blocks():
             distances[:, start : start + len(engine)] = engine.distances(queries)
         # Products of two blocks may round the distances of equal rows differently.
