@@ -50,10 +50,12 @@ def is_feature_rows(X):
     >>> is_feature_rows(["a.jpg", "b.jpg"])
     False
     """
-    if isinstance(X, Images) or is_single(X):
+    if isinstance(X, Images):
         return False
-    if sparse.issparse(X):
+    if sparse.issparse(X):  # first: one kind of them is a dictionary too
         return True
+    if is_single(X):
+        return False
     if isinstance(X, (list, tuple)):
         return len(X) > 0 and _is_row(X[0]) and not any(is_single(value) for value in X)
     shape = getattr(X, "shape", None)
@@ -62,7 +64,7 @@ def is_feature_rows(X):
     if shape is None:
         return _is_sequence(X) and len(X) > 0 and _is_row(X[0]) and _is_number_like(X[0])
     if len(shape) == 2:
-        return 0 in shape or not is_single(_first(X))
+        return 0 in shape or not _is_photo(_first(X))
     if len(shape) == 1 and shape[0] > 0 and getattr(getattr(X, "dtype", None), "kind", None) == "O":
         return not any(_is_item(value) for value in np.asarray(X))
     return len(shape) < 2 and not (len(shape) == 1 and shape[0] > 0 and _is_item(_first(X)))
@@ -92,6 +94,12 @@ def _is_sequence(X):
 def _first(X):
     """Return the first element of a non-empty 1-D or 2-D array, series or frame."""
     return np.asarray(X[:1] if not hasattr(X, "iloc") else X.iloc[:1]).ravel()[0]
+
+
+def _is_photo(value):
+    """Say whether `value` is one image, other than an array or a dictionary of other things."""
+    is_other = isinstance(value, Mapping) and kind_of_item(value) is None
+    return is_single(value) and not is_other
 
 
 def _is_item(value):
