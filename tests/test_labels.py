@@ -154,7 +154,7 @@ own_loss.output = "classes"
         {"loss": SquaredHingeLoss(class_weight="balanced")},
         {"loss": torch.nn.BCEWithLogitsLoss()},
     ],
-    ids=str,
+    ids=["own", "softmax", "cpf", "balanced", "torch"],
 )
 def test_no_loss_sees_a_row_without_labels(parameters):
     make = functools.partial(CNNFeatureExtractor, weights=None, max_epochs=2, batch_size=8)
