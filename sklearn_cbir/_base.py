@@ -42,6 +42,7 @@ from sklearn_cbir._validation import (
     check_verbose,
     progress,
     resolve,
+    shortened,
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._trunk import is_trained
@@ -90,7 +91,8 @@ class NetworkTransformer(
             return None
         if not callable(loss):
             raise ValueError(
-                f"loss={loss!r} cannot be called. Use one of {sorted(LOSSES)}, or a module called "
+                f"loss={shortened(loss)} cannot be called. Use one of {sorted(LOSSES)}, or a "
+                "module called "
                 "as loss(outputs, y)."
             )
         if isinstance(loss, nn.NLLLoss):
@@ -114,8 +116,9 @@ class NetworkTransformer(
         ----------
         X : images or array-like of shape (n_samples, n_features)
             Arrays (n, H, W) or (n, H, W, C) with C in 1, 3, 4, uint8 or float
-            in [0, 1]; a sequence of paths, PIL images or arrays; or 2-D rows
-            of features, which train a small MLP instead of the backbone.
+            in [0, 1]; a sequence of paths, encoded photos, PIL images or
+            arrays; or 2-D rows of features, which train a small MLP instead of
+            the backbone.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
@@ -289,7 +292,7 @@ class NetworkTransformer(
             value = getattr(self, name)
             is_rate = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not (is_rate and value > 0) and not (value is None and name != "lr"):
-                raise ValueError(f"{name}={value!r} must be a positive number.")
+                raise ValueError(f"{name}={shortened(value)} must be a positive number.")
         check_choice(self.schedule, "schedule", sorted(SCHEDULES))
         check_choice(self.sampling, "sampling", SAMPLINGS)
         check_integer(self.pool_size, "pool_size", minimum=1)
@@ -298,7 +301,9 @@ class NetworkTransformer(
             check_integer(self.n_per_class, "n_per_class", minimum=2)
         optimizer = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
         if not callable(optimizer):
-            raise ValueError(f"optimizer={optimizer!r} is no name and no torch optimizer class.")
+            raise ValueError(
+                f"optimizer={shortened(optimizer)} is no name and no torch optimizer class."
+            )
         for name in ("normalize", "early_stopping", "autocast"):
             if hasattr(self, name):
                 check_boolean(getattr(self, name), name)
@@ -317,7 +322,8 @@ class NetworkTransformer(
         """Raise for paths of another type, and for a folder that is none."""
         if not isinstance(self.weights, (str, os.PathLike, type(None))):
             raise ValueError(
-                f"weights={self.weights!r} must be 'imagenet', a path to a state dict, or None."
+                f"weights={shortened(self.weights)} must be 'imagenet', a path to a state dict, "
+                "or None."
             )
         folder = self.checkpoint_dir
         if not isinstance(folder, (str, os.PathLike, type(None))):

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import column_or_1d
 
-from sklearn_cbir._validation import is_fair_width, text_array
+from sklearn_cbir._validation import is_fair_width, shortened, text_array
 
 # What labels of numpy's kinds are called; labels of two kinds are never equal.
 KINDS = {"b": "boolean", "i": "number", "u": "number", "f": "number", "M": "date", "m": "duration"}
@@ -176,7 +176,7 @@ def _check_single(y, name):
         y = _from_objects(y.tolist(), name)
     if y.dtype.kind == "S" and len(y):
         raise ValueError(
-            f"{name} holds bytes such as {y.item(0)!r}. Turn them into text with "
+            f"{name} holds bytes such as {shortened(y.item(0))}. Turn them into text with "
             f"np.char.decode({name})."
         )
     if y.dtype.kind in "fMm" and not np.isfinite(y).all():
@@ -187,8 +187,8 @@ def _check_single(y, name):
         )
     if y.dtype.kind == "c" or y.dtype.kind == "f" and (y != np.trunc(y)).any():
         raise ValueError(
-            f"Unknown label type: {name} holds continuous values such as {y[0]!r}. Labels are "
-            "classes: integers or strings."
+            f"Unknown label type: {name} holds continuous values such as {shortened(y[0])}. "
+            "Labels are classes: integers or strings."
         )
     if y.dtype.kind not in "biufUSMmO":
         raise ValueError(f"{name} has dtype {y.dtype}. Labels are integers or strings.")
@@ -205,7 +205,7 @@ def _from_objects(labels, name):
         )
     if len(kinds) > 1 or kinds == ["NoneType"]:
         missing = [row for row, label in enumerate(labels) if _is_missing(label)]
-        found = f", {name}[{missing[0]}] being {labels[missing[0]]!r}" if missing else ""
+        found = f", {name}[{missing[0]}] being {shortened(labels[missing[0]])}" if missing else ""
         raise ValueError(
             f"{name} mixes labels of the types {kinds}{found}. Use one type and no missing labels."
         )

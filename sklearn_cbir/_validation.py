@@ -105,7 +105,7 @@ def check_choice(value, parameter, options):
 def check_boolean(value, parameter):
     """Return `value` as a bool if it is True or False; numbers and text are neither."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{parameter}={value!r} must be True or False.")
+        raise ValueError(f"{parameter}={shortened(value)} must be True or False.")
     return bool(value)
 
 

@@ -66,7 +66,8 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         ----------
         X : images
             Arrays (n, H, W) or (n, H, W, C) with C in 1, 3, 4, uint8 or float
-            in [0, 1]; a sequence of paths, PIL images or arrays.
+            in [0, 1]; a sequence of paths, encoded photos, PIL images or
+            arrays.
 
         y : None
             Not used.

@@ -7,7 +7,7 @@ import torch
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._batches import ArraySource
 from sklearn_cbir._network import MultiScale
-from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir._validation import check_integer, check_real, shortened
 from sklearn_cbir.losses import output_of, takes_soft_targets
 
 
@@ -347,7 +347,7 @@ class CNNFeatureExtractor(NetworkTransformer):
             scales = ()
         if not scales:
             raise ValueError(
-                f"scales={self.scales!r} must be a sequence of numbers above 0, such as "
+                f"scales={shortened(self.scales)} must be a sequence of numbers above 0, such as "
                 "(1.0, 0.7, 0.5)."
             )
         return scales
@@ -356,7 +356,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         """Raise unless the network takes images at every scale."""
         if isinstance(source, ArraySource):
             raise ValueError(
-                f"scales={self.scales!r} resizes images, and X holds 2-D feature rows. Use "
+                f"scales={shortened(self.scales)} resizes images, and X holds 2-D feature rows. "
+                "Use "
                 "scales=(1.0,)."
             )
         size = source.size or source.images.shape[:2]

@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 from sklearn_cbir._files import replacement
+from sklearn_cbir._validation import shortened
 
 __all__ = ["load", "save"]
 
@@ -101,7 +102,8 @@ def save(estimator, path):
     """
     if not isinstance(estimator, BaseEstimator):
         raise ValueError(
-            f"estimator={estimator!r} is not an estimator. Pass a fitted estimator or Pipeline."
+            f"estimator={shortened(estimator)} is not an estimator. Pass a fitted estimator or "
+            "Pipeline."
         )
     encoder = _Encoder()
     document = {

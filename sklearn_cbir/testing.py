@@ -3,6 +3,7 @@
 import functools
 import pickle
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def check_image_estimator(estimator, *, generate_only=False):
     """Check that a transformer keeps what this package promises for images.
 
     scikit-learn's own estimator checks pass 2-D rows only; these pass stacks
-    of arrays, paths, PIL images and multi-label targets.
+    of arrays, paths, encoded photos, PIL images and multi-label targets.
 
     Parameters
     ----------
@@ -159,6 +160,31 @@ def check_image_with_pil_images(estimator):
         np.testing.assert_array_equal(fitted.transform(pictures), fitted.transform(paths))
 
 
+def check_image_with_encoded_photos(estimator):
+    """Bytes of files, and a sequence that reads them late, give what the files give."""
+    images, y = _data()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _save(images, folder)
+        photos = [Path(path).read_bytes() for path in paths]
+        fitted = clone(estimator).fit(_Late(photos), y)
+        rows = fitted.transform(paths)
+        for others in (photos, _Late(photos), [{"bytes": photo} for photo in photos]):
+            np.testing.assert_array_equal(fitted.transform(others), rows)
+
+
+class _Late(Sequence):
+    """A sequence that is no list."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, position):
+        return self.items[position]
+
+
 def check_image_with_mixed_sizes(estimator):
     """Images of different sizes train and transform together."""
     images, y = _data()
@@ -277,6 +303,7 @@ INPUT_CHECKS = (
     check_image_with_subsets,
     check_image_with_paths,
     check_image_with_pil_images,
+    check_image_with_encoded_photos,
     check_image_with_mixed_sizes,
     check_image_with_gray,
     check_image_with_floats,

@@ -90,7 +90,7 @@ def test_encoded_photos_give_what_their_files_give(kind, photos, expected):
     assert np.array_equal(images.read(slice(None), 32), expected)
     assert images.fingerprint() == check_images([kind(photo) for photo in photos]).fingerprint()
     assert images.fingerprint() != check_images([kind(p + b"\0") for p in photos]).fingerprint()
-    again = pickle.loads(pickle.dumps(images[2:])) if kind is not memoryview else images[2:]
+    again = pickle.loads(pickle.dumps(images[2:]))
     assert np.array_equal(again.read([0], 32)[0], expected[2])
 
 
@@ -113,6 +113,12 @@ def test_columns_of_photos_and_dictionaries_are_read(column, photos, expected):
         X = column(items)
         assert not is_feature_rows(X)
         assert np.array_equal(check_images(X).read(slice(None), 32), expected)
+
+
+def test_text_arrays_of_any_width_hold_paths(expected):
+    X = np.array(PHOTOS, dtype=np.dtypes.StringDType())
+    assert not is_feature_rows(X)
+    assert np.array_equal(check_images(X).read(slice(None), 32), expected)
 
 
 def test_columns_of_pyarrow_are_read(photos, expected):
@@ -278,6 +284,14 @@ def test_extract_keeps_the_limit_of_its_images(tmp_path):
     features = extract(fitted, check_images(strict, max_pixels=40_000), tmp_path / "out")
     assert features.shape == (3, 512)
     assert list(features.ids) == [str(path)] * 3
+
+
+def test_extract_leaves_opened_images_unread_in_workers_too(opened, tmp_path):
+    rows = GISTDescriptor().transform(PHOTOS)
+    for n_jobs in (1, 2):
+        features = extract(GISTDescriptor(), opened, tmp_path / str(n_jobs), n_jobs=n_jobs)
+        assert np.array_equal(features.load(), rows)
+    assert all(image.tile for image in opened)
 
 
 # Data sets of torch ---------------------------------------------------------------------------

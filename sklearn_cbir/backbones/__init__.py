@@ -5,7 +5,7 @@ import copy
 import numpy as np
 from torch import nn
 
-from sklearn_cbir._validation import check_integer, resolve
+from sklearn_cbir._validation import check_integer, resolve, shortened
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._enhancement import ENHANCEMENTS
 from sklearn_cbir.backbones._probe import in_float32, name_of, pooled_width, prepared, probe
@@ -154,7 +154,8 @@ def _find(backbone, weights, pooling, image_size):
         return Net(prepared(backbone), one_size=True)
     if not isinstance(backbone, str):
         raise ValueError(
-            f"backbone={backbone!r} is neither a name nor a network. Pass a name, or an instance "
+            f"backbone={shortened(backbone)} is neither a name nor a network. Pass a name, or an "
+            "instance "
             "of torch.nn.Module."
         )
     if backbone in BACKBONES:
@@ -185,7 +186,8 @@ def _make_pooling(pooling, n_dimensions, backbone):
             return in_float32(copy.deepcopy(pool).to("cpu"))
         if not isinstance(pooling, str):
             raise ValueError(
-                f"pooling={pooling!r} is neither a name nor a module. Use 'auto' or one of "
+                f"pooling={shortened(pooling)} is neither a name nor a module. Use 'auto' or one "
+                "of "
                 f"{sorted(POOLINGS)}."
             )
         return pool()

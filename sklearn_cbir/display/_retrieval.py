@@ -6,7 +6,7 @@ from pathlib import PurePath
 import numpy as np
 
 from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.display._sheet import Sheet, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
 from sklearn_cbir.images import ImageReadError, check_images, is_feature_rows
@@ -396,7 +396,7 @@ def _chosen_rows(queries, n_queries, n):
         return np.linspace(0, n - 1, n_queries).round().astype(np.int64)
     rows = np.atleast_1d(queries)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
-        raise ValueError(f"queries={queries!r} must be a list of row numbers of X.")
+        raise ValueError(f"queries={shortened(queries)} must be a list of row numbers of X.")
     outside = rows[(rows < -n) | (rows >= n)]
     if len(outside):
         raise ValueError(f"queries names row {outside[0]}, but there are {n} queries.")

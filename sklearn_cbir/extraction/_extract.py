@@ -6,7 +6,13 @@ from pathlib import Path
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, fitted_parts
-from sklearn_cbir._validation import check_choice, check_integer, check_verbose, progress_bar
+from sklearn_cbir._validation import (
+    check_choice,
+    check_integer,
+    check_verbose,
+    progress_bar,
+    shortened,
+)
 from sklearn_cbir.extraction._features import FeatureShards
 from sklearn_cbir.extraction._shards import (
     FORMAT,
@@ -47,7 +53,7 @@ def extract(
 
     X : images or array-like of shape (n_samples, n_features)
         What `estimator` transforms: paths, arrays or PIL images, or rows. Paths are
-        opened by the workers.
+        opened by the workers. `Images` keep their limit of pixels.
 
     folder : str or path
         Where the shards go; made if it does not exist. Workers on other machines
@@ -120,7 +126,9 @@ def extract(
     (3, True)
     """
     if not hasattr(estimator, "transform"):
-        raise ValueError(f"estimator={estimator!r} has no transform. Pass a fitted transformer.")
+        raise ValueError(
+            f"estimator={shortened(estimator)} has no transform. Pass a fitted transformer."
+        )
     check_is_fitted(estimator)
     shard_size = check_integer(shard_size, "shard_size", minimum=1)
     check_choice(on_error, "on_error", ("raise", "skip"))

@@ -10,6 +10,7 @@ from sklearn.utils.validation import _num_samples
 
 from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
+from sklearn_cbir.images._sources import UnreadImages
 
 
 class Source:
@@ -100,7 +101,8 @@ def some_of(X, positions):
     """Return some rows or images, so that a pickle of them holds no others."""
     if isinstance(X, Images):
         return X.part(positions)
-    return _safe_indexing(X, positions)
+    part = _safe_indexing(X, positions)
+    return UnreadImages(part) if isinstance(part, list) else part
 
 
 def _fault_of_folder(folder):
@@ -124,4 +126,6 @@ def _file_status(path):
 def _content_hash(part):
     if isinstance(part, Images):
         return part.fingerprint()
+    if isinstance(part, UnreadImages):
+        part = part.copy()  # a hash decodes them
     return fingerprint(part.to_numpy() if hasattr(part, "to_numpy") else part, "X")

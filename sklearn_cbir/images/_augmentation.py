@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from sklearn_cbir._randomness import Draws, one_torch_thread
-from sklearn_cbir._validation import resolve
+from sklearn_cbir._validation import resolve, shortened
 from sklearn_cbir.images._decoding import FILTER
 from sklearn_cbir.images._threads import in_threads
 
@@ -63,7 +63,7 @@ def resolve_augmentation(augment, image_size=None):
         return chosen
     if not callable(chosen):
         raise ValueError(
-            f"augment={augment!r} is not callable. Use 'auto', 'crop', None or a callable."
+            f"augment={shortened(augment)} is not callable. Use 'auto', 'crop', None or a callable."
         )
     return partial(_augment_each, transform=chosen, draws=Draws(chosen))
 

@@ -235,6 +235,8 @@ def _as_array_or_list(X):
     X = _array(X)
     if X.dtype.names is not None:  # a column of structures, of polars
         X = np.array([dict(zip(X.dtype.names, row)) for row in X.tolist()], dtype=object)
+    if X.dtype.kind == "T":  # text of any width
+        X = X.astype(object)
     if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in "USO":
         X = X[:, 0]
     if X.ndim == 0:

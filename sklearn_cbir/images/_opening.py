@@ -248,7 +248,8 @@ def reason_of(error, source):
     """
     if isinstance(error, Refusal):
         return str(error), error.way
-    if isinstance(error, FileNotFoundError):
+    is_text = isinstance(source, str) and source.startswith("data:")  # may be too long for a name
+    if isinstance(error, FileNotFoundError) or (is_text and isinstance(error, OSError)):
         return _reason_missing(source)
     if isinstance(error, PermissionError):
         return "permission to read the file is denied", "Make it readable"
@@ -321,7 +322,8 @@ def _reason_tiff(source):
     """Say which pixels a TIFF has that Pillow does not decode."""
     try:
         data = io.BytesIO(_all_of(source))
-        tags = ImageFileDirectory_v2(data.read(8))
+        head = data.read(8)
+        tags = ImageFileDirectory_v2(head + data.read(8) if 43 in head[2:4] else head)
         data.seek(tags.next)
         tags.load(data)
         bits = np.unique(tags[_BITS])

@@ -175,6 +175,8 @@ class ListOfImages(_Source):
         for row, item in enumerate(items):
             if isinstance(item, Image.Image) and is_unread(item):
                 items[row] = encoded_again(item) or item
+            elif isinstance(item, memoryview):
+                items[row] = bytes(item)
         return super().__getstate__() | {"items": items}
 
     def item(self, row):
@@ -290,6 +292,37 @@ def encoded_again(image):
     return Encoded(data, frame, getattr(image, "filename", None))
 
 
+class UnreadImages(list):
+    """A list whose opened PIL images stay unread when it is pickled, and are so in the copy.
+
+    Their own pickle decodes them, and keeps what was decoded.
+    """
+
+    def __reduce__(self):
+        return _open_again, (self._encoded(), foreign_openers())
+
+    def copy(self):
+        """Return a list of other images, opened anew."""
+        return _open_again(self._encoded())
+
+    def _encoded(self):
+        is_opened = [isinstance(item, Image.Image) and is_unread(item) for item in self]
+        return [encoded_again(item) if is_it else item for is_it, item in zip(is_opened, self)]
+
+
+def _open_again(items, openers=()):
+    register_openers(dict(openers))
+    return [_reopened(item) if isinstance(item, Encoded) else item for item in items]
+
+
+def _reopened(encoded):
+    image = Image.open(io.BytesIO(encoded.data))
+    image.filename = encoded.filename or ""
+    if encoded.frame is not None:
+        image.seek(encoded.frame)
+    return image
+
+
 def kept(item):
     """Return how an item of a list is kept: a file with a shared place to read at, as its bytes."""
     if isinstance(item, Image.Image) and is_unread(item) and is_shared(item):
@@ -356,10 +389,10 @@ def refusal_of(item, name):
     if isinstance(item, np.bytes_):
         return BYTES_ARRAY
     if isinstance(item, Mapping):
-        keys = shortened(list(item))
         return (
-            f"{name} is a dictionary with the keys {keys}. A dictionary holds the photo under "
-            "'bytes', or else its name under 'path'."
+            f"{name} is a dictionary with the keys {shortened(list(item))}. A dictionary holds the "
+            "photo under 'bytes', or else its name under 'path'. Of a table of images and labels, "
+            "pass the column of images, such as X['image']."
         )
     if hasattr(item, "read") and hasattr(item, "seek"):
         return f"{name} is an open file. Pass its path, or what it holds: file.read()."

@@ -14,7 +14,7 @@ from sklearn_cbir._labels import (
     merge_classes,
     unique_labels,
 )
-from sklearn_cbir._validation import is_fair_width, text_array
+from sklearn_cbir._validation import is_fair_width, shortened, text_array
 from sklearn_cbir.index._growing import IdTable, append, delete
 from sklearn_cbir.index._rows import read_only
 
@@ -298,7 +298,7 @@ def check_ids(ids, n=None, *, unique=True):
     listed = _listed(ids)
     if isinstance(listed, (str, bytes, bytearray)) or not isinstance(listed, Iterable):
         kind = "one id" if not isinstance(listed, Iterable) else "one string"
-        raise ValueError(f"ids={listed!r} is {kind}. Wrap it in a list.")
+        raise ValueError(f"ids={shortened(listed)} is {kind}. Wrap it in a list.")
     if n is not None and isinstance(listed, Set):
         raise ValueError(f"ids={listed!r:.60} is a set, which has no order. Give one id per row.")
     if getattr(ids, "ndim", 1) != 1:
@@ -309,8 +309,8 @@ def check_ids(ids, n=None, *, unique=True):
     for row, id_ in enumerate(listed):
         if not _is_hashable(id_) or _is_missing(id_):
             raise ValueError(
-                f"ids[{row}] is {id_!r}. Ids are text, whole numbers or other hashable objects, "
-                "such as paths, and none may be missing."
+                f"ids[{row}] is {shortened(id_)}. Ids are text, whole numbers or other hashable "
+                "objects, such as paths, and none may be missing."
             )
     if unique and len(set(listed)) < len(listed):
         seen = {}
