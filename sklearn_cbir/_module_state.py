@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from sklearn_cbir.backbones._probe import detached
+
 _OF_EVERY_MODULE = {*vars(nn.Module())}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -15,12 +17,14 @@ def without_weights(module):
     Everything else that training has changed is in it: buffers that are not persistent, counters,
     extra state.
     """
-    return copy.deepcopy(module, {id(t): _zeros_like(t) for t in _state_tensors(module)})
+    without = {id(tensor): _zeros_like(tensor) for tensor in _state_tensors(module)}
+    with torch.no_grad():
+        return copy.deepcopy(module, detached(module) | without)
 
 
 def with_room(module):
     """Return a copy of what `without_weights` made that weights can be loaded into."""
-    module = copy.deepcopy(module)
+    module = copy.deepcopy(module, detached(module))
     for tensor in _state_tensors(module):
         if 0 in tensor.stride():
             tensor.data = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")

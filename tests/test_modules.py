@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_a_second_output_in_training_is_named(shapes):
 
 def test_a_module_that_cannot_be_copied_is_named(shapes):
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
-    net.kept = net[0].weight * 2  # no leaf of the graph
+    net.lock = threading.Lock()
     with pytest.raises(ValueError, match="backbone=Sequential cannot be copied"):
         fitted(net, shapes)
 
@@ -279,6 +280,16 @@ def test_parametrized_modules_train_and_say_that_they_cannot_be_pickled(wrap, sh
     rows = estimator.transform(shapes[0])
     np.testing.assert_array_equal(copy.deepcopy(estimator).transform(shapes[0]), rows)
     assert DeepHasher(4, backbone=nn.Conv2d(3, 4, 3), **QUICK).fit(*shapes) is not None
+
+
+def test_modules_that_keep_a_result_as_an_attribute_train_and_are_pickled(shapes):
+    net = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)))
+    net(torch.zeros(1, 3, 8, 8))
+    assert net[0].weight.grad_fn is not None
+    estimator = fitted(nn.Sequential(*net), shapes)
+    rows = estimator.transform(shapes[0])
+    net[0].weight = net[0].weight.detach()  # torch pickles no results, in the parameter either
+    np.testing.assert_array_equal(again(estimator).transform(shapes[0]), rows)
 
 
 def test_the_weights_of_a_module_are_pickled_once_beside_the_parameter(shapes):

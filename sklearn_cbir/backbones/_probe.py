@@ -19,13 +19,28 @@ def prepared(backbone):
             "backbone.to_empty(device='cpu'), then load a state dict."
         )
     try:
-        module = copy.deepcopy(backbone).to("cpu")
+        with torch.no_grad():  # else copies of scripted modules hang on the graph
+            module = copy.deepcopy(backbone, detached(backbone))
+        for own, given in zip(module.parameters(), backbone.parameters()):
+            if own.requires_grad != given.requires_grad:
+                own.requires_grad_(given.requires_grad)
+        module.to("cpu")
     except Exception as error:
         raise ValueError(
             f"backbone={name} cannot be copied ({type(error).__name__}: {error}). Pass a module "
             "that copy.deepcopy copies."
         ) from error
     return in_float32(module)
+
+
+def detached(module):
+    """Return a memo for copy.deepcopy: results kept as attributes, which torch does not copy.
+
+    The older spectral_norm and weight_norm keep the weight of the last forward so.
+    """
+    kept = [value for part in module.modules() for value in vars(part).values()]
+    results = [v for v in kept if isinstance(v, torch.Tensor) and v.grad_fn is not None]
+    return {id(value): value.detach().clone() for value in results}
 
 
 def in_float32(module):
@@ -77,7 +92,7 @@ def _outputs(features, size, n_channels=3):
     # Weights are shared, the rest is copied; lazy layers have no weights to share.
     shared = {id(tensor): tensor for tensor in features.parameters() if not is_lazy(tensor)}
     with torch.no_grad():
-        return copy.deepcopy(features, shared).eval()(_black(size, n_channels))
+        return copy.deepcopy(features, shared | detached(features)).eval()(_black(size, n_channels))
 
 
 def _black(size, n_channels=3):
