@@ -1,5 +1,6 @@
 """Equal rows and equal distances: the same answers as one by one, in about the same time."""
 
+import pickle
 import time
 
 import numpy as np
@@ -115,3 +116,78 @@ def test_ties_take_no_more_than_a_few_times_as_long(kind, metric, rng):
         retriever = NeighborsRetriever(10, metric=metric, algorithm="exact").fit(X)
         times.append(min(processor_time(retriever.kneighbors) for _ in range(2)))
     assert times[0] < 6 * times[1] + 0.05  # 30 to 50 times where every tie is measured
+
+
+# ---------------------------------------------------------------- indexes
+
+
+@pytest.fixture(params=["nndescent", "faiss"])
+def algorithm(request):
+    if request.param == "faiss":
+        pytest.importorskip("faiss")
+    return request.param
+
+
+def test_an_index_of_equal_rows_only_is_not_needed(algorithm):
+    retriever = NeighborsRetriever(10, algorithm=algorithm, metric="euclidean")
+    assert processor_time(lambda: retriever.fit(np.ones((4000, 16)))) < 2  # it did not end
+    assert retriever.algorithm_ == "exact"
+    assert retriever.kneighbors(np.ones((1, 16)))[1].tolist() == [list(range(10))]
+
+
+@pytest.mark.parametrize("kind", ["many equal", "zeros", "two groups"])
+def test_an_index_knows_equal_rows_by_one_of_them(algorithm, kind, rng):
+    rows = tied("zeros" if kind == "zeros" else "many equal", 3500, rng)
+    rows[rng.permutation(3500)[:400]] = rows[-1] if kind == "two groups" else rows[0]
+    rows[1000:1300, 0] *= -1
+    ids = np.arange(3500)
+    retriever = NeighborsRetriever(5, algorithm=algorithm, random_state=0).fit(rows, ids=ids)
+    values, inverse = np.unique(rows, axis=0, return_inverse=True)
+    groups = [np.flatnonzero(inverse == group) for group in np.argsort(-np.bincount(inverse))[:2]]
+    for turn in range(4):
+        exact = NeighborsRetriever(5, algorithm="exact").fit(rows, ids=ids)
+        queries = np.vstack([rows[::17], rng.normal(size=(50, rows.shape[1]))]).astype(rows.dtype)
+        for k in (1, 5, 90):
+            found, true = (r.kneighbors(queries, k)[0] for r in (retriever, exact))
+            assert (found <= true[:, -1:] * (1 + 1e-12) + 1e-15).mean() > 0.93
+        of_group = [np.isin(ids, group) for group in groups]
+        for member in of_group:  # all are as near, and the first are taken
+            found = retriever.predict(rows[member][:1])
+            np.testing.assert_array_equal(found, exact.predict(rows[member][:1]))
+        assert retriever.algorithm_ == algorithm
+        # The first of both groups go, and some of the others; then rows that equal them come.
+        gone = np.concatenate([ids[member][: 1 + turn] for member in of_group] + [ids[50:80]])
+        gone = np.unique(gone)
+        retriever.remove(gone)
+        kept = ~np.isin(ids, gone)
+        new = np.vstack([rows[of_group[0]][:2], rows[of_group[1]][:1]])
+        rows, ids = np.vstack([rows[kept], new]), np.r_[ids[kept], ids.max() + 1 + np.arange(3)]
+        retriever.partial_fit(new, ids=ids[-3:])
+        if turn == 1:
+            retriever = pickle.loads(pickle.dumps(retriever))
+        np.testing.assert_array_equal(retriever.ids_, ids)
+
+
+def test_a_graph_of_rows_that_are_all_equally_far_is_made(rng):
+    rows = np.eye(2000, dtype=np.float32)
+    retriever = NeighborsRetriever(5, algorithm="nndescent", metric="euclidean", random_state=0)
+    assert processor_time(lambda: retriever.fit(rows)) < 20  # it did not end
+    graph = retriever._gallery.engine.graph
+    reached, new = np.zeros(len(graph), dtype=bool), graph.first
+    while len(new):
+        reached[new] = True
+        new = np.unique(
+            np.concatenate([graph.links[graph.starts[i] : graph.starts[i + 1]] for i in new])
+        )
+        new = new[~reached[new]]
+    assert reached.all()
+
+
+def test_rows_that_were_removed_before_never_stand_for_the_last_one(algorithm, rng):
+    rows = rng.normal(size=(3000, 8))
+    retriever = NeighborsRetriever(5, algorithm=algorithm, random_state=0).fit(rows)
+    near = retriever.kneighbors(rows[:1], 60)[1][0]
+    retriever.remove(near[:30]).remove(near[30:])
+    kept = np.setdiff1d(np.arange(3000), near)
+    exact = NeighborsRetriever(5, algorithm="exact").fit(rows[kept], ids=kept)
+    np.testing.assert_array_equal(retriever.predict(rows[:1]), exact.predict(rows[:1]))

@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 from sklearn.utils import check_random_state
 
+from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 
 EXACT = {"cosine": CosineEngine, "euclidean": EuclideanEngine}
@@ -41,6 +42,8 @@ class ApproximateEngine:
     efforts = ()  # how hard to search; the first that reaches the target is taken
     index_name = "_cached_index"  # of the attribute that holds the index: by this name not pickled
     skips_removed = False  # whether `_ask` returns no row that was removed
+    # Positions of rows that repeat an earlier one, which is indexed for all, and its position.
+    copies = firsts = ()
 
     def __init__(
         self, metric, *, n_neighbors=10, recall_target=0.95, n_jobs=None, random_state=None
@@ -119,6 +122,8 @@ class ApproximateEngine:
         order = np.lexsort((positions, distances), axis=1)[:, :k]
         distances = np.take_along_axis(distances, order, axis=1)
         positions = np.take_along_axis(positions, order, axis=1)
+        positions[lacking] = 0  # which may be none now
+        distances, positions = self._copies().nearest(distances, positions, k)
         if lacking.any():
             distances[lacking], positions[lacking] = self.exact.query(queries[lacking], k)
         return distances, positions
@@ -133,11 +138,19 @@ class ApproximateEngine:
         state = vars(self).copy()  # a query of another thread may put the index there meanwhile
         moved = np.cumsum(np.r_[0, np.bincount(positions, minlength=len(self))[:-1] == 0])
         moved[positions] = -1
+        copies, moved = self._copies().moved(moved)
+        state.update(copies=copies.positions, firsts=copies.firsts)
         loose = moved[self.loose]
-        members = moved[self.members]
+        members = np.append(moved, -1)[self.members]  # -1 are those that were removed before
         if self.index_name not in state:
             members = members[members >= 0]
         return self._with(state, self.exact.remove(positions), members, loose[loose >= 0])
+
+    def _copies(self):
+        """Return which rows have another in the index."""
+        if "_cached_copies" not in vars(self):
+            self._cached_copies = Copies(len(self), self.copies, self.firsts)
+        return self._cached_copies
 
     def _with(self, state, exact, members, loose):
         """Return an engine over other rows, indexed again if too much has changed."""
@@ -145,18 +158,26 @@ class ApproximateEngine:
         vars(engine).update(state)  # the index with it, unlike a copy
         engine.exact, engine.loose = exact, loose
         engine.members = members.astype(np.int32)
-        vars(engine).pop("_cached_loose", None)
+        engine._forget()
         outside = len(loose) - self.n_loose + np.count_nonzero(members < 0)
         if outside > STALE * len(exact):
             vars(engine).pop(self.index_name, None)
             engine._build()
         return engine
 
+    def _forget(self):
+        """Forget what was remembered of other rows."""
+        for name in ("_cached_loose", "_cached_copies"):
+            vars(self).pop(name, None)
+
     def _build(self):
         """Choose the rows to index, index them and measure the recall."""
-        rows = self.exact.rows
-        eligible = np.flatnonzero(rows.any(axis=1))
+        rows, copies = self.exact.rows, self.exact.find_copies()
+        self.copies, self.firsts = copies.positions, copies.firsts
+        self._forget()
+        eligible = copies.without(np.flatnonzero(rows.any(axis=1)))
         if len(eligible) < ROWS_AT_LEAST or not self._can_build():
+            self.copies = self.firsts = ()
             self.members, self.loose = np.arange(0, dtype=np.int32), np.arange(len(rows))
             self.n_loose, self.recall = 0, 1.0
             return
@@ -164,12 +185,12 @@ class ApproximateEngine:
         held_out = generator.choice(eligible, self._n_held_out(len(eligible)), replace=False)
         # Position of every indexed row; -1 if it was removed since.
         self.members = np.setdiff1d(eligible, held_out).astype(np.int32)
-        self.loose = np.setdiff1d(np.arange(len(rows)), self.members)
+        self.loose = np.setdiff1d(copies.without(np.arange(len(rows))), self.members)
         self._measure_recall(rows[held_out])
         if self._admit(held_out):
             self.members = np.concatenate([self.members, held_out.astype(np.int32)])
             self.loose = np.setdiff1d(self.loose, held_out)
-            vars(self).pop("_cached_loose", None)
+            self._forget()
         self.n_loose = len(self.loose)
 
     def _n_held_out(self, n):

@@ -81,6 +81,26 @@ class Copies:
         pair = pair[order]
         return which[pair], position[order], distances[pair]
 
+    def moved(self, moved):
+        """Return what is left where positions move to `moved`, -1 for what goes.
+
+        Returns the copies, and the new position of every old one with that of the next of its
+        group in place of a first that goes.
+        """
+        n_after = np.count_nonzero(moved >= 0)
+        if not len(self):
+            return Copies(n_after), moved
+        stays = moved[self.positions] >= 0
+        copies, firsts = self.positions[stays], self.firsts[stays]
+        heirs = np.full(len(moved), len(moved))
+        np.minimum.at(heirs, firsts, copies)
+        inherits = (moved < 0) & (heirs < len(moved))
+        moved = moved.copy()
+        moved[inherits] = moved[heirs[inherits]]
+        is_heir = moved[copies] == moved[firsts]
+        copies, firsts = copies[~is_heir], firsts[~is_heir]
+        return Copies(n_after, moved[copies], moved[firsts]), moved
+
     def _spread(self, firsts, sizes):
         """Return the positions of as many members of every group, and which group each is of."""
         group = np.repeat(np.arange(len(firsts)), sizes)

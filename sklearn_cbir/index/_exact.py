@@ -76,14 +76,23 @@ class ExactEngine(EveryRow):
                 return each[0] if len(each) == 1 else tuple(map(np.concatenate, zip(*each)))
         distances = np.empty((len(queries), k))
         positions = np.empty((len(queries), k), dtype=np.int64)
+        for block, values, found, copies in self._nearest(queries, k):
+            distances[block], positions[block] = copies.nearest(values, found, k)
+        return distances, positions
+
+    def query_distinct(self, queries, k):
+        """Return the same among rows that repeat no earlier one, at least `k` of them."""
+        self.find_copies()
+        found = [pair for _, *pair, _ in self._nearest(queries, k)]
+        return tuple(map(np.concatenate, zip(*found)))
+
+    def _nearest(self, queries, k):
+        """Yield blocks of queries, the nearest rows but for copies, nearest first, and copies."""
         for block, which, found, measured, copies in self._measured(queries, k=k):
             order = np.lexsort((measured, which))
             first = which.searchsorted(np.arange(block.stop - block.start))
             nearest = order[first[:, None] + np.arange(min(k, copies.n_distinct))]
-            distances[block], positions[block] = copies.nearest(
-                measured[nearest], found[nearest], k
-            )
-        return distances, positions
+            yield block, measured[nearest], found[nearest], copies
 
     def _query_one(self, query, k, error, screen):
         """Return the same for one query in few steps: a call takes longer than what it computes."""
@@ -167,7 +176,7 @@ class ExactEngine(EveryRow):
 
         What is so close that the rounding of the product would show is measured in float64.
         """
-        copies = self._remembered("_cached_copies", Copies.among)
+        copies = self.find_copies()
         distances = self._by_product(queries)
         close = self._close(queries)
         close[~self._is_safe(self._error(queries))] = np.inf
@@ -235,6 +244,10 @@ class ExactEngine(EveryRow):
             del pairs
             yield block, which, found, self.measure(queries[block], which, found), copies
 
+    def find_copies(self):
+        """Return which rows repeat others; a search does not look for them before it pays."""
+        return self._remembered("_cached_copies", Copies.among)
+
     def _copies_of_many(self, n_more):
         """Return which rows repeat others, none as long as it does not pay to find them.
 
@@ -245,7 +258,7 @@ class ExactEngine(EveryRow):
             self._cached_more = vars(self).get("_cached_more", 0) + n_more
             if self._cached_more <= len(self):
                 return Copies(len(self))
-        return self._remembered("_cached_copies", Copies.among)
+        return self.find_copies()
 
     def _pairs(self, queries, k, radius, copies):
         """Return all pairs that may be wanted, and a few more, as query * len(self) + position.

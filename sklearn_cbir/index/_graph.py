@@ -31,7 +31,14 @@ def link_rows(rows, find_neighbors):
         )
         heads = np.repeat(chosen, np.diff(long_starts))
         starts, links = _with_links(starts, links, heads, chosen[long_links])
-        chosen = chosen[chosen_again]
+        before, chosen = chosen, chosen[chosen_again]
+        if len(chosen) > max(ROWS_TO_BEGIN, len(before) / 2):
+            # All have the same few neighbors, if they are equally far from each other, say.
+            some = chosen[np.linspace(0, len(chosen) - 1, ROWS_TO_BEGIN).astype(np.int64)]
+            starts, links = _linked_from(rows, starts, links, some, chosen)
+            chosen = some
+    lost = np.flatnonzero(~_kernels().reach(starts, links, chosen))
+    starts, links = _linked_from(rows, starts, links, chosen, lost)
     graph = NeighborGraph(starts, links, chosen, rows[chosen])
     return graph, graph.renumber(rows)
 
@@ -119,14 +126,26 @@ class NeighborGraph:
 
     def _begin(self, queries):
         """Return which of the first rows is nearest."""
-        begin = np.empty(len(queries), dtype=np.int64)
-        half_squares = self.first_squares / 2
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            affinity = queries[part] @ self.first_rows.T
-            affinity -= half_squares
-            begin[part] = affinity.argmax(axis=1)
-        return begin
+        return _nearest_of(queries, self.first_rows, self.first_squares / 2)
+
+
+def _linked_from(rows, starts, links, few, others):
+    """Return starts and links with one more to each of the `others`, from the nearest of `few`."""
+    half_squares = np.einsum("ij,ij->i", rows[few], rows[few]) / 2
+    near = few[_nearest_of(rows[others], rows[few], half_squares)]
+    order = np.argsort(near, kind="stable")
+    return _with_links(starts, links, near[order], others[order].astype(np.int32))
+
+
+def _nearest_of(queries, rows, half_squares):
+    """Return which of a few rows is nearest to every query."""
+    nearest = np.empty(len(queries), dtype=np.int64)
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        part = slice(start, start + QUERIES_AT_ONCE)
+        affinity = queries[part] @ rows.T
+        affinity -= half_squares
+        nearest[part] = affinity.argmax(axis=1)
+    return nearest
 
 
 def _linked(rows, find_neighbors, n_links, at_most, slack):

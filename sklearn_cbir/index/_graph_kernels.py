@@ -140,6 +140,29 @@ def cover(neighbors):
     return chosen[:size].copy()
 
 
+@compiled
+def reach(starts, links, first):
+    """Say which rows links lead to from the rows `first`."""
+    n = len(starts) - 1
+    reached = np.zeros(n, dtype=np.bool_)
+    waiting = np.empty(n, dtype=np.int64)
+    size = 0
+    for row in first:
+        if not reached[row]:
+            reached[row] = True
+            waiting[size] = row
+            size += 1
+    while size:
+        size -= 1
+        row = waiting[size]
+        for link in links[starts[row] : starts[row + 1]]:
+            if not reached[link]:
+                reached[link] = True
+                waiting[size] = link
+                size += 1
+    return reached
+
+
 @inlined
 def meet(links, seen, mark, fresh, n_fresh):
     """Append the links that were not seen before, without a branch that nobody foresees."""

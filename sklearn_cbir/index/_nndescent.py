@@ -77,7 +77,7 @@ class NNDescentEngine(ApproximateEngine):
 
     def _admit(self, positions):
         rows = self.exact.rows
-        near = self.exact.query(rows[positions], DEGREE + 1)[1]
+        near = self.exact.query_distinct(rows[positions], DEGREE + 1)[1]
         squares = np.array(
             [((rows[n] - rows[p]) ** 2).sum(axis=1) for n, p in zip(near, positions)]
         )
