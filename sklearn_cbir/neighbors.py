@@ -29,6 +29,7 @@ from sklearn_cbir.index._search import (
     search_reranked,
     summarize_scores,
     warn_of_copies,
+    warn_of_found_copies,
 )
 from sklearn_cbir.index._stored import check_file
 from sklearn_cbir.index._targets import GalleryTargets, hold_labels
@@ -630,8 +631,12 @@ class NeighborsRetriever(
             )
         rerank = resolve_reranker(self.rerank, gallery.metric)
         if rerank is None:
-            return search(gallery.engine, queries, k, own)
-        return search_reranked(gallery.engine, queries, k, own, rerank, self.rerank_depth)
+            found = search(gallery.engine, queries, k, own)
+        else:
+            depth = self.rerank_depth
+            found = search_reranked(gallery.engine, queries, k, own, rerank, depth)
+        warn_of_found_copies(gallery, queries, own, *found)
+        return found
 
     def _within(self, gallery, X, radius, ids, in_order):
         """Return distances and positions within the radius, arrays of arrays, and not the queries.
@@ -645,6 +650,7 @@ class NeighborsRetriever(
         for row, (distances, positions) in enumerate(results):
             order = slice(None) if in_order else np.argsort(positions)
             found[0][row], found[1][row] = distances[order], positions[order]
+        warn_of_found_copies(gallery, queries, own, *found)
         return found
 
     def _per_query(self, X, y, ids, names):

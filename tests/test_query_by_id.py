@@ -253,6 +253,25 @@ def test_ids_of_another_spelling_are_warned_of(spelling, rng):
         retriever.score(rng.normal(size=(N, 8)), y, ids=others)
 
 
+def test_searches_warn_of_ids_of_another_spelling_too(case):
+    retriever, X, _ = case
+    others = [f"./{name}" for name in NAMES]
+    message = "queries whose ids the gallery does not have are equal to rows of the gallery"
+    for search in (
+        retriever.kneighbors,
+        retriever.predict,
+        lambda X, ids: retriever.radius_neighbors(X, 1.0, ids=ids),
+        lambda X, ids: retriever.kneighbors_graph(X, ids=ids),
+    ):
+        with pytest.warns(UserWarning, match=f"100% of the 10 {message}"):
+            search(X[:10], ids=others[:10])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            search(X[:10], ids=NAMES[:10])
+            search(X[:1], ids=others[:1])  # a copy of another name, for all that is known
+            search(X[:10], ids=[*NAMES[:9], "new.jpg"])
+
+
 def test_a_display_shows_rows_that_are_asked_for_by_id(rng):
     pytest.importorskip("matplotlib").use("agg")
     images = rng.integers(256, size=(N, 8, 8, 3), dtype=np.uint8)

@@ -125,25 +125,51 @@ def warn_of_copies(gallery, queries, own):
         queries = queries[own < 0]
     if not len(queries):
         return
-    share = find_rows(engine.exact.as_held(queries), engine.rows).mean()
+    _warn_if_many(gallery, find_rows(engine.exact.as_held(queries), engine.rows), own is not None)
+
+
+def warn_of_found_copies(gallery, queries, own, distances, positions):
+    """Do the same for what was found; one query alone may well equal a row of another id."""
+    lost = [] if own is None else np.flatnonzero(own < 0)
+    if len(lost) < 2:
+        return
+    equal = np.zeros(len(lost), dtype=bool)
+    place = [row for row, query in enumerate(lost) if len(positions[query])]
+    nearest = [int(np.argmin(distances[query])) for query in lost[place]]
+    queries = queries[lost[place]]
+    held = gallery.engine.exact.as_held(queries)
+    if held is queries:  # no row is at distance 0 but an equal one
+        equal[place] = [distances[query][near] == 0 for query, near in zip(lost[place], nearest)]
+    else:
+        found = np.array([positions[query][near] for query, near in zip(lost[place], nearest)])
+        equal[place] = (held == gallery.engine.rows[found]).all(axis=1)
+    _warn_if_many(gallery, equal, has_ids=True)
+
+
+def _warn_if_many(gallery, equal, has_ids):
+    """Warn if more queries are equal to rows of the gallery than chance explains."""
+    share, rows = equal.mean(), gallery.engine.rows
     expected = 0.0
-    if engine.rows.dtype.kind == "u" and share > 0.5:
+    if rows.dtype.kind == "u" and share > 0.5:
         # Different images may well have one code: then those of the gallery share theirs as often.
-        copies, firsts = find_copies(engine.rows)
-        expected = (len(copies) + len(np.unique(firsts))) / len(engine)
+        copies, firsts = find_copies(rows)
+        expected = (len(copies) + len(np.unique(firsts))) / len(rows)
     if share <= max(0.5, expected + 0.25):
         return
-    which, way = "the queries", "pass X=None, or the same ids to fit and to score"
-    if own is not None:
-        which = f"the {len(queries)} queries whose ids the gallery does not have"
-        way = f"spell their ids as those of the gallery, such as {gallery.ids.values[0]!r}"
+    which = "the queries"
+    way = (
+        "pass X=None, or the same ids to fit and to score, which for a Pipeline retrieval_scorer "
+        "does. (Training scores, which HalvingGridSearchCV asks for unless "
+        "return_train_score=False, are of this kind.)"
+    )
+    if has_ids:
+        which = f"the {len(equal)} queries whose ids the gallery does not have"
+        way = f"spell their ids as those of the gallery, such as {gallery.ids.values[0]!r}."
     warnings.warn(
         f"{share:.0%} of {which} are equal to rows of the gallery, so they find themselves. To "
-        f"leave each query out of its own results, {way}, which for a Pipeline retrieval_scorer "
-        "does. (Training scores, which HalvingGridSearchCV asks for unless "
-        "return_train_score=False, are of this kind.)",
+        f"leave each query out of its own results, {way}",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
