@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from sklearn_cbir._files import replace_file
+from sklearn_cbir._files import is_of_content, is_there, replace_file
 
 CHECKPOINT_FORMAT = 1
 
@@ -20,11 +20,13 @@ class Checkpoint:
 
     def load(self):
         """Return the saved state, or None if there is none."""
-        if not self.path.exists():
+        if not is_there(self.path):
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
+            if not is_of_content(error):
+                raise
             raise ValueError(
                 f"The checkpoint {str(self.path)!r} is truncated or corrupt. Delete it to train "
                 "from the start."

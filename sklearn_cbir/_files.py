@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole or not at all."""
+"""Files: replaced as a whole or not at all, there or not, damaged or only out of reach."""
 
 import errno
 import os
@@ -6,6 +6,26 @@ import secrets
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def is_there(path):
+    """Say whether there is something at `path`; out of reach is an error, and not "not there"."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a null character
+        return False
+    return True
+
+
+def is_of_content(error):
+    """Say whether an error of reading a file is one of what it holds.
+
+    Others may pass, of the place (no permission, a share that hangs) and of memory: the file is
+    fine, and nobody should be told to delete it or to get it again.
+    """
+    if isinstance(error, MemoryError):
+        return False
+    return not isinstance(error, OSError) or error.errno is None
 
 
 @contextmanager

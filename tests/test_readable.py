@@ -175,6 +175,24 @@ def test_some_rows_of_images_are_told_by_their_own_place(paths):
     assert found.data.paths.tolist() == [paths[9], paths[8]]
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [list, tuple, pd.Series, lambda x: np.array(x, dtype=object), lambda x: pd.DataFrame({"p": x})],
+)
+@pytest.mark.parametrize("nothing", [None, np.nan, pd.NA, ""])
+def test_rows_that_name_no_image_are_left_out(paths, kind, nothing):
+    spoil(paths[4])
+    found = readable_images(kind([paths[0], nothing, paths[2], paths[4], nothing]), list("abcde"))
+    assert found.arrays == [["a", "c"]]
+    assert found.positions.tolist() == [0, 2]
+    assert [fault.index for fault in found.faults] == [1, 3, 4]
+    assert found.faults[0].reason == "there is no path"
+    assert str(found.faults[1]).startswith(f"X[3] {paths[4]!r}: ")
+    assert check_images(found.data).paths.tolist() == [paths[0], paths[2]]
+    with pytest.raises(ImageReadError, match="3 x there is no path"):
+        readable_images(kind([nothing, "", nothing]))
+
+
 def test_headers_alone_are_checked_where_that_is_wanted(paths):
     spoil(paths[2])
     with open(paths[4], "wb"):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from sklearn_cbir._files import is_of_content
+
 
 def read_weights(path):
     """Read a state dict from a file.
@@ -50,6 +52,8 @@ def read_weights(path):
     try:
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
+        if not is_of_content(error):
+            raise
         raise ValueError(
             f"weights={str(path)!r} cannot be read as a state dict ({_first_line(error)}). Save "
             "it with torch.save(network.state_dict(), path)."

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sklearn_cbir._files import is_there
+
 
 def check_folder(folder):
     """Return the path of an existing folder as str."""
     folder = os.path.expanduser(os.fsdecode(folder))
-    if not os.path.exists(folder):
+    if not is_there(folder):
         raise FileNotFoundError(f"folder={folder!r} does not exist.")
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"folder={folder!r} is a file. Pass the folder it lies in.")
@@ -27,14 +29,14 @@ class Distribution:
     def locate(self, folder, subfolders, marker):
         """Return the first of `folder` and its `subfolders` that holds `marker`, or None."""
         for part in ("", *subfolders):
-            if os.path.exists(os.path.join(folder, part, marker)):
+            if is_there(os.path.join(folder, part, marker)):
                 return os.path.join(folder, part)
         return None
 
     def find(self, folder, *names):
         """Return the path of the first of `names` that exists in `folder`."""
         for name in names:
-            if os.path.exists(os.path.join(folder, name)):
+            if is_there(os.path.join(folder, name)):
                 return os.path.join(folder, name)
         raise self.missing(folder, " or ".join(names))
 
@@ -69,7 +71,7 @@ class Distribution:
 
     def existing(self, folder, paths, listed_in):
         """Return `paths` as an array if all of them exist."""
-        absent = [path for path in paths if not os.path.exists(path)]
+        absent = [path for path in paths if not is_there(path)]
         if absent:
             raise self.missing(
                 folder,

@@ -6,6 +6,7 @@ import re
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_cbir._files import is_there
 from sklearn_cbir._validation import check_boolean, check_choice, printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
@@ -101,7 +102,7 @@ def load_nuswide(folder, *, n_labels=21, drop_unlabelled=True, skip_missing=Fals
     labelled = target.any(axis=1) | (not drop_unlabelled)
     kept = np.flatnonzero(labelled)
     if skip_missing:
-        kept = np.array([row for row in kept if os.path.exists(paths[row])], dtype=np.int64)
+        kept = np.array([row for row in kept if is_there(paths[row])], dtype=np.int64)
     if len(kept) == 0:
         raise NUSWIDE.missing(folder, f"every image that {list_file!r} lists")
     n_unlabelled, n_missing = np.sum(~labelled), np.sum(labelled) - len(kept)
@@ -148,7 +149,7 @@ def _read_concepts(folder, list_file, n):
 def _rows_of_part(folder, part, listed, kept):
     """Return the rows, among those kept, of an official part; None if its list is not there."""
     path = os.path.join(folder, "ImageList", f"{part.capitalize()}Imagelist.txt")
-    if not os.path.exists(path):
+    if not is_there(path):
         return None
     members = set(_listed(path))
     unknown = members - set(listed)

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_cbir._files import is_of_content
 from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
@@ -121,6 +122,8 @@ def _read_pickled_batch(path):
             pixels, labels = batch["data"].array(), batch["labels"]
             labels = np.array(labels, dtype=np.int64)
         except Exception as error:  # a file of something else can raise whatever it likes
+            if not is_of_content(error):
+                raise
             raise CIFAR10.damaged(path, f"is no batch of CIFAR-10 ({error})") from error
     if pixels.shape != (len(labels), IMAGE_BYTES) or len(labels) == 0:
         raise CIFAR10.damaged(path, f"has pixels {pixels.shape} and {len(labels)} labels")
@@ -265,5 +268,7 @@ def read_matlab(distribution, path, **options):
     try:
         return loadmat(path, **options)
     except Exception as error:  # of a file of something else: many kinds
+        if not is_of_content(error):
+            raise
         name = os.path.basename(path)
         raise distribution.damaged(path, f"is no MATLAB file ({name}: {error})") from error

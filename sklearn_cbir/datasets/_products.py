@@ -6,6 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_cbir._files import is_there
 from sklearn_cbir._validation import printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 from sklearn_cbir.datasets._pixels import read_matlab
@@ -162,7 +163,7 @@ def load_cars(folder):
     (array([0, 1]), ['Audi', 'BMW'], array([1]))
     """
     folder = check_folder(folder)
-    if os.path.exists(os.path.join(folder, "cars_annos.mat")):
+    if is_there(os.path.join(folder, "cars_annos.mat")):
         names, rows = _read_cars_of_one_list(folder)
     else:
         names, rows = _read_cars_of_the_devkit(folder)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sklearn_cbir._files import replacement
+from sklearn_cbir._files import is_there, replacement
 from sklearn_cbir.extraction._shards import Shard, open_rows, read_manifest, strange
 
 
@@ -102,7 +102,7 @@ class FeatureShards:
         manifest = read_manifest(self.folder)
         n_shards = -(-manifest["n_samples"] // manifest["shard_size"])
         shards = [Shard(self.folder, number) for number in range(n_shards)]
-        n_finished = sum(shard.rows.exists() for shard in shards)
+        n_finished = sum(is_there(shard.rows) for shard in shards)
         if "n_rows" not in manifest or n_finished < n_shards:
             raise ValueError(
                 f"{str(folder)!r} is not complete: {n_finished} of {n_shards} shards are finished. "

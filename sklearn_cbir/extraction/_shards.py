@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sklearn_cbir._files import replace_file
+from sklearn_cbir._files import is_there, replace_file
 from sklearn_cbir.images import ImageReadError
 
 FORMAT = 1
@@ -46,7 +46,7 @@ class Shard:
 
     def look(self, source):
         """Return what is there, compared with the images as they are now."""
-        if not self.rows.exists():
+        if not is_there(self.rows):
             return Look(self)
         about = self.read_about()
         skipped = {int(position): why for position, why in about["skipped"].items()}
@@ -75,7 +75,7 @@ class Shard:
 
 def check_folder(folder, manifest):
     """Say whether the folder is new; raise unless it is, or was begun by the same call."""
-    if not (folder / MANIFEST).exists():
+    if not is_there(folder / MANIFEST):
         if any(folder.glob("shard-*")):
             raise ValueError(
                 f"{str(folder)!r} holds shards but no {MANIFEST}. Use another folder, or delete "
@@ -166,7 +166,7 @@ def _listed(found):
 def read_manifest(folder):
     """Return the manifest of a folder if this version can read it."""
     path = folder / MANIFEST
-    if not path.exists():
+    if not is_there(path):
         raise ValueError(
             f"{str(folder)!r} holds no {MANIFEST}. Pass a folder that extract has written."
         )

@@ -9,7 +9,7 @@ from sklearn.utils.validation import _num_samples
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._checking import check_images
-from sklearn_cbir.images._faults import ImageReadError, with_others
+from sklearn_cbir.images._faults import ImageReadError, fault_of, moved, with_others
 
 # More are not looked through after a failure: that would take hours, and the error waits for it.
 MAX_SCANNED = 20_000
@@ -21,7 +21,8 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     Parameters
     ----------
     X : images
-        What any estimator of images takes.
+        What any estimator of images takes. Rows of a table that name no image
+        (None, NaN, empty text) are left out too.
 
     *arrays : array-like of shape (n_samples, ...) or None
         What belongs to the images: labels, ids, weights. None stays None.
@@ -63,23 +64,56 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     '32-bit integer pixels have no fixed range, so it must be converted to 8 or 16 bit'
     """
     check_choice(verify, "verify", ("decode", "header"))
-    images = check_images(X)
+    X, named, faults = _named_rows(X)
+    images = check_images(X) if len(named) else None
+    n = len(named) + len(faults)
     for number, array in enumerate(arrays):
-        if array is not None and _num_samples(array) != len(images):
+        if array is not None and _num_samples(array) != n:
             raise ValueError(
-                f"arrays[{number}] has {_num_samples(array)} rows, but X has {len(images)} "
-                "images. Pass one row per image."
+                f"arrays[{number}] has {_num_samples(array)} rows, but X has {n} images. Pass one "
+                "row per image."
             )
-    faults = images.find_faults(decode=verify == "decode", progress=progress)
-    positions = np.flatnonzero(~np.isin(images._rows, [fault.index for fault in faults]))
-    if not len(positions):
+    left = np.arange(0)
+    if images is not None:
+        found = images.find_faults(decode=verify == "decode", progress=progress)
+        left = np.flatnonzero(~np.isin(images._rows, [fault.index for fault in found]))
+        if len(named) < n:  # some of X have no name: `images` are the others
+            found = [moved(fault, int(named[fault.index])) for fault in found]
+        faults = sorted([*faults, *found], key=lambda fault: fault.index)
+    if not len(left):
         raise with_others(faults)
+    positions = named[left]
     return Bunch(
-        data=_rows_of(X, positions),
+        data=_rows_of(X, left),
         arrays=[None if array is None else _rows_of(array, positions) for array in arrays],
         positions=positions,
         faults=faults,
     )
+
+
+def _named_rows(X):
+    """Return the rows of `X` that name an image, their positions, and a fault per other row.
+
+    Tables have rows without a path: None, NaN, or empty text.
+    """
+    values = X.iloc[:, 0] if hasattr(X, "iloc") and getattr(X, "ndim", 1) == 2 else X
+    if hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    is_list = isinstance(values, (list, tuple))
+    if not is_list and not (isinstance(values, np.ndarray) and values.dtype.kind in "OU"):
+        n = len(values) if isinstance(values, Images) else _num_samples(values)
+        return X, np.arange(n), []
+    empty = [row for row, value in enumerate(values) if _names_nothing(value)]
+    faults = [fault_of(row, None, "there is no path") for row in empty]
+    named = np.delete(np.arange(len(values)), empty)
+    return (_rows_of(X, named) if empty and len(named) else X), named, faults
+
+
+def _names_nothing(value):
+    """Say whether an element of a table is no path: empty or missing."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, str)) and (value != value or value == "")
 
 
 def _rows_of(X, positions):
