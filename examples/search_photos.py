@@ -57,18 +57,18 @@ def search_drawings(out, epochs):
 
 def search_photos(options):
     """Search photos: sub-folders are labels; a flat folder or any tree is searched as it is."""
-    paths, labels = list_photos(options)
+    photos, labels = list_photos(options)
     parameters = choose_network(options.weights)
     if options.epochs is not None:
         parameters = parameters | {"max_epochs": options.epochs}
     if labels is None or count(labels) < 2:
-        search_plain_photos(paths, parameters, options.out)
+        search_plain_photos(photos, parameters, options)
     else:
-        search_labeled_photos(paths, labels, parameters, options.out)
+        search_labeled_photos(photos, labels, parameters, options)
 
 
 def list_photos(options):
-    """Return paths and labels of the photos, without what an earlier run has written."""
+    """Return photos and labels, without what an earlier run has written."""
     folder = os.path.abspath(options.photos)  # ids that mean the same in every folder
     exclude = IGNORED_NAMES
     picture = options.out.absolute() / "results.png"
@@ -79,45 +79,50 @@ def list_photos(options):
     except (OSError, ValueError) as error:
         sys.exit(f"{shown(error)}\nHere, labels=False is the option --no-labels.")
     print(shown(photos.DESCR))
+    images = check_images(photos.data, max_pixels=options.max_pixels)
     if not options.skip_unreadable:
-        check_images(photos.data).check_readable(progress=True)  # all, before any is trained on
-        return photos.data, photos.target
-    found = readable_images(photos.data, photos.target, progress=True)
+        images.check_readable(progress=True)  # all, before any is trained on
+        return images, photos.target
+    found = readable_images(images, photos.target, progress=True)
     for fault in found.faults:
         print(f"Left out {shown(fault.path)}: {shown(fault.reason)}")
     return found.data, found.arrays[0]
 
 
-def search_labeled_photos(paths, labels, parameters, out):
+def search_labeled_photos(photos, labels, parameters, options):
     """Hold out a fifth of every class, search the rest for it."""
     held_out = split_classes(labels)
-    gallery, queries = paths[~held_out], paths[held_out]
+    gallery, queries = photos[~held_out], photos[held_out]
     y, y_queries = labels[~held_out], labels[held_out]
     print(f"{len(gallery)} photos of {count(labels)} classes, {len(queries)} as queries")
     search = make_pipeline(
         CNNFeatureExtractor(**parameters, random_state=0, verbose=1),
         NeighborsRetriever(n_neighbors=max(1, min(10, len(gallery) - 1))),
     )
-    search.fit(gallery, y, neighborsretriever__ids=gallery)
+    search.fit(gallery, y, neighborsretriever__ids=gallery.paths)
     score = search.score(queries, y_queries)
     print(f"Mean average precision on {len(queries)} photos that were held out: {score:.3f}")
     shown = one_per_class(y_queries)
-    ask_elsewhere(save(search, out), queries[shown[0]], out)
-    draw(out, search, queries[shown], y_queries[shown])
+    ask_elsewhere(
+        save(search, options.out), queries.paths[shown[0]], options.out, options.max_pixels
+    )
+    draw(options.out, search, queries[shown], y_queries[shown], gallery)
 
 
-def search_plain_photos(paths, parameters, out):
+def search_plain_photos(photos, parameters, options):
     """Search photos of no or one class: nothing can be trained or measured."""
-    print(f"{len(paths)} photos without two classes: the network is used as it is")
+    print(f"{len(photos)} photos without two classes: the network is used as it is")
     network = {name: parameters[name] for name in parameters if not name.endswith("epochs")}
     extractor = CNNFeatureExtractor(**network, loss=None, random_state=0, verbose=1)
-    if len(paths) < 2:
+    if len(photos) < 2:
         sys.exit("One photo is not enough to search.")
-    n_neighbors = min(10, len(paths) - 1)
+    n_neighbors = min(10, len(photos) - 1)
     search = make_pipeline(extractor, NeighborsRetriever(n_neighbors=n_neighbors))
-    search.fit(paths, neighborsretriever__ids=paths)
-    ask_elsewhere(save(search, out), paths[0], out)
-    draw(out, search, paths, ids=paths)  # ids: no photo finds itself
+    search.fit(photos, neighborsretriever__ids=photos.paths)
+    ask_elsewhere(save(search, options.out), photos.paths[0], options.out, options.max_pixels)
+    draw(
+        options.out, search, photos, gallery_images=photos, ids=photos.paths
+    )  # ids: no photo finds itself
 
 
 def choose_network(weights):
@@ -154,20 +159,23 @@ def save(search, out):
     return path
 
 
-def ask_elsewhere(saved, query, out):
+def ask_elsewhere(saved, query, out, max_pixels=None):
     """Ask the saved search in a process that knows nothing else."""
     if isinstance(query, np.ndarray):
         np.save(out / "query.npy", query[None])
         query = out / "query.npy"
     command = [sys.executable, __file__, "--load", str(saved), "--query", str(query)]
+    if max_pixels is not None:
+        command += ["--max-pixels", str(max_pixels)]
     subprocess.run(command, check=True)
 
 
-def answer(saved, query):
+def answer(saved, query, max_pixels=None):
     """Load a saved search and print the nearest gallery images of one query."""
     search = joblib.load(saved)
     query = os.path.abspath(query)  # as the gallery's ids: a photo does not find itself
     images = np.load(query) if query.endswith(".npy") else [query]
+    images = check_images(images, max_pixels=max_pixels)
     found = list(map(str, search.predict(images, ids=[query])[0][:5]))
     print(f"  nearest to {shown(query)}: {', '.join(map(shown, found))}")
     gone = [name for name in found if os.path.isabs(name) and not os.path.exists(name)]
@@ -217,6 +225,7 @@ def main():
     parser.add_argument("--photos", type=Path, help="folder of photos; sub-folders are labels")
     parser.add_argument("--no-labels", action="store_true", help="sub-folders are no labels")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out damaged photos")
+    parser.add_argument("--max-pixels", type=at_least_1, help="larger photos are not read")
     parser.add_argument("--weights", help="state dict of a MobileNetV2 (.pt)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where results are written")
     parser.add_argument("--epochs", type=at_least_1, help="epochs of training")
@@ -242,7 +251,7 @@ def main():
 def run(options):
     """Answer one query of a saved search, or make a search."""
     if options.load:
-        answer(options.load, options.query)
+        answer(options.load, options.query, options.max_pixels)
         return
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -114,6 +114,17 @@ def test_damaged_photos_are_all_named_or_left_out(run, tmp_path, capfd):
 
 
 @pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+def test_the_limit_of_pixels_can_be_set(run, tmp_path, capfd):
+    folder = photos(tmp_path, {"dress": 3})
+    with pytest.raises(SystemExit, match="3 images cannot be read"):
+        run("--photos", f"{folder}/dress", "--max-pixels", "100")
+    assert "pixels are more than the 100 that are allowed" in capfd.readouterr().out
+    assert "3 photos without two classes" in run(
+        "--photos", f"{folder}/dress", "--max-pixels", "1000000"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names in any bytes")
 def test_names_in_any_bytes_are_searched(run, tmp_path):
     folder = photos(tmp_path, {"dress": 3})

@@ -286,6 +286,16 @@ def test_extract_keeps_the_limit_of_its_images(tmp_path):
     assert list(features.ids) == [str(path)] * 3
 
 
+def test_extract_notices_that_a_file_of_a_dictionary_has_changed(tmp_path, photos):
+    X = [{"path": str(tmp_path / f"{i}.jpg")} for i in range(3)]
+    for item, photo in zip(X, photos):
+        Path(item["path"]).write_bytes(photo)
+    extract(GISTDescriptor(), X, tmp_path / "out")
+    Path(X[1]["path"]).write_bytes(photos[4])
+    with pytest.raises(ValueError, match="other images"):
+        extract(GISTDescriptor(), X, tmp_path / "out")
+
+
 def test_extract_leaves_opened_images_unread_in_workers_too(opened, tmp_path):
     rows = GISTDescriptor().transform(PHOTOS)
     for n_jobs in (1, 2):

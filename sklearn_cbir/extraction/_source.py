@@ -21,8 +21,10 @@ class Source:
         if not is_feature_rows(X):
             images = check_images(X)
             self.paths = images.paths
-            # A list or an array stays what it is, for estimators of other packages.
-            X = X if isinstance(X, (list, tuple)) or hasattr(X, "shape") else images
+            # A list or an array stays what it is, for estimators of other packages. Not
+            # dictionaries: the files that they name are told by size and time of change.
+            is_plain = isinstance(X, (list, tuple)) or hasattr(X, "shape")
+            X = X if is_plain and not images.holds_dictionaries else images
         self.X = X.tocsr() if sparse.issparse(X) else X
         self.n_samples = count(X)
         if not self.n_samples:

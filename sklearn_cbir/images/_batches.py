@@ -66,6 +66,11 @@ class Images:
         return self._source.is_path
 
     @property
+    def holds_dictionaries(self):
+        """Whether the images are a list of dictionaries."""
+        return self._source.holds_dictionaries
+
+    @property
     def paths(self):
         """Paths of files, a str array of shape (n,); None for other images."""
         return self._source.names(self._rows) if self.is_path else None

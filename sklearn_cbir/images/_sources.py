@@ -33,6 +33,7 @@ class _Source:
 
     shape = None
     is_path = False
+    holds_dictionaries = False
 
     def __init__(self, max_pixels):
         self.max_pixels = max_pixels
@@ -125,6 +126,7 @@ class ArrayOfImages:
     """Images of one shape (n, H, W, 1 | 3 | 4) and one checked dtype."""
 
     is_path = False
+    holds_dictionaries = False
 
     def __init__(self, pixels):
         self.pixels = pixels
@@ -162,6 +164,7 @@ class ListOfImages(_Source):
     def __init__(self, items, max_pixels):
         super().__init__(max_pixels)
         self.items = items
+        self.holds_dictionaries = isinstance(items[0], Mapping)
         # Reading the size of a PIL image would load some kinds of files, for their EXIF block.
         shapes = {getattr(item, "shape", None) for item in items if isinstance(item, np.ndarray)}
         is_one = len(shapes) == 1 and isinstance(items[0], np.ndarray)
