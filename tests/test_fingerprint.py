@@ -18,9 +18,12 @@ import types
 from pathlib import Path
 
 import cloudpickle
+import numba
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
@@ -487,6 +490,20 @@ VALUES = {
     "replaced methods": (lambda: patched(1), lambda: patched(2), linear),
     "classes of torch": (lambda: torch.optim.SGD, lambda: torch.optim.Adam),
     "lazy layers": (lambda: nn.LazyLinear(2), lambda: nn.LazyLinear(3)),
+    "images": (
+        lambda: Image.new("L", (4, 4), 1),
+        lambda: Image.new("L", (4, 4), 2),
+        lambda: Image.new("RGB", (4, 4), 1),
+    ),
+    "tables": (
+        lambda: pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}),
+        lambda: pd.DataFrame({"a": [1, 2], "b": ["x", "z"]}),
+    ),
+    "functions compiled by numba": (
+        lambda: numba.njit(lambda x: x),
+        lambda: numba.njit(lambda x: -x),
+    ),
+    "operators of torch": (lambda: torch.ops.aten.relu, lambda: torch.ops.aten.relu.default),
     "wrapped losses": (
         lambda: nn.CrossEntropyLoss(),
         lambda: nn.CrossEntropyLoss(label_smoothing=0.1),
@@ -666,6 +683,11 @@ UNKNOWN = {
     "ctypes": (lambda: with_held_library, r"HELD is (a compiled library|of ctypes)"),
     "file": (lambda: Overlaid(open(os.devnull)), r"value\.source is an open file"),  # noqa: SIM115
     "generator": (lambda: Overlaid(i for i in ()), "is a generator, whose place"),
+    "own operator": (
+        lambda: module_of("import torch\ndef thing(x): return torch.ops.ownops.double(x)").thing,
+        r"double is the operator ownops\.double",
+    ),
+    "vectorized": (lambda: np.frompyfunc(one_hook, 1, 1), "known by the name .* alone"),
     "meta tensor": (lambda: nn.Linear(2, 2, device="meta"), "a tensor, whose values"),
     "socket": (lambda: Overlaid(threading.Thread()), "is a thread"),
     "nested": (lambda: functools.reduce(lambda a, _: [a], range(5000), []), "nested too deeply"),
@@ -677,6 +699,14 @@ class Overlaid:
         self.source = source
 
 
+@pytest.fixture(scope="module")
+def _own_operator():
+    with torch.library._scoped_library("ownops", "DEF") as library:
+        library.define("double(Tensor x) -> Tensor")
+        yield
+
+
+@pytest.mark.usefixtures("_own_operator")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_cannot_be_known_is_named(name):

@@ -9,6 +9,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
+from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
 from sklearn_cbir._devices import OwnDraws, Placement
@@ -162,6 +164,29 @@ def test_weights_of_a_network_are_drawn_from_a_generator_of_its_own(name):
         torch.manual_seed(7)
         other = build_backbone(name).state_dict()
     assert all(torch.equal(own[key], other[key]) for key in own)
+
+
+def times(rows, factor):
+    return factor * rows
+
+
+def test_extracting_by_several_threads_at_once(tmp_path):
+    rows = np.arange(40.0).reshape(20, 2)
+    found = {}
+
+    def run_extract(factor):
+        transformer = FunctionTransformer(times, kw_args={"factor": factor})
+        folder = tmp_path / str(factor)
+        with parallel_config("threading", n_jobs=2):
+            features = extract(transformer, rows, folder, shard_size=1)
+        found[factor] = np.array_equal(features, factor * rows)
+
+    threads = [threading.Thread(target=run_extract, args=(factor,)) for factor in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {1: True, 2: True, 3: True}
 
 
 class Moved:

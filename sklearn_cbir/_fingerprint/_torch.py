@@ -4,6 +4,7 @@ import torch
 from torch import fx, nn
 from torch.utils.hooks import RemovableHandle
 
+_OWN_OPERATORS = {"aten", "prim", "prims", "quantized", "torchvision"}  # of torch and torchvision
 # `fit` sets the mode of all parts; a graph is in the code that was made of it.
 _NOT_OF_A_MODULE = {"training", "_graph", "_tracer_cls", "_codegen"}
 _TABLES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
@@ -86,6 +87,14 @@ def _plain(walk, value):
     walk.put(type(value).__name__, str(value))
 
 
+def _operator(walk, operator):
+    """An operator by its name, unless the user's own is behind it."""
+    name = str(operator)
+    if name.partition(".")[0] not in _OWN_OPERATORS:
+        walk.unknown(f"the operator {name}, whose code torch holds")
+    walk.put("operator", name)
+
+
 def _handle(walk, handle):
     """What takes a hook away again; it knows the hook by a number that counts all of them."""
     walk.put("handle")
@@ -93,6 +102,7 @@ def _handle(walk, handle):
 
 HANDLERS = (
     (RemovableHandle, _handle),
+    ((torch._ops.OpOverload, torch._ops.OpOverloadPacket), _operator),
     (nn.Module, _module),
     (torch.Tensor, _tensor),
     (torch.Generator, _generator),

@@ -65,6 +65,7 @@ _NOT_OF_A_CLASS = {
 }
 # Names that say where code stands: a script and the module of the same code have others.
 _OF_A_PLACE = {"__doc__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}
+_HAS_DOCSTRING = 0x4000000  # in the flags of code, from Python 3.14 on
 _DESCRIPTORS = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
@@ -299,7 +300,8 @@ class Walk:
     def _code(self, code):
         """What code does: no names of files, numbers of lines or docstrings."""
         self.put("code")
-        counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+        flags = code.co_flags & ~_HAS_DOCSTRING
+        counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags
         self._constant((*counts, code.co_varnames, code.co_freevars, code.co_cellvars))
         for name, argument in instructions(code):
             self.put(name)
@@ -342,7 +344,7 @@ class Walk:
 
     def _attributes(self, value, names):
         """Follow attributes through modules, and feed what stands at the end."""
-        names, library = list(names), None
+        names, library, depth = list(names), None, len(self._path)
         while isinstance(value, types.ModuleType):
             library = library or library_of(value.__name__)
             if not names:
@@ -351,14 +353,12 @@ class Walk:
             try:
                 value = getattr(value, names.pop(0))
             except AttributeError:
-                self.put("unbound")
-                return
-            finally:
-                self._path.pop()
-        if library is None or is_dynamic(value) or _is_own_code(value):
+                value, library = None, "missing"
+        if library is None or is_dynamic(value) or _is_own_code(value) or _is_operator(value):
             self.add(value)
         else:
             self.put("library", library)  # the name has been fed
+        del self._path[depth:]
 
     def _import(self, level, name, names, namespace):
         try:
@@ -565,15 +565,21 @@ class Walk:
             return value.__reduce_ex__(4) if reduce is None else reduce(value)
         except Exception as error:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            self.unknown(f"a {kind}, whose state cannot be read ({error})")
+            reason = str(error).partition("\n")[0][:100]
+            self.unknown(f"a {kind}, whose state cannot be read ({reason})")
 
     def _place(self, value, name):
-        """Feed what is known by its name alone: of a library, or a value of a module."""
+        """Feed what pickle would find by its name alone."""
         module = getattr(value, "__module__", None) or type(value).__module__
-        library = library_of(module) or library_of(type(value).__module__)
-        if library_of(module) is None and (callable(value) or is_compiled(module)):
-            self.unknown("compiled code")
-        self.put("place", name, library or "")
+        found = functools.reduce(
+            lambda holder, part: getattr(holder, part, None),
+            name.split("."),
+            sys.modules.get(module),
+        )
+        if found is not value or not (library_of(module) or not is_compiled(module)):
+            self.unknown(f"known by the name {name!r} alone, and may be compiled")
+        self.put("place", name, library_of(module) or "")
+        self.add_named(getattr(value, "__dict__", {}))
 
     def _state(self, kind, state):
         """Attributes in no order, without those that were computed on demand."""
@@ -615,6 +621,11 @@ def _is_own_code(value):
     if isinstance(value, types.FunctionType):
         return library_of(value.__globals__.get("__name__")) is None
     return isinstance(value, type) and _is_own(value)
+
+
+def _is_operator(value):
+    """Say whether a value is an operator of torch, which anybody may register."""
+    return type(value).__module__ == "torch._ops"
 
 
 def _is_named(value):

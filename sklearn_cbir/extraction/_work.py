@@ -61,13 +61,15 @@ class Task:
 
     def estimator(self):
         """Return the estimator, read by the first task of a process."""
-        if self.key not in _LOADED:
+        estimator = _LOADED.get(self.key)
+        if estimator is None:
             pickled = self.estimator_path.read_bytes()
             if hashlib.sha256(pickled).hexdigest() != self.key:
                 raise ValueError(strange(self.estimator_path))  # before anything in it is run
+            estimator = pickle.loads(pickled)
             _LOADED.clear()
-            _LOADED[self.key] = pickle.loads(pickled)
-        return _LOADED[self.key]
+            _LOADED[self.key] = estimator
+        return estimator
 
 
 def _write_shard(task):
