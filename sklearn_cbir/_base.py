@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import inspect
 import numbers
 import os
 import warnings
@@ -26,6 +27,7 @@ from sklearn_cbir._devices import (
     use_one_thread_if_forked,
 )
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, library_of
+from sklearn_cbir._going_on import Start, training_state
 from sklearn_cbir._labels import encode_labels, labeled_rows, unique_labels
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._module_state import with_room
@@ -64,7 +66,7 @@ FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
 # They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
-_NOT_IN_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales"}
+_NOT_IN_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"}
 
 
 class NetworkTransformer(
@@ -99,7 +101,7 @@ class NetworkTransformer(
             raise ValueError("NLLLoss wants log-probabilities. Use torch.nn.CrossEntropyLoss().")
         return loss() if isinstance(loss, type) else copy.deepcopy(loss)
 
-    def _hold_out_classes(self, y, seed):
+    def _hold_out_classes(self, y, seed, start=None):
         """Return labels for training; -1 marks images of classes that are not trained on."""
         return y
 
@@ -160,30 +162,38 @@ class NetworkTransformer(
     def _fit(self, X, y, sample_weight):
         given = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         self._check_parameters()
+        start = Start.of(self)
         data = self._check_input(X, reset=True)
         loss = self._training_loss()
         weights = self._check_weights(sample_weight, len(data), loss)
         classes = None
         if loss is not None:
             data, y, weights, classes = self._check_target(data, y, weights, loss)
-        checkpoint = None if loss is None else self._checkpoint(data, y, weights)
+        if start is not None:
+            start.check(loss, data, classes)
+        checkpoint = None if loss is None else self._checkpoint(data, y, weights, start)
         state = checkpoint.load() if checkpoint else None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         seed = seed if state is None else state["seed"]
         device = resolve_device(self.device)
-        target = None if loss is None else self._hold_out_classes(y, seed)
+        target = None if loss is None else self._hold_out_classes(y, seed, start)
         use_one_thread_if_forked()
         # Training draws from torch's global generators; a network alone need not wait for them.
         draws = OwnDraws(seed) if loss is None else seeded(seed, device)
         with draws, telling_all_faults(data, self.verbose > 0):
-            network = self._build_network(data, loss, target)
+            network = self._build_network(data, loss, target, start)
             source = self._source(data, network.trunk, training=loss is not None)
+            if start is not None and isinstance(source, ImageSource):
+                start.check_reading(source)
             history = []
             if loss is not None:
                 run = {"seed": seed, "device": device, "checkpoint": checkpoint, "state": state}
-                history = self._train(network, loss, source, target, weights, given, run)
+                plan = {"start": start, "weights": weights}
+                history = self._train(network, loss, source, target, plan, given, run)
+            history = history if start is None else start.continued(history)
             self._keep(network, source, classes, history)
             if loss is not None:
+                self._training_state = training_state(loss, _held_out(y, target))
                 self._after_training(source, y, target, seed)
         return self
 
@@ -268,6 +278,9 @@ class NetworkTransformer(
                 f"This {type(self).__name__} was saved in format {found}; this version of "
                 f"sklearn_cbir reads up to {STATE_FORMAT}. Install a newer version."
             )
+        # What was saved before there was a parameter does what its default does.
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            state.setdefault(name, parameter.default)
         super().__setstate__(state)
 
     @property
@@ -278,6 +291,7 @@ class NetworkTransformer(
 
     def _check_parameters(self):
         self._check_transform_parameters()
+        check_boolean(self.warm_start, "warm_start")
         check_integer(self.max_epochs, "max_epochs", minimum=0)
         if self.head_epochs is not None:
             check_integer(self.head_epochs, "head_epochs", minimum=0)
@@ -422,13 +436,14 @@ class NetworkTransformer(
 
     # Network ---------------------------------------------------------------------------------
 
-    def _build_network(self, data, loss, y):
+    def _build_network(self, data, loss, y, start=None):
         ending = self._network_ending(loss, None if loss is None else count_classes(y))
         if isinstance(data, np.ndarray):
             n_features = data.shape[1]
             trunk = PassRows(n_features)
             if loss is not None:
-                trunk = build_mlp(n_features, **row_statistics(data))
+                statistics = row_statistics(data) if start is None else start.row_statistics()
+                trunk = build_mlp(n_features, **statistics)
         else:
             trunk = build_backbone(**self._backbone_parameters(data))
             self._warn_of_parametrizations(trunk)
@@ -443,6 +458,8 @@ class NetworkTransformer(
             n_outputs = network.classifier.out_features if network.classifier else network.width
             trained_on = torch.from_numpy(y if y.ndim == 2 else y[y >= 0])
             loss.setup(n_outputs=n_outputs, y=trained_on, generator=generator)
+        if start is not None:
+            start.carry_over(network, loss)
         return network
 
     def _backbone_parameters(self, images):
@@ -490,15 +507,15 @@ class NetworkTransformer(
 
     # Training --------------------------------------------------------------------------------
 
-    def _train(self, network, loss, source, y, weights, given, run):
+    def _train(self, network, loss, source, y, plan, given, run):
         """Train the network in place and return the history; `given` is what `fit` was."""
         kept, held_out = split_rows(self, y, loss, run["seed"])
-        settings = plan_settings(self, network, loss)
-        plan = functools.partial(plan_batches, self, source, y, weights=weights)
-        batches = plan(kept, loss, run["seed"], training=True)
+        settings = plan_settings(self, network, loss, goes_on=plan["start"] is not None)
+        draw = functools.partial(plan_batches, self, source, y, weights=plan["weights"])
+        batches = draw(kept, loss, run["seed"], training=True)
         valid = None
         if len(held_out):
-            valid = plan(held_out, loss, run["seed"], training=False)
+            valid = draw(held_out, loss, run["seed"], training=False)
         n_epochs = settings.head_epochs + settings.max_epochs
         with (
             self._fit_task(n_epochs, given, network, source) as end_epoch,
@@ -527,7 +544,7 @@ class NetworkTransformer(
         yield end_epoch
         context.call_on_fit_task_end(**data)
 
-    def _checkpoint(self, data, y, weights):
+    def _checkpoint(self, data, y, weights, start):
         """Return the file that belongs to these parameters and data, or None."""
         if self.checkpoint_dir is None:
             return None
@@ -546,7 +563,8 @@ class NetworkTransformer(
             )
             return None
         pixels = data if isinstance(data, np.ndarray) else data.fingerprint()
-        key = fingerprint([KEY_VERSION, parts, pixels, y, weights])
+        earlier = None if start is None else start.key()
+        key = fingerprint([KEY_VERSION, parts, pixels, y, weights, earlier])
         return Checkpoint(self.checkpoint_dir, type(self).__name__, key)
 
     # State -----------------------------------------------------------------------------------
@@ -571,6 +589,7 @@ class NetworkTransformer(
         self.history_ = history
         self.n_iter_ = len(history)
         self.__dict__.pop("classes_", None)
+        self.__dict__.pop("_training_state", None)
         if classes is not None:
             self.classes_ = classes
 
@@ -628,6 +647,11 @@ class NetworkTransformer(
         if size is None and (images.shape is None or images.shape[:2] != self.image_shape_[:2]):
             size = self.image_shape_[:2]  # fitted on arrays of their own size
         return size, resize
+
+
+def _held_out(y, target):
+    """Return the classes that are not trained on, None for columns."""
+    return None if y.ndim == 2 else np.unique(y[target == -1])
 
 
 def _portable_state(network):

@@ -21,7 +21,7 @@ N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_ne
 GO_ON = {"balanced", "mined"}  # samplings whose decks of rows go on from epoch to epoch
 
 
-def plan_settings(estimator, network, loss):
+def plan_settings(estimator, network, loss, goes_on=False):
     """Return what the training loop is asked to do."""
     pretrained = getattr(network.trunk, "frozen_batch_norm", False)
     loss_parameters = list(getattr(loss, "parameters", list)())
@@ -33,7 +33,7 @@ def plan_settings(estimator, network, loss):
         )
     head_epochs = estimator.head_epochs
     if head_epochs is None:
-        head_epochs = 5 if pretrained else 0
+        head_epochs = 5 if pretrained and not goes_on else 0
     new = [parameter for _, parameter in network.head_parameters()] + loss_parameters
     nothing_new = not any(parameter.requires_grad for parameter in new)
     if not estimator.max_epochs and (nothing_new or not head_epochs):
@@ -76,7 +76,8 @@ def _nothing_to_train(nothing_new):
         )
     return (
         "max_epochs=0 trains the head alone, for head_epochs, but there are none: None means 0 "
-        "unless the weights are pretrained. Use head_epochs=1 or more, or max_epochs=1 or more."
+        "unless the weights are pretrained, and where a fit goes on. Use head_epochs=1 or more, or "
+        "max_epochs=1 or more."
     )
 
 

@@ -352,12 +352,13 @@ class _Run:
         self.waited = 0 if improved else self.waited + 1
         if valid_loss < self.best_loss:
             self.best_loss = valid_loss
-            self.best = copied_state(self.network)
+            self.best = copied_state(self.network), copied_state(self.loss)
         self.stopped = self.waited >= self.n_iter_no_change
 
     def restore_best(self):
         if self.best is not None:
-            self.network.load_state_dict(self.best)
+            for part, state in zip((self.network, self.loss), self.best):
+                part.load_state_dict(state)
 
     def state(self):
         return {

@@ -95,7 +95,7 @@ class CPFEmbedder(NetworkTransformer):
 
     head_epochs : int, default=None
         Epochs with the trunk frozen, before `max_epochs` of all of it; None
-        means 5 with pretrained weights and 0 without.
+        means 5 with pretrained weights, 0 without and where `fit` goes on.
 
     max_epochs : int, default=30
         Epochs in which everything is trained; 0 trains the head alone, for
@@ -158,6 +158,12 @@ class CPFEmbedder(NetworkTransformer):
     tol : float, default=1e-4
         Smallest fall of the loss that counts as an improvement.
 
+    warm_start : bool, default=False
+        Whether `fit` goes on from the network, and from the proxies or codes of
+        the loss, that an earlier `fit` of this object has left. Classes, kind
+        and size of the input and the layers must be the same. Optimizer,
+        schedule and seed start anew; `n_iter_` and `history_` go on.
+
     checkpoint_dir : path, default=None
         Folder for one file per combination of parameters and data, replaced
         after every epoch; a fit that was cut off goes on from it, and one that
@@ -195,7 +201,7 @@ class CPFEmbedder(NetworkTransformer):
         "seconds", and "valid_loss" under early stopping.
 
     n_iter_ : int
-        Epochs trained.
+        Epochs trained, under ``warm_start=True`` by all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
@@ -263,6 +269,7 @@ class CPFEmbedder(NetworkTransformer):
         validation_fraction=0.1,
         n_iter_no_change=5,
         tol=1e-4,
+        warm_start=False,
         checkpoint_dir=None,
         num_workers=0,
         autocast=False,
@@ -302,6 +309,7 @@ class CPFEmbedder(NetworkTransformer):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
         self.num_workers = num_workers
         self.autocast = autocast
@@ -320,9 +328,13 @@ class CPFEmbedder(NetworkTransformer):
     def _network_ending(self, loss, n_classes):
         return {"n_components": self.n_components, "unit_length": True}
 
-    def _hold_out_classes(self, y, seed):
+    def _hold_out_classes(self, y, seed, start=None):
         """Return labels with -1 for the classes that choose the threshold."""
-        if y.ndim == 2 or self.threshold_fraction == 0:
+        if y.ndim == 2:
+            return y
+        if start is not None and start.held_out is not None:
+            return _without(y, start.held_out)
+        if self.threshold_fraction == 0:
             return y
         sizes = np.bincount(y)
         n_held_out = max(2, round(self.threshold_fraction * len(sizes)))
@@ -339,9 +351,7 @@ class CPFEmbedder(NetworkTransformer):
             return y
         rng = np.random.default_rng(derived_seed(seed, 3))
         held_out = rng.permutation(pairs)[:n_held_out]
-        kept = np.setdiff1d(np.arange(len(sizes)), held_out)
-        # Classes that are kept are numbered anew.
-        return np.where(np.isin(y, held_out), -1, np.searchsorted(kept, y))
+        return _without(y, held_out)
 
     def _after_training(self, source, y, target, seed):
         """Choose the threshold on the held-out classes, or else on all images."""
@@ -354,6 +364,12 @@ class CPFEmbedder(NetworkTransformer):
         rows = _whole_classes(rows, y, THRESHOLD_ROWS, seed)
         embeddings = self._infer(self._network, source.subset(rows))
         self.threshold_ = _best_threshold(embeddings, y[rows])
+
+
+def _without(y, held_out):
+    """Return labels with -1 for the classes held out; those that are kept are numbered anew."""
+    kept = np.setdiff1d(np.arange(y.max() + 1), held_out)
+    return np.where(np.isin(y, held_out), -1, np.searchsorted(kept, y))
 
 
 def _whole_classes(rows, y, n, seed):

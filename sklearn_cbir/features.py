@@ -77,8 +77,8 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     head_epochs : int, default=None
         Epochs with the trunk frozen, before `max_epochs` of all of it; None
-        means 5 with pretrained weights and 0 without. Left out, with a
-        warning, where nothing is new beside the trunk.
+        means 5 with pretrained weights, 0 without and where `fit` goes on. Left
+        out, with a warning, where nothing is new beside the trunk.
 
     max_epochs : int, default=10
         Epochs in which everything is trained; 0 trains the head alone, for
@@ -141,6 +141,12 @@ class CNNFeatureExtractor(NetworkTransformer):
     tol : float, default=1e-4
         Smallest fall of the loss that counts as an improvement.
 
+    warm_start : bool, default=False
+        Whether `fit` goes on from the network, and from the proxies or codes of
+        the loss, that an earlier `fit` of this object has left. Classes, kind
+        and size of the input and the layers must be the same. Optimizer,
+        schedule and seed start anew; `n_iter_` and `history_` go on.
+
     checkpoint_dir : path, default=None
         Folder for one file per combination of parameters and data, replaced
         after every epoch; a fit that was cut off goes on from it, and one that
@@ -173,7 +179,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         "seconds", and "valid_loss" under early stopping.
 
     n_iter_ : int
-        Epochs trained.
+        Epochs trained, under ``warm_start=True`` by all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
@@ -239,6 +245,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         validation_fraction=0.1,
         n_iter_no_change=5,
         tol=1e-4,
+        warm_start=False,
         checkpoint_dir=None,
         num_workers=0,
         autocast=False,
@@ -274,6 +281,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
         self.num_workers = num_workers
         self.autocast = autocast
@@ -315,8 +323,8 @@ class CNNFeatureExtractor(NetworkTransformer):
             )
         return loss
 
-    def _build_network(self, data, loss, y):
-        network = super()._build_network(data, loss, y)
+    def _build_network(self, data, loss, y, start=None):
+        network = super()._build_network(data, loss, y, start)
         if self._checked_scales() != (1.0,):
             self._check_sizes(network, self._source(data, network.trunk, training=False))
         is_random = loss is None and self.weights is None and isinstance(self.backbone, str)

@@ -35,6 +35,7 @@ ORDER = [
     "_training",
     "_network",
     "_plan",
+    "_going_on",
     "_base",
     "features",
     "embedding",

@@ -39,7 +39,9 @@ NOT_IN_RESULT = {
     "num_workers",
     "refit_time_",
     "verbose",
+    "warm_start",
     "_skl_callbacks",
+    "_training_state",
 }
 # Where a class stands, what is written about it, and what Python notes down for itself.
 _NOT_OF_A_CLASS = {

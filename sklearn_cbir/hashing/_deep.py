@@ -78,7 +78,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
 
     head_epochs : int, default=None
         Epochs with the trunk frozen, before `max_epochs` of all of it; None
-        means 5 with pretrained weights and 0 without.
+        means 5 with pretrained weights, 0 without and where `fit` goes on.
 
     max_epochs : int, default=30
         Epochs in which everything is trained; 0 trains the head alone, for
@@ -142,6 +142,12 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     tol : float, default=1e-4
         Smallest fall of the loss that counts as an improvement.
 
+    warm_start : bool, default=False
+        Whether `fit` goes on from the network, and from the proxies or codes of
+        the loss, that an earlier `fit` of this object has left. Classes, kind
+        and size of the input and the layers must be the same. Optimizer,
+        schedule and seed start anew; `n_iter_` and `history_` go on.
+
     checkpoint_dir : path, default=None
         Folder for one file per combination of parameters and data, replaced
         after every epoch; a fit that was cut off goes on from it, and one that
@@ -174,7 +180,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         "seconds", and "valid_loss" under early stopping.
 
     n_iter_ : int
-        Epochs trained.
+        Epochs trained, under ``warm_start=True`` by all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
@@ -243,6 +249,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         validation_fraction=0.1,
         n_iter_no_change=5,
         tol=1e-4,
+        warm_start=False,
         checkpoint_dir=None,
         num_workers=0,
         autocast=False,
@@ -277,6 +284,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
         self.num_workers = num_workers
         self.autocast = autocast

@@ -131,7 +131,8 @@ class SquaredHingeLoss(Loss):
                 "Use form='ovr', or class_weight=None."
             )
         self.class_weight = _check_class_weight(class_weight)
-        self.register_buffer("term_weights", None)
+        # Not persistent: a fit that goes on counts anew.
+        self.register_buffer("term_weights", None, persistent=False)
 
     def setup(self, *, n_outputs, y, generator=None):
         """Count the classes for ``class_weight="balanced"``.

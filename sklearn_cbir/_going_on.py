@@ -1,0 +1,160 @@
+"""A fit that goes on from a fitted network: what must be alike, and what is carried over."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from sklearn_cbir._labels import KINDS, comparable_labels
+from sklearn_cbir._module_state import hidden_state, set_hidden_state
+
+# What of a network's spec follows which parameter; file sizes and the like are in `reading`.
+_PARAMETERS = {
+    "unit_length": "normalize",
+    "enhance": "enhance",
+    "hash_layer": "hash_layer",
+    "backbone": "backbone",
+    "pooling": "pooling",
+    "image_size": "image_size",
+}
+
+
+class Start:
+    """What an earlier fit has left of itself in an estimator, for the next one to go on from."""
+
+    def __init__(self, estimator):
+        fitted = vars(estimator)
+        self.name = type(estimator).__name__
+        width = "n_bits" if hasattr(estimator, "n_bits") else "n_components"
+        self.parameters = _PARAMETERS | {"n_components": width}
+        self.network = estimator._fitted_network()
+        self.reading = fitted["_network_state"]["reading"]
+        self.classes = fitted["classes_"]
+        self.history = fitted["history_"]
+        self.n_features = fitted.get("n_features_in_")
+        self.image_shape = fitted.get("image_shape_")
+        # Files of earlier versions lack it: parameters of the loss start anew.
+        kept = fitted.get("_training_state") or {"loss": None, "held_out": None}
+        self.loss, self.held_out = kept["loss"], kept["held_out"]
+
+    @classmethod
+    def of(cls, estimator):
+        """Return what there is to go on from, None if nothing was trained or it is not wanted."""
+        is_trained = "_network_state" in vars(estimator) and "classes_" in vars(estimator)
+        return cls(estimator) if estimator.warm_start and is_trained else None
+
+    def key(self):
+        """Return what a checkpoint of the next fit depends on."""
+        weights = self.network.state_dict()
+        return [_arrays(weights), self.loss, self.held_out]
+
+    def check(self, loss, data, classes):
+        """Raise unless the next fit has a loss, the same kind of data and the same classes."""
+        if loss is None:
+            raise ValueError(
+                "warm_start=True goes on training, and loss=None trains nothing. Use a loss, or "
+                "warm_start=False."
+            )
+        is_rows = isinstance(data, np.ndarray)
+        kinds = [f"{n} features" if n else "images" for n in (self.n_features, 0)]
+        kinds[1] = f"{data.shape[1]} features" if is_rows else "images"
+        if kinds[0] != kinds[1]:
+            raise ValueError(self._differs("X", *kinds))
+        if not _are_equal(self.classes, classes):
+            old, new = (_shortened(labels.tolist()) for labels in (self.classes, classes))
+            raise ValueError(self._differs("the classes in y", old, new))
+
+    def row_statistics(self):
+        """Return what rows were standardized with."""
+        return {name: self.network.trunk.spec[name] for name in ("mean", "std")}
+
+    def check_reading(self, source):
+        """Raise unless images are read in the same size."""
+        old, shape = self.reading, source.images.shape
+        new = {"size": source.size, "resize": source.resize}
+        if old != new:
+            raise ValueError(self._differs("the size of images", old["size"], new["size"]))
+        if old["size"] is None and self.image_shape[:2] != shape[:2]:
+            raise ValueError(self._differs("the size of images", self.image_shape[:2], shape[:2]))
+
+    def carry_over(self, network, loss):
+        """Load the weights, and what else is trained, into a new network and a new loss."""
+        self._check_spec(network)
+        state = self.network.state_dict()
+        if _shapes(state) != _shapes(network.state_dict()):
+            raise ValueError(self._differs("the backbone", "of other layers", "of these"))
+        network.load_state_dict(state)
+        for name in ("features", "pooling"):
+            part = getattr(self.network.trunk, name, None)
+            if isinstance(part, nn.Module):
+                set_hidden_state(getattr(network.trunk, name), hidden_state(part))
+        if self.loss is not None and self.loss["class"] == _class_of(loss):
+            state = {k: torch.from_numpy(np.array(v)) for k, v in self.loss["state"].items()}
+            if _shapes(state) != _shapes(_learned(loss)):
+                raise ValueError(self._differs("what the loss learns", _shapes(state), "other"))
+            loss.load_state_dict(loss.state_dict() | state)
+
+    def _check_spec(self, network):
+        old, new = self.network.spec, network.spec
+        for spec, other in ((old, new), (old["trunk"], new["trunk"])):
+            for name, parameter in self.parameters.items():
+                one, two = (_comparable(part.get(name)) for part in (spec, other))
+                if one != two:
+                    raise ValueError(self._differs(parameter, one, two))
+        for name in ("mean", "std"):
+            if not np.array_equal(old["trunk"].get(name), new["trunk"].get(name)):
+                raise ValueError(self._differs(name, old["trunk"][name], new["trunk"][name]))
+        if old["n_classes"] != new["n_classes"]:
+            ends = [f"{spec['n_classes'] or 'no'} class scores" for spec in (old, new)]
+            raise ValueError(self._differs("what the loss takes", *ends))
+
+    def _differs(self, what, old, new):
+        return (
+            f"warm_start=True goes on from the fitted network of this {self.name}, but {what} "
+            f"differs: {old} then, {new} now. Keep it as it was, or use warm_start=False to train "
+            "a new network."
+        )
+
+    def continued(self, history):
+        """Return the history of all fits so far, its epochs numbered on."""
+        done = len(self.history)
+        return [*self.history, *(epoch | {"epoch": done + epoch["epoch"]} for epoch in history)]
+
+
+def training_state(loss, held_out):
+    """Return what the next fit needs beside the network: what the loss has learned or drawn."""
+    state = _arrays(_learned(loss))
+    kept = {"class": _class_of(loss), "state": state} if state else None
+    return {"loss": kept, "held_out": held_out}
+
+
+def _learned(loss):
+    """Parameters and persistent buffers of a loss."""
+    state = loss.state_dict() if isinstance(loss, nn.Module) else {}
+    return {name: value for name, value in state.items() if torch.is_tensor(value)}
+
+
+def _arrays(state):
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    return {name: np.array(v.detach().cpu().numpy(), order="C") for name, v in tensors.items()}
+
+
+def _class_of(loss):
+    return f"{type(loss).__module__}.{type(loss).__qualname__}"
+
+
+def _shapes(state):
+    return {name: tuple(value.shape) for name, value in state.items() if torch.is_tensor(value)}
+
+
+def _comparable(value):
+    return repr(value) if isinstance(value, nn.Module) else value
+
+
+def _are_equal(old, new):
+    kinds = [KINDS.get(labels.dtype.kind, "text") for labels in (old, new)]
+    return kinds[0] == kinds[1] and np.array_equal(*comparable_labels(old, new))
+
+
+def _shortened(labels):
+    shown = ", ".join(f"{label!r:.20}" for label in labels[:5])
+    return f"[{shown}, ... {len(labels)} in all]" if len(labels) > 5 else f"[{shown}]"
