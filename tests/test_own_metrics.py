@@ -141,6 +141,24 @@ def test_what_is_no_number_per_query_is_one_clear_error(returned, message, rng):
         retriever.score()
 
 
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda y_queries, y_gallery: 1, "<lambda> is no function of .*too many positional"),
+        (
+            lambda a, b, c, *, k: 1,
+            "<lambda> is no function .*missing .*'k'.* with functools.partial",
+        ),
+        (threshold_f1, "threshold_f1 is no function .*missing a required .*'radius'"),
+        (per_class_thresholds, "per_class_thresholds is no function .* one number per query"),
+    ],
+)
+def test_what_cannot_be_called_is_one_clear_error(metric, message, rng):
+    retriever = NeighborsRetriever(3, scoring=metric).fit(rng.normal(size=(9, 4)), [0, 1, 2] * 3)
+    with pytest.raises(ValueError, match=f"scoring={message}"):
+        retriever.score()
+
+
 def test_metrics_of_the_package_may_have_parameters(rng):
     X, y = rng.normal(size=(40, 4)), np.arange(40) % 4
     retriever = NeighborsRetriever(3, scoring=partial(precision_at_k, k=3)).fit(X, y)

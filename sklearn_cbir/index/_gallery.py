@@ -398,5 +398,7 @@ def _alike(held, new):
 
 
 def _shown(value):
-    shown = repr(value.item() if isinstance(value, np.generic) else value)
+    if isinstance(value, np.generic) and value.dtype.kind not in "mM":
+        value = value.item()
+    shown = repr(value)
     return shown if len(shown) <= 100 else f"{shown[:97]}..."

@@ -47,6 +47,7 @@ def score_by_own(function, y_queries, y_gallery, distances, own=None):
     check_same_kind(y_queries, y_gallery)
     keywords = _keywords(function)
     options = {"per_query": True} if "per_query" in keywords else {}
+    check_callable(function, **options)
     values = np.empty(len(y_queries))
     for rows in blocks(distances.shape, distances):
         y, block, skip = y_queries[rows], read_block(distances, rows), None
@@ -64,6 +65,23 @@ def score_by_own(function, y_queries, y_gallery, distances, own=None):
             continue
         values[rows] = _checked(function, function(y, y_gallery, block, **options), len(block))
     return values
+
+
+def check_callable(function, **options):
+    """Raise unless a metric can be called with labels, distances and these options."""
+    try:
+        inspect.signature(function).bind("y_queries", "y_gallery", "distances", **options)
+    except ValueError:  # of compiled functions nothing is known
+        return
+    except TypeError as error:
+        raise ValueError(
+            f"scoring={_name(function)} is no function of y_queries, y_gallery and distances that "
+            f"returns one number per query: {error}. Set other parameters with functools.partial."
+        ) from error
+
+
+def _name(function):
+    return getattr(function, "__name__", None) or f"{function!r:.60}"
 
 
 def _keywords(function):
@@ -97,8 +115,7 @@ def _checked(function, found, n_queries):
     what = type(found).__name__
     if is_numeric and values.ndim:
         what = "infinity" if values.shape == (n_queries,) else f"numbers of shape {values.shape}"
-    name = getattr(function, "__name__", None) or f"{function!r:.60}"
     raise ValueError(
-        f"scoring={name} returned {what} for {n_queries} queries. A metric returns one number per "
-        f"query, here an array of shape ({n_queries},), and NaN for one that does not count."
+        f"scoring={_name(function)} returned {what} for {n_queries} queries. A metric returns one "
+        f"number per query, here an array of shape ({n_queries},), and NaN for one that does not count."
     )

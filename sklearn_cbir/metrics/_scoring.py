@@ -10,7 +10,7 @@ from sklearn_cbir.metrics._cutoff import (
     recall_at_k,
     set_recall_at_k,
 )
-from sklearn_cbir.metrics._own import is_own, score_by_own
+from sklearn_cbir.metrics._own import check_callable, is_own, score_by_own
 from sklearn_cbir.metrics._precision import (
     map_at_r,
     mean_average_precision,
@@ -123,6 +123,7 @@ def evaluate_each(scoring, y_queries, y_gallery, distances, own=None):
     function = parse_metric(scoring)[0]
     if is_own(function):
         return score_by_own(function, y_queries, y_gallery, distances, own)
+    check_callable(function, exclude=own, per_query=True)
     return evaluate(scoring, y_queries, y_gallery, distances, exclude=own, per_query=True)
 
 

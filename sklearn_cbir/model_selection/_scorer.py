@@ -10,7 +10,7 @@ from sklearn_cbir._labels import check_labels
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import evaluate, mean_over_queries, parse_metric
-from sklearn_cbir.metrics._own import is_own, score_by_own
+from sklearn_cbir.metrics._own import check_callable, is_own, score_by_own
 
 __all__ = ["retrieval_scorer"]
 
@@ -128,6 +128,7 @@ class _RetrievalScorer:
         if is_own(function):
             values = score_by_own(function, y, y, distances, own)
             return mean_over_queries(values, sample_weight)
+        check_callable(function, exclude=own, sample_weight=sample_weight)
         return evaluate(self.metric, y, y, distances, exclude=own, sample_weight=sample_weight)
 
 
