@@ -71,7 +71,7 @@ def list_photos(options):
     """Return photos and labels, without what an earlier run has written."""
     folder = os.path.abspath(options.photos)  # ids that mean the same in every folder
     exclude = IGNORED_NAMES
-    picture = options.out.absolute() / "results.png"
+    picture = Path(os.path.abspath(options.out)) / "results.png"
     if picture.is_relative_to(folder):
         exclude = (*exclude, glob.escape(str(picture.relative_to(folder))))
     try:

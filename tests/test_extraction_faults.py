@@ -142,7 +142,7 @@ def test_rows_stay_while_their_files_are_away(paths, tmp_path, refused):
     os.rename(paths[2], paths[2] + ".away")
     os.rename(paths[5], paths[5] + ".away")
     assert run(paths, tmp_path, "1 of 12").shape[0] == 11
-    with pytest.raises(ValueError, match=r"02.png' has changed .* not there now, as 1 more: .*05"):
+    with pytest.raises(ValueError, match=r"02.png' has changed .* found now, as 1 more: .*05"):
         run(paths, tmp_path, on_error="raise")
     for i in (1, 2, 5):
         os.rename(paths[i] + ".away", paths[i])

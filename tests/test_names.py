@@ -74,6 +74,25 @@ def test_names_in_any_bytes_are_drawn_and_described(tmp_path, name):
     assert any(shown in text for text in texts(display))
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("狗.png", "□.png"),
+        ("שלום.png", "שלום.png"),
+        ("Ünïcødé ☃.png", "Ünïcødé ☃.png"),
+        ("👩\u200d👧\ufe0f.png", None),  # depends on the version of the font
+    ],
+)
+def test_letters_that_the_font_lacks_are_boxes_without_a_warning(tmp_path, name, shown):
+    paths = [str(tmp_path / f"{i}{name}") for i in range(3)]
+    for path in paths:
+        Image.new("RGB", (9, 9)).save(path)
+    search = NeighborsRetriever(2).fit(ROWS[:3], ids=paths)
+    display = RetrievalDisplay.from_estimator(search, None, n_neighbors=2, captions=["id"])
+    display.figure_.canvas.draw()  # warnings are errors
+    assert shown is None or f"0{shown}" in texts(display)
+
+
 def test_a_gallery_photo_that_is_gone_is_drawn_as_such_and_named(paths):
     search = NeighborsRetriever(2).fit(ROWS, [0, 0, 1, 1, 2, 2], ids=paths)
     os.remove(paths[1])

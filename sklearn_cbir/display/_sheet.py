@@ -31,6 +31,26 @@ def pyplot():
     return plt
 
 
+def drawable(text):
+    """Return text on one line, with a box for every letter that the font in use does not have.
+
+    matplotlib would draw boxes too, and warn of each letter whenever the figure is drawn.
+    """
+    text = printable(text)
+    if text.isascii():
+        return text
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    families = FontProperties().get_family()
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
+
+    def has(character):
+        return any(font.get_char_index(ord(character)) for font in fonts)
+
+    joiners = "\u200c\u200d\ufe0e\ufe0f"  # they have no shape of their own
+    return "".join(c if has(c) else "" if c in joiners else "\u25a1" for c in text)
+
+
 def shorten(text, width):
     """Cut `text` to `width` characters, in the middle where it ends like a file name."""
     if len(text) <= width:
@@ -101,7 +121,7 @@ class Sheet:
         """Draw a cell without its image, and why; return its axes."""
         ax = self.result(row, column, np.full((8, 8, 3), 242, dtype=np.uint8), right)
         room = int(self.cell * 72 / (POINTS * CHARACTER)) - 2
-        lines = textwrap.wrap(printable(reason), max(room, 4))[:5]
+        lines = textwrap.wrap(drawable(reason), max(room, 4))[:5]
         style = {"ha": "center", "va": "center", "color": GRAY, "fontsize": POINTS * self.scale}
         ax.text(0.5, 0.5, "\n".join(lines), transform=ax.transAxes, parse_math=False, **style)
         return ax
@@ -113,7 +133,7 @@ class Sheet:
         for i, line in enumerate(lines):
             below = y + self.cell + 0.06 + i * LINE
             color = GRAY if i else BLACK
-            self._write(x + self.cell / 2, below, shorten(printable(line), room), color, va="top")
+            self._write(x + self.cell / 2, below, shorten(drawable(line), room), color, va="top")
 
     def titles(self, titles):
         """Write what the columns are."""

@@ -135,7 +135,7 @@ def check_found(looks, on_error, on_change):
         (path, shard), *others = gone
         more = f", as {len(others)} more{_listed(others)}" if others else ""
         raise ValueError(
-            f"{path!r} has changed since {str(shard.rows)!r} was written: it is not there "
+            f"{path!r} has changed since {str(shard.rows)!r} was written: it cannot be found "
             f"now{more}. Bring the files back, or pass on_error='skip' to keep their rows."
         )
     for look in looks:
