@@ -278,7 +278,7 @@ class NeighborsRetriever(
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, ids=ids)
         with self._changing:
-            gallery = self._gallery
+            gallery = self._fitted()
             self._check_parameters(gallery.metric)
             X = self._check_rows(X, gallery)
             gallery.check_labels(y)
@@ -307,10 +307,30 @@ class NeighborsRetriever(
         """
         check_is_fitted(self)
         with self._changing:
-            gallery = self._gallery
+            gallery = self._fitted()
             ids = check_ids(ids)
             if len(ids):
                 self._gallery = gallery.remove(gallery.find_to_remove(ids))
+        return self
+
+    def relocate(self, place):
+        """Say where the rows of the gallery are now, after a move; they are never copied.
+
+        Parameters
+        ----------
+        place : str or path
+            The ``.npy`` file of ``storage="memory_map"``, whose whole content is compared,
+            or the `uri` of ``algorithm="milvus"``, of which a sample is; `uri` becomes it.
+
+        Returns
+        -------
+        NeighborsRetriever
+            The retriever. After an error it is as before.
+        """
+        check_is_fitted(self)
+        with self._changing:
+            self._gallery = self._gallery.relocate(place)
+            self.uri = getattr(self._gallery.engine, "given_uri", self.uri)
         return self
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, ids=None):
@@ -608,7 +628,7 @@ class NeighborsRetriever(
     def _fitted(self):
         """Return the gallery as it is now: one state, whatever other threads do to it."""
         check_is_fitted(self)
-        return self._gallery
+        return self._gallery.at(self.uri)
 
     def _positions(self, ids):
         """Return the current positions of ids of the gallery."""

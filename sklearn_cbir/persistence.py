@@ -4,12 +4,16 @@ The file is a zip archive, not compressed, of ``estimator.json`` and one ``.npy`
 Its comment ends in the SHA-256 of everything before, so that no bit can change unnoticed.
 """
 
+import datetime
+import decimal
+import fractions
 import hashlib
 import importlib
 import inspect
 import json
 import math
 import re
+import uuid
 import zipfile
 from pathlib import Path, PurePath
 
@@ -54,6 +58,18 @@ SCIKIT_LEARN = {
     "sklearn.feature_selection": ["VarianceThreshold"],
     "sklearn.random_projection": ["GaussianRandomProjection"],
 }
+# Values that a text stands for: ids, above all. Types, and what they are called, written and read.
+TEXTS = {
+    bytes: ("bytes", bytes.hex, bytes.fromhex),
+    uuid.UUID: ("uuid", str, uuid.UUID),
+    datetime.datetime: ("datetime", datetime.datetime.isoformat, datetime.datetime.fromisoformat),
+    datetime.date: ("date", datetime.date.isoformat, datetime.date.fromisoformat),
+    datetime.time: ("time", datetime.time.isoformat, datetime.time.fromisoformat),
+    decimal.Decimal: ("decimal", str, decimal.Decimal),
+    fractions.Fraction: ("fraction", str, fractions.Fraction),
+    complex: ("complex", repr, complex),
+}
+FROM_TEXT = {name: read for name, _, read in TEXTS.values()}
 # Callbacks watch a fit and are no part of its result; memory is a folder of pickles.
 LEFT_OUT = {"_skl_callbacks", "memory"}
 
@@ -167,7 +183,7 @@ def load(path):
         _check(file, path)
         try:
             with zipfile.ZipFile(file) as archive:
-                return _Decoder(archive).estimator()
+                return _Decoder(archive, Path(path).parent).estimator()
         except _Refused as error:
             raise ValueError(f"{str(path)!r} {error}") from error
         except (MemoryError, OSError):  # a file that a gallery is in may be gone
@@ -276,6 +292,8 @@ class _Encoder:
             return {"is": "scalar", "dtype": value.dtype.str, "value": self._item(value, where)}
         if isinstance(value, PurePath):
             return {"is": "path", "value": str(value)}
+        if type(value) in TEXTS:
+            return {"is": TEXTS[type(value)][0], "value": TEXTS[type(value)][1](value)}
         name = _class_name(type(value))
         if name is None:
             raise ValueError(_cannot(value, where))
@@ -301,6 +319,10 @@ class _Encoder:
 
     def _range(self, value, where):
         return {"is": "range", "value": [value.start, value.stop, value.step]}
+
+    def _frozenset(self, value, where):
+        items = self._list(list(value), where)  # in an order that no process changes
+        return {"is": "frozenset", "value": sorted(items, key=json.dumps)}
 
     def _dict(self, value, where):
         keys = self._list(list(value), f"a key of {where}")
@@ -345,6 +367,7 @@ class _Encoder:
         float: _float,
         list: _list,
         tuple: _tuple,
+        frozenset: _frozenset,
         range: _range,
         dict: _dict,
         np.ndarray: _array,
@@ -357,6 +380,11 @@ def _cannot(value, where):
     cls = type(value)
     if hasattr(value, "best_estimator_"):
         way = "Save its best_estimator_."
+    elif where.startswith("GalleryIds."):
+        way = (
+            "Fit with ids that are text, numbers, bytes, dates, UUIDs, paths or tuples of these, "
+            "or joblib.dump for a file that is loaded only by who trusts it."
+        )
     else:
         way = (
             "Use names, numbers and arrays (set_params changes a parameter that is not needed any "
@@ -372,10 +400,10 @@ def _cannot(value, where):
 class _Decoder:
     """Build the estimator of an archive."""
 
-    def __init__(self, archive):
+    def __init__(self, archive, folder):
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise _Refused("holds compressed members, which save does not write.")
-        self.archive = archive
+        self.archive, self.folder = archive, folder
 
     def estimator(self):
         """Return the estimator that the archive describes."""
@@ -404,6 +432,12 @@ class _Decoder:
 
     def _tuple(self, node):
         return tuple(self.decode(node["value"]))
+
+    def _frozenset(self, node):
+        return frozenset(self.decode(node["value"]))
+
+    def _text(self, node):
+        return FROM_TEXT[node["is"]](node["value"])
 
     def _range(self, node):
         return range(*node["value"])
@@ -452,6 +486,8 @@ class _Decoder:
             value.__setstate__(state)
         else:
             vars(value).update(state)
+        if hasattr(value, "look_in"):  # a gallery whose file was moved together with this one
+            value.look_in(self.folder)
         return value
 
     def _loss(self, node):
@@ -463,6 +499,8 @@ class _Decoder:
         "scalar": _scalar,
         "path": _path,
         "tuple": _tuple,
+        "frozenset": _frozenset,
+        **dict.fromkeys(FROM_TEXT, _text),
         "range": _range,
         "dict": _dict,
         "objects": _objects,

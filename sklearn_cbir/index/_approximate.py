@@ -103,6 +103,10 @@ class ApproximateEngine:
         """Return the exact distances to all rows."""
         return self.exact.distances(queries)
 
+    def relocate(self, place):
+        """Return None: the rows are in memory."""
+        return None
+
     def query(self, queries, k):
         """Return distances and positions of about the `k` nearest rows, both (n_queries, k)."""
         if not len(self.members) or k > self.reach:

@@ -76,6 +76,26 @@ class Gallery:
             )
         return positions
 
+    def relocate(self, place):
+        """Return the gallery with its rows in another place."""
+        engine = self.engine.relocate(place)
+        if engine is None:
+            raise ValueError(
+                f"place={str(place)!r}: the rows of this gallery are in memory, not in a file or "
+                "on a server. There is nothing to move: leave relocate out."
+            )
+        return replace(self, engine=engine)
+
+    def at(self, uri):
+        """Return the gallery, unless the parameter of the retriever says that it is elsewhere."""
+        given = getattr(self.engine, "given_uri", uri)
+        if given != uri:
+            raise ValueError(
+                f"uri={uri!r} was set after fit, but the gallery is at {given!r}. Call "
+                "relocate(uri) if it was moved there, or fit again to make one there."
+            )
+        return self
+
     def remove(self, positions):
         """Return the gallery without what stands at `positions`."""
         labels = None if self.labels is None else self.labels.remove(positions)

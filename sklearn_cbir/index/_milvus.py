@@ -58,7 +58,7 @@ class MilvusEngine:
 
     def __init__(self, metric, *, uri=None, collection=None, verbose=0, **options):
         self.form = FORMS[metric]()  # holds no rows; how they are encoded and measured
-        self.uri = server.check_address(uri)
+        self.uri, self.given_uri = server.check_address(uri), uri
         self.prefix = "sklearn_cbir" if collection is None else collection
         self.verbose = verbose
         if not (isinstance(self.prefix, str) and re.fullmatch(NAME, self.prefix)):
@@ -204,6 +204,15 @@ class MilvusEngine:
         """Return an engine over other rows of the same collection."""
         engine = object.__new__(type(self))
         engine.__setstate__({**self.__getstate__(), "keys": keys, "marks": marks})
+        return engine
+
+    def relocate(self, uri):
+        """Return an engine over the same collection at another address, which must have it."""
+        state = {**self.__getstate__(), "uri": server.check_address(uri), "given_uri": uri}
+        state["collection"] = self.collection.at(state["uri"])
+        engine = object.__new__(type(self))
+        engine.__setstate__(state)
+        engine._check()
         return engine
 
     def _mark(self, rows):
@@ -453,6 +462,18 @@ class Collection:
     def __deepcopy__(self, memo):
         return self
 
+    def at(self, uri):
+        """Return the same collection at another address; it is kept for good now."""
+        collection = object.__new__(Collection)
+        collection.__setstate__({**self.__getstate__(), "uri": uri})
+        return collection
+
+    def look_in(self, folder):
+        """Take the local file of the same name in a folder if there is none where it was."""
+        beside = os.path.join(os.path.abspath(folder), re.split(r"[\\/]", self.uri)[-1])
+        if server.is_local(self.uri) and not os.path.exists(self.uri) and os.path.exists(beside):
+            self.__setstate__({**self.__getstate__(), "uri": beside})
+
     @property
     def row_bytes(self):
         """Size of a row on the wire."""
@@ -493,11 +514,15 @@ class Collection:
     def open(self):
         """Raise if it is not there."""
         if server.is_local(self.uri) and not os.path.exists(self.uri):
-            raise FileNotFoundError(f"The file of this gallery, {self.uri}, is not there.")
+            raise FileNotFoundError(
+                f"The file of this gallery, {self.uri}, is not there. Put it back, or say where it "
+                "is now with relocate(uri)."
+            )
         if not self._call("has_collection", doing="looking for a collection"):
             raise RuntimeError(
                 f"{self.uri} has no collection {self.name!r}, in which this gallery was saved. "
-                "Check that it is the right server and database, or fit again."
+                "Check that it is the right server and database, say which is with "
+                "relocate(uri), or fit again."
             )
         self._call("load_collection", doing="loading a collection")
 

@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import os
+import re
 import stat
 from contextlib import suppress
 
@@ -90,6 +91,15 @@ class StoredEngine:
     def rows(self):
         """The gallery, as it is compared."""
         return StoredRows(self)
+
+    def relocate(self, path):
+        """Return an engine whose file is in another place."""
+        if not isinstance(self.store, RowFile):
+            return None
+        engine = self._with_store(self.store.at(path))
+        if "_cached_norms" in vars(self):
+            engine._cached_norms = self._cached_norms
+        return engine
 
     def read(self, part):
         """Return some rows as they are compared."""
@@ -270,6 +280,14 @@ class HalfRows:
         return store
 
 
+class ChangedError(OSError):
+    """A file does not hold what it held."""
+
+
+# What is met where a file has been, if it is elsewhere now.
+ELSEWHERE = FileNotFoundError, PermissionError, ChangedError
+
+
 class RowFile:
     """Rows of a file that are read when they are asked for, some left out, new ones behind them.
 
@@ -297,12 +315,37 @@ class RowFile:
         vars(self).update(state)
         if np.dtype(self.file_dtype).kind not in NUMBERS:  # of objects, a file would hold addresses
             raise ValueError(f"A gallery cannot be in a file of {self.file_dtype}.")
+        with suppress(*ELSEWHERE):  # the first search says so
+            self._find()
+
+    def _find(self):
+        """Open the file if it is there, and is that on which this gallery was fitted."""
         modified = self._status().st_mtime_ns
         if modified != self.modified:
             if _digest(self.path) != self.digest:
                 raise self.changed()
             self.modified = modified
         self._open()
+
+    def look_in(self, folder):
+        """Take the file of the same name in a folder if it is the one, and not where it was."""
+        beside = os.path.join(os.path.abspath(folder), re.split(r"[\\/]", self.path)[-1])
+        if "_map" not in vars(self) and os.path.isfile(beside):
+            with suppress(OSError, ValueError):
+                vars(self).update(vars(self.at(beside)))
+
+    def at(self, path):
+        """Return the same rows in another place, of which the content is compared."""
+        store = self._with(self.numbers, self.added, vars(self).get("_rooms", (None, None)))
+        store.path, store.modified = os.path.abspath(path), None
+        try:
+            store._find()
+        except ChangedError as error:
+            raise ValueError(
+                f"{store.path!r} is not the file on which this gallery was fitted: it holds "
+                "something else. Pass the file that was moved, or fit again."
+            ) from error
+        return store
 
     @property
     def dtype(self):
@@ -318,6 +361,8 @@ class RowFile:
         return self.file_shape[0] if self.numbers is None else len(self.numbers)
 
     def __getitem__(self, part):
+        if "_map" not in vars(self):
+            self._find()
         if self._status().st_mtime_ns != self.modified:
             raise self.changed()
         if self.numbers is None:
@@ -367,10 +412,10 @@ class RowFile:
         """Return the status of the file, if it is there and of the length that it had."""
         try:
             status = os.stat(self.path)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
                 f"The rows of this gallery are in {self.path!r}, which is not there. Put the file "
-                "back, or fit again with another."
+                "back, say where it is now with relocate(path), or fit again with another."
             ) from error
         if not stat.S_ISREG(status.st_mode):  # reading a device or a pipe may never end
             raise OSError(f"{self.path!r} is no regular file, and no gallery was fitted on it.")
@@ -380,9 +425,9 @@ class RowFile:
 
     def changed(self):
         """Return the error that says so."""
-        return OSError(
+        return ChangedError(
             f"{self.path!r} has changed since this gallery was fitted on it. Put the file back as "
-            "it was, or fit again."
+            "it was, say where that is now with relocate(path), or fit again."
         )
 
 
