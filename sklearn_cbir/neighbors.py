@@ -653,7 +653,7 @@ class NeighborsRetriever(
         if rerank is None:
             found = search(gallery.engine, queries, k, own)
         else:
-            depth = self.rerank_depth
+            depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
             found = search_reranked(gallery.engine, queries, k, own, rerank, depth)
         warn_of_found_copies(gallery, queries, own, *found)
         return found
@@ -690,8 +690,9 @@ class NeighborsRetriever(
             warn_of_copies(gallery, queries, own)
         rerank = resolve_reranker(self.rerank, gallery.metric)
         is_shown = check_verbose(self.verbose) > 0
+        depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
         with progress_bar(len(names) * len(queries), "Scoring", is_shown) as advance:
-            engine, depth = gallery.engine.exact, self.rerank_depth
+            engine = gallery.engine.exact
             values = score_queries(
                 engine, queries, own, y, y_gallery, names, rerank, depth, advance
             )

@@ -1,5 +1,6 @@
 """Parameters of the wrong kind are named, wherever they are read."""
 
+import pickle
 import re
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 import torch
 from sklearn.datasets import make_blobs
 
-from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever, metrics
+from sklearn_cbir import (
+    CNNFeatureExtractor,
+    CPFEmbedder,
+    DeepHasher,
+    NeighborsRetriever,
+    hashing,
+    metrics,
+)
 from sklearn_cbir.datasets import load_image_folder, load_svhn, make_shapes
 from sklearn_cbir.hashing import CCAITQHasher, LSHHasher
 from sklearn_cbir.losses import LRMLLoss
@@ -140,6 +148,7 @@ SWITCHES = {
     "one_per_class": lambda on: LRMLLoss(one_per_class=on),
     "shuffle": lambda on: list(ClassDisjointKFold(2, shuffle=on).split(X, y)),
     "shuffle ": lambda on: load_image_folder("no folder", shuffle=on),
+    "labels": lambda on: load_image_folder("no folder", labels=on),
     "multilabel": lambda on: make_shapes(4, multilabel=on),
     "extra": lambda on: load_svhn("no folder", extra=on),
     "return_distance": lambda on: NeighborsRetriever(2).fit(X).kneighbors(X, return_distance=on),
@@ -154,3 +163,39 @@ SWITCHES = {
 def test_switches_are_true_or_false(name, value):
     with pytest.raises(ValueError, match=rf"{name.strip()}=.* must be True or False"):
         SWITCHES[name](value)
+
+
+HASHERS = {
+    "LSHHasher": {},
+    "SpectralHasher": {},
+    "ITQHasher": {},
+    "CCAITQHasher": {},
+    "BREHasher": {"kernel": "linear"},
+    "KSHHasher": {},
+    "MLHHasher": {"max_epochs": 1},
+}
+
+
+@pytest.mark.parametrize("name", HASHERS)
+def test_parameters_set_after_fit_change_no_code_and_no_name(name):
+    hasher = getattr(hashing, name)(3, **HASHERS[name]).fit(X, y)
+    codes, names = hasher.project(X), list(hasher.get_feature_names_out())
+    assert len(names) == codes.shape[1] == 3
+    values = ["text", None, 7]
+    for parameter in hasher.get_params():
+        for value in values:
+            changed = pickle.loads(pickle.dumps(hasher)).set_params(**{parameter: value})
+            np.testing.assert_array_equal(changed.project(X), codes)
+            assert list(changed.get_feature_names_out()) == names
+
+
+@pytest.mark.parametrize("value", ["text", None, 0, [1]], ids=str)
+@pytest.mark.parametrize("rerank", [None, "query_expansion"])
+def test_what_the_retriever_reads_after_fit_is_checked(value, rerank):
+    retriever = NeighborsRetriever(3, rerank=rerank).fit(X, y)
+    for parameter in ("rerank_depth", "verbose"):
+        changed = pickle.loads(pickle.dumps(retriever)).set_params(**{parameter: value})
+        if (parameter, value) == ("verbose", 0):
+            continue
+        with raises(parameter, value):
+            changed.score(X + 0.5, y)

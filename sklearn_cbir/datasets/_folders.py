@@ -103,8 +103,9 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
     >>> photos.target
     array(['cat', 'cat', 'dog'], dtype='<U3')
     """
-    folder = check_folder(folder)
     check_boolean(labels, "labels")
+    check_boolean(shuffle, "shuffle")
+    folder = check_folder(folder)
     tree = look_through(folder, exclude)
     endings = readable_extensions()
     images, others = [], []

@@ -86,7 +86,7 @@ class RowHasher(HasherMixin, BaseEstimator):
 
     @property
     def _n_features_out(self):
-        return self.n_bits
+        return len(self.components_)  # n_bits may have been set since
 
     def _check_training_rows(self, X):
         """Return the rows that are fitted on, float64."""

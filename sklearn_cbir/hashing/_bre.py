@@ -154,6 +154,7 @@ class BREHasher(RowHasher):
         rows = rng.permutation(len(X))[: self.n_train]
         X = normalize(X[rows] - self.mean_)
         self.squared_width_ = mean_squared_distance(X, X)
+        self._kernel_name = self.kernel
         self.anchors_ = X
         kernels = self._kernel(X)  # (n_train, n_train)
         distances = label_distances(labels[rows]) if supervised else kernel_distances(kernels)
@@ -181,7 +182,7 @@ class BREHasher(RowHasher):
         """
         X = self._check_rows(X)
         weights = sparse.csr_array(self.components_)
-        if self.kernel == "linear":
+        if self._fitted_kernel() == "linear":
             directions = (weights @ self.anchors_).T  # (n_features, n_bits)
             return in_blocks(lambda rows: normalize(rows - self.mean_) @ directions, X)
         return in_blocks(lambda rows: (weights @ self._kernel(normalize(rows - self.mean_)).T).T, X)
@@ -201,9 +202,13 @@ class BREHasher(RowHasher):
         check_real(self.neighbor_frac, "neighbor_frac", minimum=0, maximum=1)
         check_real(self.tol, "tol", minimum=0)
 
+    def _fitted_kernel(self):
+        """Return the kernel of `fit`; the parameter may have been set since."""
+        return getattr(self, "_kernel_name", self.kernel)  # earlier versions did not store it
+
     def _kernel(self, X):
         """Return the kernels of centered rows of unit length, (n, n_anchors)."""
-        if self.kernel == "linear":
+        if self._fitted_kernel() == "linear":
             return X @ self.anchors_.T
         return gaussian_kernel(X, self.anchors_, self.squared_width_)
 

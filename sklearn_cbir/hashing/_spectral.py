@@ -118,6 +118,10 @@ class SpectralHasher(RowHasher):
         # sin(pi / 2 + u) of the paper, as a cosine.
         return np.cos(waves * np.pi * (along - self.minimum_)[:, axes] / self.extent_[axes])
 
+    @property
+    def _n_features_out(self):
+        return len(self.modes_)
+
 
 def smoothest_modes(extent, n_modes):
     """Return axis and number of half waves of the smoothest modes, and their eigenvalues.
