@@ -140,6 +140,14 @@ def test_avif_is_read_and_a_truncated_one_is_found(pixels, tmp_path):
     both_refuse(HEIC.read_bytes()[:-50], "a HEIC image that is truncated or damaged")
 
 
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_avif_is_turned_upright(pixels):
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = read_one(encoded(pixels, "AVIF", exif=exif, quality=95))
+    assert np.abs(turned.astype(int) - np.rot90(pixels, -1)[8:56]).mean() < 4
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -121,6 +121,33 @@ def test_text_arrays_of_any_width_hold_paths(expected):
     assert np.array_equal(check_images(X).read(slice(None), 32), expected)
 
 
+def test_a_table_of_images_and_labels_is_refused_by_its_columns():
+    class Table(Lazy):
+        shape = (3, 2)
+
+    X = Table(lambda i: {"image": PHOTOS[i], "label": i}, 3)
+    assert not is_feature_rows(X)
+    with pytest.raises(ValueError, match=r"pass the column of images, such as X\['image'\]"):
+        check_images(X)
+
+
+def test_columns_of_structures_are_read_as_polars_has_them(photos, expected):
+    class Struct:
+        """The type of such a column, by its name."""
+
+    class Column:
+        dtype, shape = Struct(), (len(photos),)
+
+        def to_list(self):
+            return [{"bytes": photo, "path": None} for photo in photos]
+
+    kinds = np.dtype([("bytes", object), ("path", object)])
+    structured = np.array([(photo, None) for photo in photos], dtype=kinds)
+    for X in (Column(), structured):
+        assert not is_feature_rows(X)
+        assert np.array_equal(check_images(X).read(slice(None), 32), expected)
+
+
 def test_columns_of_pyarrow_are_read(photos, expected):
     pa = pytest.importorskip("pyarrow")
     structs = [{"bytes": photo, "path": None} for photo in photos]
@@ -355,6 +382,12 @@ def test_opened_images_are_read_as_their_files_and_left_unread(opened, expected)
     assert all(image.tile for image in opened)  # nothing is kept decoded
     opened[0].load()
     assert check_images(opened).read([0], 32).shape == (1, 32, 32, 3)
+
+
+def test_an_opened_image_that_is_truncated_is_found_before_training(photos):
+    half = Image.open(io.BytesIO(photos[0][: len(photos[0]) // 2]))
+    with pytest.raises(ImageReadError, match=r"^X\[1\]: truncated"):
+        check_images([Image.new("L", (8, 8)), half]).check_readable()
 
 
 @pytest.mark.parametrize("kind", ["file", "bytes", "zip", "gzip"])

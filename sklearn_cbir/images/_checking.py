@@ -56,6 +56,7 @@ def is_feature_rows(X):
         return True
     if is_single(X):
         return False
+    X = _structures_as_list(X)
     if isinstance(X, (list, tuple)):
         return len(X) > 0 and _is_row(X[0]) and not any(is_single(value) for value in X)
     shape = getattr(X, "shape", None)
@@ -63,6 +64,8 @@ def is_feature_rows(X):
         return is_feature_rows(np.asarray(X))
     if shape is None:
         return _is_sequence(X) and len(X) > 0 and _is_row(X[0]) and _is_number_like(X[0])
+    if _is_table(X):
+        return False
     if len(shape) == 2:
         return 0 in shape or not _is_photo(_first(X))
     if len(shape) == 1 and shape[0] > 0 and getattr(getattr(X, "dtype", None), "kind", None) == "O":
@@ -81,6 +84,12 @@ def _is_row(value):
     return len(shape) < 2 and not (shape and shape[0] > 0 and is_single(_first(value)))
 
 
+def _is_table(X):
+    """Say whether `X` is a data set whose elements are dictionaries, as those of datasets are."""
+    is_bare = not hasattr(X, "__array__") and not hasattr(X, "iloc") and _is_sequence(X)
+    return is_bare and len(X) > 0 and isinstance(X[0], Mapping)
+
+
 def _is_number_like(value):
     return isinstance(value, (int, float, list, tuple)) or hasattr(value, "dtype")
 
@@ -93,7 +102,13 @@ def _is_sequence(X):
 
 def _first(X):
     """Return the first element of a non-empty 1-D or 2-D array, series or frame."""
-    return np.asarray(X[:1] if not hasattr(X, "iloc") else X.iloc[:1]).ravel()[0]
+    first = np.asarray(X[:1] if not hasattr(X, "iloc") else X.iloc[:1]).ravel()[0]
+    return _as_dictionary(first) if isinstance(first, np.void) and first.dtype.names else first
+
+
+def _as_dictionary(structure):
+    """Return an element of a structured array, which polars has for its structures."""
+    return dict(zip(structure.dtype.names, structure.tolist()))
 
 
 def _is_photo(value):
@@ -224,9 +239,8 @@ def _as_array_or_list(X):
         if len(X) and isinstance(X[0], (list, tuple)) and not _is_pair(X[0]):
             return _nested_array(X)
         return list(X)
-    if hasattr(X, "to_pandas") and not hasattr(X, "__array__"):
-        X = X.to_pandas()
-    elif hasattr(X, "to_numpy") and not hasattr(X, "to_pylist"):
+    X = _structures_as_list(X)
+    if hasattr(X, "to_numpy") and not hasattr(X, "to_pylist"):
         X = X.to_numpy()  # pyarrow's own refuses text
     if not hasattr(X, "__array__"):
         if _is_sequence(X):
@@ -234,7 +248,7 @@ def _as_array_or_list(X):
         raise ValueError(_refusal_of_no_sequence(X))
     X = _array(X)
     if X.dtype.names is not None:  # a column of structures, of polars
-        X = np.array([dict(zip(X.dtype.names, row)) for row in X.tolist()], dtype=object)
+        X = np.array([_as_dictionary(structure) for structure in X], dtype=object)
     if X.dtype.kind == "T":  # text of any width
         X = X.astype(object)
     if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in "USO":
@@ -242,6 +256,14 @@ def _as_array_or_list(X):
     if X.ndim == 0:
         raise ValueError(f"X is one value, {shortened(X[()])}. {EXPECTED}.")
     return list(X) if X.ndim == 1 and X.dtype.kind == "O" else X
+
+
+def _structures_as_list(X):
+    """Return a column of structures of polars as dictionaries, anything else as it is."""
+    if hasattr(X, "to_series") and hasattr(X, "to_dicts") and X.shape[1] == 1:
+        X = X.to_series()
+    is_structured = type(getattr(X, "dtype", None)).__name__ == "Struct"
+    return X.to_list() if is_structured and hasattr(X, "to_list") else X
 
 
 def _is_pair(value):

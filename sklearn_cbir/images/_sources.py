@@ -13,7 +13,7 @@ from sklearn_cbir._validation import shortened
 from sklearn_cbir.images._arrays import EXPECTED, check_16_bit, check_item
 from sklearn_cbir.images._decoding import to_rgb, to_uint8, viewable
 from sklearn_cbir.images._faults import Refusal
-from sklearn_cbir.images._formats import foreign_openers, register_openers
+from sklearn_cbir.images._formats import foreign_openers, own_limit, register_openers
 from sklearn_cbir.images._opening import (
     PIL_LOCK,
     bytes_behind,
@@ -202,7 +202,10 @@ class ListOfImages(_Source):
     def check(self, row):
         """Raise if what is known without decoding shows a fault; arrays were checked whole."""
         item = self.item(row)
-        if isinstance(item, Image.Image):
+        again = encoded_again(item) if isinstance(item, Image.Image) and is_unread(item) else None
+        if again is not None:
+            check_whole(again.data, self.max_pixels)
+        elif isinstance(item, Image.Image):
             check_header(item, self.max_pixels)
         elif not isinstance(item, np.ndarray):
             check_whole(bytes_or_path(item), self.max_pixels)
@@ -459,7 +462,7 @@ def shown(item, max_pixels, resize):
 def _shown_as_it_is(image, max_pixels):
     """Return a PIL image that the user has read or made."""
     check_header(image, max_pixels)
-    with PIL_LOCK:
+    with PIL_LOCK, own_limit(max_pixels):
         image.load()
     return viewable(image)
 
