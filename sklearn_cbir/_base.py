@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._checkpoint import Checkpoint
+from sklearn_cbir._collapse import warn_of_collapse
 from sklearn_cbir._devices import (
     OwnDraws,
     resolve_device,
@@ -78,6 +79,7 @@ class NetworkTransformer(
     override `_training_loss` and `_after_training`.
     """
 
+    _gives = "vector"
     mixup = 0.0  # a parameter of those whose losses take soft targets
 
     # What a subclass owes ------------------------------------------------------------------
@@ -195,6 +197,8 @@ class NetworkTransformer(
             if loss is not None:
                 self._training_state = training_state(loss, _held_out(y, target))
                 self._after_training(source, y, target, seed)
+                named = {"gives": self._gives, "loss": loss, "lr": self.lr}
+                warn_of_collapse(network, source, target, seed, device, **named)
         return self
 
     def transform(self, X):

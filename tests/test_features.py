@@ -24,12 +24,14 @@ WIDTHS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:8 of 8 training images get the same vector")
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_networks_of_torchvision_train_and_transform(name):
     check_trains(name)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:8 of 8 training images get the same vector")
 @pytest.mark.parametrize("name", sorted(set(WIDTHS) - {"mobilenet_v2", "resnet18"}))
 def test_large_networks_of_torchvision_train_and_transform(name):
     check_trains(name)

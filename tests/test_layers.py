@@ -33,6 +33,7 @@ ORDER = [
     "_batches",
     "_checkpoint",
     "_training",
+    "_collapse",
     "_network",
     "_plan",
     "_going_on",

@@ -280,3 +280,41 @@ def test_proxies_of_another_library_are_part_of_the_checkpoint(tmp_path):
         make(checkpoint_dir=tmp_path).set_callbacks(_Interrupt()).fit(X, Y)
     resumed = make(checkpoint_dir=tmp_path).fit(X, Y)
     assert [r["loss"] for r in resumed.history_] == [r["loss"] for r in whole.history_]
+
+
+def all_alike(outputs, y):
+    return (outputs - 1).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "what"),
+    [
+        (
+            DeepHasher(4, loss=all_alike, max_epochs=20),
+            "60 of 60 .* same code .* loss all_alike at lr=0.003",
+        ),
+        (DeepHasher(4, loss="dpsh", backbone="small", lr=0.3, max_epochs=5), "DPSHLoss at lr=0.3"),
+    ],
+)
+def test_one_code_for_all_is_a_warning_that_names_loss_and_rate(estimator, what):
+    data = make_shapes(64, random_state=0) if estimator.backbone else (X[:60], Y[:60])
+    estimator.set_params(random_state=0, batch_size=16, weights=None)
+    with pytest.warns(UserWarning, match=what) as caught:
+        estimator.fit(*data)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_vectors_that_are_all_one_are_a_warning_and_others_are_none():
+    class Dead(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return self.convolution(images) * 0 + 1
+
+    images, y = make_shapes(16, image_size=16, random_state=0)
+    extractor = CNNFeatureExtractor(Dead(), weights=None, max_epochs=1, lr=0.02, random_state=0)
+    with pytest.warns(UserWarning, match="16 of 16 .* same vector .* SquaredHingeLoss at lr=0.02"):
+        extractor.fit(images, y)
+    extractor.set_params(backbone="small").fit(images, y)

@@ -284,12 +284,13 @@ def fail(image):
 
 
 class Unpicklable(Exception):
-    def __init__(self, message, code):
+    def __init__(self, message, lock):
         super().__init__(message)
+        self.lock = lock
 
 
 def fail_oddly(image):
-    raise Unpicklable("odd thing", 3)
+    raise Unpicklable("odd thing", threading.Lock())
 
 
 @pytest.mark.parametrize(("augment", "error"), [(fail, LookupError), (fail_oddly, RuntimeError)])

@@ -219,6 +219,8 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     ((60, 12), dtype('uint8'))
     """
 
+    _gives = "code"
+
     def __init__(
         self,
         n_bits=48,
