@@ -417,6 +417,7 @@ VALUES = {
     ),
     "sparse": (lambda: sparse.eye_array(3).tocsr(), lambda: 2 * sparse.eye_array(3).tocsr()),
     "numpy's generators": (
+        random.SystemRandom,
         lambda: np.random.default_rng(0),
         lambda: np.random.default_rng(1),
         lambda: np.random.RandomState(0),
@@ -687,11 +688,18 @@ UNKNOWN = {
         lambda: module_of("import torch\ndef thing(x): return torch.ops.ownops.double(x)").thing,
         r"double is the operator ownops\.double",
     ),
+    "refusing": (lambda: Refusing(), r"value is not to be looked at \(OSError: gone\)"),
     "vectorized": (lambda: np.frompyfunc(one_hook, 1, 1), "known by the name .* alone"),
     "meta tensor": (lambda: nn.Linear(2, 2, device="meta"), "a tensor, whose values"),
     "socket": (lambda: Overlaid(threading.Thread()), "is a thread"),
     "nested": (lambda: functools.reduce(lambda a, _: [a], range(5000), []), "nested too deeply"),
 }
+
+
+class Refusing:
+    @property
+    def __class__(self):
+        raise OSError("gone")
 
 
 class Overlaid:

@@ -1,5 +1,6 @@
 """Threads do not wait for each other, forked children answer, and nothing needs a fork."""
 
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -367,3 +368,10 @@ print(same.all(), features.merge(sys.argv[1] + "/rows.npy").exists())
 
 def test_everything_works_where_nothing_can_be_forked(tmp_path):
     assert run(WITHOUT_FORK, str(tmp_path)) == ["True", "True"]
+
+
+@pytest.mark.slow  # a spawned process imports all libraries anew
+def test_a_spawned_process_answers():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        rows = pool.apply(FITTED["extractor"].transform, (IMAGES,))
+    assert np.array_equal(rows, FITTED["extractor"].transform(IMAGES))

@@ -97,12 +97,16 @@ def fingerprint(value, name="value", *, files=False, of=None):
     `files` says whether `value` itself is, `of` an estimator that it is an attribute of.
     """
     walk = Walk([name], files=files if of is None else _is_own(type(of)))
-    if isinstance(value, (np.bool_, np.integer, np.float64)):
+    if issubclass(type(value), (np.bool_, np.integer, np.float64)):
         value = value.item()  # as a search over an array gives them
     try:
         walk.add(value)
+    except Unknown:
+        raise
     except RecursionError as error:
         raise Unknown(f"{name} is nested too deeply to be looked at") from error
+    except Exception as error:  # of code of others: what refuses to be looked at is not known
+        walk.unknown(f"not to be looked at ({type(error).__name__}: {first_line(error)})")
     return walk.hexdigest()
 
 
@@ -513,6 +517,8 @@ class Walk:
             self.put("the global generator")
             return
         self._class(type(generator))
+        if isinstance(generator, random.SystemRandom):
+            return
         if isinstance(generator, random.Random):
             self.add(generator.getstate())
         elif isinstance(generator, np.random.RandomState):
@@ -567,8 +573,7 @@ class Walk:
             return value.__reduce_ex__(4) if reduce is None else reduce(value)
         except Exception as error:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            reason = str(error).partition("\n")[0][:100]
-            self.unknown(f"a {kind}, whose state cannot be read ({reason})")
+            self.unknown(f"a {kind}, whose state cannot be read ({first_line(error)})")
 
     def _place(self, value, name):
         """Feed what pickle would find by its name alone."""
@@ -623,6 +628,11 @@ def _is_own_code(value):
     if isinstance(value, types.FunctionType):
         return library_of(value.__globals__.get("__name__")) is None
     return isinstance(value, type) and _is_own(value)
+
+
+def first_line(error):
+    """Return how the message of an error begins."""
+    return str(error).partition("\n")[0][:100]
 
 
 def _is_operator(value):
