@@ -34,7 +34,8 @@ class ImageReadError(ValueError):
         or fetched; None if the content of the image is at fault.
 
     faults : sequence of ImageReadError, default=()
-        Every image that cannot be read, this one first; empty for this one alone.
+        One error for every image that cannot be read, in order; empty for this
+        one alone.
 
     Attributes
     ----------
@@ -57,12 +58,12 @@ class ImageReadError(ValueError):
         self.path = path
         self.reason = reason
         self.errno = errno
-        self._others = tuple(faults)[1:]  # not itself: that would be a circle
+        self._faults = tuple(faults)
 
     @property
     def faults(self):
-        """Every image that was found unreadable, one ImageReadError each, this one first."""
-        return (self, *self._others)
+        """Every image that was found unreadable, one ImageReadError each, in order."""
+        return self._faults or (self,)
 
     @property
     def is_temporary(self):
@@ -70,11 +71,8 @@ class ImageReadError(ValueError):
         return self.errno is not None
 
     def __reduce__(self):
-        faults = (None, *self._others)  # the first is not looked at
-        return type(self), (
-            *(self.args[0], self.index, self.path, self.reason, self.errno),
-            faults,
-        )
+        known = self.index, self.path, self.reason, self.errno, self._faults
+        return type(self), (self.args[0], *known)
 
 
 class Refusal(Exception):
@@ -108,7 +106,7 @@ def moved(fault, index):
 def noted(fault, note):
     """Return the same fault, its message ending in one more sentence."""
     error = ImageReadError(
-        f"{fault} {note}", fault.index, fault.path, fault.reason, fault.errno, fault.faults
+        f"{fault} {note}", fault.index, fault.path, fault.reason, fault.errno, fault._faults
     )
     error.__cause__ = fault.__cause__
     return error
