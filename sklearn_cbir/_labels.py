@@ -102,6 +102,7 @@ def _dense(y, name):
         return y.toarray()
     if hasattr(y, "detach"):
         y = y.detach().cpu()
+        y = y.float() if y.dtype.itemsize == 2 and y.is_floating_point() else y  # bfloat16, say
     if isinstance(y, (list, tuple)):
         y = _from_list(y, name)
     if isinstance(y, np.ma.MaskedArray):
@@ -138,7 +139,8 @@ def _has_dtype(kind):
 
 def _is_row(kind):
     """Whether values of a type may be rows of labels, not labels."""
-    return hasattr(kind, "__len__") and not issubclass(kind, (str, bytes, np.generic))
+    scalars = str, bytes, np.generic, type(np.ma.masked)
+    return hasattr(kind, "__len__") and not issubclass(kind, scalars)
 
 
 def _check_mask(y, name):
@@ -162,6 +164,10 @@ def _kind(label):
 
 
 def _check_columns(y, name):
+    if y.dtype.kind == "O" and all(
+        isinstance(value, (numbers.Number, np.bool_)) for value in y.flat
+    ):
+        y = y.astype(np.float64)  # columns of a DataFrame, some of them boolean
     # NaN fails the comparison too.
     if y.dtype.kind not in "buif" or not np.isin(y, (0, 1)).all():
         raise ValueError(
@@ -220,8 +226,8 @@ def _of_numpys_own(array, name):
     if array.dtype.kind == "O" and len(array):
         kind = type(array[0]).__name__
         raise ValueError(
-            f"{name} holds a {kind} per row, such as {_short(array[0])}. Labels are integers or "
-            f"strings: [str(label) for label in {name}] makes strings of them."
+            f"{name} holds labels of the type {kind}, such as {_short(array[0])}. Labels are "
+            f"integers or strings: [str(label) for label in {name}] makes strings of them."
         )
     return array
 
@@ -345,9 +351,24 @@ def comparable_labels(y, z):
     kinds = {y.dtype.kind, z.dtype.kind}
     if kinds <= {"i", "u", "f"} and len(kinds) > 1:
         y, z = _whole_numbers(y), _whole_numbers(z)
+    if kinds <= {"M", "m"}:
+        unit = np.promote_types(y.dtype, z.dtype)
+        return _in_unit(y, unit), _in_unit(z, unit)
     if y.dtype.kind != z.dtype.kind:  # int64 and uint64 beyond it, or text of both forms
         return y.astype(object), z.astype(object)
     return y, z
+
+
+def _in_unit(y, unit):
+    """Return dates or durations in a finer unit, which may not reach as far."""
+    finer = y.astype(unit)
+    beyond = np.flatnonzero(finer.astype(y.dtype) != y)
+    if len(beyond):
+        raise ValueError(
+            f"The label {y[beyond[0]]} does not fit into {unit}, the type of the labels that it is "
+            "compared with. Use one unit for both."
+        )
+    return finer
 
 
 def _whole_numbers(y):

@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 from sklearn.datasets import make_blobs
 
@@ -158,10 +159,10 @@ def test_a_display_compares_numbers_of_64_bits_exactly():
         ([True, 1, 0, 2], r"types \['bool', 'number'\]"),
         (np.array([True, 1, 0, 2], dtype=object), r"types \['bool', 'number'\]"),
         ([np.True_, 1.0], r"types \['bool', 'number'\]"),
-        ([Path("a"), Path("b")], "a PosixPath per row, such as PosixPath"),
-        ([Color.RED, Color.BLUE], "a Color per row.*makes strings of them"),
-        ([decimal.Decimal(1), 2], "a Decimal per row|Decimal"),
-        ([datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)], "a date per row"),
+        ([Path("a"), Path("b")], "type PosixPath, such as PosixPath"),
+        ([Color.RED, Color.BLUE], "type Color.*makes strings of them"),
+        ([decimal.Decimal(1), 2], "Decimal"),
+        ([datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)], "type date"),
         ([1j, 2j], "continuous"),
         (np.array(["2020", "NaT"], dtype="M8[D]"), r"y\[1\] is NaT"),
         (np.array([1, "NaT"], dtype="m8[s]"), r"y\[1\] is NaT"),
@@ -173,6 +174,9 @@ def test_a_display_compares_numbers_of_64_bits_exactly():
         ([1, 0.5], "continuous"),
         ([1, float("nan")], r"y\[1\] is nan"),
         ([2**60 + 1, float("nan")], r"y\[1\] is nan"),
+        ([1, np.ma.masked, 2], r"types \['MaskedConstant', 'number'\]"),
+        (np.array([["1", "0"]], dtype=object), "must be 0 or 1"),
+        (np.array([[1, None]], dtype=object), "must be 0 or 1"),
         (np.ma.array([1, 2, 1], mask=[0, 1, 1]), r"y\[1\] is masked, one of 2 rows"),
         (np.ma.array(np.eye(2), mask=[[0, 0], [0, 1]]), r"y\[1\] is masked, one of 1 rows"),
         (np.array(["a", None], dtype=np.dtypes.StringDType(na_object=None)), "being None"),
@@ -249,5 +253,18 @@ def test_labels_of_few_long_classes_are_expanded_without_padding():
 
 def test_columns_of_other_forms_are_columns():
     columns = np.eye(3, dtype=int)
-    for y in (columns.astype(bool), sparse.csr_array(columns), np.ma.array(columns), columns * 1.0):
+    frame = pd.DataFrame(columns).astype({0: bool})  # an array of objects
+    torch_columns = torch.eye(3, dtype=torch.bfloat16)
+    for y in (columns == 1, sparse.csr_array(columns), np.ma.array(columns), frame, torch_columns):
         np.testing.assert_array_equal(check_labels(y), columns)
+
+
+def test_dates_of_two_units_are_equal_or_do_not_fit():
+    days = np.array(["2000-01-01", "2001-01-01"], dtype="M8[D]")
+    distances = [[0.0, 1.0], [1.0, 0.0]]
+    assert precision_at_k(days, days.astype("M8[ns]"), distances, k=1) == 1
+    retriever = NeighborsRetriever().fit(X[:2], days).partial_fit(X[2:4], days.astype("M8[ns]"))
+    assert len(set(retriever.y_.tolist())) == 2
+    far = np.array(["3000-01-01", "2001-01-01"], dtype="M8[D]")
+    with pytest.raises(ValueError, match="label 3000-01-01 does not fit into datetime64"):
+        mean_average_precision(far, days.astype("M8[ns]"), distances)
