@@ -6,8 +6,6 @@ import ctypes
 import enum
 import functools
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import io
 import os
@@ -23,7 +21,21 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
 
-from sklearn_cbir._fingerprint._code import instructions, is_dynamic, modules_imported, names_read
+from sklearn_cbir._fingerprint._functions import (
+    add_builtin,
+    add_cached,
+    add_cell,
+    add_class,
+    add_code,
+    add_descriptor,
+    add_function,
+    add_method,
+    add_module,
+    add_partial,
+    add_property,
+    add_wrapper,
+    is_own,
+)
 from sklearn_cbir._fingerprint._libraries import found_by_name, is_compiled, library_of
 
 BLOCK_BYTES = 2**24
@@ -43,31 +55,6 @@ NOT_IN_RESULT = {
     "_skl_callbacks",
     "_training_state",
 }
-# Where a class stands, what is written about it, and what Python notes down for itself.
-_NOT_OF_A_CLASS = {
-    "__abstractmethods__",
-    "__annotate__",
-    "__annotate_func__",
-    "__annotations__",
-    "__annotations_cache__",
-    "__dataclass_fields__",  # in the methods that were made of them
-    "__dict__",
-    "__doc__",
-    "__firstlineno__",
-    "__module__",
-    "__orig_bases__",
-    "__parameters__",
-    "__qualname__",
-    "__slotnames__",
-    "__static_attributes__",
-    "__weakref__",
-    "_abc_impl",
-    "_backward_cls",  # torch makes it of an autograd function, with a running number
-    "_value2member_map_",
-}
-# Names that say where code stands: a script and the module of the same code have others.
-_OF_A_PLACE = {"__doc__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}
-_HAS_DOCSTRING = 0x4000000  # in the flags of code, from Python 3.14 on
 _DESCRIPTORS = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
@@ -96,7 +83,7 @@ def fingerprint(value, name="value", *, files=False, of=None):
     What the user's own code and objects hold is looked at with the files that texts in it name;
     `files` says whether `value` itself is, `of` an estimator that it is an attribute of.
     """
-    walk = Walk([name], files=files if of is None else _is_own(type(of)))
+    walk = Walk([name], files=files if of is None else is_own(type(of)))
     if issubclass(type(value), (np.bool_, np.integer, np.float64)):
         value = value.item()  # as a search over an array gives them
     try:
@@ -130,7 +117,7 @@ class Walk:
 
     def __init__(self, path, *, files=False, numbers=()):
         self._hash = hashlib.sha256()
-        self._path = path  # names on the way to the value, for errors
+        self.path = path  # names on the way to the value, for errors
         self._numbers = dict(numbers)  # id -> number of what may be met again, and the thing
         self._open = {}  # id -> depth of the containers around the value
         self._files = files  # whether texts may be names of files that are read
@@ -147,13 +134,13 @@ class Walk:
 
     def unknown(self, reason):
         """Raise: what is being walked over cannot be known."""
-        raise Unknown(f"{'.'.join(self._path)} is {reason}")
+        raise Unknown(f"{'.'.join(self.path)} is {reason}")
 
     def add(self, value, name=None):
         """Feed a value; `name` is what it is called in the thing that holds it."""
         if name is not None:
             self.put(name)
-            self._path.append(name)
+            self.path.append(name)
         kind = type(value)
         if kind in _ATOMS:
             self.put(kind.__name__, _ATOMS[kind](value))
@@ -166,7 +153,7 @@ class Walk:
         else:
             self._handler(value)(self, value)
         if name is not None:
-            self._path.pop()  # after an error the path stays, and says where
+            self.path.pop()  # after an error the path stays, and says where
 
     def add_named(self, items):
         """Feed a mapping of names whose order says nothing."""
@@ -234,13 +221,13 @@ class Walk:
         self._open[id(values)] = len(self._open)
         self.put("dict", str(len(values)))
         for key, item in values.items():
-            self._key(key)
-            self._path.append(str(key) if isinstance(key, (str, int)) else "...")
+            self.key(key)
+            self.path.append(str(key) if isinstance(key, (str, int)) else "...")
             self.add(item)
-            self._path.pop()
+            self.path.pop()
         del self._open[id(values)]
 
-    def _key(self, key):
+    def key(self, key):
         if type(key) in _ATOMS:
             self.put(type(key).__name__, _ATOMS[type(key)](key))  # the name of no file
         else:
@@ -256,212 +243,21 @@ class Walk:
     def _set(self, values):
         """Members by what they are: the order of a set differs from process to process."""
         self.put("set")
-        self._class(type(values))
+        add_class(self, type(values))
         self.put(*sorted(self._apart(value) for value in values))
         self.add_named(getattr(values, "__dict__", {}))
 
     def _apart(self, value):
         """Return the hash of a value that is walked over in no particular order."""
-        walk = Walk(self._path, files=self._files, numbers=self._numbers)
+        walk = Walk(self.path, files=self._files, numbers=self._numbers)
         walk.add(value)
         return walk.hexdigest()
-
-    # Code ----------------------------------------------------------------------------------
-
-    def _function(self, function):
-        module = function.__globals__.get("__name__")
-        library = library_of(module)
-        if is_dynamic(function):
-            self.unknown(f"{function.__qualname__}, and what that runs cannot be known")
-        if hasattr(function, "_torchdynamo_orig_callable"):
-            self.unknown("compiled by torch.compile")
-        if library and found_by_name(function):
-            self.put("library", library, function.__module__, function.__qualname__)
-            return
-        if not self.is_new(function):
-            return
-        self.put("function", function.__name__)
-        code = function.__code__
-        self._code(code)
-        if library and hasattr(function, "registry"):  # of singledispatch, with a cache in it
-            self._mapping(dict(function.registry))
-            return
-        with self.of(own=library is None):
-            if library is None:
-                self._read(function.__code__, function.__globals__)
-            self.add(function.__defaults__)
-            self.add_named(function.__kwdefaults__ or {})
-            for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-                self.add(cell, name)
-            self.add_named(vars(function))
-
-    def _cell(self, cell):
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            self.put("empty")
-        else:
-            self.add(value)
-
-    def _code(self, code):
-        """What code does: no names of files, numbers of lines or docstrings."""
-        self.put("code")
-        flags = code.co_flags & ~_HAS_DOCSTRING
-        counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags
-        self._constant((*counts, code.co_varnames, code.co_freevars, code.co_cellvars))
-        for name, argument in instructions(code):
-            self.put(name)
-            self._constant(argument)
-        self.put(getattr(code, "co_exceptiontable", b""))
-
-    def _constant(self, value):
-        if isinstance(value, types.CodeType):
-            self._code(value)
-        elif isinstance(value, tuple):
-            self.put("tuple", str(len(value)))
-            for item in value:
-                self._constant(item)
-        else:
-            self._key(value)
-
-    def _read(self, code, namespace):
-        """What code reads by global names, and what it imports while it runs."""
-        for chain in names_read(code):
-            self.put("global", *chain)
-            if chain[0] in _OF_A_PLACE:
-                continue
-            self._path.append(chain[0])
-            self._global(chain, namespace)
-            self._path.pop()
-        for level, name, names in modules_imported(code):
-            self.put("import", name, *names)
-            self._path.append(name)
-            self._import(level, name, names, namespace)
-            self._path.pop()
-
-    def _global(self, chain, namespace):
-        """What a global name stands for; of a module, what the attributes stand for."""
-        builtins = sys.modules["builtins"]
-        holder = namespace if chain[0] in namespace else vars(builtins)
-        if chain[0] not in holder:
-            self.put("unbound")
-            return
-        self._attributes(holder[chain[0]], chain[1:])
-
-    def _attributes(self, value, names):
-        """Follow attributes through modules, and feed what stands at the end."""
-        names, library, depth = list(names), None, len(self._path)
-        while isinstance(value, types.ModuleType):
-            library = library or library_of(value.__name__)
-            if not names:
-                break
-            self._path.append(names[0])
-            try:
-                value = getattr(value, names.pop(0))
-            except AttributeError:
-                value, library = None, "missing"
-        if library is None or is_dynamic(value) or _is_own_code(value) or _is_operator(value):
-            self.add(value)
-        else:
-            self.put("library", library)  # the name has been fed
-        del self._path[depth:]
-
-    def _import(self, level, name, names, namespace):
-        try:
-            name = importlib.util.resolve_name("." * level + name, namespace.get("__package__"))
-            library = library_of(name)
-            module = None if library else importlib.import_module(name)
-        except (ImportError, ValueError):
-            self.put("missing")
-            return
-        if library:
-            self.put("library", library)
-        elif names and "*" not in names:
-            for one in names:
-                if not hasattr(module, one) and importlib.util.find_spec(f"{name}.{one}"):
-                    importlib.import_module(f"{name}.{one}")
-                self._attributes(module, [one])
-        else:
-            self.add(module)
-
-    def _class(self, cls):
-        library = library_of(cls.__module__)
-        is_heap_type = cls.__flags__ & (1 << 9)
-        if library and (not is_heap_type or found_by_name(cls)):
-            self.put("library", library, cls.__module__, cls.__qualname__)
-            return
-        if not library and is_compiled(cls.__module__):
-            self.unknown(f"of the compiled class {cls.__module__}.{cls.__qualname__}")
-        if not self.is_new(cls):
-            return
-        self.put("class", cls.__name__)
-        for base in (type(cls), *cls.__bases__):
-            self._class(base)
-        self.add_named({k: v for k, v in vars(cls).items() if k not in _NOT_OF_A_CLASS})
-
-    def _module(self, module):
-        """All of a module that code does not name attribute by attribute."""
-        library = library_of(module.__name__)
-        if library:
-            self.put("library", library, module.__name__)
-        elif is_compiled(module.__name__):
-            self.unknown(f"the compiled module {module.__name__}")
-        elif self.is_new(module):
-            self.put("module")
-            self.add_named({k: v for k, v in vars(module).items() if not k.startswith("__")})
-
-    def _builtin(self, function):
-        """A compiled function, or such a method of an object."""
-        owner = function.__self__
-        if is_dynamic(function):
-            self.unknown(f"{function.__name__}, and what that runs cannot be known")
-        self.put("builtin", function.__name__)
-        if owner is None or isinstance(owner, types.ModuleType):
-            module = function.__module__ or getattr(owner, "__name__", None)
-            library = library_of(module)
-            if library is None:
-                self.unknown(f"a compiled function of {module}")
-            self.put(library, module)
-        else:
-            self.add(owner)
-
-    def _descriptor(self, descriptor):
-        self.put("descriptor", descriptor.__name__)
-        self._class(descriptor.__objclass__)
-
-    def _method(self, method):
-        self.put("method")
-        self.add(method.__func__)
-        self.add(method.__self__)
-
-    def _wrapper(self, wrapper):
-        self.put(type(wrapper).__name__)
-        self.add(wrapper.__func__)
-
-    def _property(self, value):
-        self.put("property")
-        self._class(type(value))
-        for function in (value.fget, value.fset, value.fdel):
-            self.add(function)
-
-    def _partial(self, value):
-        self.put("partial")
-        self._class(type(value))
-        self.add(value.func)
-        self.add(value.args)
-        self.add_named(value.keywords)
-        self.add_named(vars(value))
-
-    def _cached(self, value):
-        """A function that remembers results, whatever they are now."""
-        self.put("cached", repr(sorted(value.cache_parameters().items())))
-        self.add(value.__wrapped__)
 
     # Instances -----------------------------------------------------------------------------
 
     def _enum(self, member):
         self.put("enum")
-        self._class(type(member))
+        add_class(self, type(member))
         self.put(str(member.name))
         self.add(member.value)
 
@@ -479,7 +275,7 @@ class Walk:
     def _array(self, array):
         if isinstance(array, np.ma.MaskedArray):
             self.put("masked", repr(array.fill_value))
-            self._class(type(array))
+            add_class(self, type(array))
             self.add(np.ma.getmaskarray(array))
             array = np.ma.getdata(array)
         if type(array) not in (np.ndarray, np.memmap):
@@ -505,7 +301,7 @@ class Walk:
 
     def _sparse(self, matrix):
         self.put("sparse", matrix.format)
-        self._class(type(matrix))
+        add_class(self, type(matrix))
         rows = matrix.tocsr(copy=True)
         rows.sum_duplicates()
         for part in (np.array(rows.shape), rows.data, rows.indices, rows.indptr):
@@ -516,7 +312,7 @@ class Walk:
         if generator is random._inst or generator is np.random.mtrand._rand:
             self.put("the global generator")
             return
-        self._class(type(generator))
+        add_class(self, type(generator))
         if isinstance(generator, random.SystemRandom):
             return
         if isinstance(generator, random.Random):
@@ -530,8 +326,8 @@ class Walk:
         """What an estimator of scikit-learn's kind was told and has learned."""
         if not self.is_new(estimator):
             return
-        self._class(type(estimator))
-        with self.of(own=_is_own(type(estimator))):
+        add_class(self, type(estimator))
+        with self.of(own=is_own(type(estimator))):
             self.add_named(result_state(estimator))
 
     def _instance(self, value):
@@ -548,7 +344,7 @@ class Walk:
         if not self.is_new(value):
             return
         self.put("instance")
-        self._class(kind)
+        add_class(self, kind)
         wrapped = getattr(value, "__wrapped__", None)
         if library_of(kind.__module__) and isinstance(wrapped, types.FunctionType):
             self.add(wrapped)  # compiled or remembered by a library
@@ -558,7 +354,7 @@ class Walk:
             self._place(value, reduced)
             return
         function, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-        with self.of(own=self._files or _is_own(kind)):
+        with self.of(own=self._files or is_own(kind)):
             self.add(function)
             self.add(tuple(arguments))
             self._state(kind, state)
@@ -615,29 +411,13 @@ def result_state(estimator):
     }
 
 
-def _is_own(kind):
-    return library_of(kind.__module__) is None
-
-
 def _is_cache(kind, name):
     return isinstance(inspect.getattr_static(kind, name, None), functools.cached_property)
-
-
-def _is_own_code(value):
-    """Say whether a name of a library now stands for code of the user's own."""
-    if isinstance(value, types.FunctionType):
-        return library_of(value.__globals__.get("__name__")) is None
-    return isinstance(value, type) and _is_own(value)
 
 
 def first_line(error):
     """Return how the message of an error begins."""
     return str(error).partition("\n")[0][:100]
-
-
-def _is_operator(value):
-    """Say whether a value is an operator of torch, which anybody may register."""
-    return type(value).__module__ == "torch._ops"
 
 
 def _is_named(value):
@@ -660,19 +440,19 @@ def _torch_handlers():
 
 
 _HANDLERS = (
-    (types.FunctionType, Walk._function),
+    (types.FunctionType, add_function),
     (enum.Enum, Walk._enum),
-    (type, Walk._class),
-    (types.ModuleType, Walk._module),
-    (types.BuiltinFunctionType, Walk._builtin),
-    (types.MethodType, Walk._method),
-    (_DESCRIPTORS, Walk._descriptor),
-    ((staticmethod, classmethod), Walk._wrapper),
-    (property, Walk._property),
-    (functools.partial, Walk._partial),
-    (functools._lru_cache_wrapper, Walk._cached),
-    (types.CodeType, Walk._code),
-    (types.CellType, Walk._cell),
+    (type, add_class),
+    (types.ModuleType, add_module),
+    (types.BuiltinFunctionType, add_builtin),
+    (types.MethodType, add_method),
+    (_DESCRIPTORS, add_descriptor),
+    ((staticmethod, classmethod), add_wrapper),
+    (property, add_property),
+    (functools.partial, add_partial),
+    (functools._lru_cache_wrapper, add_cached),
+    (types.CodeType, add_code),
+    (types.CellType, add_cell),
     (types.MappingProxyType, Walk._mapping),
     (weakref.ref, Walk._reference),
     (_LOCKS, Walk._lock),
