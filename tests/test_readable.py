@@ -110,6 +110,9 @@ def test_a_fault_of_the_place_is_told_from_one_of_the_image(paths, number, monke
         (0, None, False),
         (1, number, True),
     ]
+    found = readable_images(paths)
+    assert [fault.index for fault in found.faults] == [0, 1]
+    assert [fault.index for fault in found.temporary] == [1]
     assert "Repair it" in str(faults[0])
     assert "Make it readable" in str(faults[1])
 

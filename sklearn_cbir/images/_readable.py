@@ -41,8 +41,9 @@ def readable_images(X, *arrays, verify="decode", progress=False):
         With ``data``, the images that can be read, of the type of `X`;
         ``arrays``, a list of `arrays` without the rows of the others;
         ``positions``, the rows of `X` that are left, int64; ``faults``, a list
-        with one ImageReadError per image that is left out, whose
-        ``is_temporary`` says whether it may be read later.
+        with one ImageReadError per image that is left out; ``temporary``,
+        those of them that are faults of the place (a missing file, no
+        permission, a share that is gone), which may pass.
 
     Raises
     ------
@@ -88,6 +89,7 @@ def readable_images(X, *arrays, verify="decode", progress=False):
         arrays=[None if array is None else _rows_of(array, positions) for array in arrays],
         positions=positions,
         faults=faults,
+        temporary=[fault for fault in faults if fault.is_temporary],
     )
 
 
