@@ -10,9 +10,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
 from torch import nn
 
-from sklearn_cbir import CNNFeatureExtractor
+from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir._batches import ArraySource
 from sklearn_cbir._plan import plan_batches
 from sklearn_cbir.datasets import make_shapes
@@ -172,6 +174,24 @@ def test_all_generators_are_left_as_they_were():
     assert own.random(2).tolist() == expected[1]
 
 
+def test_an_augmentation_runs_in_one_torch_thread_as_in_a_process():
+    """...since the number of threads changes the order of sums."""
+    seen = set()
+
+    def augment(image):
+        seen.add(torch.get_num_threads())
+        return image
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tiny(augment=augment).fit(IMAGES, Y)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+
+
 @pytest.mark.parametrize(
     "params",
     [
@@ -239,6 +259,16 @@ def test_balanced_epochs_deal_every_row_of_a_class_equally_often_and_resume():
         assert np.array_equal(np.concatenate(resumed.indices), epochs[epoch])
 
 
+@pytest.mark.slow  # joblib's processes import torch
+def test_n_jobs_changes_no_bit_of_a_score_with_loader_processes_or_without():
+    pipeline = make_pipeline(
+        tiny(augment=by_numpy, num_workers=1), NeighborsRetriever(n_neighbors=3)
+    )
+    scores = [cross_val_score(pipeline, IMAGES, Y, cv=2, n_jobs=n_jobs) for n_jobs in (1, 2)]
+    assert np.array_equal(*scores)
+    assert np.isfinite(scores).all()
+
+
 # Processes -----------------------------------------------------------------------------------
 
 
@@ -248,6 +278,11 @@ def start_method(request):
     multiprocessing.set_start_method(request.param, force=True)
     yield request.param
     multiprocessing.set_start_method(before, force=True)
+
+
+def loader_processes_left():
+    children = multiprocessing.active_children()
+    return [child for child in children if "Loky" not in type(child).__name__]  # joblib's stay
 
 
 METHODS = ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)]
@@ -274,7 +309,7 @@ def test_processes_are_started_once_and_end_with_the_fit(start_method, monkeypat
     pids = set(note.read_text().split())
     assert len(pids) == num_workers
     assert str(os.getpid()) not in pids
-    assert not multiprocessing.active_children()
+    assert not loader_processes_left()
     assert not list(tmp_path.glob("sklearn_cbir-*"))
     assert same(fitted, tiny(**params).fit(IMAGES, Y))
 
@@ -298,7 +333,7 @@ def test_an_error_in_a_process_shows_its_own_line(augment, error):
     with pytest.raises(error, match="no such color|failed with Unpicklable: odd thing") as raised:
         tiny(augment=augment, num_workers=1).fit(IMAGES, Y)
     assert f"in {augment.__name__}\n    raise " in raised.value.__notes__[0]
-    assert not multiprocessing.active_children()
+    assert not loader_processes_left()
 
 
 def die(image):
@@ -308,7 +343,7 @@ def die(image):
 def test_a_process_that_is_killed_is_an_error_that_names_num_workers():
     with pytest.raises(RuntimeError, match=r"exit code -9 .* Use fewer than num_workers=1, or 0"):
         tiny(augment=die, num_workers=1).fit(IMAGES, Y)
-    assert not multiprocessing.active_children()
+    assert not loader_processes_left()
 
 
 @pytest.mark.parametrize("start_method", ["spawn"], indirect=True)
@@ -323,4 +358,4 @@ def test_processes_end_when_a_callback_ends_the_fit(exception):
     with pytest.raises(exception) as raised:
         tiny(num_workers=1).set_callbacks(Interrupt(exception)).fit(IMAGES, Y)
     assert raised.value  # whose traceback holds everything
-    assert not multiprocessing.active_children()
+    assert not loader_processes_left()
