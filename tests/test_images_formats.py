@@ -357,7 +357,9 @@ def test_the_thumbnail_before_a_tiff_is_skipped(pixels, tmp_path):
 
 
 @pytest.mark.parametrize("value", [1, 200, 255])
-@pytest.mark.parametrize("kind", ["gray", "gray_tiff", "rgb", "rgba", "rgb_tiff", "pil"])
+@pytest.mark.parametrize(
+    "kind", ["gray", "gray_tiff", "rgb", "rgba", "gray_alpha", "rgb_tiff", "pil"]
+)
 def test_16_bit_with_8_bit_values_is_refused_as_in_arrays(kind, value):
     gray = np.full((9, 9), value, np.uint16)
     item = {
@@ -365,6 +367,7 @@ def test_16_bit_with_8_bit_values_is_refused_as_in_arrays(kind, value):
         "gray_tiff": lambda: encoded(gray, "TIFF"),
         "rgb": lambda: png(9, 9, 16, 2, (b"\0" + 27 * struct.pack(">H", value)) * 9),
         "rgba": lambda: png(9, 9, 16, 6, (b"\0" + 9 * struct.pack(">4H", 0, 0, value, 65535)) * 9),
+        "gray_alpha": lambda: png(9, 9, 16, 4, (b"\0" + 9 * struct.pack(">2H", value, 9999)) * 9),
         "rgb_tiff": lambda: tiff(np.full((9, 9, 3), value, np.uint16), 16, 1),
         "pil": lambda: Image.fromarray(gray),
     }[kind]()
@@ -376,6 +379,7 @@ def test_16_bit_with_8_bit_values_is_refused_as_in_arrays(kind, value):
 def test_16_bit_that_is_black_or_more_is_read(value):
     for data in (
         encoded(np.full((9, 9), value, np.uint16), "PNG"),
+        png(9, 9, 16, 4, (b"\0" + 9 * struct.pack(">2H", value, 65535)) * 9),
         png(9, 9, 16, 2, (b"\0" + 27 * struct.pack(">H", value)) * 9),
     ):
         assert (read_one(data, 8) == value >> 8).all()

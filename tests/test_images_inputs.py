@@ -390,6 +390,15 @@ def test_an_opened_image_that_is_truncated_is_found_before_training(photos):
         check_images([Image.new("L", (8, 8)), half]).check_readable()
 
 
+@pytest.mark.parametrize("close", ["close", "verify"])
+def test_an_opened_image_whose_file_is_closed_is_named(close, opened):
+    getattr(opened[1], close)()
+    images = check_images(opened)
+    for act in (images.check_readable, lambda: images.read([0, 1], 8)):
+        with pytest.raises(ImageReadError, match=r"^X\[1\] .*it was closed.* Open it again"):
+            act()
+
+
 @pytest.mark.parametrize("kind", ["file", "bytes", "zip", "gzip"])
 def test_opened_images_are_read_whatever_they_were_opened_from(kind, photos, expected, tmp_path):
     with ExitStack() as stack:

@@ -157,10 +157,13 @@ def check_header(image, max_pixels, whole=None):
 
 # 16 bit per color: Pillow keeps the upper byte, and no more --------------------------------------
 
-_LOW_BYTES = {  # how pixels are unpacked -> how their lower bytes are
-    f"{mode};16{order}": f"{mode};16{other}"
-    for mode in ("RGB", "RGBA", "RGBX")
-    for order, other in ("BL", "LB")
+_LOW_BYTES = {  # how pixels are unpacked -> how else, so that bands hold the lower bytes
+    **{
+        f"{mode};16{order}": (f"{mode};16{other}", "RGB")
+        for mode in ("RGB", "RGBA", "RGBX")
+        for order, other in ("BL", "LB")
+    },
+    "LA;16B": ("RGBA", "G"),  # upper and lower byte of gray, then of alpha
 }
 
 
@@ -178,10 +181,11 @@ def _is_lit(image):
 
 def _check_low_bytes(source, raw_mode):
     """Raise if a black image of 16 bit per color holds values, all of them below 256."""
+    other, bands = _LOW_BYTES[raw_mode]
     with _identified(source) as image:
-        image.tile = [_unpacked_as(tile, _LOW_BYTES[raw_mode]) for tile in image.tile]
+        image.tile = [_unpacked_as(tile, other) for tile in image.tile]
         image.load()
-        high = max(image.getchannel(band).getextrema()[1] for band in "RGB")
+        high = max(image.getchannel(band).getextrema()[1] for band in bands)
     check_high(high)
 
 
@@ -199,6 +203,18 @@ def is_unread(image):
     if not isinstance(image, ImageFile.ImageFile) or getattr(image, "fp", None) is None:
         return False
     return bool(image.tile) or getattr(image, "_im", None) is None
+
+
+def check_opened(image, max_pixels):
+    """Raise if a PIL image must not be decoded, or cannot be as its file is closed."""
+    has_file = getattr(image, "fp", None) is not None or hasattr(image, "_heif_file")
+    # Pillow puts something else in the place of the pixels of a closed image.
+    if not has_file and type(getattr(image, "_im", None)).__name__ != "ImagingCore":
+        raise Refusal(
+            "the image cannot be decoded: it was closed, as close() and verify() do",
+            "Open it again",
+        )
+    check_header(image, max_pixels)
 
 
 def bytes_behind(image):

@@ -17,7 +17,7 @@ from sklearn_cbir.images._formats import foreign_openers, own_limit, register_op
 from sklearn_cbir.images._opening import (
     PIL_LOCK,
     bytes_behind,
-    check_header,
+    check_opened,
     check_whole,
     is_shared,
     is_unread,
@@ -206,7 +206,7 @@ class ListOfImages(_Source):
         if again is not None:
             check_whole(again.data, self.max_pixels)
         elif isinstance(item, Image.Image):
-            check_header(item, self.max_pixels)
+            check_opened(item, self.max_pixels)
         elif not isinstance(item, np.ndarray):
             check_whole(bytes_or_path(item), self.max_pixels)
 
@@ -461,7 +461,7 @@ def shown(item, max_pixels, resize):
 
 def _shown_as_it_is(image, max_pixels):
     """Return a PIL image that the user has read or made."""
-    check_header(image, max_pixels)
+    check_opened(image, max_pixels)
     with PIL_LOCK, own_limit(max_pixels):
         image.load()
     return viewable(image)
