@@ -117,5 +117,6 @@ def _checked(function, found, n_queries):
         what = "infinity" if values.shape == (n_queries,) else f"numbers of shape {values.shape}"
     raise ValueError(
         f"scoring={_name(function)} returned {what} for {n_queries} queries. A metric returns one "
-        f"number per query, here an array of shape ({n_queries},), and NaN for one that does not count."
+        f"number per query, here an array of shape ({n_queries},), and NaN for one that does not "
+        "count."
     )

@@ -172,19 +172,21 @@ class _CosineDistances:
     """
 
     def __init__(self, rows):
-        if rows.ndim != 2 or rows.dtype.kind not in "iuf":
+        if rows.ndim != 2 or rows.dtype.kind not in "iuf" or not rows.shape[1]:
             raise ValueError(
                 f"The estimator's transform gave {rows.dtype} of shape {rows.shape}. Retrieval "
                 "needs one row of numbers per query."
             )
-        rows = rows.astype(np.float64)
+        rows = rows.astype(np.float64, order="C")
         peaks = np.abs(rows).max(axis=1, initial=0, keepdims=True)
         rows /= np.where(peaks > 0, peaks, 1)  # squares can neither over- nor underflow now
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         self.rows = rows / np.where(norms > 0, norms, 1)
         self.shape = len(rows), len(rows)
         # A product may round the distances of equal rows differently.
-        self.different, self.place = np.unique(self.rows + 0.0, axis=0, return_inverse=True)
+        as_bytes = (self.rows + 0.0).view(f"V{8 * rows.shape[1]}").ravel()  # -0.0 equals 0.0
+        _, first, self.place = np.unique(as_bytes, return_index=True, return_inverse=True)
+        self.different = self.rows[first]
 
     def __getitem__(self, rows):
         distances = np.clip(1 - self.rows[rows] @ self.different.T, 0, 2)
