@@ -191,3 +191,25 @@ def test_rows_that_were_removed_before_never_stand_for_the_last_one(algorithm, r
     kept = np.setdiff1d(np.arange(3000), near)
     exact = NeighborsRetriever(5, algorithm="exact").fit(rows[kept], ids=kept)
     np.testing.assert_array_equal(retriever.predict(rows[:1]), exact.predict(rows[:1]))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "hamming"])
+def test_equal_queries_are_asked_of_a_server_once(metric, rng, tmp_path, monkeypatch):
+    pytest.importorskip("milvus_lite")
+    rows = some_equal(120, 80, 6, rng)
+    rows = (rows > 0).astype(np.uint8) if metric == "hamming" else rows
+    places = {"exact": {}, "milvus": {"uri": str(tmp_path / "gallery.db")}}
+    found = [
+        NeighborsRetriever(3, metric=metric, algorithm=algorithm, **place).fit(rows)
+        for algorithm, place in places.items()
+    ]
+    collection, asked = type(found[1]._gallery.engine.collection), []
+    search = collection.search
+
+    def counted(self, queries, *args, **options):
+        asked.extend(queries.tolist())
+        return search(self, queries, *args, **options)
+
+    monkeypatch.setattr(collection, "search", counted)
+    np.testing.assert_array_equal(found[1].kneighbors(), found[0].kneighbors())
+    assert len(asked) < 120

@@ -302,16 +302,24 @@ class MilvusEngine:
         self._ready()
         for start in range(0, len(queries), QUERIES_PER_CALL):
             block = queries[start : start + QUERIES_PER_CALL]
-            found = self._screen(block, k)
-            for row, result in enumerate(found):
-                if result is None and self.metric == "hamming" and not ties and k < MOST:
-                    found[row] = self._first_ties(block[row : row + 1], k)
-            open_ = [row for row, result in enumerate(found) if result is None]
-            if open_:
-                read = self._read_all(block[open_], k, ties)
-                for row, result in zip(open_, read):
-                    found[row] = result
-            yield from found
+            first = np.arange(len(block))
+            copies, firsts = find_copies(block)
+            first[copies] = firsts  # equal queries are asked once: in a tie that is dear
+            distinct, place = np.unique(first, return_inverse=True)
+            found = self._answers(block[distinct], k, ties)
+            yield from (found[number] for number in place)
+
+    def _answers(self, queries, k, ties):
+        """Return the same for a few queries."""
+        found = self._screen(queries, k)
+        for row, result in enumerate(found):
+            if result is None and self.metric == "hamming" and not ties and k < MOST:
+                found[row] = self._first_ties(queries[row : row + 1], k)
+        open_ = [row for row, result in enumerate(found) if result is None]
+        if open_:
+            for row, result in zip(open_, self._read_all(queries[open_], k, ties)):
+                found[row] = result
+        return found
 
     def _screen(self, queries, k):
         """Ask the server; return one pair per query, None where it cannot be sure."""
