@@ -118,6 +118,34 @@ def test_ties_take_no_more_than_a_few_times_as_long(kind, metric, rng):
     assert times[0] < 6 * times[1] + 0.05  # 30 to 50 times where every tie is measured
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("far", [1, 1e-3, 1e-30])
+def test_groups_of_nearly_equal_rows_are_told_apart(far, dtype, metric, rng):
+    rows = far * rng.normal(size=(4, 1, 24)) * (1 + 1e-7 * rng.normal(size=(4, 150, 24)))
+    rows = rng.permutation(np.vstack([*rows, *far * rng.normal(size=(3, 40, 24))])).astype(dtype)
+    rows[::90] = 0
+    engine = NeighborsRetriever(6, metric=metric, algorithm="exact").fit(rows)._gallery.engine
+    n = len(rows)
+    queries = engine.rows
+    every = engine.measure(queries, *np.divmod(np.arange(n * n), n)).reshape(n, n)
+    order = np.argsort(every, axis=1, kind="stable")[:, :6]
+    for _ in range(2):
+        distances, positions = engine.query(queries, 6)
+        np.testing.assert_array_equal(positions, order)
+        np.testing.assert_array_equal(distances, np.take_along_axis(every, order, 1))
+
+
+def test_nearly_equal_rows_take_no_more_than_some_times_as_long(rng):
+    nearly = 1 + 1e-7 * rng.normal(size=(2000, 128))
+    rows = (rng.normal(size=(1, 128)) * nearly).astype(np.float32)
+    times = []
+    for X in (rows, rng.normal(size=rows.shape).astype(np.float32)):
+        retriever = NeighborsRetriever(10, algorithm="exact").fit(X)
+        times.append(min(processor_time(retriever.kneighbors) for _ in range(2)))
+    assert times[0] < 30 * times[1] + 0.05  # 60 times and more where every pair is measured
+
+
 # ---------------------------------------------------------------- indexes
 
 

@@ -10,6 +10,7 @@ from sklearn_cbir.index._center import Center
 from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._every_row import EveryRow
 from sklearn_cbir.index._growing import append, with_room
+from sklearn_cbir.index._nearly_equal import PAIRS_PER_NEIGHBOR, narrowed
 from sklearn_cbir.index._rows import row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
@@ -239,6 +240,8 @@ class ExactEngine(EveryRow):
                 middle = (block.start + block.stop) // 2
                 waiting += [slice(middle, block.stop), slice(block.start, middle)]
                 continue
+            if k is not None and known and n_more > PAIRS_PER_NEIGHBOR * k * len(queries[block]):
+                pairs = narrowed(self, queries[block], pairs, min(k, copies.n_distinct))
             pairs.sort()
             which, found = np.divmod(pairs, len(self))
             del pairs
