@@ -259,9 +259,10 @@ class _Interrupt:
         pass
 
 
-def test_a_checkpoint_remembers_what_the_network_does(shapes, tmp_path):
+@pytest.mark.parametrize("kind", [Remembering, WithExtraState])
+def test_a_checkpoint_remembers_what_the_network_does(kind, shapes, tmp_path):
     torch.manual_seed(0)
-    backbone = Remembering()
+    backbone = kind()
     whole = fitted(backbone, shapes, max_epochs=4)
     parameters = QUICK | {"max_epochs": 4, "checkpoint_dir": tmp_path}
     cut_off = CNNFeatureExtractor(backbone, **parameters).set_callbacks(_Interrupt())

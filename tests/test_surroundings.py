@@ -88,8 +88,9 @@ def test_fit_and_transform_give_the_same_in_any_surroundings(name, kind):
     np.testing.assert_array_equal(expected.transform(X), rows)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("labels", ["classes", "columns"])
+@pytest.mark.parametrize(
+    ("labels", "dtype"), [("classes", torch.float64), ("columns", torch.bfloat16)], ids=str
+)
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_trains_alike_under_every_default_dtype(loss, labels, dtype):
     X, y = ROWS
