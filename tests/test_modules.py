@@ -10,11 +10,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sklearn_cbir import CNNFeatureExtractor, DeepHasher
+from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.backbones import build_backbone
 from sklearn_cbir.datasets import make_shapes
 
 QUICK = {"max_epochs": 2, "head_epochs": 0, "batch_size": 8, "random_state": 0}
+
+
+@pytest.fixture(autouse=True)
+def _seed_new_modules():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +285,6 @@ def test_parametrized_modules_train_and_say_that_they_cannot_be_pickled(wrap, sh
         estimator = fitted(net, shapes)
     rows = estimator.transform(shapes[0])
     np.testing.assert_array_equal(copy.deepcopy(estimator).transform(shapes[0]), rows)
-    assert DeepHasher(4, backbone=nn.Conv2d(3, 4, 3), **QUICK).fit(*shapes) is not None
 
 
 def test_modules_that_keep_a_result_as_an_attribute_train_and_are_pickled(shapes):

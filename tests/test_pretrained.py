@@ -10,6 +10,11 @@ from sklearn_cbir.backbones import freeze_batch_norm
 from sklearn_cbir.datasets import make_shapes
 
 
+@pytest.fixture(autouse=True)
+def _seed_new_modules():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def shapes():
     return make_shapes(16, n_classes=4, random_state=0)

@@ -16,6 +16,11 @@ ROWS = make_blobs(24, 4, centers=4, random_state=0)
 QUICK = {"max_epochs": 2, "batch_size": 8, "random_state": 0}
 
 
+@pytest.fixture(autouse=True)
+def _seed_new_modules():
+    torch.manual_seed(0)
+
+
 @contextlib.contextmanager
 def default_dtype(dtype):
     torch.set_default_dtype(dtype)
