@@ -172,7 +172,7 @@ class NetworkTransformer(
         if loss is not None:
             data, y, weights, classes = self._check_target(data, y, weights, loss)
         if start is not None:
-            start.check(loss, data, classes)
+            start.check(loss, data, y, classes)
         checkpoint = None if loss is None else self._checkpoint(data, y, weights, start)
         state = checkpoint.load() if checkpoint else None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
@@ -195,7 +195,7 @@ class NetworkTransformer(
             history = history if start is None else start.continued(history)
             self._keep(network, source, classes, history)
             if loss is not None:
-                self._training_state = training_state(loss, _held_out(y, target))
+                self._training_state = training_state(loss, y, target)
                 self._after_training(source, y, target, seed)
                 named = {"gives": self._gives, "loss": loss, "lr": self.lr}
                 warn_of_collapse(network, source, target, seed, device, **named)
@@ -284,7 +284,8 @@ class NetworkTransformer(
             )
         # What was saved before there was a parameter does what its default does.
         for name, parameter in inspect.signature(type(self)).parameters.items():
-            state.setdefault(name, parameter.default)
+            if parameter.default is not parameter.empty:
+                state.setdefault(name, parameter.default)
         super().__setstate__(state)
 
     @property
@@ -368,6 +369,9 @@ class NetworkTransformer(
         images.check_readable(progress=self.verbose > 0)
         return images
 
+    def _shown_loss(self):
+        return shortened(getattr(self, "loss", "cpf"))
+
     def _check_weights(self, sample_weight, n, loss):
         """Return one weight per row, or None."""
         if sample_weight is None:
@@ -375,7 +379,7 @@ class NetworkTransformer(
         if not takes_sample_weight(loss):
             why = "trains nothing" if loss is None else "has no terms of single rows to be weighed"
             raise ValueError(
-                f"sample_weight was given, but loss={getattr(self, 'loss', 'cpf')!r} {why}. Leave "
+                f"sample_weight was given, but loss={self._shown_loss()} {why}. Leave "
                 "sample_weight out, or use a loss with sample_weight = True, such as one of "
                 f"{[name for name, loss in LOSSES.items() if takes_sample_weight(loss)]}."
             )
@@ -386,7 +390,7 @@ class NetworkTransformer(
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None. "
-                f"loss={getattr(self, 'loss', 'cpf')!r} learns from labels: pass one per image."
+                f"loss={self._shown_loss()} learns from labels: pass one per image."
             )
         y, classes = encode_labels(y, n=len(data))
         counting = labeled_rows(y)
@@ -651,11 +655,6 @@ class NetworkTransformer(
         if size is None and (images.shape is None or images.shape[:2] != self.image_shape_[:2]):
             size = self.image_shape_[:2]  # fitted on arrays of their own size
         return size, resize
-
-
-def _held_out(y, target):
-    """Return the classes that are not trained on, None for columns."""
-    return None if y.ndim == 2 else np.unique(y[target == -1])
 
 
 def _portable_state(network):

@@ -6,6 +6,7 @@ from torch import nn
 
 from sklearn_cbir._labels import KINDS, comparable_labels
 from sklearn_cbir._module_state import hidden_state, set_hidden_state
+from sklearn_cbir._validation import shortened
 
 # What of a network's spec follows which parameter; file sizes and the like are in `reading`.
 _PARAMETERS = {
@@ -33,8 +34,10 @@ class Start:
         self.n_features = fitted.get("n_features_in_")
         self.image_shape = fitted.get("image_shape_")
         # Files of earlier versions lack it: parameters of the loss start anew.
-        kept = fitted.get("_training_state") or {"loss": None, "held_out": None}
-        self.loss, self.held_out = kept["loss"], kept["held_out"]
+        kept = fitted.get("_training_state")
+        self.loss = kept["loss"] if kept else None
+        self.held_out = kept["held_out"] if kept else None
+        self.has_columns = kept and self.held_out is None
 
     @classmethod
     def of(cls, estimator):
@@ -47,7 +50,7 @@ class Start:
         weights = self.network.state_dict()
         return [_arrays(weights), self.loss, self.held_out]
 
-    def check(self, loss, data, classes):
+    def check(self, loss, data, y, classes):
         """Raise unless the next fit has a loss, the same kind of data and the same classes."""
         if loss is None:
             raise ValueError(
@@ -60,8 +63,11 @@ class Start:
         if kinds[0] != kinds[1]:
             raise ValueError(self._differs("X", *kinds))
         if not _are_equal(self.classes, classes):
-            old, new = (_shortened(labels.tolist()) for labels in (self.classes, classes))
+            old, new = (shortened(labels.tolist()) for labels in (self.classes, classes))
             raise ValueError(self._differs("the classes in y", old, new))
+        kinds = ["0/1 columns" if columns else "one label per row" for columns in (True, False)]
+        if self.has_columns is not None and self.has_columns != (y.ndim == 2):
+            raise ValueError(self._differs("y", *(kinds if self.has_columns else kinds[::-1])))
 
     def row_statistics(self):
         """Return what rows were standardized with."""
@@ -72,7 +78,8 @@ class Start:
         old, shape = self.reading, source.images.shape
         new = {"size": source.size, "resize": source.resize}
         if old != new:
-            raise ValueError(self._differs("the size of images", old["size"], new["size"]))
+            sizes = [reading["size"] or "that of the arrays" for reading in (old, new)]
+            raise ValueError(self._differs("the size of images", *sizes))
         if old["size"] is None and self.image_shape[:2] != shape[:2]:
             raise ValueError(self._differs("the size of images", self.image_shape[:2], shape[:2]))
 
@@ -89,8 +96,9 @@ class Start:
                 set_hidden_state(getattr(network.trunk, name), hidden_state(part))
         if self.loss is not None and self.loss["class"] == _class_of(loss):
             state = {k: torch.from_numpy(np.array(v)) for k, v in self.loss["state"].items()}
-            if _shapes(state) != _shapes(_learned(loss)):
-                raise ValueError(self._differs("what the loss learns", _shapes(state), "other"))
+            found = _shapes(state), _shapes(_learned(loss))
+            if found[0] != found[1]:
+                raise ValueError(self._differs("what the loss learns", *found))
             loss.load_state_dict(loss.state_dict() | state)
 
     def _check_spec(self, network):
@@ -120,8 +128,13 @@ class Start:
         return [*self.history, *(epoch | {"epoch": done + epoch["epoch"]} for epoch in history)]
 
 
-def training_state(loss, held_out):
-    """Return what the next fit needs beside the network: what the loss has learned or drawn."""
+def training_state(loss, y, target):
+    """Return what the next fit needs beside the network.
+
+    That is what the loss has learned or drawn, and which classes of `y` are not trained on, where
+    `target` is -1; None for columns.
+    """
+    held_out = None if y.ndim == 2 else np.unique(y[target == -1])
     state = _arrays(_learned(loss))
     kept = {"class": _class_of(loss), "state": state} if state else None
     return {"loss": kept, "held_out": held_out}
@@ -153,8 +166,3 @@ def _comparable(value):
 def _are_equal(old, new):
     kinds = [KINDS.get(labels.dtype.kind, "text") for labels in (old, new)]
     return kinds[0] == kinds[1] and np.array_equal(*comparable_labels(old, new))
-
-
-def _shortened(labels):
-    shown = ", ".join(f"{label!r:.20}" for label in labels[:5])
-    return f"[{shown}, ... {len(labels)} in all]" if len(labels) > 5 else f"[{shown}]"

@@ -185,12 +185,13 @@ def test_another_loss_of_the_same_kind_may_go_on():
         ({}, Y + 1, r"the classes in y differs: \[0, 1, 2\] then, \[1, 2, 3\] now"),
         ({}, Y % 2, r"the classes in y differs: \[0, 1, 2\] then, \[0, 1\] now"),
         ({}, Y.astype(str), "the classes in y differs"),
+        ({}, np.eye(3, dtype=int)[Y], "y differs: one label per row then, 0/1 columns now"),
         ({"n_components": 5}, Y, "n_components differs: None then, 5 now"),
         ({"normalize": False}, Y, "normalize differs: True then, False now"),
         ({"loss": "contrastive"}, Y, "3 class scores then, no class scores now"),
         ({"loss": None}, Y, "loss=None trains nothing"),
     ],
-    ids=["other", "fewer", "text", "width", "length", "loss", "none"],
+    ids=["other", "fewer", "text", "columns", "width", "length", "loss", "none"],
 )
 def test_what_differs_is_named_and_the_estimator_stays_as_it_was(change, y, message):
     estimator = of_loss("softmax", warm_start=True).fit(X, Y)
