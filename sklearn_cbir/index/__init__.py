@@ -15,12 +15,15 @@ An engine is made by ``ENGINES[algorithm](metric, **options)`` and has
   and ``block_size``, how many queries to ask for at once;
 - ``add(rows)`` and ``remove(positions)``: a new engine with the rows appended
   or taken out; later positions move up;
+- ``relocate(place)``: an engine whose rows, if they are in a file or on a server,
+  are found at another place; None if they are in memory;
 - ``exact``: an engine over the same rows that answers exactly, whose
   ``metric`` names the distance; ``name``: the algorithm that answers;
   ``recall``: the share of true neighbors it finds.
 
 Engines are never changed after `build`, so that a search that runs while
-another thread adds rows sees one consistent gallery.
+another thread adds rows sees one consistent gallery. Engines that follow each
+other share memory: arrays grow into room behind them that no earlier one sees.
 """
 
 from sklearn_cbir._validation import lazy_exports
