@@ -1,6 +1,7 @@
 """Loader processes that live through a training and are told what to read."""
 
 import contextlib
+import io
 import mmap
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import pickle
 import tempfile
 import traceback
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -116,7 +118,9 @@ class _Readers(Dataset):
             return not large
 
         try:
-            data = cloudpickle.dumps(self.readers, protocol=5, buffer_callback=keep)
+            file = io.BytesIO()
+            _Pickler(file, protocol=5, buffer_callback=keep).dump(self.readers)
+            data = file.getvalue()
         except Exception as error:
             raise ValueError(
                 f"num_workers={self.n_workers} sends X and augment to other processes, where "
@@ -147,6 +151,26 @@ class _Readers(Dataset):
                 pages = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
             buffers = [pages[start : start + n_bytes] for start, n_bytes in places]
         self.readers = pickle.loads(data, buffers=buffers)
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Sends arrays that are mapped from a file of the user's by its name."""
+
+    def reducer_override(self, thing):
+        mapped = thing
+        while isinstance(mapped, np.ndarray) and not isinstance(mapped.base, mmap.mmap):
+            mapped = mapped.base
+        # What was changed in a copy on write ("c") is not in the file.
+        if not isinstance(mapped, np.memmap) or mapped.mode == "c" or mapped.filename is None:
+            return super().reducer_override(thing)
+        if not thing.flags.c_contiguous:
+            return super().reducer_override(thing)
+        start = mapped.offset + _address(thing) - _address(mapped)
+        return np.memmap, (mapped.filename, thing.dtype, "r", start, thing.shape)
+
+
+def _address(array):
+    return array.__array_interface__["data"][0]
 
 
 class _Failure:

@@ -1,8 +1,10 @@
 """The same network for any number of loader processes, which live as long as the fit."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import threading
@@ -17,6 +19,7 @@ from torch import nn
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir._batches import ArraySource
 from sklearn_cbir._plan import plan_batches
+from sklearn_cbir._workers import _Readers
 from sklearn_cbir.datasets import make_shapes
 
 IMAGES, Y = make_shapes(24, n_classes=3, image_size=16, random_state=0)
@@ -351,6 +354,20 @@ def test_what_cannot_be_sent_is_named(start_method):
     augment = Own(threading.Lock(), lambda lock: 0)
     with pytest.raises(ValueError, match="num_workers=1 sends X and augment .* Use num_workers=0"):
         tiny(augment=augment, num_workers=1).fit(IMAGES, Y)
+
+
+def test_a_mapped_array_is_sent_by_the_name_of_its_file(tmp_path):
+    np.save(tmp_path / "rows.npy", np.arange(40_000.0).reshape(400, 100))
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    sources = [ArraySource(rows) for rows in (mapped, np.asarray(mapped)[100:], mapped[:, ::2])]
+    with contextlib.ExitStack() as stack:
+        readers = _Readers(sources, 1, stack)
+        readers.pack()
+        assert len(readers.packed[2]) == 0  # nothing to be mapped from a file of ours
+        copies = pickle.loads(pickle.dumps(readers)).readers
+    for source, copy in zip(sources, copies):
+        assert np.array_equal(source.rows, copy.rows)
+    assert all(isinstance(copy.rows, np.memmap) for copy in copies[:2])
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, ValueError])
