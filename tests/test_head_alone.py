@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import make_blobs
 from torch import nn
 
@@ -9,11 +10,14 @@ from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.losses import LOSSES, output_of
 
+# A few steps of tiny networks.
+pytestmark = pytest.mark.filterwarnings("ignore:.* training images get the same")
 IMAGES, Y = make_shapes(24, random_state=0)
 COMMON = {"max_epochs": 0, "batch_size": 8, "random_state": 0, "image_size": 16}
 
 
 def trunk():
+    torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3))
     layers[1].running_mean.fill_(0.25)
     return layers

@@ -12,6 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
 from sklearn_cbir.losses import LOSSES, SquaredHingeLoss, output_of, takes_sample_weight
 
+# A few steps of tiny networks.
+pytestmark = pytest.mark.filterwarnings("ignore:.* training images get the same")
 X, Y = make_blobs(30, 5, centers=3, cluster_std=3.0, random_state=0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3)).astype(np.uint8)
 WEIGHTS = np.random.default_rng(0).integers(1, 4, 30)

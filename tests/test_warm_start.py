@@ -20,6 +20,8 @@ from sklearn_cbir import (
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.losses import LOSSES, SquaredHingeLoss, output_of
 
+# A few steps of tiny networks.
+pytestmark = pytest.mark.filterwarnings("ignore:.* training images get the same")
 X, Y = make_blobs(30, 5, centers=3, cluster_std=3.0, random_state=0)
 IMAGES, OF_IMAGES = make_shapes(24, random_state=0)
 EVERY_LOSS = pytest.mark.parametrize("name", sorted(LOSSES))
