@@ -474,7 +474,7 @@ class NetworkTransformer(
         """Return keyword arguments of build_backbone, which copies a module."""
         names = ("weights", "pooling", "image_size", "mean", "std")
         backbone = DEFAULT_BACKBONE if self.backbone is None else self.backbone
-        shape = (FILE_SIZE, FILE_SIZE) if images.shape is None else images.shape[:2]
+        shape = (FILE_SIZE, FILE_SIZE) if images.image_shape is None else images.image_shape[:2]
         own = {"backbone": backbone, "input_shape": shape}
         return own | {name: getattr(self, name) for name in names}
 
@@ -499,7 +499,7 @@ class NetworkTransformer(
         if isinstance(data, np.ndarray):
             return ArraySource(data)
         size, resize = self._read_size(data, trunk)
-        self.image_shape_ = data.shape
+        self.image_shape_ = data.image_shape
         if training:
             data = data.cached(
                 size, resize=resize, max_bytes=CACHE_BYTES, progress=self.verbose > 0
@@ -511,7 +511,7 @@ class NetworkTransformer(
         """Return the input size in px, None for the arrays' own, and the size resized to."""
         if trunk.image_size is not None:
             return trunk.image_size, trunk.resize_size
-        return (None, None) if images.shape is not None else (FILE_SIZE, FILE_SIZE)
+        return (None, None) if images.image_shape is not None else (FILE_SIZE, FILE_SIZE)
 
     # Training --------------------------------------------------------------------------------
 
@@ -652,7 +652,7 @@ class NetworkTransformer(
     def _reading(self, images):
         """Return the size that images are read in, and the size resized to, before the cut."""
         size, resize = (self._network_state["reading"][name] for name in ("size", "resize"))
-        if size is None and (images.shape is None or images.shape[:2] != self.image_shape_[:2]):
+        if size is None and (images.image_shape or ())[:2] != self.image_shape_[:2]:
             size = self.image_shape_[:2]  # fitted on arrays of their own size
         return size, resize
 

@@ -75,7 +75,7 @@ class Start:
 
     def check_reading(self, source):
         """Raise unless images are read in the same size."""
-        old, shape = self.reading, source.images.shape
+        old, shape = self.reading, source.images.image_shape
         new = {"size": source.size, "resize": source.resize}
         if old != new:
             sizes = [reading["size"] or "that of the arrays" for reading in (old, new)]

@@ -368,7 +368,7 @@ class CNNFeatureExtractor(NetworkTransformer):
                 "Use "
                 "scales=(1.0,)."
             )
-        size = source.size or source.images.shape[:2]
+        size = source.size or source.images.image_shape[:2]
         height, width = size if isinstance(size, tuple) else (size, size)
         black = torch.zeros(1, 3, height, width, dtype=torch.uint8)
         for scale in self._checked_scales():

@@ -288,7 +288,7 @@ def test_gray_is_replicated_and_float_and_16_bit_scaled(rng):
         gray * np.uint16(257),
     ):
         images = check_images(X)
-        assert images.shape == (8, 9, 1)
+        assert images.image_shape == (8, 9, 1)
         assert np.array_equal(images.read(np.arange(5)), expected)
 
 
@@ -385,7 +385,7 @@ def test_paths_of_every_type_give_the_same_pixels(pixels, tmp_path, monkeypatch)
     ):
         images = check_images(X)
         assert images.is_path
-        assert images.shape is None
+        assert images.image_shape is None
         assert np.array_equal(images.read([len(images) - 1], 32)[0], reads[0])
 
 
@@ -405,7 +405,7 @@ def test_sequences_hold_images_of_any_size(rng, save):
     expected = check_images(arrays).read([0, 1, 2], 8)
     for X in (tuple(arrays), objects, pil, frame, np.array([*pil, None], dtype=object)[:3]):
         images = check_images(X)
-        assert images.shape is None
+        assert images.image_shape is None
         assert np.array_equal(images.read([0, 1, 2], 8), expected)
     with pytest.raises(ValueError, match="images of any sizes, which must be resized"):
         check_images(arrays).read([0])
@@ -414,7 +414,7 @@ def test_sequences_hold_images_of_any_size(rng, save):
 def test_a_list_of_equal_arrays_has_a_shape_and_a_native_size(rng):
     X = rng.integers(0, 256, (4, 7, 9, 3), dtype=np.uint8)
     images = check_images(list(X))
-    assert images.shape == (7, 9, 3)
+    assert images.image_shape == (7, 9, 3)
     assert np.array_equal(images.read(slice(None)), X)
     nested = check_images((X / 255).tolist())
     assert np.array_equal(nested.read(slice(None)), X)
@@ -548,7 +548,7 @@ def test_cached_images_are_the_same_and_read_no_file(n_threads, save, pixels):
     path = save("a.png", pixels)
     images = check_images([path, *PHOTOS[:3]])
     cached = images.cached(32, 40)
-    assert cached.shape == (32, 32, 3)
+    assert cached.image_shape == (32, 32, 3)
     expected = images.read(slice(None), 32, 40)
     os.remove(path)
     assert np.array_equal(cached.read(slice(None), 32), expected)

@@ -15,6 +15,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageOps
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils.validation import _num_samples
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -543,3 +548,45 @@ def test_paths_take_the_memory_of_their_text_not_of_the_longest():
     assert len(pickle.dumps(images)) < 20 * len("".join(paths))
     assert len(pickle.dumps(images)) < 500_000  # an array of text would take 160 MB
     assert images[[5, 10_000, 0]].paths.tolist() == [paths[5], paths[10_000], paths[0]]
+
+
+# scikit-learn's splitters and searches ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["one array", "paths", "a lazy sequence"])
+def test_splitters_count_and_select_checked_images_unread(kind, rng):
+    X = {
+        "one array": rng.integers(0, 256, (30, 12, 16, 3), dtype=np.uint8),
+        "paths": [f"photo{i}.jpg" for i in range(30)],
+        "a lazy sequence": Lazy([np.full((8, 9), i, np.uint8) for i in range(30)].__getitem__, 30),
+    }[kind]
+    images, y = check_images(X), np.arange(30)
+    assert _num_samples(images) == len(images) == images.shape[0] == 30
+    asked = len(getattr(X, "asked", []))
+    train, test, y_train, y_test = train_test_split(images, y, test_size=9, random_state=0)
+    assert train.shape == (21, *images.shape[1:])
+    assert np.array_equal(train._rows, y_train)
+    assert np.array_equal(test._rows, y_test)
+    folds = list(KFold(3).split(images))
+    assert [len(held_out) for _, held_out in folds] == [10, 10, 10]
+    assert np.array_equal(_safe_indexing(images, y > 25)._rows, [26, 27, 28, 29])
+    assert indexable(images, y)[0] is images
+    assert len(pickle.loads(pickle.dumps(images[3:5]))) == 2
+    assert len(getattr(X, "asked", [])) == asked
+    with pytest.raises(ValueError, match="is no array: images are read when they are needed"):
+        np.asarray(images)
+
+
+def test_searches_over_checked_images_score_as_over_what_they_are_made_of():
+    X, y = make_shapes(36, image_size=16, random_state=0)
+    search = GridSearchCV(
+        make_pipeline(GISTDescriptor(), KNeighborsClassifier()),
+        {"gistdescriptor__image_size": [16, 24]},
+        cv=3,
+    )
+    expected = search.fit(X, y).cv_results_["mean_test_score"]
+    lazy = Lazy(X.__getitem__, len(X))
+    for images in (check_images(X), check_images(lazy)):
+        assert np.array_equal(search.fit(images, y).cv_results_["mean_test_score"], expected)
+        scores = cross_val_score(search.best_estimator_, images, y, cv=3)
+        assert scores.mean() == pytest.approx(expected.max())

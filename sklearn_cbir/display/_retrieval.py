@@ -434,7 +434,7 @@ def _gallery_rows(gallery_images, ids, rows):
 
 def _pixels(images):
     """Return pixels (H, W, 3) per image, at the images' own size if they have one, or its fault."""
-    size = None if images.shape else THUMBNAIL
+    size = None if images.image_shape else THUMBNAIL
     rows = np.arange(len(images))
     try:
         return list(images.read(rows, size))

@@ -19,8 +19,9 @@ PROOF = 8  # px: what is decoded only to see whether it can be
 class Images:
     """Checked images, read batch by batch; made by `check_images`.
 
-    Selecting rows never reads or copies pixels. The same image gives the same pixels alone and
-    in any batch, as path, PIL image or array.
+    Selecting rows never reads or copies pixels, so scikit-learn's splitters and searches take
+    images as they take arrays. The same image gives the same pixels alone and in any batch, as
+    path, PIL image or array.
 
     Parameters
     ----------
@@ -35,8 +36,8 @@ class Images:
     >>> import numpy as np
     >>> from sklearn_cbir.images import check_images
     >>> images = check_images(np.zeros((10, 28, 28), dtype=np.uint8))
-    >>> len(images), images.shape
-    (10, (28, 28, 1))
+    >>> images.shape, images.image_shape
+    ((10, 28, 28, 1), (28, 28, 1))
     >>> images.read([0, 3], 32).shape
     (2, 32, 32, 3)
     """
@@ -52,11 +53,24 @@ class Images:
         return Images(self._source, np.atleast_1d(self._rows[indices]))
 
     def __repr__(self):
-        kind = "files" if self.is_path else f"shape {self.shape}" if self.shape else "any sizes"
+        kind = "files" if self.is_path else "any sizes"
+        if self.image_shape is not None:
+            kind = f"shape {self.image_shape}"
         return f"Images({len(self)}, {kind})"
+
+    def __array__(self, dtype=None, copy=None):
+        raise ValueError(
+            f"{self!r} is no array: images are read when they are needed. read(slice(None), size) "
+            "gives their pixels."
+        )
 
     @property
     def shape(self):
+        """(n, H, W, C) of arrays of one shape, (n,) of all other images."""
+        return (len(self), *(self.image_shape or ()))
+
+    @property
+    def image_shape(self):
         """(H, W, C) of arrays of one shape; None for files, PIL images and mixed shapes."""
         return self._source.shape
 
@@ -86,8 +100,8 @@ class Images:
         size : int or tuple (height, width), default=None
             Side of the square that is cut from the middle, in px, or the sides of
             a rectangle, without `resize`: images are resized until they just cover
-            it. None keeps the images' own size, which only works where `shape` is
-            not None.
+            it. None keeps the images' own size, which only works where
+            `image_shape` is not None.
 
         resize : int, default=None
             The short side is resized to this before the cut, in px, bilinear
@@ -283,10 +297,10 @@ class Images:
     def _output_size(self, size, resize):
         """Return height, width and the checked `resize`; None just covers height and width."""
         if size is None:
-            if self.shape is None:
+            if self.image_shape is None:
                 kind = "files" if self.is_path else "images of any sizes"
                 raise ValueError(f"X holds {kind}, which must be resized: pass a size in px.")
-            return *self.shape[:2], None
+            return *self.image_shape[:2], None
         if isinstance(size, tuple) and len(size) == 2 and resize is None:
             return *(check_integer(side, "size", minimum=1) for side in size), None
         size = check_integer(size, "size", minimum=1)
@@ -302,7 +316,7 @@ class Images:
         """Say whether reading is only a selection of array rows."""
         return (
             isinstance(self._source, ArrayOfImages)
-            and self.shape[:2] == (height, width)
+            and self.image_shape[:2] == (height, width)
             and resize in (None, height)
         )
 
