@@ -1,10 +1,12 @@
 """Real folders: what servers keep there, what cannot be looked at, any names, any tree."""
 
+import itertools
 import os
 import socket
 import sys
 import unicodedata
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,11 @@ OTHERS = [
     "Catalog Previews.lrdata/A/1.jpg",
     "Fotos.photoslibrary/resources/derivatives/1.jpg",
     "node_modules/pkg/logo.png",
+    "venv/lib/python3/site-packages/pkg/logo.png",
+    "2024/CaptureOne/Cache/Thumbnails/1.jpg",
+    "Shop.cocatalog/Cache/Previews/1.jpg",
+    "Catalog.lrcat-data/1.jpg",
+    "appdata_oc1/preview/1.jpg",
 ]
 
 
@@ -101,11 +108,35 @@ def test_names_that_only_look_alike_stay(fill):
         ([Path("out"), b"b"], ["a/1.jpg", "a/raw/2.jpg"]),
         ((), ["a/1.jpg", "a/raw/2.jpg", "b/3_thumb.jpg", "out/4.jpg"]),
         ((*IGNORED_NAMES, "[ab]"), ["out/4.jpg"]),
+        (["**/raw", "**/b/*.jpg"], ["a/1.jpg", "out/4.jpg"]),
     ],
 )
 def test_patterns_of_the_user(fill, exclude, left):
     folder = fill("a/1.jpg", "a/raw/2.jpg", "b/3_thumb.jpg", "out/4.jpg")
     assert listed(folder, exclude=exclude) == left
+
+
+def test_absolute_patterns_are_paths_too(fill, monkeypatch):
+    folder = fill("a/1.jpg", "out/4.jpg", "a/out/2.jpg")
+    out = os.path.join(folder, "out")
+    for exclude in (out, [out], [Path(out)], [os.fsencode(out)]):
+        assert load_image_folder(folder, exclude=exclude).excluded == {"out": 2}
+    assert listed(folder, exclude=[os.path.join(folder, "a", "out")]) == ["a/1.jpg", "out/4.jpg"]
+    monkeypatch.chdir(folder)
+    assert load_image_folder(
+        "a", labels=False, exclude=os.path.join(out, "..", "a", "out")
+    ).excluded
+
+
+@pytest.mark.parametrize("exclude", [5, [1], [None], True])
+def test_what_is_no_pattern_is_named(fill, exclude):
+    with pytest.raises(ValueError, match=r"exclude=.* must be a sequence of patterns, such as"):
+        load_image_folder(fill(*KEPT), exclude=exclude)
+
+
+def test_a_folder_whose_images_are_all_excluded_says_so(fill):
+    with pytest.raises(ValueError, match=r"0 other files and 2 excluded \(\*: 2\)"):
+        load_image_folder(fill(*KEPT), exclude="*")
 
 
 def test_patterns_match_accents_in_any_form(fill):
@@ -173,6 +204,28 @@ def test_trees_deeper_than_pythons_stack_are_listed(tmp_path, monkeypatch):
         for _ in range(n):
             os.chdir("..")
             os.rmdir("d")
+
+
+def test_links_between_folders_list_everything_once_per_class(fill):
+    names = "abcdefghijkl"
+    folder = Path(fill(*(f"{name}/1.jpg" for name in names)))
+    for one, other in itertools.permutations(names, 2):
+        (folder / one / f"to_{other}").symlink_to(folder / other)  # 10 ** 9 ways lead through
+    everything = listed(folder, labels=False)
+    assert everything == [f"{name}/1.jpg" for name in names]
+    photos = load_image_folder(folder)
+    assert Counter(photos.target) == dict.fromkeys(names, len(names))
+    assert {"a/1.jpg", "a/to_b/1.jpg", "b/to_a/1.jpg"} <= set(listed(folder))
+
+
+def test_a_link_lists_what_lies_outside_and_keeps_what_lies_inside_in_its_place(fill, tmp_path):
+    folder = Path(fill("a/deep/1.jpg", "b/2.jpg", folder="library"))
+    outside = Path(fill("c/3.jpg", folder="elsewhere"))
+    (folder / "a" / "a_link").symlink_to(folder / "a" / "deep")
+    (folder / "a" / "up").symlink_to(tmp_path)
+    (folder / "more").symlink_to(outside)
+    assert listed(folder, labels=False) == ["a/deep/1.jpg", "a/up/elsewhere/c/3.jpg", "b/2.jpg"]
+    assert "more/c/3.jpg" in listed(folder)
 
 
 # Trees without classes --------------------------------------------------------------------------

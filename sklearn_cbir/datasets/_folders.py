@@ -33,7 +33,8 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
 
     Nothing is read: the paths go to any estimator as they are. An image
     belongs to the class of the top sub-folder it lies in, however deep. The
-    order depends on the names alone, so it is the same on every machine.
+    order depends on the names alone, so it is the same on every machine. Links
+    to folders are followed, and list what they lead to once in every class.
 
     Parameters
     ----------
@@ -47,10 +48,10 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
     exclude : sequence of str, default=None
         Patterns of what is left out, with ``*``, ``?`` and ``[...]``, in any
         case: names of files and folders, or, with a slash, paths below
-        `folder`. None takes ``IGNORED_NAMES``: what is hidden, and what
-        servers and programs keep beside photos (thumbnails, trash); to add to
-        them pass ``(*IGNORED_NAMES, "out")``. An empty sequence leaves out
-        nothing.
+        `folder` (absolute ones too; ``**/`` is any folder). None takes
+        ``IGNORED_NAMES``: what is hidden, and what servers and programs keep
+        beside photos (thumbnails, trash); to add to them pass
+        ``(*IGNORED_NAMES, "out")``. An empty sequence leaves out nothing.
 
     shuffle : bool, default=True
         Whether to shuffle; False sorts by class and path. Splitters that do
@@ -106,13 +107,13 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
     check_boolean(labels, "labels")
     check_boolean(shuffle, "shuffle")
     folder = check_folder(folder)
-    tree = look_through(folder, exclude)
+    tree = look_through(folder, exclude, apart=labels)
     endings = readable_extensions()
     images, others = [], []
     for parts in tree.files:
         (images if parts[-1].lower().endswith(endings) else others).append(parts)
     ignored = _count_endings(parts[-1] for parts in others)
-    _check_found(folder, images, ignored, labels)
+    _check_found(folder, images, ignored, tree.excluded, labels)
     warn_of_faults(folder, tree, stacklevel=3)
     _warn_of_photos(folder, ignored)
     labelled = labels and len(images[0]) > 1
@@ -153,16 +154,19 @@ def _in_brackets(counts, n=8):
     return f" ({', '.join(shown[:n])}{more})" if shown else ""
 
 
-def _check_found(folder, images, ignored, labels):
+def _check_found(folder, images, ignored, excluded, labels):
     """Raise unless there are images, and under `labels` all of them in sub-folders or none."""
     if not images:
         endings = readable_extensions()
         endings = [ending for ending in COMMON if ending in endings] + [
             ending for ending in endings if ending not in COMMON
         ]
+        n_excluded = sum(excluded.values())
+        left_out = f" and {n_excluded} excluded{_in_brackets(excluded)}" if excluded else ""
         raise ValueError(
             f"folder={folder!r} holds no images, {sum(ignored.values())} other files"
-            f"{_in_brackets(ignored)}. Images end in {', '.join(endings)}.{_way_to_read(ignored)}"
+            f"{_in_brackets(ignored)}{left_out}. Images end in {', '.join(endings)}."
+            f"{_way_to_read(ignored)}"
         )
     loose = [parts[0] for parts in images if len(parts) == 1]
     if labels and 0 < len(loose) < len(images):

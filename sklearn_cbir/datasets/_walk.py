@@ -7,15 +7,19 @@ import unicodedata
 import warnings
 from dataclasses import dataclass, field
 
+from sklearn_cbir._validation import shortened
+
 # Names of files and folders, or with a slash the ends of paths, that hold no photos of the user.
 IGNORED_NAMES = (
     ".*",  # hidden: .git, .thumbnails, .Trash-1000, .@__thumb, .AppleDouble, ._photo.jpg, ...
     *("@eaDir", "#recycle", "#snapshot", "SYNOPHOTO_THUMB_*", "SYNOFILE_THUMB_*"),  # Synology
     *("@Recycle", "@Recently-Snapshot", "@Transcode", "@__thumb"),  # QNAP
-    *("$RECYCLE.BIN", "RECYCLER", "System Volume Information", "found.000"),  # Windows
+    *("$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "found.000"),  # Windows
     *("__MACOSX", "Network Trash Folder", "Temporary Items"),  # macOS
-    *("lost+found", "_gsdata_", "node_modules"),
-    *("*.lrdata", "*.aplibrary/Thumbnails", "*.aplibrary/Previews"),  # Lightroom, Aperture
+    *("lost+found", "_gsdata_", "trashbox", "*appdata_*/preview", "*.trickplay"),  # other servers
+    *("node_modules", "site-packages", "__pycache__"),  # pictures of programs
+    *("*.lrdata", "*.lrcat-data", "*CaptureOne/Cache", "*.cocatalog/Cache", "iPod Photo Cache"),
+    *("*.aplibrary/Thumbnails", "*.aplibrary/Previews"),
     *("*.photoslibrary/resources", "*.photoslibrary/database", "*.photoslibrary/private"),
     *("*.photoslibrary/scopes", "*.photoslibrary/Thumbnails", "*.photolibrary/Thumbnails"),
 )
@@ -30,20 +34,30 @@ class Tree:
     faults: list = field(default_factory=list)  # (path, why) of entries that cannot be looked at
 
 
-def look_through(folder, exclude=None):
-    """Return the `Tree` of a folder; links are followed, but never in a circle."""
+def look_through(folder, exclude=None, apart=True):
+    """Return the `Tree` of a folder.
+
+    Links are followed. A folder that they lead to is listed once, under its own place if it has one
+    in the tree: links that lead to each other would list it on every way there is. With `apart`
+    it is listed once for every top sub-folder, as these are classes.
+    """
     tree = Tree()
-    pattern_of = _matcher(IGNORED_NAMES if exclude is None else _as_patterns(exclude))
-    left = [(folder, (), frozenset())]  # not by recursion: trees may be deeper than Python's stack
-    while left:
-        path, parts, parents = left.pop()
+    patterns = IGNORED_NAMES if exclude is None else _as_patterns(exclude, folder)
+    pattern_of = _matcher(patterns)
+    seen = set()  # folders, each with the top sub-folder that it was listed for
+    # Not by recursion: trees may be deeper than Python's stack.
+    own, linked = [(folder, (), False)], []
+    while own or linked:
+        path, parts, is_linked = (own or linked).pop()
         try:
             status = os.stat(path)
-            here = (status.st_dev, status.st_ino)
-            if here in parents and here[1]:
+            top = parts[:1] if apart else ()
+            here = (top, status.st_dev, status.st_ino)
+            if is_linked and status.st_ino and (here in seen or ((), *here[1:]) in seen):
                 continue
+            seen.add(here)
             with os.scandir(path) as entries:
-                entries = list(entries)
+                entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
         except OSError as error:
             if not parts:
                 raise
@@ -56,7 +70,8 @@ def look_through(folder, exclude=None):
                 continue
             try:
                 if entry.is_dir():
-                    left.append((entry.path, found, parents | {here}))
+                    by_link = is_linked or _leads_elsewhere(entry)
+                    (linked if by_link else own).append((entry.path, found, by_link))
                 elif entry.is_file() or entry.is_symlink():  # a dangling link is named on reading
                     tree.files.append(found)
                 else:
@@ -66,6 +81,11 @@ def look_through(folder, exclude=None):
     tree.files.sort()
     tree.faults.sort()
     return tree
+
+
+def _leads_elsewhere(entry):
+    """Say whether a folder is a link, or a junction of Windows."""
+    return entry.is_symlink() or (hasattr(entry, "is_junction") and entry.is_junction())
 
 
 def walk(folder):
@@ -87,24 +107,42 @@ def warn_of_faults(folder, tree, stacklevel):
         )
 
 
-def _as_patterns(exclude):
+def _as_patterns(exclude, folder):
     """Return patterns as a tuple of str, with slashes and without one at either end."""
     if isinstance(exclude, (str, bytes, os.PathLike)):
         exclude = (exclude,)
-    patterns = [os.fsdecode(pattern).replace(os.sep, "/") for pattern in exclude]
-    return tuple(pattern.removeprefix("./").strip("/") for pattern in patterns)
+    try:
+        patterns = [os.fsdecode(pattern) for pattern in exclude]
+    except TypeError:
+        raise ValueError(
+            f"exclude={shortened(exclude)} must be a sequence of patterns, such as "
+            "(*IGNORED_NAMES, 'out')."
+        ) from None
+    return tuple(_below(pattern, os.path.abspath(folder)) for pattern in patterns)
+
+
+def _below(pattern, folder):
+    """Return one pattern, its path counted from `folder`."""
+    if os.path.isabs(pattern):
+        inside = os.path.normpath(pattern).removeprefix(folder.rstrip(os.sep) + os.sep)
+        pattern = pattern if inside == os.path.normpath(pattern) else inside
+    pattern = pattern.replace(os.sep, "/").removeprefix("./").strip("/")
+    # A name is looked for at any depth anyway.
+    return pattern[3:] if pattern.startswith("**/") and "/" not in pattern[3:] else pattern
 
 
 def _matcher(patterns):
     """Return a function that gives the first pattern that the parts of a path match, or None."""
     names = [pattern for pattern in patterns if "/" not in pattern]
     paths = [pattern for pattern in patterns if "/" in pattern]
-    by_name, by_path = _compiled(names), _compiled(paths)
+    by_name = _compiled(names)
+    # With a slash in front "**/" may stand for no folder at all.
+    by_path = _compiled([pattern if pattern[:3] == "**/" else f"/{pattern}" for pattern in paths])
 
     def pattern_of(parts):
         if match := by_name(_plain(parts[-1])):
             return names[match.lastindex - 1]
-        if paths and (match := by_path(_plain("/".join(parts)))):
+        if paths and (match := by_path(_plain("/" + "/".join(parts)))):
             return paths[match.lastindex - 1]
         return None
 
