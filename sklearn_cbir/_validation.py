@@ -80,17 +80,37 @@ def _printable(character):
     return character.encode("unicode_escape").decode("ascii")
 
 
-def as_numpy(X):
+def as_numpy(X, name="X"):
     """Return an array of another library, on any device, as one of numpy; all else as it is.
 
-    scikit-learn does so by itself unless its ``array_api_dispatch`` is on.
+    scikit-learn does so by itself unless its ``array_api_dispatch`` is on. Arrays with masked
+    entries, whose masks it drops, are refused, and complex ones, which it prints.
     """
     if hasattr(X, "detach"):  # tensors of torch
         X = X.detach().cpu()
         return (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()
     if hasattr(X, "__array_namespace__") and not isinstance(X, np.ndarray):
-        return np.asarray(X.get() if hasattr(X, "get") else X)  # CuPy copies when it is told to
+        X = np.asarray(X.get() if hasattr(X, "get") else X)  # CuPy copies when it is told to
+    if isinstance(X, np.ndarray) and X.dtype.kind == "c":
+        raise ValueError(
+            f"Complex data not supported: {name} has dtype {X.dtype}. Pass real numbers, such as "
+            f"{name}.real or abs({name})."
+        )
+    check_not_masked(X, name)
     return X
+
+
+def check_not_masked(values, name, what="a number"):
+    """Raise for an array of which entries are masked: numpy drops masks without a word."""
+    if not isinstance(values, np.ma.MaskedArray) or not np.ma.is_masked(values):
+        return
+    masked = np.ma.getmaskarray(values)
+    place = ", ".join(map(str, np.argwhere(masked)[0]))
+    where = f"{name}[{place}]" if place else name
+    raise ValueError(
+        f"{where} is masked, the first of {np.count_nonzero(masked)} such entries: what is masked "
+        f"is not {what}. Leave it out, or fill it in with {name}.filled(...)."
+    )
 
 
 def check_choice(value, parameter, options):
@@ -153,6 +173,7 @@ def _bounds(minimum, maximum):
 
 def check_sample_weight(sample_weight, n):
     """Return weights as float32 (n,): finite, at least 0 and not all 0; one number is for all."""
+    check_not_masked(sample_weight, "sample_weight")
     try:
         with np.errstate(over="ignore"):  # infinite weights are refused below
             weights = np.asarray(sample_weight, dtype=np.float64).astype(np.float32)

@@ -40,6 +40,8 @@ IDS = {
     "moments": [datetime.datetime(2020, 1, 1, 12, 0, 0, i, tzinfo=datetime.UTC) for i in range(4)],
     "sets": [frozenset(), frozenset([1, "a"]), frozenset("ab"), frozenset([frozenset([1])])],
     "numbers of other kinds": [Decimal("0.1"), Fraction(1, 3), 0.1, 1 + 2j],
+    "numbers that need 64 bits without a sign": np.array([2**63, 2**64 - 1, 5, 0], np.uint64),
+    "truth values and numbers": [True, 1, 0, False],
     "pairs of many kinds": [("a", uuid.UUID(int=0)), (b"a", 1), (Path("a"), None), ((1,), 2)],
 }
 
@@ -71,6 +73,55 @@ def test_ids_that_a_file_cannot_hold_are_an_error_whose_advice_helps(ids, tmp_pa
     with pytest.raises(ValueError, match=r"^GalleryIds\.values\[0\] is a .* Fit with ids that are"):
         persistence.save(fit(ids), tmp_path / "gallery")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_gallery_holds_cannot_be_written(rng):
+    columns = rng.integers(2, size=(4, 3))
+    retriever = NeighborsRetriever(1).fit(np.eye(4), columns, ids=list("abcd"))
+    for held in (retriever.y_, retriever.ids_):
+        with pytest.raises(ValueError, match="read-only"):
+            held[0] = held[1]
+    np.testing.assert_array_equal(retriever.y_, columns)
+
+
+def test_true_is_not_1_where_ids_are_of_several_kinds():
+    retriever = fit([True, 2, "a"])
+    for id_ in (1, 1.0, np.int64(1), 0, False):
+        for ask in (retriever.rows, retriever.remove):
+            with pytest.raises(ValueError, match="1 of 1 ids are not in the gallery"):
+                ask([id_])
+    assert retriever.predict(np.eye(3)[:2], ids=[1, np.True_])[:, 0].tolist() == [True, 2]
+    assert retriever.partial_fit(np.eye(3)[:1], ids=[1]).remove([True]).ids_.tolist() == [2, "a", 1]
+    assert type(retriever.ids_[2]) is int
+
+
+def test_hashes_of_64_bits_are_ids_whichever_come_first():
+    low, high = [1, 2**62], np.array([2**63, 2**64 - 1], dtype=np.uint64)
+    for first, second in [(low, high), (high, low), (None, None)]:
+        retriever = fit([0, 3] if first is None else first)
+        retriever.partial_fit(np.eye(2), ids=high if second is None else second)
+        assert retriever.ids_.dtype == np.uint64
+        assert retriever.remove([2**64 - 1]).ids_.tolist()[-1] == (
+            2**62 if second is low else 2**63
+        )
+    counted = NeighborsRetriever(1).fit(np.eye(2))
+    with pytest.raises(ValueError, match="1 of 1 ids are not in the gallery, such as 18446744"):
+        counted.rows(high[1:])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([-1, 2**63], None, "ids hold -1 and 9223372036854775808: no type of 64 bits has both"),
+        ([-1, 0], [2**63], "ids hold -1 and 9223372036854775808: no type of 64 bits has both"),
+        ([2**63], [-1], "ids hold -1 and 9223372036854775808: no type of 64 bits has both"),
+        ([0, 2**64], None, r"ids\[1\]=18446744073709551616 does not fit into 64 bits"),
+        ([0, -(2**63) - 1], None, r"ids\[1\]=-9223372036854775809 does not fit into 64 bits"),
+    ],
+)
+def test_ids_that_no_type_of_64_bits_has_are_refused(first, second, message):
+    with pytest.raises(ValueError, match=message):
+        fit(first).partial_fit(np.eye(len(first))[:1], ids=second)
 
 
 def test_new_text_that_ends_in_nul_is_another_id():

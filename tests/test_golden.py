@@ -64,6 +64,16 @@ def test_a_pickle_of_an_earlier_version_loads_to_the_same_answers(name, golden, 
     check(joblib.load(golden / f"{name}.joblib"), name, answers)
 
 
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("how", ["cbir", "joblib"])
+def test_a_gallery_of_an_earlier_version_is_found_where_it_was_moved(name, how, golden, answers):
+    if name == "milvus":
+        pytest.importorskip("milvus_lite")
+    retriever = (load if how == "cbir" else joblib.load)(golden / f"{name}.{how}")
+    retriever.relocate(golden / ("gallery.db" if name == "milvus" else "rows.npy"))
+    check(retriever, name, answers)
+
+
 def test_shards_of_an_earlier_version_are_read(golden, answers):
     np.testing.assert_array_equal(load_features(golden / "shards"), answers["shards/rows"])
 

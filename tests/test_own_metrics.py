@@ -15,6 +15,7 @@ from sklearn_cbir.metrics import (
     METRICS,
     acg_at_k,
     mean_average_precision,
+    mean_over_queries,
     per_class_thresholds,
     precision_at_k,
     precision_in_radius,
@@ -220,9 +221,44 @@ def test_sparse_distances_are_refused(kind):
 
 def test_masked_distances_are_refused():
     distances = np.ma.array([[0.1, 0.2]], mask=[[False, True]])
-    with pytest.raises(ValueError, match="some are masked"):
+    with pytest.raises(ValueError, match=r"distances\[0, 1\] is masked"):
         mean_average_precision([1], [1, 0], distances)
     assert mean_average_precision([1], [1, 0], np.ma.array(distances.data)) == 1
+
+
+@pytest.mark.parametrize(
+    "exclude", [[-2], np.array([2**64 - 1], np.uint64), [2], [[-1]], [np.array([2**63], np.uint64)]]
+)
+def test_excluded_rows_that_do_not_exist_are_refused(exclude):
+    with pytest.raises(ValueError, match=r"exclude\[0\] names a gallery row outside 0 to 1"):
+        mean_average_precision([1], [1, 0], [[0.1, 0.2]], exclude=exclude)
+
+
+def test_weights_of_any_size_average():
+    values = [0.0, 1.0, float("nan")]
+    for size in (1e308, 1.7e308, 1.0, 1e-320):
+        with pytest.warns(UserWarning, match="1 of 3 queries"):
+            assert mean_over_queries(values, [size, size, 1e308]) == 0.5
+    with pytest.raises(ValueError, match=r"values has shape \(1, 2\)\. Pass one number per query"):
+        mean_over_queries([[0.5, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (sparse.csr_matrix, r"transform gave a sparse matrix of shape \(6, 2\)"),
+        (lambda X: np.where(X > 10, np.nan, X), "transform gave nan for row 5, column 1"),
+        (lambda X: np.where(X > 10, np.inf, X), "transform gave inf for row 5, column 1"),
+        (lambda X: X + 1j, "Complex data not supported: The estimator's transform"),
+        (lambda X: X[:, 0], r"transform gave float64 of shape \(6,\)"),
+    ],
+    ids=["sparse", "NaN", "infinity", "complex", "one number"],
+)
+def test_a_transformer_whose_rows_cannot_be_compared_is_named(turn, message):
+    scorer = retrieval_scorer("map", gallery="queries")
+    X = np.arange(12.0).reshape(6, 2)
+    with pytest.raises(ValueError, match=message):
+        scorer(FunctionTransformer(turn).fit(X), X, [0, 1] * 3)
 
 
 @pytest.mark.parametrize("metric", [precision_at_k, acg_at_k, mean_average_precision])

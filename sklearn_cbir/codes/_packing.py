@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import check_integer, check_not_masked
 
 __all__ = ["pack_codes", "unpack_codes"]
 
@@ -79,6 +79,7 @@ def unpack_codes(packed, n_bits):
 
 def _check_bits(codes):
     """Return a uint8 matrix of zeros and ones."""
+    check_not_masked(codes, "codes", "a bit")
     codes = np.asarray(codes)
     if codes.ndim != 2 or codes.shape[1] == 0:
         raise ValueError(
@@ -101,6 +102,7 @@ def _check_bits(codes):
 
 def check_packed(packed, name):
     """Return a matrix of 64-bit words."""
+    check_not_masked(packed, name, "a word")
     packed = np.asarray(packed)
     if packed.ndim != 2 or packed.dtype != np.uint64 or packed.shape[1] == 0:
         raise ValueError(

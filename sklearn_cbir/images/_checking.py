@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 import numpy as np
 from scipy import sparse
 
-from sklearn_cbir._validation import check_integer, shortened
+from sklearn_cbir._validation import check_integer, check_not_masked, shortened
 from sklearn_cbir.images._arrays import EXPECTED, check_16_bit, check_item, check_stack
 from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._faults import fault_of
@@ -284,8 +284,9 @@ def _refusal_of_no_sequence(X):
     return f"{kind}. {EXPECTED}."
 
 
-def _array(X):
+def _array(X, name="X"):
     """Return an array, or torch's tensor wherever it is, as a NumPy array; no copy in memory."""
+    check_not_masked(X, name, "a pixel")
     return np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
 
 
@@ -316,7 +317,9 @@ def _from_list(items, max_pixels):
     if kinds[0] == "a path":
         return Files(Paths([_path(item, row) for row, item in enumerate(items)]), max_pixels)
     if kinds[0] == "an array":
-        items = [check_item(_array(item), f"X[{row}]") for row, item in enumerate(items)]
+        items = [
+            check_item(_array(item, f"X[{row}]"), f"X[{row}]") for row, item in enumerate(items)
+        ]
         check_16_bit([item for item in items if item.dtype.itemsize == 2])
     objects = np.empty(len(items), dtype=object)
     for row, item in enumerate(items):  # NumPy would look inside, were they assigned at once

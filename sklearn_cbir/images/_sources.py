@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir._validation import shortened
+from sklearn_cbir._validation import check_not_masked, shortened
 from sklearn_cbir.images._arrays import EXPECTED, check_16_bit, check_item
 from sklearn_cbir.images._decoding import to_rgb, to_uint8, viewable
 from sklearn_cbir.images._faults import Refusal
@@ -344,6 +344,7 @@ def check_element(item, name):
         raise ValueError(refusal_of(item, name))
     if not is_arraylike(item):
         return item
+    check_not_masked(item, name, "a pixel")
     pixels = check_item(np.asarray(item.detach().cpu() if hasattr(item, "detach") else item), name)
     if pixels.dtype.itemsize == 2:
         check_16_bit([pixels])

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from sklearn_cbir._validation import as_numpy
+from sklearn_cbir._validation import as_numpy, check_not_masked
 
 
 def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)):
@@ -24,9 +24,7 @@ def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)
         return X
     dtype = list(dtype) if engine is None else _dtype_of(engine)
     with np.errstate(over="ignore", invalid="ignore"):
-        X = validate_data(
-            estimator, as_numpy(X), reset=engine is None, dtype=dtype, ensure_all_finite=False
-        )
+        X = validate_data(estimator, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
     check_finite(X)
     return X
 
@@ -69,6 +67,7 @@ def check_radius(radius, n_queries):
     if radius is None:
         raise ValueError("radius is None. Say within which distance to search, such as 0.2.")
     rule = f"Give one number of at least 0, or one for each of the {n_queries} queries."
+    check_not_masked(radius, "radius")
     try:
         radii = np.asarray(radius)
     except (TypeError, ValueError):  # lists of several lengths

@@ -15,14 +15,13 @@ from sklearn_cbir._labels import (
     unique_labels,
 )
 from sklearn_cbir._validation import is_fair_width, shortened, text_array
-from sklearn_cbir.index._growing import IdTable, append, delete
+from sklearn_cbir.index._growing import BOOLEANS, IdTable, append, delete, id_key
 from sklearn_cbir.index._rows import read_only
 
 TEXT, NUMBERS, OBJECTS = "text", "whole numbers", "objects"  # kinds of ids
 IDS_TO_SCAN_FOR = 8  # more are looked up in a table of all
 IDS_TO_FILL = 5_000  # into the table at once
 AS_LIST = ("tolist", "to_pylist", "to_list")  # of numpy and pandas, Arrow, Polars
-BOOLEANS = (bool, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,8 @@ class GalleryIds:
 
     def find(self, ids):
         """Return the position of every id, -1 where the gallery does not have it."""
-        if isinstance(self._held, range) and ids.dtype.kind == "i":
+        if isinstance(self._held, range) and ids.dtype.kind in "iu":
+            ids = ids.astype(np.int64, copy=False)  # those from 2**63 on are negative: not there
             inside = (ids >= self._held.start) & (ids < self._held.stop)
             return np.where(inside, ids - self._held.start, -1)
         kind, listed = self.kind, ids.tolist()
@@ -275,7 +275,9 @@ class GalleryLabels:
     @property
     def values(self):
         """Labels as they were given."""
-        return self.codes if self.classes is None else expand_labels(self.classes, self.codes)
+        if self.classes is None:
+            return read_only(self.codes)
+        return expand_labels(self.classes, self.codes)
 
     @property
     def some(self):
@@ -333,23 +335,43 @@ def check_ids(ids, n=None, *, unique=True):
                 "objects, such as paths, and none may be missing."
             )
     if unique and len(set(listed)) < len(listed):
-        seen = {}
-        row = next(i for i, id_ in enumerate(listed) if seen.setdefault(id_, i) != i)
-        raise ValueError(
-            f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[listed[row]]}]. Ids name one row "
-            "each: make them unique."
-        )
+        _check_repeats(list(map(id_key, listed)), listed)
     if all(map(_is_text, listed)):
         return text_array(map(str.__str__, listed))  # of subclasses, the text itself
-    values = np.fromiter(listed, dtype=object, count=len(listed))
-    if not all(map(_is_integer, listed)):
-        return values
-    for row, id_ in enumerate(listed):
-        if not -(2**63) <= id_ < 2**63:
-            raise ValueError(
-                f"ids[{row}]={_shown(id_)} does not fit into 64 bits with a sign. Use text instead."
-            )
-    return values.astype(np.int64)
+    if all(map(_is_integer, listed)):
+        return _of_numbers(listed)
+    return np.fromiter(listed, dtype=object, count=len(listed))
+
+
+def _check_repeats(keys, listed):
+    """Raise if one of the keys of ids is there twice."""
+    seen = {}
+    row = next((i for i, key in enumerate(keys) if seen.setdefault(key, i) != i), None)
+    if row is not None:
+        raise ValueError(
+            f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[keys[row]]}]. Ids name one row "
+            "each: make them unique."
+        )
+
+
+def _of_numbers(listed):
+    """Return whole numbers as int64, or as uint64 if they need it."""
+    low, high = min(listed, default=0), max(listed, default=0)
+    if not -(2**63) <= low <= high < 2**64:
+        row = listed.index(low if low < -(2**63) else high)
+        raise ValueError(
+            f"ids[{row}]={_shown(listed[row])} does not fit into 64 bits. Use text instead."
+        )
+    _check_fit_together(low, high)
+    return np.array(listed, dtype=np.int64 if high < 2**63 else np.uint64)
+
+
+def _check_fit_together(low, high):
+    if low < 0 and high >= 2**63:
+        raise ValueError(
+            f"ids hold {_shown(low)} and {_shown(high)}: no type of 64 bits has both. Use text "
+            "instead."
+        )
 
 
 def _listed(ids):
@@ -399,7 +421,7 @@ def _kind(values):
     """Say in a word what kind of ids these are."""
     if values.dtype.kind == "O":  # long text too
         return TEXT if all(map(_is_text, values)) else OBJECTS
-    return {"U": TEXT, "i": NUMBERS}.get(values.dtype.kind, OBJECTS)
+    return {"U": TEXT, "i": NUMBERS, "u": NUMBERS}.get(values.dtype.kind, OBJECTS)
 
 
 def _alike(held, new):
@@ -414,6 +436,9 @@ def _alike(held, new):
             len(held) + len(new),
         )
         held = held.astype(new.dtype if is_fair else object)
+    if {held.dtype.kind, new.dtype.kind} == {"i", "u"} and len(new):
+        _check_fit_together(min(held.min(), new.min()), max(held.max(), new.max()))
+        return held.astype(np.uint64, copy=False), new.astype(np.uint64, copy=False)
     return held, new.astype(held.dtype, copy=False)
 
 

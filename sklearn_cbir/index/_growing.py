@@ -7,6 +7,8 @@ from sklearn_cbir._locks import ProcessLock
 ROOM_AT_LEAST = 64  # rows
 ROOM_SHARE = 8  # one row of room for so many rows; what is not used takes no memory on most systems
 LOCK = ProcessLock()  # held for some microseconds
+BOOLEANS = (bool, np.bool_)
+KEYS = {True: object(), False: object()}
 
 
 class Room:
@@ -67,6 +69,11 @@ def delete(array, positions):
     return kept, room
 
 
+def id_key(id_):
+    """Return what stands for an id in a table: True and False are no numbers, 1 and 0 are."""
+    return KEYS[bool(id_)] if isinstance(id_, BOOLEANS) else id_
+
+
 class IdTable:
     """The position of every id, shared by the ids that follow each other as an array's `Room` is.
 
@@ -90,10 +97,13 @@ class IdTable:
         with LOCK:
             start = self.filled
             if start < stop:
-                self._positions.update(zip(ids[start:stop].tolist(), range(start, stop)))
+                new = ids[start:stop].tolist()
+                if ids.dtype.kind == "O":
+                    new = map(id_key, new)
+                self._positions.update(zip(new, range(start, stop)))
                 self.filled = stop
 
     def find(self, id_, n):
         """Return the position of an id among the first `n`, -1 if it is not there."""
-        position = self._positions.get(id_, -1)
+        position = self._positions.get(id_key(id_), -1)
         return position if position < n else -1

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import check_integer, check_not_masked
 
 __all__ = ["mean_over_queries", "mean_per_class", "worst_queries"]
 
@@ -43,7 +43,7 @@ def mean_over_queries(values, sample_weight=None):
     >>> mean_over_queries([1.0, 0.5])
     0.75
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = _check_values(values)
     weights = check_weights(sample_weight, len(values))
     defined = ~np.isnan(values)
     n_left_out = len(values) - np.count_nonzero(defined)
@@ -92,7 +92,7 @@ def mean_per_class(y_queries, values):
     >>> mean_per_class(["cat", "dog", "cat"], [1.0, 0.25, 0.5])
     (array(['cat', 'dog'], dtype='<U3'), array([0.75, 0.25]))
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = _check_values(values)
     y_queries = check_labels(y_queries, name="y_queries", n=len(values))
     if y_queries.ndim == 2:
         classes = np.arange(y_queries.shape[1])
@@ -130,7 +130,7 @@ def worst_queries(values, n=10):
     >>> worst_queries([0.5, float("nan"), 0.1, 0.9], n=2)
     array([2, 0])
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = _check_values(values)
     n = check_integer(n, "n", minimum=1)
     order = np.argsort(values, kind="stable")  # NaN last
     return order[: min(n, np.count_nonzero(~np.isnan(values)))]
@@ -140,6 +140,7 @@ def check_weights(sample_weight, n_queries):
     """Return one non-negative finite weight per query."""
     if sample_weight is None:
         return np.ones(n_queries)
+    check_not_masked(sample_weight, "sample_weight")
     weights = np.asarray(sample_weight, dtype=np.float64)
     if weights.shape != (n_queries,):
         raise ValueError(
@@ -148,4 +149,18 @@ def check_weights(sample_weight, n_queries):
         )
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError("sample_weight must hold finite numbers of at least 0.")
-    return weights
+    with np.errstate(over="ignore"):
+        overflows = np.isinf(weights.sum())
+    return weights / weights.max() / len(weights) if overflows else weights
+
+
+def _check_values(values):
+    """Return a metric as float64, one number per query."""
+    check_not_masked(values, "values")
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(
+            f"values has shape {values.shape}. Pass one number per query, as metrics return with "
+            "per_query=True."
+        )
+    return values

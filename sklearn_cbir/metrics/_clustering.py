@@ -94,7 +94,7 @@ def cluster_agreement(embeddings, y, *, n_clusters=None, max_iter=20, random_sta
     from sklearn.cluster import KMeans
     from sklearn.metrics import normalized_mutual_info_score
 
-    embeddings = check_array(as_numpy(embeddings))
+    embeddings = check_array(as_numpy(embeddings, "embeddings"))
     y = _single(y, "y", n=len(embeddings))
     if n_clusters is None:
         n_clusters = len(np.unique(y))

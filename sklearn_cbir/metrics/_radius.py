@@ -4,7 +4,13 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_boolean, check_choice, check_integer, check_real
+from sklearn_cbir._validation import (
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_not_masked,
+    check_real,
+)
 from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
 from sklearn_cbir.metrics._groups import evaluate_groups
 from sklearn_cbir.metrics._precision import NO_HITS, average_precision
@@ -537,6 +543,7 @@ def per_class_thresholds(
 
 def check_radii(radii):
     """Return radii, at least one and all of them finite numbers, as float64."""
+    check_not_masked(radii, "radii")
     try:
         checked = np.asarray(radii, dtype=np.float64)
     except (TypeError, ValueError):

@@ -5,7 +5,7 @@ from scipy import sparse
 from sklearn import get_config
 
 from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
-from sklearn_cbir._validation import as_numpy, check_integer
+from sklearn_cbir._validation import as_numpy, check_integer, check_not_masked
 
 MAX_ROWS_AT_ONCE = 128
 
@@ -80,17 +80,12 @@ def blocks(shape, distances=None):
 
 def check_distances(distances):
     """Return distances as an array, or as they are if they are made when sliced."""
-    distances = as_numpy(distances)
+    distances = as_numpy(distances, "distances")
     if sparse.issparse(distances):
         raise ValueError(
             f"distances is a sparse matrix of shape {distances.shape} that holds {distances.nnz} "
             "of them; the others are not 0, but not known. Pass an array of all distances, or "
             "score with NeighborsRetriever."
-        )
-    if np.ma.is_masked(distances):
-        raise ValueError(
-            "distances is an array in which some are masked, that is not known. Pass all of them, "
-            "and what is not to be ranked as exclude."
         )
     if hasattr(distances, "shape") and not isinstance(distances, np.ndarray):
         return distances
@@ -135,11 +130,12 @@ def check_exclude(exclude, shape):
         rows = [_excluded_rows(row, query, n_gallery) for query, row in enumerate(exclude)]
         _check_excluded(rows, n_queries, n_gallery)
         return rows
+    check_not_masked(exclude, "exclude", "the number of a row")
     exclude = np.asarray(exclude)
     if exclude.dtype == bool and exclude.shape == (n_queries, n_gallery):
         return [np.flatnonzero(row) for row in exclude]
     if exclude.dtype.kind in "iu" and exclude.shape == (n_queries,):
-        rows = [own[own >= 0] for own in exclude.astype(np.int64)[:, None]]
+        rows = [own[own != -1] for own in exclude[:, None]]
         _check_excluded(rows, n_queries, n_gallery)
         return rows
     raise ValueError(
@@ -155,7 +151,7 @@ def _excluded_rows(row, query, n_gallery):
     if row.dtype == bool and row.shape == (n_gallery,):
         return np.flatnonzero(row)
     if row.dtype.kind in "iu" or row.size == 0:
-        return np.unique(row.astype(np.int64))
+        return np.unique(row if row.size else row.astype(np.int64))
     raise ValueError(
         f"exclude[{query}] has shape {row.shape} and dtype {row.dtype}. Pass numbers of gallery "
         f"rows, or a boolean mask of shape ({n_gallery},)."

@@ -1,13 +1,14 @@
 """Scorers of retrieval for scikit-learn's searches."""
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_choice
+from sklearn_cbir._validation import as_numpy, check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import evaluate, mean_over_queries, parse_metric
 from sklearn_cbir.metrics._own import check_callable, is_own, score_by_own
@@ -123,8 +124,10 @@ class _RetrievalScorer:
                 alone.set_params(storage="copy")
             alone.fit(rows, y)
             return alone.evaluate(None, y, sample_weight, scoring=self.metric).score
-        y, own = check_labels(y, n=len(rows)), np.arange(len(rows))
-        function, distances = parse_metric(self.metric)[0], _distances(rows)
+        distances = _distances(rows)
+        n_queries = distances.shape[0]
+        y, own = check_labels(y, n=n_queries), np.arange(n_queries)
+        function = parse_metric(self.metric)[0]
         if is_own(function):
             values = score_by_own(function, y, y, distances, own)
             return mean_over_queries(values, sample_weight)
@@ -158,7 +161,13 @@ def _unwrapped(estimator):
 
 def _distances(rows):
     """Return the distances of rows among themselves, to be computed block by block."""
-    rows = np.asarray(rows)
+    name = "The estimator's transform"
+    if sparse.issparse(rows):
+        raise ValueError(
+            f"{name} gave a sparse matrix of shape {rows.shape}. Retrieval needs a dense array: "
+            "put TruncatedSVD, or a step that calls toarray, behind it."
+        )
+    rows = np.asarray(as_numpy(rows, name))
     if rows.dtype in (np.uint8, bool):
         packed = pack_codes(rows)
         return HammingDistances(packed, packed)
@@ -176,6 +185,12 @@ class _CosineDistances:
             raise ValueError(
                 f"The estimator's transform gave {rows.dtype} of shape {rows.shape}. Retrieval "
                 "needs one row of numbers per query."
+            )
+        if not np.isfinite(rows).all():
+            row, column = np.argwhere(~np.isfinite(rows))[0]
+            raise ValueError(
+                f"The estimator's transform gave {rows[row, column]} for row {row}, column "
+                f"{column}. Distances need finite numbers."
             )
         rows = rows.astype(np.float64, order="C")
         peaks = np.abs(rows).max(axis=1, initial=0, keepdims=True)
