@@ -346,7 +346,9 @@ class NetworkTransformer(
             )
         folder = self.checkpoint_dir
         if not isinstance(folder, (str, os.PathLike, type(None))):
-            raise ValueError(f"checkpoint_dir={folder!r} must be the path of a folder, or None.")
+            raise ValueError(
+                f"checkpoint_dir={shortened(folder)} must be the path of a folder, or None."
+            )
         if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
             raise ValueError(f"checkpoint_dir={str(folder)!r} is a file. Pass a folder, or None.")
 
@@ -408,7 +410,7 @@ class NetworkTransformer(
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes to train, got 1 class: "
-                f"{classes.tolist()[0]!r}."
+                f"{shortened(classes.tolist()[0])}."
             )
         if sampling_of(loss) != "uniform" and len(classes) == len(y):
             raise ValueError(

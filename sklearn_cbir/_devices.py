@@ -9,6 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sklearn_cbir._locks import ProcessLock, in_forked_children, renew_in_forked_children
+from sklearn_cbir._validation import shortened
 
 
 def resolve_device(device):
@@ -21,19 +22,21 @@ def resolve_device(device):
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if not isinstance(device, (str, torch.device)):
-        raise ValueError(f"device={device!r} must be 'auto', or the name of a torch device.")
+        raise ValueError(
+            f"device={shortened(device)} must be 'auto', or the name of a torch device."
+        )
     try:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(
-            f"device={device!r} is not known to torch. Use 'auto', 'cpu', 'cuda' or 'mps'."
+            f"device={shortened(device)} is not known to torch. Use 'auto', 'cpu', 'cuda' or 'mps'."
         ) from error
     try:
         torch.zeros(1, device=found).cpu()
     except Exception as error:
         raise ValueError(
-            f"device={device!r} cannot be used here ({first_line(error)}). Choose one that is "
-            "there, or let it be chosen: set_params(device='auto')."
+            f"device={shortened(device)} cannot be used here ({first_line(error)}). Choose one "
+            "that is there, or let it be chosen: set_params(device='auto')."
         ) from error
     return found
 

@@ -14,7 +14,7 @@ from sklearn_cbir._batches import shared_workers
 from sklearn_cbir._devices import derived_seed, use_one_thread_if_forked
 from sklearn_cbir._module_state import copied_state, hidden_state, set_hidden_state
 from sklearn_cbir._randomness import Draws
-from sklearn_cbir._validation import resolve
+from sklearn_cbir._validation import resolve, shortened
 from sklearn_cbir.backbones._probe import in_float32
 
 # Optimization --------------------------------------------------------------------------------
@@ -86,12 +86,12 @@ class Settings:
             optimizer = make(groups, lr=self.lr, weight_decay=self.weight_decay)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"optimizer={self.optimizer!r} could not be made: {error}. {way_out}"
+                f"optimizer={shortened(self.optimizer)} could not be made: {error}. {way_out}"
             ) from error
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(
-                f"optimizer={self.optimizer!r} made {type(optimizer).__name__}, which is no torch "
-                f"optimizer. {way_out}"
+                f"optimizer={shortened(self.optimizer)} made {type(optimizer).__name__}, which is "
+                f"no torch optimizer. {way_out}"
             )
         return optimizer
 

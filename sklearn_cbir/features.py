@@ -293,7 +293,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         output = "features" if loss is None else output_of(loss)
         if output == "bits":
             raise ValueError(
-                f"loss={self.loss!r} learns binary codes. Use DeepHasher(loss={self.loss!r})."
+                f"loss={shortened(self.loss)} learns binary codes. Use "
+                f"DeepHasher(loss={shortened(self.loss)})."
             )
         classifier = n_classes if output == "classes" else None
         return {
@@ -317,7 +318,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         loss = super()._training_loss()
         if self.mixup and loss is not None and not takes_soft_targets(loss):
             raise ValueError(
-                f"mixup={self.mixup!r} makes shares of labels, which {type(loss).__name__} does "
+                f"mixup={shortened(self.mixup)} makes shares of labels, which "
+                f"{type(loss).__name__} does "
                 "not take. Use mixup=0.0, or a loss with soft_targets = True, such as "
                 "loss='softmax' or loss='cpf'."
             )

@@ -7,7 +7,7 @@ nearer. Each query is looked at alone, with its results and nothing else.
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sklearn_cbir._validation import check_integer, check_real, resolve
+from sklearn_cbir._validation import check_integer, check_real, resolve, shortened
 from sklearn_cbir.codes import hamming_distances
 
 __all__ = [
@@ -311,12 +311,12 @@ def resolve_reranker(rerank, metric):
         reranker._check_parameters()
     if not callable(reranker):
         raise ValueError(
-            f"rerank={rerank!r} is not known. Use one of {sorted(RERANKERS)} or {own}."
+            f"rerank={shortened(rerank)} is not known. Use one of {sorted(RERANKERS)} or {own}."
         )
     metrics = getattr(reranker, "metrics", (metric,))
     if metric not in metrics:
         raise ValueError(
-            f"rerank={rerank!r} is not defined for metric={metric!r}. It needs metric="
+            f"rerank={shortened(rerank)} is not defined for metric={metric!r}. It needs metric="
             f"{' or '.join(map(repr, metrics))}."
         )
     return reranker

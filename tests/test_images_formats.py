@@ -17,6 +17,7 @@ from sklearn_cbir.images import ImageReadError, check_images, readable_extension
 from sklearn_cbir.images import _sources as sources
 
 HEIC = Path(__file__).parent / "data" / "turned.heic"  # red left of blue, turned by 90 degrees
+AVIF = ["AVIF"] if ".avif" in readable_extensions() else []
 THUMBNAIL = 254  # TIFF tag: 1 marks a page that is a reduced image
 
 
@@ -77,7 +78,7 @@ def test_the_endings_of_all_formats_that_can_be_read_are_known():
     endings = readable_extensions()
     assert endings == tuple(sorted(endings))
     assert {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif"} < {*endings}
-    assert (".avif" in endings) == features.check("avif")
+    assert (".avif" in endings) == ("avif" in features.modules and features.check("avif"))
     assert ".heic" in endings  # pi-heif is of the test extra
     assert not {".eps", ".pdf", ".ico", ".psd"} & {*endings}
 
@@ -128,7 +129,7 @@ def test_heic_is_read_upright_whatever_it_is_called(as_item, tmp_path):
         item.close()
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+@pytest.mark.skipif(not AVIF, reason="Pillow was built without AVIF")
 def test_avif_is_read_and_a_truncated_one_is_found(pixels, tmp_path):
     data = encoded(pixels, "AVIF", quality=95)
     path = tmp_path / "a.avif"
@@ -140,7 +141,7 @@ def test_avif_is_read_and_a_truncated_one_is_found(pixels, tmp_path):
     both_refuse(HEIC.read_bytes()[:-50], "a HEIC image that is truncated or damaged")
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+@pytest.mark.skipif(not AVIF, reason="Pillow was built without AVIF")
 def test_avif_is_turned_upright(pixels):
     exif = Image.Exif()
     exif[274] = 6
@@ -176,6 +177,21 @@ def test_what_a_file_is_instead_of_a_photo_is_named(content, message, tmp_path):
     path.write_bytes(content)
     if b"photos" not in content and content:
         both_refuse(path, message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("JPEG", "JPEG"), ("PNG", "PNG"), ("GIF", "GIF"), ("WEBP", "WebP")],
+)
+def test_a_photo_cut_in_its_header_is_called_by_its_format(kind, name, pixels):
+    both_refuse(encoded(pixels, kind)[:14], rf"(a {name} image that is |long\): )truncated")
+
+
+def test_camera_raw_files_are_named_instead_of_showing_their_preview(pixels):
+    preview = bytearray(tiff(pixels, 8, 1))
+    assert read_one(bytes(preview)).shape == (48, 48, 3)
+    preview[8:12] = b"CR\2\0"
+    both_refuse(bytes(preview), r"a camera raw file \(CR2\), not an image.* Convert it to JPEG")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +238,7 @@ def test_photos_above_pillows_limits_are_read_without_a_warning(kind, monkeypatc
         Image.open(io.BytesIO(data))
 
 
-@pytest.mark.parametrize("kind", ["WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", *AVIF])
 def test_pillows_limit_holds_in_other_threads_while_ours_is_read(kind, monkeypatch):
     data = encoded(Image.new("RGB", (100, 100), (7, 7, 7)), kind)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

@@ -27,7 +27,13 @@ from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import crop_images, make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.extraction import extract
-from sklearn_cbir.images import ImageReadError, check_images, images_of, is_feature_rows
+from sklearn_cbir.images import (
+    ImageReadError,
+    check_images,
+    images_of,
+    is_feature_rows,
+    readable_images,
+)
 
 PHOTOS = sorted(str(path) for path in (Path(__file__).parent / "data" / "clothing").glob("*/*"))[:6]
 ORIENTATION = 274
@@ -455,26 +461,58 @@ def test_a_frame_that_the_caller_went_to_is_read(tmp_path):
             assert (again.read([0], 8) == (0, 0, 255)).all()
 
 
-def turned_photo(pixels, kind):
+def turned_photo(pixels, kind, **options):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    return encoded(Image.fromarray(pixels), kind, exif=exif)
+    return encoded(Image.fromarray(pixels), kind, exif=exif, **options)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda image: image.rotate(-90, expand=True),
-        lambda image: image.transpose(Image.Transpose.ROTATE_270),
-        ImageOps.exif_transpose,
-    ],
-    ids=["rotate", "transpose", "exif_transpose"],
-)
-def test_an_image_that_the_caller_has_turned_is_not_turned_again(change, pixels):
+UPRIGHT_BY_TAG = {
+    "convert": lambda image: image.convert("RGB"),
+    "copy": lambda image: image.copy(),
+    "resize": lambda image: image.resize(image.size),
+    "crop": lambda image: image.crop((0, 0, *image.size)),
+    "filter": lambda image: image.point(lambda value: value),
+}
+
+
+@pytest.mark.parametrize("change", UPRIGHT_BY_TAG.values(), ids=UPRIGHT_BY_TAG)
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_images_made_of_a_turned_photo_are_turned_by_its_tag_and_warned_of(kind, change, pixels):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = turned_photo(pixels, kind, **options)
+    upright = check_images([data]).read([0], 48)
+    with Image.open(io.BytesIO(data)) as image:
+        made = change(image)
+    with pytest.warns(UserWarning, match=r"changed after they were opened \(1 of 2\)"):
+        images = check_images([made, Image.new("RGB", (8, 8))])
+    assert np.array_equal(images.read([0], 48), upright)
+    with pytest.warns(UserWarning, match=r"\(1 of 1\).*turn photos by PIL.ImageOps.exif_transp"):
+        assert np.array_equal(check_images(Lazy(lambda _: made, 1)).read([0], 48), upright)
+
+
+def test_a_tiff_is_turned_by_pillow_when_it_is_decoded_and_not_again(pixels):
+    with Image.open(io.BytesIO(turned_photo(pixels, "TIFF"))) as image:
+        upright = np.rot90(pixels, -1)[8:56]
+        for one in (image, image.convert("RGB"), image):
+            assert np.array_equal(check_images([one]).read([0], 48)[0], upright)
+
+
+def test_only_exif_transpose_tells_that_a_photo_has_been_turned(pixels):
     with Image.open(io.BytesIO(turned_photo(pixels, "PNG"))) as image:
         upright = np.rot90(pixels, -1)[8:56]
         assert np.array_equal(check_images([image]).read([0], 48)[0], upright)
-        assert np.array_equal(check_images([change(image)]).read([0], 48)[0], upright)
+        made = [
+            ImageOps.exif_transpose(image),
+            ImageOps.exif_transpose(image).convert("RGB"),
+            ImageOps.exif_transpose(image.convert("RGB")),
+            Image.fromarray(np.asarray(ImageOps.exif_transpose(image))),
+        ]
+        for one in made:
+            assert np.array_equal(check_images([one]).read([0], 48)[0], upright)
+        with pytest.warns(UserWarning, match="as by rotate, they are turned twice"):
+            images = check_images([image.rotate(-90, expand=True)])
+        assert np.array_equal(images.read([0], 48)[0], np.rot90(pixels, -2)[:, 8:56])
         image.load()
         assert np.array_equal(check_images([image]).read([0], 48)[0], upright)
 
@@ -548,6 +586,55 @@ def test_paths_take_the_memory_of_their_text_not_of_the_longest():
     assert len(pickle.dumps(images)) < 20 * len("".join(paths))
     assert len(pickle.dumps(images)) < 500_000  # an array of text would take 160 MB
     assert images[[5, 10_000, 0]].paths.tolist() == [paths[5], paths[10_000], paths[0]]
+
+
+# Pixels that have no color ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "as_X", [np.stack, list, lambda items: Lazy(items.__getitem__, len(items))]
+)
+def test_16_bit_images_of_8_bit_values_are_refused_one_by_one(as_X, rng):
+    lit = rng.integers(0, 2**16, (3, 9, 9), dtype=np.uint16)
+    dark = np.full((9, 9), 200, np.uint16)
+    X = as_X([lit[0], dark, lit[1], dark, lit[2]])
+    with pytest.raises(ImageReadError, match=r"X\[1\].*no pixel is above 200") as raised:
+        check_images(X).read(slice(None), 9)
+    assert [fault.index for fault in raised.value.faults] == [1, 3]
+    found = readable_images(X, list("abcde"))
+    assert found.positions.tolist() == [0, 2, 4]
+    assert found.arrays == [["a", "c", "e"]]
+    assert [fault.index for fault in found.faults] == [1, 3]
+    read = check_images(found.data).read(slice(None), 9)
+    assert np.array_equal(read[..., 0], lit >> 8)
+    with pytest.raises(ImageReadError, match="1 more cannot be read"):
+        readable_images(X[1:4:2] if not isinstance(X, Lazy) else [dark, dark])
+
+
+def test_tensors_in_bfloat16_are_read(pixels):
+    tensor = torch.from_numpy(pixels / 255).bfloat16()
+    expected = np.rint(tensor.float().numpy() * 255)
+    for X in (tensor[None], [tensor], Lazy(lambda _: tensor, 1)):
+        assert np.array_equal(check_images(X).read([0], (48, 64))[0], expected)
+
+
+def test_odd_modes_and_sizes_of_pil_images(pixels):
+    gray = Image.fromarray(pixels[..., 0])
+    with_alpha = Image.merge("LA", [gray, Image.new("L", gray.size, 255)])
+    premultiplied = check_images([with_alpha.convert("La")]).read([0], 48)
+    assert np.array_equal(premultiplied, check_images([gray]).read([0], 48))
+    images = check_images([Image.new("RGB", (0, 5))])
+    for look in (images.check_readable, lambda: images.read([0], 8)):
+        with pytest.raises(ImageReadError, match="0 x 5 pixels: there is nothing to see"):
+            look()
+
+
+def test_an_open_file_is_refused_by_what_it_is():
+    with open(PHOTOS[0], "rb") as file:
+        with pytest.raises(ValueError, match=r"X is an open file.*\[X.name\]"):
+            check_images(file)
+        with pytest.raises(ValueError, match=r"X\[0\] is an open file.*file.read\(\)"):
+            check_images([file])
 
 
 # scikit-learn's splitters and searches ------------------------------------------------------------

@@ -18,7 +18,7 @@ from sklearn_cbir import (
 )
 from sklearn_cbir.datasets import load_image_folder, load_svhn, make_shapes
 from sklearn_cbir.hashing import CCAITQHasher, LSHHasher
-from sklearn_cbir.losses import LRMLLoss
+from sklearn_cbir.losses import LRMLLoss, SquaredHingeLoss
 from sklearn_cbir.model_selection import ClassDisjointKFold
 
 X, y = make_blobs(24, 4, centers=4, random_state=0)
@@ -199,3 +199,27 @@ def test_what_the_retriever_reads_after_fit_is_checked(value, rerank):
             continue
         with raises(parameter, value):
             changed.score(X + 0.5, y)
+
+
+LARGE = list(range(30_000))
+PAIR = [0, 1], [0, 1], np.zeros((2, 2))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: fresh("extractor", device=LARGE).fit(X, y),
+        lambda: fresh("extractor", checkpoint_dir=LARGE).fit(X, y),
+        lambda: SquaredHingeLoss(class_weight=[*LARGE, -1]),
+        lambda: metrics.threshold_f1_curve(*PAIR, radii=[*LARGE, np.inf]),
+        lambda: NeighborsRetriever(metric="hamming", rerank=LARGE).fit(X, y).kneighbors(X),
+        lambda: NeighborsRetriever(rerank=lambda *_, **__: str(LARGE)).fit(X, y).kneighbors(X),
+        lambda: NeighborsRetriever(uri=str(LARGE)).fit(X, y),
+        lambda: ClassDisjointKFold(random_state=str(LARGE)).split(X, y).send(None),
+        lambda: next(ClassDisjointKFold(2).split(X, [str(LARGE)] * len(X))),
+    ],
+)
+def test_no_message_prints_a_large_value(act):
+    with pytest.raises((ValueError, TypeError)) as raised:
+        act()
+    assert len(str(raised.value)) < 600

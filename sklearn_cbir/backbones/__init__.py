@@ -193,7 +193,7 @@ def _make_pooling(pooling, n_dimensions, backbone):
         return pool()
     if not is_auto:
         raise ValueError(
-            f"pooling={pooling!r} needs a feature map, and backbone={name_of(backbone)} gives "
-            "vectors. Use pooling='auto'."
+            f"pooling={shortened(pooling)} needs a feature map, and backbone={name_of(backbone)} "
+            "gives vectors. Use pooling='auto'."
         )
     return nn.Identity()

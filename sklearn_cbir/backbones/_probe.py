@@ -5,6 +5,8 @@ import copy
 import torch
 from torch.nn.parameter import is_lazy
 
+from sklearn_cbir._validation import shortened
+
 USUAL_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 OTHER_CHANNELS = (1, 2, 4)
 
@@ -145,7 +147,7 @@ def pooled_width(pool, n_dimensions, channels):
         pooled = pool(torch.ones(2, channels, 3, 3, dtype=torch.float32))
     if not isinstance(pooled, torch.Tensor) or pooled.ndim != 2 or len(pooled) != 2:
         raise ValueError(
-            f"pooling={pool!r} turns feature maps (n, channels, height, width) into "
+            f"pooling={shortened(pool)} turns feature maps (n, channels, height, width) into "
             f"{_describe(pooled)}. It must give vectors (n, width)."
         )
     return pooled.shape[1]

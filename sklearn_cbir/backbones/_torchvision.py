@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sklearn_cbir._validation import shortened
 from sklearn_cbir.backbones._built_in import BACKBONES
 from sklearn_cbir.backbones._trunk import Net
 from sklearn_cbir.backbones._weights import load_state, read_weights
@@ -92,7 +93,7 @@ def _without_classifier(model, name, pooling):
         return model
     if name.startswith("vit_"):
         raise ValueError(
-            f"pooling={pooling!r} needs a feature map, and backbone={name!r} has none. "
+            f"pooling={shortened(pooling)} needs a feature map, and backbone={name!r} has none. "
             "Use pooling='auto'."
         )
     layers = []

@@ -374,7 +374,8 @@ class RetrievalDisplay:
         for name in captions:
             if name not in known:
                 raise ValueError(
-                    f"captions={captions!r} names {name!r}. Known here: {sorted(known)}."
+                    f"captions={shortened(captions)} names {shortened(name)}. Known here: "
+                    f"{sorted(known)}."
                 )
         return [known[name] for name in captions]
 

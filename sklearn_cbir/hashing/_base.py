@@ -9,7 +9,7 @@ from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_cbir._labels import encode_labels, labeled_rows, shared_labels
-from sklearn_cbir._validation import as_numpy, check_integer
+from sklearn_cbir._validation import as_numpy, check_integer, shortened
 
 ROWS = 4096  # rows projected at a time where a kernel is in between
 
@@ -115,7 +115,7 @@ class RowHasher(HasherMixin, BaseEstimator):
         if len(np.unique(labels, axis=0)) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes, but y holds one class: all "
-                f"{len(X)} rows are labeled {np.asarray(y, dtype=object).ravel()[0]!r}."
+                f"{len(X)} rows are labeled {shortened(np.asarray(y, dtype=object).ravel()[0])}."
                 if labels.ndim == 1
                 else f"{type(self).__name__} needs rows with different labels, but the {len(X)} "
                 "rows of y that have a label are equal."

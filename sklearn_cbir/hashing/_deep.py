@@ -2,7 +2,7 @@
 
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._network import HASH_LAYERS
-from sklearn_cbir._validation import check_choice, check_integer
+from sklearn_cbir._validation import check_choice, check_integer, shortened
 from sklearn_cbir.backbones import ENHANCEMENTS
 from sklearn_cbir.hashing._base import HasherMixin
 from sklearn_cbir.losses import hash_layer_of, output_of
@@ -320,8 +320,8 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     def _network_ending(self, loss, n_classes):
         if output_of(loss) == "classes":
             raise ValueError(
-                f"loss={self.loss!r} wants one output per class, DeepHasher has one per bit. Use a "
-                "hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
+                f"loss={shortened(self.loss)} wants one output per class, DeepHasher has one per "
+                "bit. Use a hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
             )
         return {
             "n_components": self.n_bits,

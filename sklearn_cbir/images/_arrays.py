@@ -2,11 +2,20 @@
 
 import numpy as np
 
+from sklearn_cbir._validation import as_numpy, check_not_masked
+from sklearn_cbir.images._faults import fault_of, with_others
+
 EXPECTED = (
     "Images are arrays of shape (n, height, width) or (n, height, width, 1 | 3 | 4), or a "
     "sequence of paths, encoded photos (bytes), PIL images or arrays"
 )
 SLACK = 1e-6  # rounding above 1 or below 0 that interpolation leaves in float images
+
+
+def pixels_of(X, name):
+    """Return an array, or a tensor wherever it is, as a NumPy array; no copy in memory."""
+    check_not_masked(X, name, "a pixel")
+    return np.asarray(as_numpy(X))
 
 
 def check_stack(pixels):
@@ -26,8 +35,7 @@ def check_stack(pixels):
     step = max(1, 2**24 // pixels[0].size)
     for start in range(0, len(pixels), step):
         _check_values(pixels[start : start + step], "X[{}]", start)
-    if pixels.dtype.itemsize == 2:
-        check_16_bit(pixels)
+    check_16_bit(pixels)
     return pixels
 
 
@@ -86,10 +94,23 @@ def _check_values(pixels, name, first_row=0):
 
 
 def check_16_bit(images):
-    """Raise if uint16 images hold 8-bit values: all of them would be black."""
-    high = max((image.max() for image in images if image.dtype.kind == "u"), default=0)
-    if 0 < high < 256:
-        raise ValueError(
-            f"X has dtype uint16, but no pixel is above {high}, where 16-bit images go to 65535. "
-            "Pass X.astype(np.uint8) if these are 8-bit images."
-        )
+    """Raise, for all of them, if any uint16 image holds 8-bit values."""
+    reasons = enumerate(map(reason_of_16_bit, images))
+    faults = [fault_of(row, None, *reason) for row, reason in reasons if reason is not None]
+    if faults:
+        raise with_others(faults)
+
+
+def reason_of_16_bit(pixels):
+    """Return why a uint16 image of 8-bit values, which would be black, is refused, and what to do.
+
+    None for all other images.
+    """
+    high = pixels.max() if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2 else 0
+    if not 0 < high < 256:
+        return None
+    return (
+        f"dtype uint16, but no pixel is above {high}, where 16-bit images go to 65535: all of it "
+        "would be black",
+        "Pass X.astype(np.uint8) if these are 8-bit images, scale them",
+    )

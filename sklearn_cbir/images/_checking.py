@@ -6,8 +6,14 @@ from collections.abc import Iterable, Mapping, Set
 import numpy as np
 from scipy import sparse
 
-from sklearn_cbir._validation import check_integer, check_not_masked, shortened
-from sklearn_cbir.images._arrays import EXPECTED, check_16_bit, check_item, check_stack
+from sklearn_cbir._validation import check_integer, shortened
+from sklearn_cbir.images._arrays import (
+    EXPECTED,
+    check_16_bit,
+    check_item,
+    check_stack,
+    pixels_of,
+)
 from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._faults import fault_of
 from sklearn_cbir.images._opening import MAX_PIXELS
@@ -19,10 +25,12 @@ from sklearn_cbir.images._sources import (
     ListOfImages,
     Paths,
     check_element,
+    is_open_file,
     is_single,
     kept,
     kind_of_item,
     refusal_of,
+    warn_of_turned,
 )
 
 
@@ -170,14 +178,17 @@ def check_images(X, *, max_pixels=None):
     not applied. JPEG, PNG, WebP, BMP, GIF, TIFF and, where `readable_extensions`
     has them, AVIF, HEIC and others are read, whatever the file is called.
 
-    An image with 16 bit per color that has none above 255 is refused: all of it
-    would be black, and it holds 8-bit values or must be scaled.
+    An image with 16 bit per color that has none above 255 is refused, alone and
+    among others: all of it would be black, and it holds 8-bit values or must be
+    scaled.
 
     A PIL image as `PIL.Image.open` gave it is read as its file is, and left
-    unread, at the frame that it is at. One that has been changed since, by
-    ``rotate``, ``convert``, ``crop`` or whatever makes a new image, is taken as
-    it is and not turned, though it may carry the EXIF of its file: call
-    `PIL.ImageOps.exif_transpose` before.
+    unread, at the frame that it is at. Every PIL image is turned as the EXIF tag
+    says that it carries, and Pillow leaves that tag in the images that
+    ``convert``, ``resize``, ``crop``, ``rotate`` and others make. Turn photos by
+    `PIL.ImageOps.exif_transpose`, which takes the tag away: one turned by
+    ``rotate`` or ``transpose`` would be turned twice. A warning counts the new
+    images that carry such a tag.
 
     Images above 50 million pixels are decoded one at a time.
 
@@ -246,7 +257,7 @@ def _as_array_or_list(X):
         if _is_sequence(X):
             return X
         raise ValueError(_refusal_of_no_sequence(X))
-    X = _array(X)
+    X = pixels_of(X, "X")
     if X.dtype.names is not None:  # a column of structures, of polars
         X = np.array([_as_dictionary(structure) for structure in X], dtype=object)
     if X.dtype.kind == "T":  # text of any width
@@ -273,6 +284,8 @@ def _is_pair(value):
 
 def _refusal_of_no_sequence(X):
     """Say why something without length or elements by position is no sequence of images."""
+    if is_open_file(X):
+        return "X is an open file, not a sequence of images. Pass its path in a list, [X.name]."
     kind = f"X is {shortened(X)} of type {type(X).__name__}"
     if isinstance(X, Iterable) and not isinstance(X, Mapping):
         return (
@@ -282,12 +295,6 @@ def _refusal_of_no_sequence(X):
     if hasattr(X, "__getitem__") and not isinstance(X, (Mapping, type)):
         return f"{kind}, which has no length. Pass an object with __len__ and __getitem__."
     return f"{kind}. {EXPECTED}."
-
-
-def _array(X, name="X"):
-    """Return an array, or torch's tensor wherever it is, as a NumPy array; no copy in memory."""
-    check_not_masked(X, name, "a pixel")
-    return np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
 
 
 def _nested_array(X):
@@ -318,9 +325,11 @@ def _from_list(items, max_pixels):
         return Files(Paths([_path(item, row) for row, item in enumerate(items)]), max_pixels)
     if kinds[0] == "an array":
         items = [
-            check_item(_array(item, f"X[{row}]"), f"X[{row}]") for row, item in enumerate(items)
+            check_item(pixels_of(item, f"X[{row}]"), f"X[{row}]") for row, item in enumerate(items)
         ]
-        check_16_bit([item for item in items if item.dtype.itemsize == 2])
+        check_16_bit(items)
+    if kinds[0] == "a PIL image":
+        warn_of_turned(items)
     objects = np.empty(len(items), dtype=object)
     for row, item in enumerate(items):  # NumPy would look inside, were they assigned at once
         objects[row] = kept(item)

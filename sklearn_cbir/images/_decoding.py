@@ -1,7 +1,7 @@
 """One file, PIL image or array -> upright 8-bit pixels."""
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image
 
 from sklearn_cbir.images._arrays import SLACK
 from sklearn_cbir.images._faults import Refusal
@@ -22,15 +22,15 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a
 
 
 def viewable(image):
-    """Return a decoded PIL image as RGB or L of 8 bit, upright, without transparency.
-
-    What is no file any more was changed by the user, who may have turned it: it stays as it is.
-    """
+    """Return a decoded PIL image as RGB or L of 8 bit, upright, without transparency."""
     shown = _in_8_bit(image)
-    if not isinstance(image, ImageFile.ImageFile):
-        return shown
-    turn = _TURNS.get(orientation_of(image))
+    turn = _TURNS.get(_orientation_of(image))
     return shown if turn is None else shown.transpose(turn)
+
+
+def is_turned(image):
+    """Say whether a PIL image carries a tag by which it is turned."""
+    return _orientation_of(image) in _TURNS
 
 
 def _in_8_bit(image):
@@ -39,6 +39,8 @@ def _in_8_bit(image):
         return _from_16_bit(image)
     if image.mode == "F":
         return _from_float(image)
+    if image.mode == "La":  # Pillow turns it into no other mode
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -49,7 +51,7 @@ def _in_8_bit(image):
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def orientation_of(image):
+def _orientation_of(image):
     """Return the EXIF orientation, 1 if there is none or the EXIF block is broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -29,8 +29,13 @@ def readable_formats():
     """
     _load_plugins()
     foreign = [name for name, (opener, _) in Image.OPEN.items() if not _is_pillows(opener)]
-    avif = ["AVIF"] if features.check("avif") else []
+    avif = ["AVIF"] if _has_avif() else []
     return tuple(dict.fromkeys([*FORMATS, *avif, *foreign]))
+
+
+def _has_avif():
+    """Say whether Pillow was built with AVIF; versions that know none warn of being asked."""
+    return "avif" in features.modules and features.check("avif")
 
 
 def readable_extensions():
@@ -90,7 +95,7 @@ def _load_plugins():
     """Import Pillow's plugins of our formats, and register pi-heif if it is there."""
     for name in _PLUGINS:
         importlib.import_module(f"PIL.{name}ImagePlugin")
-    if features.check("avif"):
+    if _has_avif():
         importlib.import_module("PIL.AvifImagePlugin")
     with _REGISTER_LOCK:
         if "HEIF" not in Image.OPEN:
@@ -161,6 +166,10 @@ def _install_own_limit():
 _HEIC = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split()
 _AVIF = b"avif avis".split()
 _BEGINNINGS = (  # what a file begins with -> what it is
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"GIF87a", "a GIF image"),
+    (b"GIF89a", "a GIF image"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
     (b"\xff\x0a", "a JPEG XL image"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
@@ -215,8 +224,8 @@ def kind_of(head):
     """Return what a file is that begins with `head`, such as "a PDF document", or None."""
     if head[4:8] == b"ftyp":
         return _kind_of_container(head)
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "a video (AVI)"
+    if head[:4] == b"RIFF":
+        return {b"AVI ": "a video (AVI)", b"WEBP": "a WebP image"}.get(head[8:12])
     if head[:4] in (b"II*\0", b"MM\0*") and head[8:10] == b"CR":
         return "a camera raw file (CR2)"
     for beginning, kind in _BEGINNINGS:

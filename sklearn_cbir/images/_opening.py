@@ -32,7 +32,14 @@ PIL_LOCK = ProcessLock()
 _LARGE_LOCK = ProcessLock()
 _HEAD = 256  # bytes that tell what a file is
 _SUBFILE_TYPE, _BITS, _SAMPLES, _SAMPLE_FORMAT = 254, 258, 277, 339  # TIFF tags
-_FORMATS_OF = {"a HEIC image": "HEIF", "an AVIF image": "AVIF"}
+_FORMATS_OF = {
+    "a HEIC image": "HEIF",
+    "an AVIF image": "AVIF",
+    "a JPEG image": "JPEG",
+    "a PNG image": "PNG",
+    "a GIF image": "GIF",
+    "a WebP image": "WEBP",
+}
 _SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating point", 5: "complex", 6: "complex"}
 
 
@@ -84,11 +91,16 @@ def _identified(source):
     """Return the image, its header read."""
     file = source if isinstance(source, str) else io.BytesIO(source)
     try:
-        return Image.open(file, formats=readable_formats())
+        image = Image.open(file, formats=readable_formats())
     except ValueError as error:
         if "MAX_TEXT" not in str(error):
             raise
-    return Image.open(without_text(_all_of(source)), formats=("PNG",))
+        return Image.open(without_text(_all_of(source)), formats=("PNG",))
+    kind = kind_of(_head_of(source)) if image.format == "TIFF" else None
+    if kind is not None:  # a camera raw file, whose preview Pillow would read
+        image.close()
+        raise Refusal(f"{kind}, not an image that can be read", way_out_of(kind))
+    return image
 
 
 def _all_of(source):
@@ -142,6 +154,8 @@ def draft(image, resize):
 
 def check_header(image, max_pixels, whole=None):
     """Raise if size or mode show that the image must not or cannot be decoded."""
+    if 0 in image.size:
+        raise Refusal(f"{image.size[0]} x {image.size[1]} pixels: there is nothing to see")
     # All coefficients of a progressive JPEG are in memory, however small it is decoded.
     is_progressive = whole is not None and image.info.get("progressive")
     check_size(whole if is_progressive else image.size, max_pixels)
@@ -202,14 +216,21 @@ def is_unread(image):
     """Say whether a PIL image is a file that was opened and not decoded yet."""
     if not isinstance(image, ImageFile.ImageFile) or getattr(image, "fp", None) is None:
         return False
-    return bool(image.tile) or getattr(image, "_im", None) is None
+    return bool(image.tile) or not _has_pixels(image)
+
+
+def _has_pixels(image):
+    """Say whether a PIL image is decoded; one that was closed is not."""
+    try:
+        return image.im is not None
+    except (AssertionError, ValueError):  # not decoded yet; closed
+        return False
 
 
 def check_opened(image, max_pixels):
     """Raise if a PIL image must not be decoded, or cannot be as its file is closed."""
     has_file = getattr(image, "fp", None) is not None or hasattr(image, "_heif_file")
-    # Pillow puts something else in the place of the pixels of a closed image.
-    if not has_file and type(getattr(image, "_im", None)).__name__ != "ImagingCore":
+    if not has_file and not _has_pixels(image):
         raise Refusal(
             "the image cannot be decoded: it was closed, as close() and verify() do",
             "Open it again",

@@ -66,8 +66,15 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     """
     check_choice(verify, "verify", ("decode", "header"))
     X, named, faults = _named_rows(X)
-    images = check_images(X) if len(named) else None
     n = len(named) + len(faults)
+    try:
+        images = check_images(X) if len(named) else None
+    except ImageReadError as error:  # pixels of arrays are looked at here
+        dark = [fault.index for fault in error.faults]
+        faults += [moved(fault, int(named[fault.index])) for fault in error.faults]
+        lit = np.delete(np.arange(len(named)), dark)
+        named, X = named[lit], _rows_of(X, lit)
+        images = check_images(X) if len(named) else None
     for number, array in enumerate(arrays):
         if array is not None and _num_samples(array) != n:
             raise ValueError(

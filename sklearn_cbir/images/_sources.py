@@ -2,16 +2,17 @@
 
 import io
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir._validation import check_not_masked, shortened
-from sklearn_cbir.images._arrays import EXPECTED, check_16_bit, check_item
-from sklearn_cbir.images._decoding import to_rgb, to_uint8, viewable
+from sklearn_cbir._validation import shortened
+from sklearn_cbir.images._arrays import EXPECTED, check_item, pixels_of, reason_of_16_bit
+from sklearn_cbir.images._decoding import is_turned, to_rgb, to_uint8, viewable
 from sklearn_cbir.images._faults import Refusal
 from sklearn_cbir.images._formats import foreign_openers, own_limit, register_openers
 from sklearn_cbir.images._opening import (
@@ -243,9 +244,11 @@ class LazyImages(ListOfImages):
                 "Mend the sequence",
             ) from error
         try:
-            return check_element(item, "it")
+            item = check_element(item, "it")
         except ValueError as error:
             raise Refusal(str(error).rstrip("."), "Mend the sequence") from error
+        warn_of_turned([item])
+        return item
 
     def describe(self, row):
         try:
@@ -344,11 +347,27 @@ def check_element(item, name):
         raise ValueError(refusal_of(item, name))
     if not is_arraylike(item):
         return item
-    check_not_masked(item, name, "a pixel")
-    pixels = check_item(np.asarray(item.detach().cpu() if hasattr(item, "detach") else item), name)
-    if pixels.dtype.itemsize == 2:
-        check_16_bit([pixels])
+    pixels = check_item(pixels_of(item, name), name)
+    if reason := reason_of_16_bit(pixels):
+        raise ValueError(f"{name} has {reason[0]}.")
     return pixels
+
+
+def warn_of_turned(items):
+    """Warn of PIL images that are no files any more, but carry the tag of one that is turned.
+
+    Whether the caller has turned them cannot be known: `rotate` leaves the tag, as `convert` does.
+    """
+    new = (item for item in items if isinstance(item, Image.Image))
+    n = sum(is_turned(item) for item in new if not isinstance(item, ImageFile.ImageFile))
+    if n:
+        warnings.warn(
+            f"PIL images that were changed after they were opened ({n:,} of {len(items):,}) still "
+            "carry the EXIF tag of a photo that lies on its side, and are turned upright by it. "
+            "If they had been turned already, as by rotate, they are turned twice: turn photos by "
+            "PIL.ImageOps.exif_transpose, which takes the tag away.",
+            stacklevel=4,
+        )
 
 
 def is_path(value):
@@ -364,6 +383,11 @@ def is_arraylike(value):
 def is_single(value):
     """Say whether `value` is one image, other than an array."""
     return is_path(value) or isinstance(value, (*ENCODED, Image.Image, Mapping, Encoded))
+
+
+def is_open_file(value):
+    """Say whether `value` is a file that was opened by the user."""
+    return hasattr(value, "read") and hasattr(value, "seek")
 
 
 def kind_of_item(item):
@@ -401,7 +425,7 @@ def refusal_of(item, name):
             "photo under 'bytes', or else its name under 'path'. Of a table of images and labels, "
             "pass the column of images, such as X['image']."
         )
-    if hasattr(item, "read") and hasattr(item, "seek"):
+    if is_open_file(item):
         return f"{name} is an open file. Pass its path, or what it holds: file.read()."
     if isinstance(item, tuple) and len(item) == 2:
         return (

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from sklearn_cbir._validation import as_numpy, check_not_masked
+from sklearn_cbir._validation import as_numpy, check_not_masked, shortened
 
 
 def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)):
@@ -78,6 +78,8 @@ def check_radius(radius, n_queries):
         raise ValueError(f"radius has shape {radii.shape}. {rule}")
     wrong = np.flatnonzero(~(radii.ravel() >= 0))  # NaN is none of them
     if len(wrong):
-        where = f"radius[{wrong[0]}]={radii[wrong[0]]}" if radii.ndim else f"radius={radius!r}"
+        where = (
+            f"radius[{wrong[0]}]={radii[wrong[0]]}" if radii.ndim else f"radius={shortened(radius)}"
+        )
         raise ValueError(f"{where} is no distance. {rule}")
     return np.broadcast_to(radii.astype(np.float64), (n_queries,))

@@ -1,6 +1,6 @@
 """The table of engines, and which of them ``algorithm="auto"`` takes."""
 
-from sklearn_cbir._validation import check_choice
+from sklearn_cbir._validation import check_choice, shortened
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._hamming import HammingEngine
@@ -86,7 +86,7 @@ def check_engine_parameters(metric, algorithm, storage, uri):
         )
     if uri is not None and algorithm not in EXTERNAL:
         raise ValueError(
-            f"uri={uri!r} is given, but algorithm={algorithm!r} keeps the gallery "
+            f"uri={shortened(uri)} is given, but algorithm={algorithm!r} keeps the gallery "
             "in memory. Use algorithm='milvus', or uri=None."
         )
     check_choice(storage, "storage", STORAGES)

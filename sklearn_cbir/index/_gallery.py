@@ -90,7 +90,7 @@ class Gallery:
         given = getattr(self.engine, "given_uri", uri)
         if given != uri:
             raise ValueError(
-                f"uri={uri!r} was set after fit, but the gallery is at {given!r}. Call "
+                f"uri={shortened(uri)} was set after fit, but the gallery is at {given!r}. Call "
                 "relocate(uri) if it was moved there, or fit again to make one there."
             )
         return self

@@ -23,7 +23,7 @@ import numpy as np
 from sklearn import get_config
 
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir._validation import progress_bar
+from sklearn_cbir._validation import progress_bar, shortened
 from sklearn_cbir.codes import HammingDistances, pack_codes, unpack_codes
 from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
@@ -63,8 +63,8 @@ class MilvusEngine:
         self.verbose = verbose
         if not (isinstance(self.prefix, str) and re.fullmatch(NAME, self.prefix)):
             raise ValueError(
-                f"collection={self.prefix!r} is no name of a collection. Use letters, digits and "
-                "underscores, not beginning with a digit."
+                f"collection={shortened(self.prefix)} is no name of a collection. Use letters, "
+                "digits and underscores, not beginning with a digit."
             )
 
     def build(self, rows):

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_cbir._validation import shortened
 from sklearn_cbir.codes import unpack_codes
 from sklearn_cbir.index._rows import find_copies, find_rows
 from sklearn_cbir.metrics import (
@@ -164,7 +165,9 @@ def _warn_if_many(gallery, equal, has_ids):
     )
     if has_ids:
         which = f"the {len(equal)} queries whose ids the gallery does not have"
-        way = f"spell their ids as those of the gallery, such as {gallery.ids.values[0]!r}."
+        way = (
+            f"spell their ids as those of the gallery, such as {shortened(gallery.ids.values[0])}."
+        )
     warnings.warn(
         f"{share:.0%} of {which} are equal to rows of the gallery, so they find themselves. To "
         f"leave each query out of its own results, {way}",
@@ -193,13 +196,17 @@ def _rerank(rerank, engine, queries, distances, positions, depth):
         new = np.asarray("")
     if new.dtype.kind not in "buif":
         raise ValueError(
-            f"rerank={rerank!r} returned {returned!r:.60}, which holds no real numbers. {must}"
+            f"rerank={shortened(rerank)} returned {shortened(returned)}, which holds no real "
+            f"numbers. {must}"
         )
     if new.shape != (len(queries), depth):
-        raise ValueError(f"rerank={rerank!r} returned an array of shape {new.shape}. {must}")
+        raise ValueError(
+            f"rerank={shortened(rerank)} returned an array of shape {new.shape}. {must}"
+        )
     if not np.isfinite(new).all():
         row, rank = np.argwhere(~np.isfinite(new))[0]
         raise ValueError(
-            f"rerank={rerank!r} returned {new[row, rank]} for result {rank} of query {row}. {must}"
+            f"rerank={shortened(rerank)} returned {new[row, rank]} for result {rank} of query "
+            f"{row}. {must}"
         )
     return new

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sklearn_cbir._validation import check_choice
+from sklearn_cbir._validation import check_choice, shortened
 from sklearn_cbir.losses._base import (
     Loss,
     class_targets,
@@ -127,7 +127,7 @@ class SquaredHingeLoss(Loss):
         self.form = check_choice(form, "form", ("ovr", "ovr_mean", *_CRAMMER_SINGER))
         if form in _CRAMMER_SINGER and class_weight is not None:
             raise ValueError(
-                f"class_weight={class_weight!r} has no meaning with form={form!r}. "
+                f"class_weight={shortened(class_weight)} has no meaning with form={form!r}. "
                 "Use form='ovr', or class_weight=None."
             )
         self.class_weight = _check_class_weight(class_weight)
@@ -219,8 +219,8 @@ def _check_class_weight(class_weight):
         weights = torch.tensor(torch.nan)
     if weights.ndim != 1 or not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError(
-            f"class_weight={class_weight!r} must be None, 'balanced' or a list of one finite "
-            "number of at least 0 per class."
+            f"class_weight={shortened(class_weight)} must be None, 'balanced' or a list of one "
+            "finite number of at least 0 per class."
         )
     return class_weight
 

@@ -10,6 +10,7 @@ from sklearn_cbir._validation import (
     check_integer,
     check_not_masked,
     check_real,
+    shortened,
 )
 from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
 from sklearn_cbir.metrics._groups import evaluate_groups
@@ -550,8 +551,8 @@ def check_radii(radii):
         checked = np.empty(0)
     if checked.ndim != 1 or not len(checked) or not np.isfinite(checked).all():
         raise ValueError(
-            f"radii={radii!r} must be a list of at least one finite number. To take everything, "
-            "give a radius larger than all distances."
+            f"radii={shortened(radii)} must be a list of at least one finite number. To take "
+            "everything, give a radius larger than all distances."
         )
     return checked
 

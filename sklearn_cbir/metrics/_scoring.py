@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from sklearn_cbir._validation import resolve
+from sklearn_cbir._validation import resolve, shortened
 from sklearn_cbir.metrics._cutoff import (
     acg_at_k,
     ndcg_at_k,
@@ -59,8 +59,8 @@ def parse_metric(name):
         return name, None
     if not isinstance(name, str):
         raise ValueError(
-            f"scoring={name!r} is no metric. Use a name such as 'map' or 'recall@1', or a function "
-            "of the labels of queries and gallery and their distances."
+            f"scoring={shortened(name)} is no metric. Use a name such as 'map' or 'recall@1', or "
+            "a function of the labels of queries and gallery and their distances."
         )
     base, at, cutoff = name.partition("@")
     function = resolve(base.strip(), METRICS, "scoring", own="a function")
@@ -72,7 +72,8 @@ def parse_metric(name):
         raise ValueError(f"scoring={name!r} takes no number of results. Use '{base.strip()}'.")
     if not cutoff.strip().isdecimal() or int(cutoff) == 0:
         raise ValueError(
-            f"scoring={name!r} needs a whole number of at least 1 after '@', such as '{base}@10'."
+            f"scoring={shortened(name)} needs a whole number of at least 1 after '@', such as "
+            f"'{base}@10'."
         )
     return function, int(cutoff)
 

@@ -6,7 +6,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._validation import check_boolean, check_integer
+from sklearn_cbir._validation import check_boolean, check_integer, shortened
 
 __all__ = ["ClassDisjointKFold"]
 
@@ -101,8 +101,8 @@ class ClassDisjointKFold(BaseCrossValidator):
         check_boolean(self.shuffle, "shuffle")
         if not self.shuffle and self.random_state is not None:
             raise ValueError(
-                f"random_state={self.random_state!r} has no effect without shuffling. Leave it out "
-                "or set shuffle=True."
+                f"random_state={shortened(self.random_state)} has no effect without shuffling. "
+                "Leave it out or set shuffle=True."
             )
         y = check_labels(y)
         if y.ndim == 2:
@@ -114,7 +114,7 @@ class ClassDisjointKFold(BaseCrossValidator):
         if len(classes) == 1:
             only = classes.tolist()[0]
             raise ValueError(
-                f"y holds the single class {only!r}. At least two are needed to split."
+                f"y holds the single class {shortened(only)}. At least two are needed to split."
             )
         if len(classes) < n_splits:
             raise ValueError(

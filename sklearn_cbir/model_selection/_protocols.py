@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from sklearn_cbir._labels import check_labels, labeled_rows
-from sklearn_cbir._validation import check_choice, check_integer
+from sklearn_cbir._validation import check_choice, check_integer, shortened
 
 __all__ = ["PROTOCOLS", "split_protocol"]
 
@@ -203,7 +203,8 @@ def _by_class(y, *, rng, test):
     both = np.intersect1d(y[test], y[train])
     if len(both):
         raise ValueError(
-            f"test shares {len(both)} classes with the other rows, such as {both.tolist()[0]!r}. "
+            f"test shares {len(both)} classes with the other rows, such as "
+            f"{shortened(both.tolist()[0])}. "
             "Zero-shot retrieval tests on classes that were not trained on."
         )
     return _parts(test, train, test, exclude=np.arange(len(test)))
@@ -238,8 +239,8 @@ def _draw_per_class(y, n, free, rng, parameter):
         if len(rows) < n:
             raise ValueError(
                 f"{parameter}={n} rows of every class are wanted, but class "
-                f"{names.tolist()[place]!r} has {len(rows)} that are not drawn yet. Use a smaller "
-                f"{parameter}."
+                f"{shortened(names.tolist()[place])} has {len(rows)} that are not drawn yet. Use "
+                f"a smaller {parameter}."
             )
         chosen = rng.permutation(rows)[:n]
         free[chosen] = False
