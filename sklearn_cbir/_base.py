@@ -6,7 +6,6 @@ import functools
 import inspect
 import numbers
 import os
-import warnings
 
 import numpy as np
 import torch
@@ -29,11 +28,11 @@ from sklearn_cbir._devices import (
 )
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, library_of
 from sklearn_cbir._going_on import Start, training_state
-from sklearn_cbir._labels import encode_labels, labeled_rows, unique_labels
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._module_state import with_room
 from sklearn_cbir._network import Network, PassRows
 from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
+from sklearn_cbir._targets import check_target, check_weights
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
 from sklearn_cbir._validation import (
     as_numpy,
@@ -41,11 +40,11 @@ from sklearn_cbir._validation import (
     check_choice,
     check_integer,
     check_real,
-    check_sample_weight,
     check_verbose,
     progress,
     resolve,
     shortened,
+    warn_user,
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._trunk import is_trained
@@ -57,7 +56,7 @@ from sklearn_cbir.images import (
 )
 from sklearn_cbir.images._faults import noted
 from sklearn_cbir.images._readable import telling_all_faults
-from sklearn_cbir.losses import LOSSES, sampling_of, takes_sample_weight
+from sklearn_cbir.losses import LOSSES
 from sklearn_cbir.losses._classification import check_class_weights
 
 STATE_FORMAT = 1
@@ -167,10 +166,10 @@ class NetworkTransformer(
         start = Start.of(self)
         data = self._check_input(X, reset=True)
         loss = self._training_loss()
-        weights = self._check_weights(sample_weight, len(data), loss)
+        weights = check_weights(self, sample_weight, len(data), loss)
         classes = None
         if loss is not None:
-            data, y, weights, classes = self._check_target(data, y, weights, loss)
+            data, y, weights, classes = check_target(self, data, y, weights, loss)
         if start is not None:
             start.check(loss, data, y, classes)
         checkpoint = None if loss is None else self._checkpoint(data, y, weights, start)
@@ -371,79 +370,6 @@ class NetworkTransformer(
         images.check_readable(progress=self.verbose > 0)
         return images
 
-    def _shown_loss(self):
-        return shortened(getattr(self, "loss", "cpf"))
-
-    def _check_weights(self, sample_weight, n, loss):
-        """Return one weight per row, or None."""
-        if sample_weight is None:
-            return None
-        if not takes_sample_weight(loss):
-            why = "trains nothing" if loss is None else "has no terms of single rows to be weighed"
-            raise ValueError(
-                f"sample_weight was given, but loss={self._shown_loss()} {why}. Leave "
-                "sample_weight out, or use a loss with sample_weight = True, such as one of "
-                f"{[name for name, loss in LOSSES.items() if takes_sample_weight(loss)]}."
-            )
-        return check_sample_weight(sample_weight, n)
-
-    def _check_target(self, data, y, weights, loss):
-        """Return what counts: images or rows, labels encoded, and weights; and the classes."""
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None. "
-                f"loss={self._shown_loss()} learns from labels: pass one per image."
-            )
-        y, classes = encode_labels(y, n=len(data))
-        counting = labeled_rows(y)
-        if weights is not None:
-            counting = counting[weights[counting] > 0]
-        if len(counting) < len(y):
-            data, y = data[counting], y[counting]
-            weights = None if weights is None else weights[counting]
-            if y.ndim == 1:
-                present, y = unique_labels(y)
-                classes = classes[present]
-        if y.ndim == 2:
-            self._check_label_columns(y, loss)
-            return data, y, weights, classes
-        if len(classes) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes to train, got 1 class: "
-                f"{shortened(classes.tolist()[0])}."
-            )
-        if sampling_of(loss) != "uniform" and len(classes) == len(y):
-            raise ValueError(
-                f"All {len(y)} images have a class of their own, so no two are similar and "
-                f"{type(loss).__name__} has nothing to pull together. Give at least one class "
-                "two images."
-            )
-        return data, y, weights, classes
-
-    def _check_label_columns(self, y, loss):
-        """Raise if there are no rows of 0/1 columns, no two differ, or none are similar."""
-        if not len(y):
-            raise ValueError(
-                f"{type(self).__name__} learns from labels, but no row of y carries one: all are "
-                "zeros. Label some rows."
-            )
-        if (y == y[0]).all():
-            raise ValueError(
-                f"{type(self).__name__} needs rows with different labels to train, but all "
-                f"{len(y)} labeled rows of y are equal."
-            )
-        if sampling_of(loss) != "uniform" and y.sum(axis=0).max() < 2:
-            raise ValueError(
-                f"No two of the {len(y)} images share a label, so {type(loss).__name__} has "
-                "nothing to pull together. Give at least one label two images."
-            )
-        if y.all(axis=0).any():
-            warnings.warn(
-                f"Column {int(y.all(axis=0).argmax())} of y is 1 in all rows, so that every two "
-                "rows share a label and none are dissimilar. Drop it.",
-                stacklevel=5,
-            )
-
     # Network ---------------------------------------------------------------------------------
 
     def _build_network(self, data, loss, y, start=None):
@@ -482,12 +408,11 @@ class NetworkTransformer(
 
     def _warn_of_parametrizations(self, trunk):
         if any(map(is_parametrized, trunk.modules())):
-            warnings.warn(
+            warn_user(
                 f"{type(self).__name__} trains and transforms with this backbone or pooling, but "
                 "cannot be pickled: torch does not pickle modules with parametrizations, such as "
                 "spectral_norm and weight_norm. Take them out for that, with "
-                "torch.nn.utils.parametrize.remove_parametrizations.",
-                stacklevel=5,
+                "torch.nn.utils.parametrize.remove_parametrizations."
             )
 
     def _is_pretrained(self, trunk):
@@ -564,12 +489,10 @@ class NetworkTransformer(
             parts = [fingerprint(type(self), type(self).__name__), library_of("torch")]
             parts += [fingerprint(v, k, files=k == "weights") for k, v in sorted(params.items())]
         except Unknown as error:
-            warnings.warn(
+            warn_user(
                 f"checkpoint_dir={str(self.checkpoint_dir)!r}: {error}. So it cannot be known "
                 "whether a checkpoint belongs to this fit, which trains from the start and keeps "
-                "none.",
-                UserWarning,
-                stacklevel=5,
+                "none."
             )
             return None
         pixels = data if isinstance(data, np.ndarray) else data.fingerprint()

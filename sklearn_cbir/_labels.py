@@ -258,8 +258,8 @@ def _from_numbers(labels, name):
     if not -(2**63) <= low <= high < 2**64:
         row = labels.index(low if low < -(2**63) else high)
         raise ValueError(
-            f"{name}[{row}] is {labels[row]}, which does not fit into 64 bits. Use text instead: "
-            f"[str(label) for label in {name}]."
+            f"{name}[{row}] is {shortened(labels[row])}, which does not fit into 64 bits. Use text "
+            f"instead: [str(label) for label in {name}]."
         )
     _check_fit_together(low, high, name)
     return np.array(labels, dtype=np.int64 if high < 2**63 else np.uint64)

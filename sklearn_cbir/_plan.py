@@ -1,13 +1,13 @@
 """Parameters and labels -> what is trained on: settings, batches, rows that are held out."""
 
 import functools
-import warnings
 
 import numpy as np
 
 from sklearn_cbir._batches import Batches
 from sklearn_cbir._devices import derived_seed
 from sklearn_cbir._training import Settings
+from sklearn_cbir._validation import warn_user
 from sklearn_cbir.backbones._probe import name_of
 from sklearn_cbir.losses import output_of, sampling_of
 from sklearn_cbir.sampling import (
@@ -40,12 +40,10 @@ def plan_settings(estimator, network, loss, goes_on=False):
         raise ValueError(_nothing_to_train(nothing_new))
     if head_epochs and nothing_new:
         if estimator.head_epochs is not None:
-            warnings.warn(
+            warn_user(
                 f"head_epochs={head_epochs} are left out: they train what is new beside the "
                 "trunk, and here nothing is, neither a layer nor a parameter of the loss. Only "
-                f"the max_epochs={estimator.max_epochs} epochs of the trunk are trained.",
-                UserWarning,
-                stacklevel=4,
+                f"the max_epochs={estimator.max_epochs} epochs of the trunk are trained."
             )
         head_epochs = 0
     trunk_lr = estimator.trunk_lr

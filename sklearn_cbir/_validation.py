@@ -4,11 +4,15 @@ import importlib
 import importlib.util
 import numbers
 import pkgutil
+import sys
 import unicodedata
+import warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
 
 import numpy as np
+
+_ON_THE_WAY = {"sklearn_cbir", "sklearn"}  # packages whose lines a warning does not name
 
 
 def lazy_exports(package, modules):
@@ -78,6 +82,14 @@ def _printable(character):
     if character in "\u200c\u200d":  # joiners inside of words and emoji
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def warn_user(message):
+    """Warn at the line that called into this package, whatever scikit-learn has in between."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _ON_THE_WAY:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def as_numpy(X, name="X"):

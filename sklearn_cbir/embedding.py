@@ -1,12 +1,10 @@
 """CPFEmbedder: unit-length embeddings under one threshold for all classes."""
 
-import warnings
-
 import numpy as np
 
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._devices import derived_seed
-from sklearn_cbir._validation import check_integer, check_real
+from sklearn_cbir._validation import check_integer, check_real, warn_user
 from sklearn_cbir.losses import CPFLoss
 from sklearn_cbir.metrics import best_f1_radius, threshold_f1_curve
 
@@ -341,12 +339,11 @@ class CPFEmbedder(NetworkTransformer):
         pairs = np.flatnonzero(sizes >= 2)
         # Two classes must be left to train on, and one of them must have similar images.
         if len(sizes) < n_held_out + 2 or len(pairs) < n_held_out + 1:
-            warnings.warn(
+            warn_user(
                 f"CPFEmbedder got {len(sizes)} classes, {len(pairs)} of them with two images or "
                 f"more: too few to hold {n_held_out} out. threshold_ is chosen on the training "
                 "images and will be too high for new classes. Give it more classes, a smaller "
-                "threshold_fraction, or threshold_fraction=0.",
-                stacklevel=4,
+                "threshold_fraction, or threshold_fraction=0."
             )
             return y
         rng = np.random.default_rng(derived_seed(seed, 3))

@@ -1,13 +1,11 @@
 """CNNFeatureExtractor: images to feature vectors, trained with a loss of choice."""
 
-import warnings
-
 import torch
 
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._batches import ArraySource
 from sklearn_cbir._network import MultiScale
-from sklearn_cbir._validation import check_integer, check_real, shortened
+from sklearn_cbir._validation import check_integer, check_real, shortened, warn_user
 from sklearn_cbir.losses import output_of, takes_soft_targets
 
 
@@ -331,10 +329,9 @@ class CNNFeatureExtractor(NetworkTransformer):
             self._check_sizes(network, self._source(data, network.trunk, training=False))
         is_random = loss is None and self.weights is None and isinstance(self.backbone, str)
         if is_random and not hasattr(self, "n_features_in_"):
-            warnings.warn(
+            warn_user(
                 "loss=None and weights=None: the network is random, and so are its features. "
-                "Give it weights or a loss.",
-                stacklevel=4,
+                "Give it weights or a loss."
             )
         return network
 

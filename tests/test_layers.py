@@ -35,6 +35,7 @@ ORDER = [
     "_training",
     "_collapse",
     "_network",
+    "_targets",
     "_plan",
     "_going_on",
     "_base",

@@ -9,8 +9,9 @@ import torch
 from pytorch_metric_learning import losses as others
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
+from sklearn.pipeline import make_pipeline
 
-from sklearn_cbir import CNNFeatureExtractor, DeepHasher
+from sklearn_cbir import CNNFeatureExtractor, DeepHasher, NeighborsRetriever
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.losses import LOSSES, HashNetLoss, output_of
 from sklearn_cbir.metrics import hamming_mean_average_precision, mean_average_precision
@@ -318,3 +319,48 @@ def test_vectors_that_are_all_one_are_a_warning_and_others_are_none():
     with pytest.warns(UserWarning, match="16 of 16 .* same vector .* SquaredHingeLoss at lr=0.02"):
         extractor.fit(images, y)
     extractor.set_params(backbone="small").fit(images, y)
+
+
+class Faint(torch.nn.Module):
+    """A network whose vectors differ by `share` of their length."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share, self.layer = share, torch.nn.Conv2d(3, 4, 1)
+
+    def forward(self, images):
+        return 1 + self.share * self.layer(images)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_vectors_that_a_search_still_ranks_are_no_reason_to_warn(normalize):
+    y = np.arange(20) % 2
+    images = np.uint8(100 + 100 * y)[:, None, None, None].repeat(8, 1).repeat(8, 2)
+    parameters = {"weights": None, "loss": "contrastive", "max_epochs": 1, "head_epochs": 0}
+    parameters |= {"lr": 1e-6, "augment": None, "normalize": normalize, "random_state": 0}
+    extractor = CNNFeatureExtractor(Faint(1e-5), **parameters).fit(images, y)
+    search = NeighborsRetriever(1, metric="euclidean").fit(extractor.transform(images), y)
+    assert search.score() == 1
+    with pytest.warns(UserWarning, match="20 of 20 .* same vector .* not all share a label"):
+        extractor.set_params(backbone=Faint(1e-9)).fit(images, y)
+
+
+def test_one_code_for_rows_that_share_a_label_is_right():
+    alike = np.column_stack([np.ones(60, dtype=int), Y[:60] == 0, Y[:60] == 1])
+    hasher = DeepHasher(4, loss=all_alike, max_epochs=20, batch_size=16, random_state=0)
+    with pytest.warns(UserWarning, match="Column 0 of y is 1 in all rows") as caught:
+        hasher.fit(X[:60], alike)
+    assert len(caught) == 1
+    few = np.where(np.arange(60) < 12, 1, 0)  # one in five, which one code loses
+    with pytest.warns(UserWarning, match="60 of 60 .* same code"):
+        hasher.fit(X[:60], few)
+
+
+def test_warnings_of_a_fit_name_the_line_that_asked_for_it():
+    alike = np.column_stack([np.ones(60, dtype=int), Y[:60] == 0, Y[:60] == 1])
+    extractor = CNNFeatureExtractor(max_epochs=1, head_epochs=1, loss="contrastive")
+    for fit in (extractor.fit, extractor.fit_transform, make_pipeline(extractor).fit):
+        with pytest.warns(UserWarning, match="Column 0 of y|left out") as caught:
+            fit(X[:60], alike)
+        assert {warning.filename for warning in caught} == {__file__}
+        assert len(caught) == 2
