@@ -465,6 +465,64 @@ def labeled_rows(y):
     return np.arange(len(y)) if y.ndim == 1 else np.flatnonzero(y.any(axis=1))
 
 
+def label_names(y):
+    """Return the names of the columns of a table of labels, None if it has none.
+
+    Parameters
+    ----------
+    y : array-like
+        Labels as they were given, before `check_labels`.
+
+    Returns
+    -------
+    list of str or int, or None
+        One name per column, of tables of pandas, Polars and Arrow with two columns or more.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> label_names(pd.DataFrame({"cat": [0, 1], "dog": [1, 1]}))
+    ['cat', 'dog']
+    """
+    names = getattr(y, "column_names", getattr(y, "columns", None))  # of Arrow, and of others
+    is_counted = type(names).__name__ == "RangeIndex"  # by pandas, of what has no names
+    if is_counted or not hasattr(names, "__len__") or len(names) < 2:
+        return None
+    names = names.tolist() if hasattr(names, "tolist") else list(names)
+    return names if all(isinstance(name, (str, int)) for name in names) else None
+
+
+def check_same_columns(y, names):
+    """Raise if labels are a table with other columns than those of the gallery.
+
+    Parameters
+    ----------
+    y : array-like
+        Labels as they were given.
+
+    names : list of str or int, or None
+        Columns of the gallery's labels as `label_names` returns them.
+
+    Raises
+    ------
+    ValueError
+        If both have names that differ: columns are compared by position.
+
+    Examples
+    --------
+    >>> check_same_columns([[0, 1]], ["cat", "dog"])
+    """
+    given = label_names(y)
+    if given is None or names is None or given == names or len(given) != len(names):
+        return  # that there are more of them is said of arrays too
+    place = next(i for i, name in enumerate(names) if given[i] != name)
+    raise ValueError(
+        f"Columns of labels are compared by position, but column {place} of y is "
+        f"{shortened(given[place])}, and that of the gallery is {shortened(names[place])}. Give "
+        f"both the same columns in the same order, for example y.reindex(columns=...)."
+    )
+
+
 def check_same_kind(y_queries, y_gallery):
     """Raise if the two sets of labels could never be equal: neither "1" nor True is 1.
 

@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_cbir._labels import check_labels
+from sklearn_cbir._labels import check_labels, check_same_columns
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import (
     check_boolean,
@@ -686,6 +686,7 @@ class NeighborsRetriever(
                 f"The gallery was fitted with continuous y, such as {y_gallery.flat[0]:.6g}, in "
                 "which no two rows share a label. Fit with classes to score."
             )
+        check_same_columns(y, gallery.labels.names)
         y = y_gallery[own] if X is None and y is None else check_labels(y, n=len(queries))
         if X is not None:
             warn_of_copies(gallery, queries, own)
@@ -693,8 +694,7 @@ class NeighborsRetriever(
         is_shown = check_verbose(self.verbose) > 0
         depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
         with progress_bar(len(names) * len(queries), "Scoring", is_shown) as advance:
-            engine = gallery.engine.exact
             values = score_queries(
-                engine, queries, own, y, y_gallery, names, rerank, depth, advance
+                gallery.engine.exact, queries, own, y, y_gallery, names, rerank, depth, advance
             )
         return y, values

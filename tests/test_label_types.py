@@ -1,9 +1,11 @@
 """Labels of every type: compared with all of their digits, or refused by name."""
 
+import copy
 import datetime
 import decimal
 import enum
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import joblib
@@ -13,6 +15,7 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever, persistence
 from sklearn_cbir._labels import check_labels, encode_labels
@@ -268,3 +271,40 @@ def test_dates_of_two_units_are_equal_or_do_not_fit():
     far = np.array(["3000-01-01", "2001-01-01"], dtype="M8[D]")
     with pytest.raises(ValueError, match="label 3000-01-01 does not fit into datetime64"):
         mean_average_precision(far, days.astype("M8[ns]"), distances)
+
+
+def _tables():
+    """Yield the kind of a table, and how it is made of a dictionary of columns."""
+    yield "pandas", pd.DataFrame
+    yield "numbers as names", lambda columns: pd.DataFrame(columns).rename(columns=ord)
+    for name in ("polars", "pyarrow"):
+        try:
+            library = __import__(name)
+        except ImportError:
+            continue
+        yield name, getattr(library, "DataFrame", None) or library.table
+
+
+@pytest.mark.parametrize(("kind", "table"), list(_tables()))
+def test_columns_of_labels_in_another_order_or_of_others_are_an_error(kind, table, rng, tmp_path):
+    y = {name: rng.integers(2, size=20) for name in "abc"}
+    turned, others = {name: y[name] for name in "bac"}, {"b": y["a"], "c": y["b"], "d": y["c"]}
+    X = rng.normal(size=(20, 3))
+    retriever = NeighborsRetriever(algorithm="exact").fit(X, table(y))
+    same = np.stack(list(y.values()), axis=1)
+    persistence.save(retriever, tmp_path / "gallery")
+    loaded = persistence.load(tmp_path / "gallery")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        assert retriever.score(X + 1, table(y)) == retriever.score(X + 1, same)
+        more = copy.deepcopy(loaded).partial_fit(X, table(y)).remove([0])
+        assert more.score(X + 1, same) == more.score(X + 1, table(y))
+        of_arrays = NeighborsRetriever(algorithm="exact").fit(X, same)
+        assert of_arrays.score(X + 1, table(y)) == of_arrays.score(X + 1, same)
+    for wrong in map(table, (turned, others)):
+        for refuse in (retriever.score, loaded.evaluate, loaded.partial_fit, more.partial_fit):
+            with pytest.raises(ValueError, match="compared by position, but column 0 of y is"):
+                refuse(X, wrong)
+        with pytest.raises(ValueError, match="compared by position, but column 0 of y is"):
+            mean_average_precision(wrong, table(y), rng.random((20, 20)))
+    assert loaded.n_samples_fit_ == 20

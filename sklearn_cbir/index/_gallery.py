@@ -8,9 +8,11 @@ import numpy as np
 
 from sklearn_cbir._labels import (
     check_labels,
+    check_same_columns,
     check_same_kind,
     comparable_labels,
     expand_labels,
+    label_names,
     merge_classes,
     unique_labels,
 )
@@ -264,8 +266,11 @@ class GalleryIds:
 class GalleryLabels:
     """The label of every position, stored as small class numbers or 0/1 columns."""
 
+    names = None
+
     def __init__(self, y, n):
-        y = check_labels(y, n=n)
+        names, y = label_names(y), check_labels(y, n=n)
+        self.names = names if y.ndim == 2 else None  # of the columns, where they have some
         if y.ndim == 2:
             self.classes, self.codes = None, y.astype(np.uint8)
         else:
@@ -288,6 +293,7 @@ class GalleryLabels:
         """Return the labels with those of `n` new positions behind them."""
         new = GalleryLabels(y, n)
         check_same_kind(new.some, self.some)
+        check_same_columns(y, self.names)
         if self.classes is None:
             return self._with(None, *self._followed_by(new.codes))
         known, added = comparable_labels(self.classes, new.classes)
@@ -303,7 +309,8 @@ class GalleryLabels:
         return self._with(self.classes, *delete(self.codes, positions))
 
     def __getstate__(self):
-        return {"classes": self.classes, "codes": self.codes}
+        state = {"classes": self.classes, "codes": self.codes}
+        return state if self.names is None else {**state, "names": self.names}
 
     def _followed_by(self, codes):
         """Return the codes with others behind them, and their room."""
@@ -312,6 +319,7 @@ class GalleryLabels:
     def _with(self, classes, codes, room=None):
         labels = GalleryLabels.__new__(GalleryLabels)
         labels.classes, labels.codes, labels._room = classes, codes, room
+        labels.names = self.names
         return labels
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from sklearn_cbir._labels import check_labels, check_same_kind
+from sklearn_cbir._labels import check_labels, check_same_columns, check_same_kind, label_names
 from sklearn_cbir.metrics._relevance import blocks, check_distances, read_block
 
 
@@ -42,6 +42,7 @@ def score_by_own(function, y_queries, y_gallery, distances, own=None):
     ndarray of shape (n_queries,), float64
     """
     distances = check_distances(distances)
+    check_same_columns(y_queries, label_names(y_gallery))
     y_queries = check_labels(y_queries, name="y_queries", n=distances.shape[0])
     y_gallery = check_labels(y_gallery, name="y_gallery", n=distances.shape[1])
     check_same_kind(y_queries, y_gallery)

@@ -4,7 +4,14 @@ import numpy as np
 from scipy import sparse
 from sklearn import get_config
 
-from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
+from sklearn_cbir._labels import (
+    check_labels,
+    check_same_columns,
+    check_same_kind,
+    comparable_labels,
+    label_names,
+    shared_labels,
+)
 from sklearn_cbir._validation import as_numpy, check_integer, check_not_masked
 
 MAX_ROWS_AT_ONCE = 128
@@ -14,6 +21,7 @@ class Relevance:
     """Checked labels of queries and gallery, ready to say which gallery rows are relevant."""
 
     def __init__(self, y_queries, y_gallery, shape):
+        check_same_columns(y_queries, label_names(y_gallery))
         self.y_queries = check_labels(y_queries, name="y_queries")
         self.y_gallery = check_labels(y_gallery, name="y_gallery")
         check_same_kind(self.y_queries, self.y_gallery)
