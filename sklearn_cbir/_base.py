@@ -171,7 +171,7 @@ class NetworkTransformer(
         if loss is not None:
             data, y, weights, classes = check_target(self, data, y, weights, loss)
         if start is not None:
-            start.check(loss, data, y, classes)
+            start.check(loss, data, y, classes, vars(self).get("feature_names_in_"))
         checkpoint = None if loss is None else self._checkpoint(data, y, weights, start)
         state = checkpoint.load() if checkpoint else None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
@@ -194,7 +194,7 @@ class NetworkTransformer(
             history = history if start is None else start.continued(history)
             self._keep(network, source, classes, history)
             if loss is not None:
-                self._training_state = training_state(loss, y, target)
+                self._training_state = training_state(self, network, loss, y, target)
                 self._after_training(source, y, target, seed)
                 named = {"gives": self._gives, "loss": loss, "lr": self.lr}
                 warn_of_collapse(network, source, target, seed, device, **named)
@@ -381,12 +381,13 @@ class NetworkTransformer(
                 statistics = row_statistics(data) if start is None else start.row_statistics()
                 trunk = build_mlp(n_features, **statistics)
         else:
-            trunk = build_backbone(**self._backbone_parameters(data))
+            trunk = build_backbone(**self._backbone_parameters(data, start))
             self._warn_of_parametrizations(trunk)
         network = Network(trunk, **ending)
         if network.classifier:
             check_class_weights(loss, network.classifier.out_features)
-        if not isinstance(data, np.ndarray) and self._is_pretrained(trunk):
+        goes_on = start is not None and start.trunk is not None
+        if not isinstance(data, np.ndarray) and not goes_on and self._is_pretrained(trunk):
             # Statistics estimated again from few photos are worse than those of the weights.
             trunk.keep_statistics()
         if hasattr(loss, "setup"):
@@ -398,13 +399,14 @@ class NetworkTransformer(
             start.carry_over(network, loss)
         return network
 
-    def _backbone_parameters(self, images):
+    def _backbone_parameters(self, images, start):
         """Return keyword arguments of build_backbone, which copies a module."""
         names = ("weights", "pooling", "image_size", "mean", "std")
         backbone = DEFAULT_BACKBONE if self.backbone is None else self.backbone
         shape = (FILE_SIZE, FILE_SIZE) if images.image_shape is None else images.image_shape[:2]
         own = {"backbone": backbone, "input_shape": shape}
-        return own | {name: getattr(self, name) for name in names}
+        own |= {name: getattr(self, name) for name in names}
+        return own if start is None else own | start.backbone_parameters(self.image_size)
 
     def _warn_of_parametrizations(self, trunk):
         if any(map(is_parametrized, trunk.modules())):
@@ -484,6 +486,8 @@ class NetworkTransformer(
         if self.checkpoint_dir is None:
             return None
         params = {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_IN_KEY}
+        if start is not None and start.trunk is not None:
+            del params["weights"]  # not read again
         try:
             # Each by itself: what two parameters share does not outlive `clone`.
             parts = [fingerprint(type(self), type(self).__name__), library_of("torch")]

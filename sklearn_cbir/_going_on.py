@@ -1,9 +1,12 @@
 """A fit that goes on from a fitted network: what must be alike, and what is carried over."""
 
+from itertools import zip_longest
+
 import numpy as np
 import torch
 from torch import nn
 
+from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._labels import KINDS, comparable_labels
 from sklearn_cbir._module_state import hidden_state, set_hidden_state
 from sklearn_cbir._validation import shortened
@@ -32,9 +35,12 @@ class Start:
         self.classes = fitted["classes_"]
         self.history = fitted["history_"]
         self.n_features = fitted.get("n_features_in_")
+        self.feature_names = fitted.get("feature_names_in_")
         self.image_shape = fitted.get("image_shape_")
-        # Files of earlier versions lack it: parameters of the loss start anew.
+        # Files of earlier versions lack it: parameters of the loss start anew, weights are read.
         kept = fitted.get("_training_state")
+        self.trunk = (kept or {}).get("trunk")
+        self.attributes = _own_attributes(estimator)
         self.loss = kept["loss"] if kept else None
         self.held_out = kept["held_out"] if kept else None
         self.has_columns = kept and self.held_out is None
@@ -48,9 +54,9 @@ class Start:
     def key(self):
         """Return what a checkpoint of the next fit depends on."""
         weights = self.network.state_dict()
-        return [_arrays(weights), self.loss, self.held_out]
+        return [_arrays(weights), self.loss, self.held_out, self.trunk]
 
-    def check(self, loss, data, y, classes):
+    def check(self, loss, data, y, classes, feature_names=None):
         """Raise unless the next fit has a loss, the same kind of data and the same classes."""
         if loss is None:
             raise ValueError(
@@ -62,12 +68,23 @@ class Start:
         kinds[1] = f"{data.shape[1]} features" if is_rows else "images"
         if kinds[0] != kinds[1]:
             raise ValueError(self._differs("X", *kinds))
+        names = self.feature_names, feature_names
+        if all(some is not None for some in names) and not np.array_equal(*names):
+            raise ValueError(self._differs("the names of features", *_difference(*names)))
         if not _are_equal(self.classes, classes):
             old, new = (shortened(labels.tolist()) for labels in (self.classes, classes))
             raise ValueError(self._differs("the classes in y", old, new))
         kinds = ["0/1 columns" if columns else "one label per row" for columns in (True, False)]
         if self.has_columns is not None and self.has_columns != (y.ndim == 2):
             raise ValueError(self._differs("y", *(kinds if self.has_columns else kinds[::-1])))
+
+    def backbone_parameters(self, image_size):
+        """Return what takes the place of weights, which are not read again, and their size."""
+        if self.trunk is None:
+            return {}
+        if image_size is None and self.trunk["image_size"] is None:
+            image_size = self.network.trunk.spec["image_size"]
+        return {"weights": None, "image_size": image_size}
 
     def row_statistics(self):
         """Return what rows were standardized with."""
@@ -90,6 +107,8 @@ class Start:
         if _shapes(state) != _shapes(network.state_dict()):
             raise ValueError(self._differs("the backbone", "of other layers", "of these"))
         network.load_state_dict(state)
+        if self.trunk is not None and self.trunk["fresh_norms"] is not None:
+            network.trunk.keep_statistics(self.trunk["fresh_norms"])
         for name in ("features", "pooling"):
             part = getattr(self.network.trunk, name, None)
             if isinstance(part, nn.Module):
@@ -107,13 +126,22 @@ class Start:
             for name, parameter in self.parameters.items():
                 one, two = (_comparable(part.get(name)) for part in (spec, other))
                 if one != two:
-                    raise ValueError(self._differs(parameter, one, two))
+                    lines = (str(value).splitlines() for value in (one, two))
+                    raise ValueError(self._differs(parameter, *_difference(*lines)))
+        if self.trunk is not None:
+            self._check_attributes(self.trunk["attributes"], self.attributes)
         for name in ("mean", "std"):
             if not np.array_equal(old["trunk"].get(name), new["trunk"].get(name)):
                 raise ValueError(self._differs(name, old["trunk"][name], new["trunk"][name]))
         if old["n_classes"] != new["n_classes"]:
             ends = [f"{spec['n_classes'] or 'no'} class scores" for spec in (old, new)]
             raise ValueError(self._differs("what the loss takes", *ends))
+
+    def _check_attributes(self, old, new):
+        """Raise unless the user's modules hold the same beside their layers, as before any fit."""
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                raise ValueError(self._differs(f"the attribute {name}", "one", "another"))
 
     def _differs(self, what, old, new):
         return (
@@ -128,16 +156,40 @@ class Start:
         return [*self.history, *(epoch | {"epoch": done + epoch["epoch"]} for epoch in history)]
 
 
-def training_state(loss, y, target):
+def training_state(estimator, network, loss, y, target):
     """Return what the next fit needs beside the network.
 
-    That is what the loss has learned or drawn, and which classes of `y` are not trained on, where
-    `target` is -1; None for columns.
+    That is what the loss has learned or drawn, which classes of `y` are not trained on, where
+    `target` is -1, None for columns; and of the trunk what the user asked for, and which batch
+    norms had no statistics to keep, None if none are kept.
     """
     held_out = None if y.ndim == 2 else np.unique(y[target == -1])
     state = _arrays(_learned(loss))
     kept = {"class": _class_of(loss), "state": state} if state else None
-    return {"loss": kept, "held_out": held_out}
+    trunk = {
+        "image_size": None if estimator.image_size is None else int(estimator.image_size),
+        "fresh_norms": getattr(network.trunk, "fresh_norms", None),
+        "attributes": _own_attributes(estimator),
+    }
+    return {"loss": kept, "held_out": held_out, "trunk": trunk}
+
+
+def _own_attributes(estimator):
+    """Return fingerprints of what the user's modules hold beside layers and weights."""
+    found = {}
+    for parameter in ("backbone", "pooling"):
+        module = getattr(estimator, parameter)
+        if isinstance(module, nn.Module):
+            for (path, name), value in hidden_state(module).items():
+                place = ".".join(filter(None, (parameter, path, name)))
+                found[place] = fingerprint(value)
+    return found
+
+
+def _difference(one, two):
+    """Return the first lines, or names, of two lists that differ."""
+    pairs = zip_longest(one, two, fillvalue="nothing")
+    return next((a.strip()[:80], b.strip()[:80]) for a, b in pairs if a != b)
 
 
 def _learned(loss):

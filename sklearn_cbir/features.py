@@ -141,9 +141,10 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     warm_start : bool, default=False
         Whether `fit` goes on from the network, and from the proxies or codes of
-        the loss, that an earlier `fit` of this object has left. Classes, kind
-        and size of the input and the layers must be the same. Optimizer,
-        schedule and seed start anew; `n_iter_` and `history_` go on.
+        the loss, that an earlier `fit` of this object has left; `weights` are
+        not read again. Classes, kind and size of the input and the layers must
+        be the same. Optimizer, schedule and seed start anew; `n_iter_` and
+        `history_` go on.
 
     checkpoint_dir : path, default=None
         Folder for one file per combination of parameters and data, replaced

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.base import clone
@@ -17,6 +18,7 @@ from sklearn_cbir import (
     NeighborsRetriever,
     persistence,
 )
+from sklearn_cbir.backbones import build_backbone
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.losses import LOSSES, SquaredHingeLoss, output_of
 
@@ -239,8 +241,83 @@ def test_images_of_another_size_and_other_modules_are_named():
     estimator.fit(IMAGES, OF_IMAGES)
     with pytest.raises(ValueError, match=r"images differs: \(32, 32\) then, \(16, 32\)"):
         estimator.fit(IMAGES[:, :16], OF_IMAGES)
-    with pytest.raises(ValueError, match=r"backbone differs: Sequential"):
+    with pytest.raises(ValueError, match=r"backbone differs: \(0\): Conv2d\(3, 4.* then, \(0\)"):
         estimator.set_params(backbone=net(5)).fit(IMAGES, OF_IMAGES)
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.layer, self.factor = torch.nn.Conv2d(3, 4, 3), factor
+
+    def forward(self, images):
+        return self.layer(images) * self.factor
+
+
+@pytest.mark.parametrize("way", ["here", "pickle"])
+def test_other_attributes_of_a_module_are_named_and_not_left_out(way):
+    estimator = of_loss("softmax", backbone=Scaled(1.0), warm_start=True, head_epochs=0)
+    estimator.set_params(max_epochs=1).fit(IMAGES, OF_IMAGES)
+    if way == "pickle":
+        estimator = pickle.loads(pickle.dumps(estimator))
+    with pytest.raises(ValueError, match=r"the attribute backbone\.factor differs"):
+        estimator.set_params(backbone=Scaled(3.0)).fit(IMAGES, OF_IMAGES)
+    estimator.set_params(backbone=Scaled(1.0)).fit(IMAGES, OF_IMAGES)
+    assert estimator.n_iter_ == 2
+
+
+def test_long_modules_are_not_printed():
+    layers = [torch.nn.Conv2d(3, 4, 3), *(torch.nn.Conv2d(4, 4, 1) for _ in range(30))]
+    estimator = of_loss("softmax", backbone=torch.nn.Sequential(*layers), warm_start=True)
+    estimator.set_params(head_epochs=0, max_epochs=1).fit(IMAGES, OF_IMAGES)
+    estimator.set_params(backbone=torch.nn.Sequential(*layers[:-1]))
+    with pytest.raises(ValueError, match=r"backbone differs: .*Conv2d") as caught:
+        estimator.fit(IMAGES, OF_IMAGES)
+    assert len(str(caught.value)) < 400
+
+
+def test_features_of_other_names_are_named():
+    frame = pandas.DataFrame(X, columns=list("abcde"))
+    estimator = of_loss("softmax", warm_start=True).fit(frame, Y)
+    with pytest.raises(ValueError, match="the names of features differs: a then, e now"):
+        estimator.fit(frame[list("edcba")], Y)
+    assert estimator.feature_names_in_.tolist() == list("abcde")
+    assert estimator.fit(frame, Y).n_iter_ == 4
+    assert estimator.fit(X, Y).n_iter_ == 6
+
+
+@pytest.mark.parametrize("way", ["here", "pickle", "file"])
+@pytest.mark.parametrize("of", ["name", "module"])
+def test_weights_are_not_read_again(of, way, tmp_path):
+    """The same network as if they were there, its statistics kept, but for new batch norms."""
+
+    def net(n_norms):
+        norms = [torch.nn.BatchNorm2d(4) for _ in range(n_norms)]
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), *norms)
+
+    if of == "name":
+        backbone, trained = "small", build_backbone("small").features
+    else:
+        backbone, trained = net(2), net(2)
+        trained[1].running_mean.fill_(0.25)
+    torch.save(trained.state_dict(), tmp_path / "one.pth")
+    parameters = {"backbone": backbone, "weights": tmp_path / "one.pth", "batch_size": 8}
+    parameters |= {"max_epochs": 1, "warm_start": True, "checkpoint_dir": tmp_path / "kept"}
+    estimator = of_loss("softmax", **parameters).fit(IMAGES, OF_IMAGES)
+    if way == "pickle":
+        estimator = pickle.loads(pickle.dumps(estimator))
+    if way == "file" and of == "name":
+        persistence.save(estimator.set_params(checkpoint_dir=None), tmp_path / "one.cbir")
+        estimator = persistence.load(tmp_path / "one.cbir")
+    (tmp_path / "one.pth").unlink()
+    before = weights_of(estimator)
+    estimator.fit(IMAGES, OF_IMAGES)
+    assert estimator._network.trunk.frozen_batch_norm
+    assert estimator.history_[-1]["lr"] == estimator.history_[5]["lr"]
+    if of == "module":
+        kept, learned_anew = (f"trunk.features.{n}.running_mean" for n in (1, 2))
+        assert np.all(weights_of(estimator)[kept] == 0.25)
+        assert (weights_of(estimator)[learned_anew] != before[learned_anew]).any()
 
 
 @pytest.mark.parametrize(

@@ -139,10 +139,28 @@ class Trunk(nn.Module):
                 module.train(mode)
         return self
 
-    def keep_statistics(self):
-        """Freeze the batch norms, but for those that have no statistics to keep yet."""
+    @property
+    def fresh_norms(self):
+        """Numbers of the batch norms that learn their statistics, None if all of them do."""
+        if not self.frozen_batch_norm:
+            return None
+        return [n for n, norm in enumerate(_running_norms(self)) if norm in self._fresh_norms]
+
+    def keep_statistics(self, fresh=None):
+        """Freeze the batch norms, but for those that have no statistics to keep yet.
+
+        Parameters
+        ----------
+        fresh : list of int, default=None
+            Numbers of those, as `fresh_norms` gives them; None looks at the
+            statistics.
+        """
         self.frozen_batch_norm = True
-        self._fresh_norms = [norm for norm in _running_norms(self) if _is_fresh(norm)]
+        norms = _running_norms(self)
+        if fresh is None:
+            self._fresh_norms = [norm for norm in norms if _is_fresh(norm)]
+        else:
+            self._fresh_norms = [norms[number] for number in fresh]
 
 
 def is_trained(network):
