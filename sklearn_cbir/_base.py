@@ -180,9 +180,10 @@ class NetworkTransformer(
         target = None if loss is None else self._hold_out_classes(y, seed, start)
         use_one_thread_if_forked()
         # Training draws from torch's global generators; a network alone need not wait for them.
-        draws = OwnDraws(seed) if loss is None else seeded(seed, device)
+        draws = contextlib.nullcontext() if loss is None else seeded(seed, device)
         with draws, telling_all_faults(data, self.verbose > 0):
-            network = self._build_network(data, loss, target, start)
+            with OwnDraws(seed):
+                network = self._build_network(data, loss, target, seed, start)
             source = self._source(data, network.trunk, training=loss is not None)
             if start is not None and isinstance(source, ImageSource):
                 start.check_reading(source)
@@ -372,7 +373,7 @@ class NetworkTransformer(
 
     # Network ---------------------------------------------------------------------------------
 
-    def _build_network(self, data, loss, y, start=None):
+    def _build_network(self, data, loss, y, seed, start=None):
         ending = self._network_ending(loss, None if loss is None else count_classes(y))
         if isinstance(data, np.ndarray):
             n_features = data.shape[1]
@@ -391,7 +392,7 @@ class NetworkTransformer(
             # Statistics estimated again from few photos are worse than those of the weights.
             trunk.keep_statistics()
         if hasattr(loss, "setup"):
-            generator = torch.Generator().manual_seed(torch.initial_seed())
+            generator = torch.Generator().manual_seed(seed)
             n_outputs = network.classifier.out_features if network.classifier else network.width
             trained_on = torch.from_numpy(y if y.ndim == 2 else y[y >= 0])
             loss.setup(n_outputs=n_outputs, y=trained_on, generator=generator)

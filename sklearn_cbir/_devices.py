@@ -151,22 +151,42 @@ LOCK = ProcessLock()  # of the global generators
 
 @contextlib.contextmanager
 def seeded(seed, device):
-    """Seed torch inside the block; its global generators are untouched afterwards.
+    """Seed torch on the CPU and on a device; its global generators are untouched afterwards.
 
-    They are shared by all threads, so that one block runs at a time.
+    Those of other devices are neither seeded nor read. They are shared by all threads, so that one
+    block runs at a time.
     """
-    devices = range(torch.cuda.device_count()) if device.type == "cuda" else []
     use_one_thread_if_forked()
-    with LOCK, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+    with LOCK:
+        generators = {torch.default_generator, generator_of(device)}
+        states = [(one, one.get_state()) for one in generators]
+        try:
+            for one in generators:
+                one.manual_seed(seed)
+            yield
+        finally:
+            for one, state in states:
+                one.set_state(state)
+
+
+def generator_of(device):
+    """Return the global generator that is drawn from on a torch device."""
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    if device.type not in ("cuda", "xpu"):
+        return torch.default_generator
+    module = torch.get_device_module(device)
+    module.init()
+    index = module.current_device() if device.index is None else device.index
+    return module.default_generators[index]
 
 
 class OwnDraws(TorchFunctionMode):
     """Let new weights of this thread be drawn from a generator of their own.
 
-    Torch's global generator is neither read nor moved on, so that nobody waits for it; what is
-    drawn is what `seeded` would draw from the same seed on the CPU.
+    Torch's global generator is neither read nor moved on, so that nobody waits for it, and what
+    other threads draw changes no weight; what is drawn is what `seeded` would draw from the same
+    seed on the CPU.
     """
 
     def __init__(self, seed):

@@ -11,7 +11,7 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from sklearn_cbir._batches import shared_workers
-from sklearn_cbir._devices import derived_seed, use_one_thread_if_forked
+from sklearn_cbir._devices import derived_seed, generator_of, use_one_thread_if_forked
 from sklearn_cbir._module_state import copied_state, hidden_state, set_hidden_state
 from sklearn_cbir._randomness import Draws
 from sklearn_cbir._validation import resolve, shortened
@@ -306,7 +306,7 @@ def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
         started = time.perf_counter()
         epoch_seed = derived_seed(seed, epoch)
         with Draws(run.network, run.loss).seeded(epoch_seed):
-            torch.manual_seed(epoch_seed)  # those of GPUs too
+            generator_of(torch.device(net.device)).manual_seed(epoch_seed)
             batches.start_epoch(epoch, embed)
             net.train_epoch(epoch, batches)
         run.record(net, epoch, time.perf_counter() - started)

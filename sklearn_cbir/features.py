@@ -4,6 +4,7 @@ import torch
 
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._batches import ArraySource
+from sklearn_cbir._devices import resolve_device
 from sklearn_cbir._network import MultiScale
 from sklearn_cbir._validation import check_integer, check_real, shortened, warn_user
 from sklearn_cbir.losses import output_of, takes_soft_targets
@@ -324,8 +325,8 @@ class CNNFeatureExtractor(NetworkTransformer):
             )
         return loss
 
-    def _build_network(self, data, loss, y, start=None):
-        network = super()._build_network(data, loss, y, start)
+    def _build_network(self, data, loss, y, seed, start=None):
+        network = super()._build_network(data, loss, y, seed, start)
         if self._checked_scales() != (1.0,):
             self._check_sizes(network, self._source(data, network.trunk, training=False))
         is_random = loss is None and self.weights is None and isinstance(self.backbone, str)
@@ -370,11 +371,12 @@ class CNNFeatureExtractor(NetworkTransformer):
             )
         size = source.size or source.images.image_shape[:2]
         height, width = size if isinstance(size, tuple) else (size, size)
-        black = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+        device = resolve_device(self.device)
+        black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
         for scale in self._checked_scales():
             try:
-                with torch.inference_mode():
-                    MultiScale(network.eval(), (scale,)).embed(black.to(network.trunk.mean.device))
+                with network.placement.keep(network, device), torch.inference_mode():
+                    MultiScale(network, (scale,)).embed(black)
             except (RuntimeError, AssertionError) as error:
                 raise ValueError(
                     f"The backbone does not take images of {height} x {width} pixels at scale "

@@ -45,7 +45,7 @@ def small(**params):
 
 def module_of(source, name="own"):
     """Return a module of the user's own with this code."""
-    module = types.ModuleType(name)
+    module = sys.modules[name] = types.ModuleType(name)
     exec(compile(textwrap.dedent(source), f"{name}.py", "exec"), vars(module))
     return module
 
@@ -172,6 +172,22 @@ EDITS = {
         "import torch\n@torch.no_grad()\ndef thing(x): return x",
         "import torch\n@torch.no_grad()\ndef thing(x): return -x",
     ),
+    "under a decorator that names what it decorates": (
+        "import contextlib\n@contextlib.contextmanager\ndef thing(x): yield x",
+        "import contextlib\n@contextlib.contextmanager\ndef thing(x): yield -x",
+    ),
+    "called under a decorator of a library": (
+        "import torch\ndef f(x): return x\n@torch.no_grad()\ndef thing(x): return f(x)",
+        "import torch\ndef f(x): return -x\n@torch.no_grad()\ndef thing(x): return f(x)",
+    ),
+    "method under a decorator of a library": (
+        "import torch\nclass T:\n @torch.no_grad()\n def __call__(self, x): return x\nthing = T()",
+        "import torch\nclass T:\n @torch.no_grad()\n def __call__(self, x): return -x\nthing = T()",
+    ),
+    "default of a dataclass": (
+        "import dataclasses\n@dataclasses.dataclass\nclass thing:\n m: int = 1",
+        "import dataclasses\n@dataclasses.dataclass\nclass thing:\n m: int = 2",
+    ),
     "function that remembers": (
         "import functools\n@functools.lru_cache\ndef thing(x): return x",
         "import functools\n@functools.lru_cache\ndef thing(x): return -x",
@@ -191,6 +207,12 @@ EDITS = {
         "def thing(x): return F.f(x)",
         "import types\nF = types.ModuleType('torch.nn.own'); F.f = lambda x: -x\n"
         "def thing(x): return F.f(x)",
+    ),
+    "function in a partial that was put into a library": (
+        "import types, functools\nF = types.ModuleType('torch.nn.own')\n"
+        "F.f = functools.partial(lambda x: x)\ndef thing(x): return F.f(x)",
+        "import types, functools\nF = types.ModuleType('torch.nn.own')\n"
+        "F.f = functools.partial(lambda x: -x)\ndef thing(x): return F.f(x)",
     ),
     "made by exec": (
         "space = {}; exec('def thing(x): return x', space); thing = space['thing']",
@@ -649,6 +671,25 @@ def test_every_process_gives_the_same_key(tmp_path):
     ]
     assert said[0] == said[1]
     assert len(set(said[0])) == len(said[0]) == 20
+
+
+def test_what_is_sent_to_another_process_by_value_keeps_its_key():
+    """...as joblib sends what a script or a notebook defines; slots become attributes then."""
+    things = [Point, Slots(1), module_of("import torch\n@torch.no_grad()\ndef f(x): return x").f]
+    modules = [sys.modules[name] for name in (__name__, "own")]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    data = cloudpickle.dumps(things)
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
+    program = (
+        "import sys, pickle\nfrom sklearn_cbir._fingerprint import fingerprint\n"
+        "print(*map(fingerprint, pickle.loads(bytes.fromhex(sys.argv[1]))))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program, data.hex()], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == [fingerprint(thing) for thing in things]
 
 
 # What cannot be known --------------------------------------------------------------------------

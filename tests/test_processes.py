@@ -129,6 +129,26 @@ def test_fits_in_several_threads_give_what_they_give_alone():
         assert np.array_equal(together[seed], rows)
 
 
+def test_what_other_threads_draw_meanwhile_changes_no_new_weight(monkeypatch):
+    alone = small().fit(IMAGES, LABELS).transform(IMAGES)
+
+    def disturbed(*args, **kwargs):
+        torch.manual_seed(5)  # as another thread might, just then
+        return build_backbone(*args, **kwargs)
+
+    monkeypatch.setattr("sklearn_cbir._base.build_backbone", disturbed)
+    assert np.array_equal(small().fit(IMAGES, LABELS).transform(IMAGES), alone)
+
+
+def test_a_fit_on_the_cpu_seeds_no_other_device(monkeypatch):
+    seeded = []
+    for place in ("cuda", "mps", "xpu"):
+        monkeypatch.setattr(f"torch.{place}.manual_seed", seeded.append)
+        monkeypatch.setattr(f"torch.{place}.manual_seed_all", seeded.append, raising=False)
+    small(device="cpu").fit(IMAGES, LABELS)
+    assert not seeded
+
+
 def test_several_threads_share_an_extractor_that_was_just_loaded():
     rows = FITTED["extractor"].transform(IMAGES)
     loaded = pickle.loads(pickle.dumps(FITTED["extractor"]))

@@ -1,5 +1,6 @@
 """What functions, classes and modules are: their code, and all that it names."""
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -24,6 +25,7 @@ _NOT_OF_A_CLASS = {
     "__parameters__",
     "__qualname__",
     "__slotnames__",
+    "__slots__",  # nor their descriptors: a copy in another process may have attributes instead
     "__static_attributes__",
     "__weakref__",
     "_abc_impl",
@@ -42,7 +44,8 @@ def add_function(walk, function):
         walk.unknown(f"{function.__qualname__}, and what that runs cannot be known")
     if hasattr(function, "_torchdynamo_orig_callable"):
         walk.unknown("compiled by torch.compile")
-    if library and found_by_name(function):
+    # A decorator of a library gives its own code the module and the name of what it decorates.
+    if library and library_of(function.__module__) and found_by_name(function):
         walk.put("library", library, function.__module__, function.__qualname__)
         return
     if not walk.is_new(function):
@@ -172,7 +175,12 @@ def add_class(walk, cls):
     walk.put("class", cls.__name__)
     for base in (type(cls), *cls.__bases__):
         add_class(walk, base)
-    walk.add_named({k: v for k, v in vars(cls).items() if k not in _NOT_OF_A_CLASS})
+    left_out = _NOT_OF_A_CLASS | {k for k, v in vars(cls).items() if _is_slot(v)}
+    walk.add_named({k: v for k, v in vars(cls).items() if k not in left_out})
+
+
+def _is_slot(value):
+    return isinstance(value, types.MemberDescriptorType)
 
 
 def add_module(walk, module):
@@ -247,8 +255,11 @@ def is_own(kind):
 
 def _is_own_code(value):
     """Say whether a name of a library now stands for code of the user's own."""
+    while isinstance(value, (functools.partial, functools._lru_cache_wrapper)):
+        value = value.func if isinstance(value, functools.partial) else value.__wrapped__
     if isinstance(value, types.FunctionType):
-        return library_of(value.__globals__.get("__name__")) is None
+        names = value.__globals__.get("__name__"), value.__module__
+        return not all(map(library_of, names))
     return isinstance(value, type) and is_own(value)
 
 

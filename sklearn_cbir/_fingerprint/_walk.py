@@ -385,16 +385,18 @@ class Walk:
         self.add_named(getattr(value, "__dict__", {}))
 
     def _state(self, kind, state):
-        """Attributes in no order, without those that were computed on demand."""
-        attributes, slots = state, None
-        if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
-            attributes, slots = state
-        for part in (attributes, slots):
-            part = {} if part is None else part  # nothing was computed on demand yet
-            if isinstance(part, dict) and all(isinstance(name, str) for name in part):
-                self.add_named({k: v for k, v in part.items() if not _is_cache(kind, k)})
-            else:
-                self.add(part)
+        """Attributes and slots in no order, without those that were computed on demand."""
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+        parts = [{} if part is None else part for part in parts]  # none was computed on demand yet
+        if not all(isinstance(part, dict) and all(map(_is_name, part)) for part in parts):
+            self.add(state)
+            return
+        named = {k: v for part in parts for k, v in part.items()}
+        self.add_named({k: v for k, v in named.items() if not _is_cache(kind, k)})
+
+
+def _is_name(key):
+    return isinstance(key, str)
 
 
 _C_DATA = ctypes.c_int.__mro__[-2]  # what all types of ctypes derive from
