@@ -588,6 +588,48 @@ def test_paths_take_the_memory_of_their_text_not_of_the_longest():
     assert images[[5, 10_000, 0]].paths.tolist() == [paths[5], paths[10_000], paths[0]]
 
 
+class ArrowColumn:
+    """A column as pyarrow has it: no shape, and a to_numpy that refuses text."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, position):
+        return self.values[position]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([*self.values, None], dtype=object)[:-1]
+
+    def to_pylist(self):
+        return self.values
+
+    def to_numpy(self):
+        raise ValueError("zero_copy_only was True")
+
+
+def test_readable_images_takes_columns_of_arrow(photos):
+    for values in (PHOTOS, photos):
+        found = readable_images(ArrowColumn([*values[:2], None, values[2]]), [*"abcd"])
+        assert found.arrays == [["a", "b", "d"]]
+        assert found.positions.tolist() == [0, 1, 3]
+        expected = GISTDescriptor().transform(values[:3])
+        assert np.array_equal(GISTDescriptor().transform(found.data), expected)
+
+
+@pytest.mark.parametrize("kind", [memoryview, io.BytesIO], ids=["memoryview", "BytesIO"])
+def test_photos_in_memory_are_extracted_and_pickled(kind, photos, tmp_path):
+    expected = GISTDescriptor().transform(photos)
+    for fold in (list, tuple):
+        shards = extract(GISTDescriptor(), fold(map(kind, photos)), tmp_path, shard_size=4)
+        assert np.array_equal(np.asarray(shards), expected)
+    images = check_images([{"bytes": kind(photo), "path": None} for photo in photos])
+    again = pickle.loads(pickle.dumps(images))
+    assert np.array_equal(GISTDescriptor().transform(again), expected)
+
+
 # Pixels that have no color ----------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from scipy import sparse
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 
@@ -28,8 +29,7 @@ def n_rows(X):
 
 def take_rows(X, rows):
     """Return some rows of an array, sequence, data frame or sparse matrix."""
-    if hasattr(X, "iloc"):
-        return X.iloc[rows]
     if sparse.issparse(X):
         return X.tocsr()[rows]
-    return X[rows] if hasattr(X, "shape") else [X[row] for row in rows]
+    is_table = hasattr(X, "shape") or hasattr(X, "to_pylist")  # pyarrow's columns have no shape
+    return _safe_indexing(X, rows) if is_table else [X[int(row)] for row in rows]

@@ -26,7 +26,7 @@ class Source:
             is_plain = isinstance(X, (list, tuple)) or hasattr(X, "shape")
             X = X if is_plain and not images.holds_dictionaries else images
         self.X = X.tocsr() if sparse.issparse(X) else X
-        self.n_samples = count(X)
+        self.n_samples = _num_samples(X)
         if not self.n_samples:
             raise ValueError("X has 0 sample(s), while a minimum of 1 is required.")
         self.shard_size = shard_size
@@ -94,17 +94,12 @@ class Source:
         return fingerprint([_content_hash(self.part(i)[1]) for i in range(self.n_shards)])
 
 
-def count(X):
-    """Return the number of rows or images; the shape of `Images` is that of one."""
-    return len(X) if isinstance(X, Images) else _num_samples(X)
-
-
 def some_of(X, positions):
     """Return some rows or images, so that a pickle of them holds no others."""
     if isinstance(X, Images):
         return X.part(positions)
     part = _safe_indexing(X, positions)
-    return UnreadImages(part) if isinstance(part, list) else part
+    return UnreadImages(part) if isinstance(part, (list, tuple)) else part
 
 
 def _fault_of_folder(folder):

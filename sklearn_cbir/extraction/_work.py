@@ -7,10 +7,11 @@ import joblib
 import numpy as np
 from scipy import sparse
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples
 
 from sklearn_cbir._files import replace_file, replacement
 from sklearn_cbir.extraction._shards import strange, write_json
-from sklearn_cbir.extraction._source import count, some_of
+from sklearn_cbir.extraction._source import some_of
 from sklearn_cbir.images import ImageReadError, check_images
 from sklearn_cbir.images._faults import moved
 
@@ -75,7 +76,7 @@ class Task:
 def _write_shard(task):
     """Write the two files of one shard; return how many images, and how many for now unreadable."""
     rows, faults = _transform(task.estimator(), task.part, task.first, task.skip)
-    n_images, temporary = count(task.part), [f.index for f in faults if f.is_temporary]
+    n_images, temporary = _num_samples(task.part), [f.index for f in faults if f.is_temporary]
     if len(rows) < task.n_rows:
         return n_images, len(temporary)
     about = {
@@ -94,7 +95,7 @@ def _write_shard(task):
 
 def _transform(estimator, part, first, skip):
     """Return a row per readable image, and a fault, by its place in `X`, per other image."""
-    n = count(part)
+    n = _num_samples(part)
     kept, faults, n_passing = np.arange(n), [], 0
     while len(kept):
         images = part if len(kept) == n else some_of(part, kept)

@@ -106,12 +106,13 @@ def _named_rows(X):
     Tables have rows without a path: None, NaN, or empty text.
     """
     values = X.iloc[:, 0] if hasattr(X, "iloc") and getattr(X, "ndim", 1) == 2 else X
-    if hasattr(values, "to_numpy"):
+    if hasattr(values, "to_pylist"):  # pyarrow's own to_numpy refuses text
+        values = np.asarray(values)
+    elif hasattr(values, "to_numpy"):
         values = values.to_numpy()
     is_list = isinstance(values, (list, tuple))
     if not is_list and not (isinstance(values, np.ndarray) and values.dtype.kind in "OU"):
-        n = len(values) if isinstance(values, Images) else _num_samples(values)
-        return X, np.arange(n), []
+        return X, np.arange(_num_samples(values)), []
     empty = [row for row, value in enumerate(values) if _names_nothing(value)]
     faults = [fault_of(row, None, "there is no path") for row in empty]
     named = np.delete(np.arange(len(values)), empty)
@@ -129,8 +130,8 @@ def _rows_of(X, positions):
     """Return some rows of what a user passed, of the same type where it can be selected."""
     if isinstance(X, tuple):
         return tuple(X[position] for position in positions)
-    if isinstance(X, (list, Images)) or hasattr(X, "shape") or hasattr(X, "iloc"):
-        return X[positions] if isinstance(X, Images) else _safe_indexing(X, positions)
+    if isinstance(X, list) or hasattr(X, "shape") or hasattr(X, "to_pylist"):
+        return _safe_indexing(X, positions)
     return check_images(X)[positions]  # lazily, as they were
 
 

@@ -177,10 +177,7 @@ class ListOfImages(_Source):
     def __getstate__(self):
         items = self.items.copy()
         for row, item in enumerate(items):
-            if isinstance(item, Image.Image) and is_unread(item):
-                items[row] = encoded_again(item) or item
-            elif isinstance(item, memoryview):
-                items[row] = bytes(item)
+            items[row] = _picklable(item)
         return super().__getstate__() | {"items": items}
 
     def item(self, row):
@@ -315,8 +312,18 @@ class UnreadImages(list):
         return _open_again(self._encoded())
 
     def _encoded(self):
-        is_opened = [isinstance(item, Image.Image) and is_unread(item) for item in self]
-        return [encoded_again(item) if is_it else item for is_it, item in zip(is_opened, self)]
+        return [_picklable(item) for item in self]
+
+
+def _picklable(item):
+    """Return an item as it can be pickled, undecoded, and told from others by its pickle."""
+    if isinstance(item, Image.Image):
+        return (encoded_again(item) or item) if is_unread(item) else item
+    if isinstance(item, (memoryview, io.BytesIO)):
+        return bytes_or_path(item)
+    if isinstance(item, Mapping) and isinstance(item.get("bytes"), memoryview):
+        return {**item, "bytes": bytes(item["bytes"])}
+    return item
 
 
 def _open_again(items, openers=()):
