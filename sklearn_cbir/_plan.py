@@ -115,30 +115,52 @@ def _images_per_class(estimator, size, n_classes):
 def split_rows(estimator, y, loss, seed):
     """Return the rows to train on and the rows held out for early stopping.
 
-    Every class gives its share, rounded. For losses that compare images it gives at least
-    two or none and keeps at least two; otherwise it keeps at least one.
+    Every class gives its share, rounded. For losses that compare images, and where pairs are
+    mined, it gives at least two or none and keeps at least two; otherwise it keeps at least one.
+    Of 0/1 columns rows are drawn, and every label keeps as many.
     """
     rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
     if not estimator.early_stopping:
         return rows, rows[:0]
     rng = np.random.default_rng(derived_seed(seed, 2))
-    groups = [rows]
+    least = 1 if output_of(loss) == "classes" and estimator.sampling != "mined" else 2
+    share = estimator.validation_fraction
     if y.ndim == 1:
         groups = [np.flatnonzero(y == c) for c in range(count_classes(y))]
-    least = 1 if output_of(loss) == "classes" else 2
-    held_out = []
-    for group in groups:
-        n = min(round(estimator.validation_fraction * len(group)), len(group) - least)
-        held_out.append(rng.permutation(group)[: n if n >= least else 0])
-    held_out = np.sort(np.concatenate(held_out))
+        sizes = list(map(len, groups))
+        held_out = np.concatenate([_drawn(group, share, least, rng) for group in groups])
+    else:
+        sizes = y.sum(axis=0).astype(int)
+        held_out = _drawn_columns(y, share, least, rng)
+    held_out = np.sort(held_out)
     if not len(held_out):
         raise ValueError(
-            f"early_stopping=True with validation_fraction={estimator.validation_fraction}: no "
-            f"class is large enough to give an image (the smallest has "
-            f"{min(map(len, groups))}, the largest {max(map(len, groups))}). Use "
-            "early_stopping=False or a larger share."
+            f"early_stopping=True with validation_fraction={share}: no "
+            f"{'class' if y.ndim == 1 else 'label'} is large enough to give an image (the smallest "
+            f"has {min(sizes)}, the largest {max(sizes)}). Use early_stopping=False or a larger "
+            "share."
         )
     return np.setdiff1d(rows, held_out), held_out
+
+
+def _drawn(group, share, least, rng):
+    """Return rows of one class that are held out, at least `least` or none."""
+    n = min(round(share * len(group)), len(group) - least)
+    return rng.permutation(group)[: n if n >= least else 0]
+
+
+def _drawn_columns(y, share, least, rng):
+    """Return rows of 0/1 columns that are held out: none that a label cannot spare."""
+    wanted = round(share * len(y))
+    left = y.sum(axis=0)
+    drawn = []
+    for row in rng.permutation(len(y)):
+        if len(drawn) == wanted:
+            break
+        if (left[y[row] > 0] > least).all():
+            left -= y[row]
+            drawn.append(row)
+    return np.array(drawn if len(drawn) >= least else [], dtype=np.int64)
 
 
 def count_classes(y):

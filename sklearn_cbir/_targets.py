@@ -38,9 +38,9 @@ def check_target(estimator, data, y, weights, loss):
             present, y = unique_labels(y)
             classes = classes[present]
     if y.ndim == 2:
-        _check_columns(name, y, loss)
+        _check_columns(name, y, _need_of_pairs(estimator, loss))
     else:
-        _check_classes(name, y, classes, loss)
+        _check_classes(name, y, classes, _need_of_pairs(estimator, loss))
     return data, y, weights, classes
 
 
@@ -48,22 +48,28 @@ def _shown_loss(estimator):
     return shortened(getattr(estimator, "loss", "cpf"))
 
 
-def _check_classes(name, y, classes, loss):
-    """Raise if there is one class, or as many as rows where the loss compares them."""
+def _need_of_pairs(estimator, loss):
+    """Return what nothing can be done with where no two rows are similar, or None."""
+    if sampling_of(loss) != "uniform":
+        return f"{type(loss).__name__} has nothing to pull together"
+    return "sampling='mined' has no pairs to draw" if estimator.sampling == "mined" else None
+
+
+def _check_classes(name, y, classes, need):
+    """Raise if there is one class, or as many as rows where pairs are needed."""
     if len(classes) < 2:
         raise ValueError(
             f"{name} needs at least 2 classes to train, got 1 class: "
             f"{shortened(classes.tolist()[0])}."
         )
-    if sampling_of(loss) != "uniform" and len(classes) == len(y):
+    if need and len(classes) == len(y):
         raise ValueError(
-            f"All {len(y)} images have a class of their own, so no two are similar and "
-            f"{type(loss).__name__} has nothing to pull together. Give at least one class "
-            "two images."
+            f"All {len(y)} images have a class of their own, so no two are similar and {need}. "
+            "Give at least one class two images."
         )
 
 
-def _check_columns(name, y, loss):
+def _check_columns(name, y, need):
     """Raise if there are no rows of 0/1 columns, no two differ, or none are similar."""
     if not len(y):
         raise ValueError(
@@ -75,10 +81,10 @@ def _check_columns(name, y, loss):
             f"{name} needs rows with different labels to train, but all {len(y)} labeled rows of "
             "y are equal."
         )
-    if sampling_of(loss) != "uniform" and y.sum(axis=0).max() < 2:
+    if need and y.sum(axis=0).max() < 2:
         raise ValueError(
-            f"No two of the {len(y)} images share a label, so {type(loss).__name__} has "
-            "nothing to pull together. Give at least one label two images."
+            f"No two of the {len(y)} images share a label, so {need}. Give at least one label two "
+            "images."
         )
     if y.all(axis=0).any():
         warn_user(

@@ -149,6 +149,8 @@ class CPFEmbedder(NetworkTransformer):
     validation_fraction : float, default=0.1
         Share of every class that early stopping holds out, rounded; a class
         keeps at least 2 images in training (1 under a classification loss).
+        Of 0/1 columns, a share of the rows, and no row with a label that would
+        keep fewer.
 
     n_iter_no_change : int, default=5
         Epochs without improvement before early stopping.

@@ -25,7 +25,7 @@ from sklearn_cbir._labels import check_labels
 from sklearn_cbir._plan import plan_batches, split_rows
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
-from sklearn_cbir.losses import DSHLoss, LRMLLoss
+from sklearn_cbir.losses import LOSSES, DSHLoss, LRMLLoss
 from sklearn_cbir.sampling import mined_batches
 
 
@@ -658,3 +658,33 @@ def test_multi_label_rows_without_a_common_label_are_refused_before_training():
     images, _ = make_shapes(12, random_state=0)
     with pytest.raises(ValueError, match="No two of the 12 images share a label"):
         CPFEmbedder(8, backbone="small", max_epochs=1).fit(images, np.eye(12))
+
+
+@pytest.mark.parametrize("sampling", ["auto", "mined"])
+@pytest.mark.parametrize("loss", ["contrastive", "softmax"])
+def test_no_label_loses_its_last_pair_to_early_stopping(loss, sampling):
+    common = np.repeat(np.eye(2, dtype=int), 20, axis=0)
+    y = np.column_stack([common, np.arange(40) < 2])  # two rows have a third label
+    least = 1 if (loss, sampling) == ("softmax", "auto") else 2
+    extractor = CNNFeatureExtractor(
+        loss=loss, sampling=sampling, early_stopping=True, validation_fraction=0.3
+    )
+    for seed in range(10):
+        kept, held_out = split_rows(extractor, y.astype(np.float32), LOSSES[loss](), seed)
+        assert len(held_out) == 12
+        assert sorted([*kept, *held_out]) == list(range(40))
+        assert (y[kept].sum(axis=0) >= least).all()
+
+
+def test_mined_pairs_are_left_by_early_stopping_and_missed_by_name():
+    y = np.arange(40) // 2 % 8
+    rows = np.random.default_rng(0).normal(size=(40, 4))
+    parameters = {"loss": "softmax", "sampling": "mined", "max_epochs": 1, "random_state": 0}
+    extractor = CNNFeatureExtractor(early_stopping=True, validation_fraction=0.5, **parameters)
+    extractor.fit(rows, y)
+    for labels in (np.arange(40), np.eye(40, dtype=int)):
+        with pytest.raises(ValueError, match="so .*sampling='mined' has no pairs to draw"):
+            extractor.fit(rows, labels)
+    alone = np.eye(39, dtype=int)[[0, *range(39)]]
+    with pytest.raises(ValueError, match="no label is large enough .*has 1, the largest 2"):
+        extractor.fit(rows, alone)
