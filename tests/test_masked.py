@@ -96,7 +96,7 @@ CALLS = {
     "values to sort": (lambda: worst_queries(masked([0.5, 1.0])), r"values\[1\]"),
     "what a transformer gives": (
         lambda: retrieval_scorer("map", gallery="queries")(Fitted(), masked(ROWS), LABELS),
-        r"transform\[0, 1\]",
+        r"transform\(X\)\[0, 1\]",
     ),
 }
 

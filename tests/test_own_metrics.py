@@ -249,7 +249,7 @@ def test_weights_of_any_size_average():
         (sparse.csr_matrix, r"transform gave a sparse matrix of shape \(6, 2\)"),
         (lambda X: np.where(X > 10, np.nan, X), "transform gave nan for row 5, column 1"),
         (lambda X: np.where(X > 10, np.inf, X), "transform gave inf for row 5, column 1"),
-        (lambda X: X + 1j, "Complex data not supported: The estimator's transform"),
+        (lambda X: X + 1j, r"Complex data not supported: transform\(X\) has"),
         (lambda X: X[:, 0], r"transform gave float64 of shape \(6,\)"),
     ],
     ids=["sparse", "NaN", "infinity", "complex", "one number"],

@@ -161,13 +161,12 @@ def _unwrapped(estimator):
 
 def _distances(rows):
     """Return the distances of rows among themselves, to be computed block by block."""
-    name = "The estimator's transform"
     if sparse.issparse(rows):
         raise ValueError(
-            f"{name} gave a sparse matrix of shape {rows.shape}. Retrieval needs a dense array: "
-            "put TruncatedSVD, or a step that calls toarray, behind it."
+            f"The estimator's transform gave a sparse matrix of shape {rows.shape}. Retrieval "
+            "needs a dense array: put TruncatedSVD, or a step that calls toarray, behind it."
         )
-    rows = np.asarray(as_numpy(rows, name))
+    rows = np.asarray(as_numpy(rows, "transform(X)"))
     if rows.dtype in (np.uint8, bool):
         packed = pack_codes(rows)
         return HammingDistances(packed, packed)
