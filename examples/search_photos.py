@@ -77,7 +77,8 @@ def list_photos(options):
     try:
         photos = load_image_folder(folder, labels=not options.no_labels, exclude=exclude)
     except (OSError, ValueError) as error:
-        sys.exit(f"{shown(error)}\nHere, labels=False is the option --no-labels.")
+        way = "\nHere, labels=False is the option --no-labels." * ("labels=" in str(error))
+        sys.exit(f"{shown(error)}{way}")
     print(shown(photos.DESCR))
     images = check_images(photos.data, max_pixels=options.max_pixels)
     if not options.skip_unreadable:
@@ -127,14 +128,14 @@ def search_plain_photos(photos, parameters, options):
 
 def choose_network(weights):
     """Return the parameters of a pretrained MobileNetV2, or of the small net without weights."""
-    if weights is not None:
-        return PRETRAINED | {"weights": weights}
     try:
-        build_backbone("mobilenet_v2", weights="imagenet")
-    except (OSError, ImportError) as error:
+        build_backbone("mobilenet_v2", weights=weights or "imagenet")
+    except (OSError, ImportError, ValueError) as error:
+        if weights is not None:
+            sys.exit(f"--weights {shown(weights)} cannot be used: {shown(error)}")
         print(f"No ImageNet weights: {error}\nUsing the small net, which knows nothing yet.")
         return SMALL_NET
-    return PRETRAINED
+    return PRETRAINED | {"weights": weights or "imagenet"}
 
 
 def split_classes(y):
@@ -172,7 +173,14 @@ def ask_elsewhere(saved, query, out, max_pixels=None):
 
 def answer(saved, query, max_pixels=None):
     """Load a saved search and print the nearest gallery images of one query."""
-    search = joblib.load(saved)
+    try:
+        search = joblib.load(saved)
+        search.predict  # noqa: B018
+    except Exception as error:  # whatever a file of another kind raises
+        sys.exit(
+            f"--load {shown(saved)} is not a search that this example saved "
+            f"({type(error).__name__}: {shown(error)})."
+        )
     query = os.path.abspath(query)  # as the gallery's ids: a photo does not find itself
     images = np.load(query) if query.endswith(".npy") else [query]
     images = check_images(images, max_pixels=max_pixels)
@@ -237,14 +245,23 @@ def main():
             stream.reconfigure(errors="backslashreplace")
     if options.load and not options.query:
         parser.error("--load FILE needs --query IMAGE, the image to ask it for")
+    if options.query and not options.load:
+        parser.error("--query IMAGE needs --load FILE, the saved search to ask")
+    if options.load and options.photos:
+        parser.error("--load FILE asks a saved search, --photos FOLDER makes one: pass one of them")
     if options.load and not os.path.exists(options.load):
         parser.error(f"--load {shown(options.load)}: the file does not exist")
     try:
         run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as behind "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ImageReadError as error:
         for fault in error.faults:
             print(f"Cannot be read: {shown(fault.path)}: {shown(fault.reason)}")
-        way = "" if options.load else "; --skip-unreadable leaves them out"
+        way = "; --skip-unreadable leaves them out"
+        way = "" if options.load or options.skip_unreadable else way
         sys.exit(f"{len(error.faults)} images cannot be read{way}.")
 
 
@@ -254,7 +271,10 @@ def run(options):
         answer(options.load, options.query, options.max_pixels)
         return
     started = time.perf_counter()
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"--out {shown(options.out)} is no folder that can be made: {error.strerror}")
     if options.photos is None:
         search_drawings(options.out, options.epochs or 20)
     else:

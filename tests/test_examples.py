@@ -162,12 +162,39 @@ def test_a_photo_by_any_spelling_of_its_path_does_not_find_itself(
             ["--load", "missing.joblib", "--query", "a.jpg"],
             "missing.joblib: the file does not exist",
         ),
+        (["--query", "a.jpg"], "--query IMAGE needs --load FILE"),
+        (["--load", __file__, "--query", "a.jpg", "--photos", "."], "pass one of them"),
+        (["--load", __file__, "--query", "a.jpg"], "is not a search that this example saved"),
+        (["--load", ".", "--query", "a.jpg"], "is not a search that this example saved"),
+        (["--photos", "nowhere"], "nowhere' does not exist."),
+        (["--out", __file__], "is no folder that can be made"),
     ],
 )
 def test_what_cannot_be_asked_is_said(run, capfd, arguments, message):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         run(*arguments)
-    assert message in capfd.readouterr().err
+    said = capfd.readouterr().err or str(ended.value)
+    assert message in said
+    assert "--no-labels" not in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("weights", ["missing.pt", __file__])
+def test_weights_that_cannot_be_used_are_named(weights):
+    with pytest.raises(SystemExit, match=r"^--weights .* cannot be used: weights="):
+        example.choose_network(weights)
+
+
+def test_who_stops_reading_gets_no_traceback(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-u", EXAMPLE, "--photos", photos(tmp_path / "few", {"dress": 2})]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "out"], stdout=writing, stderr=subprocess.PIPE, env=ENV
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"BrokenPipe" not in done.stderr
 
 
 def test_classes_of_one_photo_are_nothing_to_ask_for():
@@ -194,7 +221,9 @@ def test_without_weights_the_small_net_is_taken_and_it_is_said(monkeypatch, caps
     monkeypatch.setattr(example, "build_backbone", offline)
     assert example.choose_network(None)["weights"] is None
     assert "No ImageNet weights: no network" in capsys.readouterr().out
+    monkeypatch.setattr(example, "build_backbone", lambda *arguments, **options: None)
     assert example.choose_network("a.pt")["weights"] == "a.pt"
+    assert example.choose_network(None)["weights"] == "imagenet"
 
 
 @pytest.mark.slow
