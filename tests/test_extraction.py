@@ -431,7 +431,8 @@ def test_an_image_that_cannot_be_read_is_named(fitted, paths, tmp_path):
     assert (caught.value.index, caught.value.path) == (3, paths[3])
     Image.fromarray(IMAGES[3]).save(paths[3])
     with pytest.raises(
-        ImageReadError, match=r"^X\[9\] .*09.png': truncated .* 1 more of its shard .*on_error="
+        ImageReadError,
+        match=r"^X\[9\] .*09.png': truncated .* 1 more cannot be read: X\[11\].*on_error=",
     ) as caught:
         extract(fitted, paths, tmp_path / "out", shard_size=8)
     assert (caught.value.index, caught.value.path) == (9, paths[9])

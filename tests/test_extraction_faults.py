@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -226,3 +227,76 @@ def test_one_photo_more_is_refused_with_a_way_out(paths, tmp_path):
     run(paths[:-1], tmp_path)
     with pytest.raises(ValueError, match="Images that were added can be extracted alone"):
         run(paths, tmp_path)
+
+
+# Rows without a path -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, tuple, pd.Series, lambda x: pd.DataFrame({"path": x})])
+@pytest.mark.parametrize("nothing", [None, float("nan"), ""])
+def test_rows_of_a_table_that_name_no_photo_are_skipped(paths, tmp_path, kind, nothing):
+    named = [nothing, *paths[:5], nothing, nothing, nothing, nothing, *paths[5:], nothing]
+    with open(paths[1], "wb"):
+        pass
+    message = r"7 of 18 images have no row, as they cannot be read: 6 x there is no path; 1 x the f"
+    features = run(kind(named), tmp_path, message)  # the second shard has no row of its last three
+    assert list(features.skipped) == [0, 2, 6, 7, 8, 9, 17]
+    assert features.skipped[6].startswith("X[6]: there is no path")
+    assert features.positions.tolist() == [1, 3, 4, 5, *range(10, 17)]
+    assert features.ids.tolist() == [named[position] for position in features.positions]
+    assert len(run(kind(named), tmp_path, message)) == 11
+    with pytest.raises(ValueError, match=r"X\[0\]"):
+        extract(GIST, kind(named), tmp_path / "other")
+    with pytest.raises(ImageReadError, match="2 x there is no path"):
+        extract(GIST, kind([nothing, ""]), tmp_path / "third", on_error="skip")
+
+
+def test_columns_of_arrow_may_have_rows_without_a_path(paths, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    column = pa.chunked_array([[None, *paths[:5]], [None, *paths[5:]]])
+    features = run(column, tmp_path, "2 of 14 images have no row")
+    assert features.ids.tolist() == paths
+    assert list(features.skipped) == [0, 6]
+
+
+def test_a_dictionary_that_is_missing_is_refused(paths, tmp_path):
+    with pytest.raises(ValueError, match=r"X\[1\] is None"):
+        extract(GIST, [{"path": paths[0]}, None], tmp_path / "out", on_error="skip")
+
+
+def test_an_address_in_a_list_of_paths_does_not_take_its_folder_away(paths, tmp_path):
+    message = "2 of 14 images have no row"
+    named = [*paths, "https://host/a.jpg", "data:image/png;base64,AAAA"]
+    assert len(run(named, tmp_path, message)) == 12
+
+
+# One error, and folders that need no more --------------------------------------------------------
+
+
+def test_one_error_names_the_damaged_photos_of_all_shards(paths, tmp_path):
+    extract(GIST, paths, tmp_path / "out", shard_size=4)
+    (tmp_path / "out" / "shard-00001.npy").unlink()
+    (tmp_path / "out" / "shard-00002.npy").unlink()
+    for position in (5, 7, 8, 11):
+        Path(paths[position]).write_bytes(Path(paths[position]).read_bytes()[:60])
+    with pytest.raises(
+        ImageReadError, match=r"^X\[5\] .* 3 more cannot be read: X\[7\], X\[8\]"
+    ) as e:
+        extract(GIST, paths, tmp_path / "out", shard_size=4, on_change="extract")
+    assert [fault.index for fault in e.value.faults] == [5, 7, 8, 11]
+    assert [fault.path for fault in e.value.faults] == [paths[i] for i in (5, 7, 8, 11)]
+    assert str(e.value).endswith("or pass on_error='skip' to leave them out.")
+
+
+def test_a_finished_folder_is_not_written_again(paths, tmp_path):
+    with open(paths[1], "wb"):
+        pass
+    run(paths, tmp_path, "1 of 12 images have no row")
+    before = {path: path.stat() for path in (tmp_path / "out").iterdir()}
+    assert len(run(paths, tmp_path, "1 of 12 images have no row")) == 11
+    assert {path: path.stat() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_file_is_no_folder_for_shards(paths, tmp_path):
+    with pytest.raises(NotADirectoryError, match=r"folder='.*00.png' is a file. Pass a folder"):
+        extract(GIST, paths, paths[0])

@@ -1,6 +1,7 @@
 """`extract`: what is finished is kept, what is missing is made."""
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from sklearn.utils.validation import check_is_fitted
@@ -22,6 +23,7 @@ from sklearn_cbir.extraction._shards import (
     check_found,
     summary,
     write_json,
+    write_manifest,
 )
 from sklearn_cbir.extraction._source import Source
 from sklearn_cbir.extraction._work import write_all
@@ -66,9 +68,10 @@ def extract(
     on_error : {"raise", "skip"}, default="raise"
         Whether an image that cannot be read is an error that names it, or has no
         row in the result, which lists it in ``skipped``, and a warning says how
-        many. A photo whose file only could not be fetched (no permission, a
-        share that was gone), and one whose file has changed, is tried again by
-        the same call; rows that were made stay while their files are away.
+        many; rows of a table without a path (None, NaN, empty text) too. A photo
+        whose file only could not be fetched (no permission, a share that was
+        gone), and one whose file has changed, is tried again by the same call;
+        rows that were made stay while their files are away.
 
     on_change : {"raise", "extract"}, default="raise"
         What to do if files have changed, in size or time, since their shards were
@@ -90,7 +93,8 @@ def extract(
     ------
     ImageReadError
         For an image that cannot be read, under ``on_error="raise"``; its `faults`
-        are all of its shard. Under ``on_error="skip"`` if none can be read, or the
+        are all that cannot, of up to 20,000 images that have no row yet, or else
+        all of its shard. Under ``on_error="skip"`` if none can be read, or the
         folder that holds all images is away. Finished shards are kept.
 
     ValueError
@@ -134,7 +138,7 @@ def extract(
     check_choice(on_error, "on_error", ("raise", "skip"))
     check_verbose(verbose)
     check_choice(on_change, "on_change", ("raise", "extract"))
-    source = Source(X, shard_size)
+    source = Source(X, shard_size, on_error)
     folder = Path(folder).absolute()  # workers may stand elsewhere
     manifest = {
         "format": FORMAT,
@@ -162,10 +166,11 @@ def extract(
         for n_images in write_all(estimator, source, missing, on_error, n_jobs):
             advance(n_images)
     found = summary(shards)
-    write_json(folder / MANIFEST, manifest | found)
+    write_manifest(folder, manifest | found)
     for name in (f".{MANIFEST}.*", ".shard-*", ".estimator-*", "..estimator-*"):
         for left in folder.glob(f"{name}.part"):  # of processes that were killed
-            left.unlink(missing_ok=True)
+            with suppress(OSError):  # a finished folder may be for reading only
+                left.unlink()
     features = FeatureShards(folder)
     if features.skipped:
         warnings.warn(_what_is_skipped(features, found["reasons"]), stacklevel=2)

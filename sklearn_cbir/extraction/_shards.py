@@ -81,6 +81,8 @@ def check_folder(folder, manifest):
                 f"{str(folder)!r} holds shards but no {MANIFEST}. Use another folder, or delete "
                 "them."
             )
+        if is_there(folder) and not folder.is_dir():
+            raise NotADirectoryError(f"folder={str(folder)!r} is a file. Pass a folder.")
         folder.mkdir(parents=True, exist_ok=True)
         return True
     found = read_manifest(folder)
@@ -181,6 +183,13 @@ def read_manifest(folder):
             f"up to {FORMAT}. Install a newer version."
         )
     return manifest
+
+
+def write_manifest(folder, manifest):
+    """Write the manifest of a folder unless it says so already."""
+    path = folder / MANIFEST
+    if read_json(path) != json.loads(json.dumps(manifest)):
+        write_json(path, manifest)
 
 
 def summary(shards):

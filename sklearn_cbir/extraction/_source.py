@@ -2,25 +2,43 @@
 
 import errno
 import os
+from bisect import bisect_left
 from functools import cached_property
 
+import numpy as np
 from scipy import sparse
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
 from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
+from sklearn_cbir.images._faults import moved, with_others
+from sklearn_cbir.images._readable import named_rows
 from sklearn_cbir.images._sources import UnreadImages
 
 
 class Source:
     """The images or rows of a call, shard by shard."""
 
-    def __init__(self, X, shard_size):
+    def __init__(self, X, shard_size, on_error="raise"):
         self.paths = None
-        if not is_feature_rows(X):
-            images = check_images(X)
+        self.nameless = []  # faults of rows without a path, which are to be skipped
+        named_X, named = X, slice(None)
+        if on_error == "skip":
+            named_X, named, self.nameless = named_rows(X)
+        if self.nameless and not len(named):
+            raise with_others(self.nameless)
+        if self.nameless and hasattr(X, "to_pylist"):  # a column of pyarrow
+            X = X.to_pylist()
+        self.holds_images = not is_feature_rows(named_X)
+        if self.holds_images:
+            images = check_images(named_X)
+            if self.nameless and images.holds_dictionaries:
+                check_images(X)  # raises: only a table of paths may have rows without one
             self.paths = images.paths
+            if self.nameless and images.is_path:
+                self.paths = np.full(len(named) + len(self.nameless), "", dtype=images.paths.dtype)
+                self.paths[named] = images.paths
             # A list or an array stays what it is, for estimators of other packages. Not
             # dictionaries: the files that they name are told by size and time of change.
             is_plain = isinstance(X, (list, tuple)) or hasattr(X, "shape")
@@ -55,12 +73,28 @@ class Source:
             return None
         return [_file_status(str(path)) for path in self.paths[self._block(number)]]
 
+    def nameless_in(self, number):
+        """Return the faults of images of one shard that have no path."""
+        block = self._block(number)
+        start, stop = (
+            bisect_left(self.nameless, end, key=lambda fault: fault.index)
+            for end in (block.start, block.stop)
+        )
+        return self.nameless[start:stop]
+
     def any_readable(self, positions):
         """Say whether any of some images can be read now."""
         if not positions:
             return False
         images = check_images(some_of(self.X, positions))
         return len(images.find_faults(decode=True)) < len(images)
+
+    def faults_of(self, numbers):
+        """Return the faults of all images of some shards."""
+        blocks = [self._block(number) for number in numbers]
+        positions = np.concatenate([np.arange(block.start, block.stop) for block in blocks])
+        found = check_images(some_of(self.X, positions)).find_faults(decode=True)
+        return [moved(fault, int(positions[fault.index])) for fault in found]
 
     def check_place(self):
         """Raise if the folder that holds all files is away, as when a share is."""
@@ -80,7 +114,8 @@ class Source:
     @cached_property
     def _folders(self):
         """The deepest folder that holds all files; one per drive."""
-        folders = {os.path.dirname(str(path)) for path in self.paths if "://" not in str(path)}
+        paths = [path for path in map(str, self.paths) if path and not _is_address(path)]
+        folders = {os.path.dirname(path) for path in paths}
         drives = {}
         for folder in folders:
             kind = os.path.splitdrive(folder)[0], os.path.isabs(folder)
@@ -100,6 +135,11 @@ def some_of(X, positions):
         return X.part(positions)
     part = _safe_indexing(X, positions)
     return UnreadImages(part) if isinstance(part, (list, tuple)) else part
+
+
+def _is_address(path):
+    """Say whether what was passed as a path is an address, which is in no folder."""
+    return "://" in path or path.startswith("data:")
 
 
 def _fault_of_folder(folder):

@@ -13,7 +13,8 @@ from sklearn_cbir._files import replace_file, replacement
 from sklearn_cbir.extraction._shards import strange, write_json
 from sklearn_cbir.extraction._source import some_of
 from sklearn_cbir.images import ImageReadError, check_images
-from sklearn_cbir.images._faults import moved
+from sklearn_cbir.images._faults import moved, noted, with_others
+from sklearn_cbir.images._readable import MAX_SCANNED
 
 MAX_PASSING = 3  # times that a shard is tried again for a fault that is over when looked for
 _LOADED = {}  # the estimator of the last call, by the hash of its pickle
@@ -40,6 +41,13 @@ def write_all(estimator, source, missing, on_error, n_jobs):
             if n_temporary:
                 source.check_place()
             yield n_images
+    except ImageReadError as error:
+        numbers = [look.shard.number for look in missing]
+        n = sum(map(source.size, numbers))
+        if error.index is None or not source.holds_images or n > MAX_SCANNED:
+            raise
+        found = {fault.index: fault for fault in (*source.faults_of(numbers), *error.faults)}
+        raise _refusal([found[index] for index in sorted(found)]) from error
     finally:
         _LOADED.pop(key, None)
         path.unlink(missing_ok=True)
@@ -55,6 +63,7 @@ class Task:
         if look.is_there and not look.changed:
             self.n_rows = source.size(look.shard.number) - len(look.skipped)
         self.first, self.part = source.part(self.shard.number)
+        self.nameless = source.nameless_in(self.shard.number)
         self.files = source.files(self.shard.number)
         self.estimator_path = path
         self.key = key
@@ -75,7 +84,8 @@ class Task:
 
 def _write_shard(task):
     """Write the two files of one shard; return how many images, and how many for now unreadable."""
-    rows, faults = _transform(task.estimator(), task.part, task.first, task.skip)
+    rows, faults = _transform(task.estimator(), task.part, task.first, task.skip, task.nameless)
+    faults.sort(key=lambda fault: fault.index)
     n_images, temporary = _num_samples(task.part), [f.index for f in faults if f.is_temporary]
     if len(rows) < task.n_rows:
         return n_images, len(temporary)
@@ -93,10 +103,11 @@ def _write_shard(task):
     return n_images, len(temporary)
 
 
-def _transform(estimator, part, first, skip):
+def _transform(estimator, part, first, skip, nameless):
     """Return a row per readable image, and a fault, by its place in `X`, per other image."""
-    n = _num_samples(part)
-    kept, faults, n_passing = np.arange(n), [], 0
+    n, n_passing = _num_samples(part), 0
+    faults = list(nameless)
+    kept = np.delete(np.arange(n), [fault.index - first for fault in faults])
     while len(kept):
         images = part if len(kept) == n else some_of(part, kept)
         try:
@@ -119,13 +130,10 @@ def _transform(estimator, part, first, skip):
 
 
 def _refusal(faults):
-    """Return the error for a shard with images that cannot be read."""
-    others = f" {len(faults) - 1} more of its shard cannot be read." if len(faults) > 1 else ""
-    way = "Finished shards are kept: call extract again, or pass on_error='skip' to leave it out."
-    first = faults[0]
-    return ImageReadError(
-        f"{first}{others} {way}", first.index, first.path, first.reason, first.errno, faults
-    )
+    """Return the error for images that cannot be read."""
+    what = "it" if len(faults) == 1 else "them"
+    way = f"call extract again, or pass on_error='skip' to leave {what} out"
+    return noted(with_others(faults), f"Finished shards are kept: {way}.")
 
 
 def _check_rows(rows, n, estimator):

@@ -65,7 +65,7 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     '32-bit integer pixels have no fixed range, so it must be converted to 8 or 16 bit'
     """
     check_choice(verify, "verify", ("decode", "header"))
-    X, named, faults = _named_rows(X)
+    X, named, faults = named_rows(X)
     n = len(named) + len(faults)
     try:
         images = check_images(X) if len(named) else None
@@ -100,7 +100,7 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     )
 
 
-def _named_rows(X):
+def named_rows(X):
     """Return the rows of `X` that name an image, their positions, and a fault per other row.
 
     Tables have rows without a path: None, NaN, or empty text.
@@ -114,7 +114,7 @@ def _named_rows(X):
     if not is_list and not (isinstance(values, np.ndarray) and values.dtype.kind in "OU"):
         return X, np.arange(_num_samples(values)), []
     empty = [row for row, value in enumerate(values) if _names_nothing(value)]
-    faults = [fault_of(row, None, "there is no path") for row in empty]
+    faults = [fault_of(row, None, "there is no path", "Name its file") for row in empty]
     named = np.delete(np.arange(len(values)), empty)
     return (_rows_of(X, named) if empty and len(named) else X), named, faults
 
