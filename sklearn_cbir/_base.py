@@ -1,10 +1,8 @@
 """What the three network estimators share: input, network, training, inference, state."""
 
 import contextlib
-import copy
 import functools
 import inspect
-import numbers
 import os
 
 import numpy as np
@@ -14,7 +12,6 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._checkpoint import Checkpoint
@@ -29,9 +26,9 @@ from sklearn_cbir._devices import (
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, library_of
 from sklearn_cbir._going_on import Start, training_state
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir._module_state import with_room
-from sklearn_cbir._network import Network, PassRows
-from sklearn_cbir._plan import count_classes, plan_batches, plan_settings, split_rows
+from sklearn_cbir._module_state import warn_of_pickling
+from sklearn_cbir._network import Network, PassRows, portable_state, rebuilt_network
+from sklearn_cbir._plan import RATES, count_classes, plan_batches, plan_settings, split_rows
 from sklearn_cbir._targets import check_target, check_weights
 from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
 from sklearn_cbir._validation import (
@@ -39,6 +36,7 @@ from sklearn_cbir._validation import (
     check_boolean,
     check_choice,
     check_integer,
+    check_rate,
     check_real,
     check_verbose,
     progress,
@@ -47,6 +45,7 @@ from sklearn_cbir._validation import (
     warn_user,
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
+from sklearn_cbir.backbones._colors import check_colors
 from sklearn_cbir.backbones._trunk import is_trained
 from sklearn_cbir.images import (
     ImageReadError,
@@ -56,8 +55,8 @@ from sklearn_cbir.images import (
 )
 from sklearn_cbir.images._faults import noted
 from sklearn_cbir.images._readable import telling_all_faults
-from sklearn_cbir.losses import LOSSES
 from sklearn_cbir.losses._classification import check_class_weights
+from sklearn_cbir.losses._own import called_as, fresh_loss
 
 STATE_FORMAT = 1
 REBUILDING = ProcessLock()  # one network is enough for all threads
@@ -89,18 +88,7 @@ class NetworkTransformer(
 
     def _training_loss(self):
         """Return a fresh loss, or None to train nothing; the user's object is never trained."""
-        loss = resolve(self.loss, LOSSES, "loss", own="your own torch module")
-        if loss is None:
-            return None
-        if not callable(loss):
-            raise ValueError(
-                f"loss={shortened(loss)} cannot be called. Use one of {sorted(LOSSES)}, or a "
-                "module called "
-                "as loss(outputs, y)."
-            )
-        if isinstance(loss, nn.NLLLoss):
-            raise ValueError("NLLLoss wants log-probabilities. Use torch.nn.CrossEntropyLoss().")
-        return loss() if isinstance(loss, type) else copy.deepcopy(loss)
+        return fresh_loss(self.loss)
 
     def _hold_out_classes(self, y, seed, start=None):
         """Return labels for training; -1 marks images of classes that are not trained on."""
@@ -271,7 +259,7 @@ class NetworkTransformer(
         network = state.pop("_network", None)
         if network is not None and isinstance(self.backbone, nn.Module):
             # What a module counts in transform is not in what fit has left.
-            state["_network_state"] = state["_network_state"] | _portable_state(network)
+            state["_network_state"] = state["_network_state"] | portable_state(network)
         state["_state_format"] = STATE_FORMAT
         return state
 
@@ -306,12 +294,9 @@ class NetworkTransformer(
         check_real(self.validation_fraction, "validation_fraction", minimum=0.0, maximum=0.9)
         check_real(self.tol, "tol", minimum=0.0)
         check_real(self.weight_decay, "weight_decay", minimum=0.0)
-        for name in ("lr", "trunk_lr", "loss_lr"):
-            # An infinite rate is let through: training stops at once and names it.
-            value = getattr(self, name)
-            is_rate = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not (is_rate and value > 0) and not (value is None and name != "lr"):
-                raise ValueError(f"{name}={shortened(value)} must be a positive number.")
+        for name in RATES:
+            if getattr(self, name) is not None or name == "lr":
+                check_rate(getattr(self, name), name)
         check_choice(self.schedule, "schedule", sorted(SCHEDULES))
         check_choice(self.sampling, "sampling", SAMPLINGS)
         check_integer(self.pool_size, "pool_size", minimum=1)
@@ -329,6 +314,9 @@ class NetworkTransformer(
         self._check_paths()
         if self.image_size is not None:
             check_integer(self.image_size, "image_size", minimum=1)
+        for name in ("mean", "std"):
+            if getattr(self, name) is not None:
+                check_colors(getattr(self, name), name)
         resolve_augmentation(self.augment)
 
     def _check_transform_parameters(self):
@@ -383,7 +371,7 @@ class NetworkTransformer(
                 trunk = build_mlp(n_features, **statistics)
         else:
             trunk = build_backbone(**self._backbone_parameters(data, start))
-            self._warn_of_parametrizations(trunk)
+            warn_of_pickling(trunk, type(self).__name__)
         network = Network(trunk, **ending)
         if network.classifier:
             check_class_weights(loss, network.classifier.out_features)
@@ -395,7 +383,8 @@ class NetworkTransformer(
             generator = torch.Generator().manual_seed(seed)
             n_outputs = network.classifier.out_features if network.classifier else network.width
             trained_on = torch.from_numpy(y if y.ndim == 2 else y[y >= 0])
-            loss.setup(n_outputs=n_outputs, y=trained_on, generator=generator)
+            with called_as(loss, "setup(n_outputs=..., y=..., generator=...)"):
+                loss.setup(n_outputs=n_outputs, y=trained_on, generator=generator)
         if start is not None:
             start.carry_over(network, loss)
         return network
@@ -408,15 +397,6 @@ class NetworkTransformer(
         own = {"backbone": backbone, "input_shape": shape}
         own |= {name: getattr(self, name) for name in names}
         return own if start is None else own | start.backbone_parameters(self.image_size)
-
-    def _warn_of_parametrizations(self, trunk):
-        if any(map(is_parametrized, trunk.modules())):
-            warn_user(
-                f"{type(self).__name__} trains and transforms with this backbone or pooling, but "
-                "cannot be pickled: torch does not pickle modules with parametrizations, such as "
-                "spectral_norm and weight_norm. Take them out for that, with "
-                "torch.nn.utils.parametrize.remove_parametrizations."
-            )
 
     def _is_pretrained(self, trunk):
         """Whether the trunk has trained weights: of a file, of a name, or a module's own."""
@@ -513,7 +493,7 @@ class NetworkTransformer(
         if isinstance(source, ImageSource):
             reading = {"size": source.size, "resize": source.resize}
         return {
-            "_network_state": _portable_state(network) | {"reading": reading},
+            "_network_state": portable_state(network) | {"reading": reading},
             "_network": None,
             "n_features_out_": network.width,
             "history_": [],
@@ -537,21 +517,8 @@ class NetworkTransformer(
         if self.__dict__.get("_network") is None:
             with REBUILDING:
                 if self.__dict__.get("_network") is None:
-                    self._network = self._rebuilt_network()
+                    self._network = rebuilt_network(self._network_state)
         return self._network
-
-    def _rebuilt_network(self):
-        spec = self._network_state["spec"]
-        with OwnDraws(0):  # all that is drawn is replaced by the weights
-            trunk = _rebuilt_trunk(spec["trunk"])
-            network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
-        # np.array: memory-mapped weights are read-only, and torch would write through that.
-        weights = self._network_state["weights"]
-        state = network.state_dict()  # for the extra state of modules
-        network.load_state_dict(
-            state | {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
-        )
-        return network.eval()
 
     def _embed(self, X):
         """Return the network's vectors, float32 (n, width)."""
@@ -585,25 +552,6 @@ class NetworkTransformer(
         if size is None and (images.image_shape or ())[:2] != self.image_shape_[:2]:
             size = self.image_shape_[:2]  # fitted on arrays of their own size
         return size, resize
-
-
-def _portable_state(network):
-    """Return what builds a network again: plain values, arrays, and modules without weights."""
-    weights = {
-        name: np.array(value.cpu().numpy(), order="C")
-        for name, value in network.state_dict().items()
-        if isinstance(value, torch.Tensor)  # extra state goes with its module
-    }
-    return {"spec": network.portable_spec(), "weights": weights}
-
-
-def _rebuilt_trunk(spec):
-    if "n_features" in spec:
-        return PassRows(**spec)
-    spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
-    return build_backbone(
-        **{k: with_room(v) if isinstance(v, nn.Module) else v for k, v in spec.items()}
-    )
 
 
 @contextlib.contextmanager

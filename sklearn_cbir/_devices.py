@@ -109,7 +109,7 @@ class Placement:
         with self._left:
             self._left.wait_for(lambda: not self._n_users or self._device == device)
             if not self._n_users:
-                network.to(device, memory_format=torch.channels_last).eval()
+                network.to(device, memory_format=network.memory_format).eval()
                 self._device = device
             self._n_users += 1
         try:

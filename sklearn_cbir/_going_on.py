@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from sklearn_cbir._fingerprint import fingerprint
+from sklearn_cbir._hidden_state import hidden_state, set_hidden_state
 from sklearn_cbir._labels import KINDS, comparable_labels
-from sklearn_cbir._module_state import hidden_state, set_hidden_state
+from sklearn_cbir._module_state import load_values
 from sklearn_cbir._validation import shortened
 
 # What of a network's spec follows which parameter; file sizes and the like are in `reading`.
@@ -106,7 +107,7 @@ class Start:
         state = self.network.state_dict()
         if _shapes(state) != _shapes(network.state_dict()):
             raise ValueError(self._differs("the backbone", "of other layers", "of these"))
-        network.load_state_dict(state)
+        load_values(network, state)
         if self.trunk is not None and self.trunk["fresh_norms"] is not None:
             network.trunk.keep_statistics(self.trunk["fresh_norms"])
         for name in ("features", "pooling"):
@@ -118,7 +119,7 @@ class Start:
             found = _shapes(state), _shapes(_learned(loss))
             if found[0] != found[1]:
                 raise ValueError(self._differs("what the loss learns", *found))
-            loss.load_state_dict(loss.state_dict() | state)
+            load_values(loss, state)
 
     def _check_spec(self, network):
         old, new = self.network.spec, network.spec

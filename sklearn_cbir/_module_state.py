@@ -1,14 +1,13 @@
-"""What a module holds beside its state dict, and copies of modules without their weights."""
+"""State dicts as they are kept and loaded, and copies of modules without their weights."""
 
 import copy
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from sklearn_cbir._validation import warn_user
 from sklearn_cbir.backbones._probe import detached
-
-_OF_EVERY_MODULE = {*vars(nn.Module())}
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def without_weights(module):
@@ -43,57 +42,6 @@ def _zeros_like(tensor):
     return zeros
 
 
-def hidden_state(module):
-    """Return ``{(path, name): value}`` of what the state dict leaves out and a file can hold.
-
-    That is buffers that are not persistent and attributes of plain values and tensors, those of
-    torch's own layers left out.
-    """
-    found = {}
-    for path, part in module.named_modules():
-        hidden = {name: part._buffers[name] for name in part._non_persistent_buffers_set}
-        if not type(part).__module__.startswith("torch.nn."):
-            own = {k: v for k, v in vars(part).items() if k not in _OF_EVERY_MODULE}
-            hidden |= {name: value for name, value in own.items() if _is_plain(value)}
-        found |= {(path, name): _detached(value) for name, value in hidden.items()}
-    return found
-
-
-def set_hidden_state(module, hidden):
-    """Set what `hidden_state` returned."""
-    for (path, name), value in hidden.items():
-        part = module.get_submodule(path)
-        if name in part._buffers:
-            part._buffers[name] = None if value is None else value.to(_device_of(part, name))
-        else:
-            setattr(part, name, value)
-
-
-def _device_of(part, name):
-    buffer = part._buffers[name]
-    return "cpu" if buffer is None else buffer.device
-
-
-def _is_plain(value):
-    """Whether a checkpoint can hold a value, and read it without executing anything."""
-    if isinstance(value, dict):
-        return all(isinstance(k, _PLAIN) and _is_plain(v) for k, v in value.items())
-    if type(value) in (list, tuple):
-        return all(map(_is_plain, value))
-    return type(value) in (torch.Tensor, *_PLAIN)
-
-
-def _detached(value):
-    """A copy that later training does not change."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _detached(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_detached, value))
-    return value
-
-
 def copied_state(module):
     """Return a state dict that later training does not change."""
     state = module.state_dict()
@@ -101,3 +49,35 @@ def copied_state(module):
         name: value.detach().clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
         for name, value in state.items()
     }
+
+
+def load_values(module, values):
+    """Load the values of a state dict; what it lacks stays as it is.
+
+    Updating the module's own dict keeps the version numbers that its layers look at. What that
+    dict does not show, as where a module hides some of its weights, is not missed.
+    """
+    state = module.state_dict()
+    state.update(values)
+    unexpected = module.load_state_dict(state, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(
+            f"The saved weights do not fit {type(module).__name__}: it has no "
+            f"{', '.join(sorted(unexpected)[:3])}."
+        )
+
+
+def warn_of_pickling(trunk, name):
+    """Warn if torch does not pickle a part of the trunk of an estimator called `name`."""
+    if any(map(is_parametrized, trunk.modules())):
+        reason = "modules with parametrizations, such as spectral_norm and weight_norm"
+        way_out = "Take them out for that, with torch.nn.utils.parametrize.remove_parametrizations."
+    elif any(isinstance(part, torch.jit.ScriptModule) for part in trunk.modules()):
+        reason = "modules that torch.jit has scripted or traced"
+        way_out = "Pass the module that they were made of."
+    else:
+        return
+    warn_user(
+        f"{name} trains and transforms with this backbone or pooling, but cannot be pickled: torch "
+        f"does not pickle {reason}. {way_out}"
+    )

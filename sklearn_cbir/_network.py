@@ -1,12 +1,13 @@
 """The network of an estimator: trunk, neck and classifier."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from sklearn_cbir._devices import Placement
-from sklearn_cbir._module_state import without_weights
-from sklearn_cbir.backbones import ENHANCEMENTS
+from sklearn_cbir._devices import OwnDraws, Placement, first_line
+from sklearn_cbir._module_state import load_values, with_room, without_weights
+from sklearn_cbir.backbones import ENHANCEMENTS, build_backbone
 
 SLICE = 50  # features behind every output of a divided layer
 
@@ -73,10 +74,17 @@ class Network(nn.Module):
         self.width = n_components or trunk.width
         self.enhancement = _enhancement(enhance, trunk) if enhance else None
         make_neck = HASH_LAYERS[hash_layer]
-        self.neck = make_neck(trunk.width, n_components) if n_components else nn.Identity()
+        try:
+            self.neck = make_neck(trunk.width, n_components) if n_components else nn.Identity()
+        except (RuntimeError, TypeError, MemoryError) as error:
+            raise ValueError(
+                f"A layer from {trunk.width} to {n_components} numbers cannot be made "
+                f"({first_line(error)}). Use fewer components, or fewer bits."
+            ) from error
         self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
         self.unit_length = unit_length
         self.placement = Placement()
+        self.memory_format = getattr(trunk, "memory_format", torch.channels_last)
         self.trunk_is_frozen = False
         # Plain values to build it again, without weights.
         self.spec = {
@@ -137,6 +145,7 @@ class MultiScale(nn.Module):
         super().__init__()
         self.network = network
         self.placement = network.placement
+        self.memory_format = network.memory_format
         self.scales = scales
 
     def embed(self, x):
@@ -166,3 +175,37 @@ class PassRows(nn.Module):
 
     def forward(self, x):
         return x
+
+
+# State -----------------------------------------------------------------------------------------
+
+
+def portable_state(network):
+    """Return what builds a network again: plain values, arrays, and modules without weights."""
+    weights = {
+        name: np.array(value.cpu().numpy(), order="C")
+        for name, value in network.state_dict().items()
+        if isinstance(value, torch.Tensor)  # extra state goes with its module
+    }
+    return {"spec": network.portable_spec(), "weights": weights}
+
+
+def rebuilt_network(state):
+    """Return the network, ready to embed, of what `portable_state` has returned."""
+    spec = state["spec"]
+    with OwnDraws(0):  # all that is drawn is replaced by the weights
+        trunk = _rebuilt_trunk(spec["trunk"])
+        network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
+    # np.array: memory-mapped weights are read-only, and torch would write through that.
+    weights = {k: torch.from_numpy(np.array(v)) for k, v in state["weights"].items()}
+    load_values(network, weights)
+    return network.eval()
+
+
+def _rebuilt_trunk(spec):
+    if "n_features" in spec:
+        return PassRows(**spec)
+    spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
+    return build_backbone(
+        **{k: with_room(v) if isinstance(v, nn.Module) else v for k, v in spec.items()}
+    )

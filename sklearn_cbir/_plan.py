@@ -7,7 +7,7 @@ import numpy as np
 from sklearn_cbir._batches import Batches
 from sklearn_cbir._devices import derived_seed
 from sklearn_cbir._training import Settings
-from sklearn_cbir._validation import warn_user
+from sklearn_cbir._validation import check_rate, warn_user
 from sklearn_cbir.backbones._probe import name_of
 from sklearn_cbir.losses import output_of, sampling_of
 from sklearn_cbir.sampling import (
@@ -17,6 +17,7 @@ from sklearn_cbir.sampling import (
     uniform_batches,
 )
 
+RATES = ("lr", "trunk_lr", "loss_lr")
 N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
 GO_ON = {"balanced", "mined"}  # samplings whose decks of rows go on from epoch to epoch
 
@@ -46,14 +47,17 @@ def plan_settings(estimator, network, loss, goes_on=False):
                 f"the max_epochs={estimator.max_epochs} epochs of the trunk are trained."
             )
         head_epochs = 0
-    trunk_lr = estimator.trunk_lr
+    lr, trunk_lr, loss_lr = (
+        None if rate is None else check_rate(rate, name)
+        for name, rate in ((name, getattr(estimator, name)) for name in RATES)
+    )
     if trunk_lr is None:
-        trunk_lr = 0.1 * estimator.lr if pretrained else estimator.lr
+        trunk_lr = 0.1 * lr if pretrained else lr
     return Settings(
         optimizer=estimator.optimizer,
-        lr=estimator.lr,
+        lr=lr,
         trunk_lr=trunk_lr,
-        loss_lr=estimator.lr if estimator.loss_lr is None else estimator.loss_lr,
+        loss_lr=lr if loss_lr is None else loss_lr,
         weight_decay=estimator.weight_decay,
         schedule=estimator.schedule,
         head_epochs=head_epochs,

@@ -12,10 +12,19 @@ from torch import nn
 
 from sklearn_cbir._batches import shared_workers
 from sklearn_cbir._devices import derived_seed, generator_of, use_one_thread_if_forked
-from sklearn_cbir._module_state import copied_state, hidden_state, set_hidden_state
+from sklearn_cbir._hidden_state import (
+    NotKept,
+    hidden_state,
+    kept_state,
+    restored_state,
+    set_hidden_state,
+    unkept,
+)
+from sklearn_cbir._module_state import copied_state, load_values
 from sklearn_cbir._randomness import Draws
-from sklearn_cbir._validation import resolve, shortened
-from sklearn_cbir.backbones._probe import in_float32
+from sklearn_cbir._validation import resolve, shortened, warn_user
+from sklearn_cbir.backbones._probe import in_float32, name_of
+from sklearn_cbir.losses._own import called_as, name_of_loss
 
 # Optimization --------------------------------------------------------------------------------
 
@@ -106,6 +115,8 @@ class _Net(NeuralNet):
         self.n_steps = n_steps
         self.step = step
         self.has_learned = False
+        self.trunk_has_learned = False
+        self.outputs_have_gradients = False
 
     def train_epoch(self, epoch, batches):
         """Train on the batches of one epoch, then score the held-out images, if there are any."""
@@ -143,12 +154,29 @@ class _Net(NeuralNet):
         self._set_training(True)
         inputs, targets = batch
         outputs = self.infer(inputs, **fit_params)
+        self.outputs_have_gradients |= outputs.requires_grad
         loss = self.get_loss(outputs, targets, X=inputs, training=True)
         # A batch without anything to compare may give a constant: it moves no weight.
         if loss.requires_grad:
-            loss.backward()
-            self.has_learned = True
+            self._backward(loss)
         return {"loss": loss, "y_pred": outputs}
+
+    def _backward(self, loss):
+        try:
+            loss.backward()
+        except Exception as error:
+            error.add_note(
+                f"Raised by the gradients of loss={_name_of(self.criterion_)} and "
+                f"backbone={self._backbone()}."
+            )
+            raise
+        self.has_learned = True
+        if not self.trunk_has_learned:
+            trained = self.module_.trunk.parameters()
+            self.trunk_has_learned = any(p.grad is not None for p in trained)
+
+    def _backbone(self):
+        return name_of(self.module_.trunk.spec["backbone"])
 
     def train_step(self, batch, **fit_params):
         # The middle of the step: at its ends a schedule may be 0, and one step must train too.
@@ -156,7 +184,12 @@ class _Net(NeuralNet):
         for group in self.optimizer_.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.step += 1
-        return super().train_step(batch, **fit_params)
+        try:
+            return super().train_step(batch, **fit_params)
+        except RuntimeError as error:
+            if "without overflow" not in str(error):  # of a rate times a decay, say
+                raise
+            self._stop("The step became infinite")
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         y_true, weights = y_true
@@ -166,11 +199,15 @@ class _Net(NeuralNet):
             options["sample_weight"] = weights.to(y_pred.device)
         try:
             loss = self.criterion_(y_pred, y_true.to(y_pred.device), **options)
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise ValueError(
+        except Exception as error:
+            what = (
                 f"loss={_name_of(self.criterion_)} failed on outputs {tuple(y_pred.shape)} and y "
-                f"{tuple(y_true.shape)} of {y_true.dtype}: {error}"
-            ) from error
+                f"{tuple(y_true.shape)} of {y_true.dtype}"
+            )
+            if isinstance(error, (TypeError, ValueError, IndexError, RuntimeError)):
+                raise ValueError(f"{what}: {error}") from error
+            error.add_note(f"{what}.")
+            raise
         value = _number(loss)
         if value is None:
             raise ValueError(
@@ -184,6 +221,13 @@ class _Net(NeuralNet):
 
     def check_progress(self):
         """Raise if no batch has moved a weight, or if the last step has broken the weights."""
+        if not self.has_learned and not self.outputs_have_gradients:
+            raise ValueError(
+                f"The outputs of backbone={self._backbone()} have no gradients, as after "
+                "torch.no_grad(), detach() or whole numbers in its forward, and nothing else is "
+                "there to be trained. Take that out, add a layer by n_components, or use it as it "
+                "is, with loss=None."
+            )
         if not self.has_learned:
             loss = self.history[-1]["batches"][-1]["train_loss"]
             raise ValueError(
@@ -192,9 +236,21 @@ class _Net(NeuralNet):
                 "no .item(), .detach() or torch.tensor(...) in between, and batches with something "
                 "to compare."
             )
+        self._warn_of_idle_trunk()
         for value in self.module_.state_dict().values():
             if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
                 self._stop("The weights became NaN or infinite")
+
+    def _warn_of_idle_trunk(self):
+        parameters = self.module_.trunk.parameters()
+        if self.head_only or self.trunk_has_learned or not any(p.requires_grad for p in parameters):
+            return
+        self.trunk_has_learned = True  # said once
+        warn_user(
+            f"No weight of backbone={self._backbone()} is trained: none has a gradient, as after "
+            "torch.no_grad(), detach() or whole numbers in its forward. Take that out, or say by "
+            "backbone.requires_grad_(False) that it is to stay as it is."
+        )
 
     def _stop(self, what):
         rates = sorted({group["lr"] for group in self.optimizer_.param_groups})
@@ -209,6 +265,8 @@ def _number(loss):
     """Return the value of a loss, None if it is no tensor of one real number."""
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
         return None
+    if loss.layout != torch.strided:
+        return None
     return None if loss.is_meta else float(loss.detach())
 
 
@@ -216,6 +274,7 @@ def _describe(value):
     if not isinstance(value, torch.Tensor):
         return f"{type(value).__name__}, no tensor" if value is not None else "None"
     place = f" on {value.device}" if value.is_meta else ""
+    place += "" if value.layout == torch.strided else f" in {value.layout}"
     return f"a tensor of shape {tuple(value.shape)} of {value.dtype}{place}"
 
 
@@ -224,8 +283,7 @@ def _part(training):
 
 
 def _name_of(loss):
-    function = getattr(loss, "function", loss)
-    return getattr(function, "__qualname__", type(function).__name__)
+    return name_of_loss(loss.function if isinstance(loss, _CallableLoss) else loss)
 
 
 class _CallableLoss(nn.Module):
@@ -243,7 +301,8 @@ def _start_epoch(loss, epoch, n_epochs):
     """Tell a loss that changes as it trains, module or not, which epoch begins."""
     loss = loss.function if isinstance(loss, _CallableLoss) else loss
     if hasattr(loss, "start_epoch"):
-        loss.start_epoch(epoch, n_epochs)
+        with called_as(loss, "start_epoch(epoch, n_epochs)"):
+            loss.start_epoch(epoch, n_epochs)
 
 
 # Training ------------------------------------------------------------------------------------
@@ -258,9 +317,11 @@ def train(
     after every epoch of this call; True ends the training.
     """
     loss = in_float32(loss) if isinstance(loss, nn.Module) else _CallableLoss(loss)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=network.memory_format)
     loss.to(device)
     run = _Run(network, loss, settings.n_iter_no_change, settings.tol)
+    if checkpoint:
+        run.watch_what_is_not_kept()
     if state is not None:
         run.restore(state)
 
@@ -276,6 +337,7 @@ def train(
                 net = _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device)
                 if len(run.history) > start:
                     net.optimizer_.load_state_dict(state["optimizer"])
+                    set_hidden_state(net.optimizer_, state["hidden_optimizer"])
                     net.step = (len(run.history) - start) * len(batches)
                 _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch)
             start += n_epochs
@@ -302,6 +364,8 @@ def _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device
 
 def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
     """Run the epochs of one phase until one of them stops the run."""
+    if checkpoint:
+        run.watch_what_is_not_kept(net.optimizer_)
     for epoch in epochs:
         started = time.perf_counter()
         epoch_seed = derived_seed(seed, epoch)
@@ -312,7 +376,7 @@ def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
         run.record(net, epoch, time.perf_counter() - started)
         run.stopped |= bool(on_epoch(run.history[-1]))
         if checkpoint:
-            checkpoint.save(seed=seed, optimizer=net.optimizer_.state_dict(), **run.state())
+            run.keep(checkpoint, net, seed)
         if run.stopped:
             return
 
@@ -327,7 +391,9 @@ class _Run:
         self.tol = tol
         self.history = []
         self.best = None
+        self.best_hidden = None
         self.best_loss = float("inf")
+        self.not_kept = {}  # by part, what was there before the first epoch; None ends the keeping
         self.waited = 0
         self.stopped = False
 
@@ -353,20 +419,68 @@ class _Run:
         if valid_loss < self.best_loss:
             self.best_loss = valid_loss
             self.best = copied_state(self.network), copied_state(self.loss)
+            self.best_hidden = self._hidden()
         self.stopped = self.waited >= self.n_iter_no_change
 
     def restore_best(self):
         if self.best is not None:
             for part, state in zip((self.network, self.loss), self.best):
-                part.load_state_dict(state)
+                load_values(part, state)
+            self._set_hidden(self.best_hidden)
+
+    def keep(self, checkpoint, net, seed):
+        """Save the state, unless something has changed in it that a file cannot hold."""
+        if self.not_kept is None:
+            return
+        changed = [
+            name
+            for part, before in self.not_kept.items()
+            for (_, name), value in self._unkept(part, net.optimizer_).items()
+            if before.get((_, name)) != value
+        ]
+        try:
+            state = None if changed else self.state()
+        except NotKept:
+            state, changed = None, ["the extra state (get_extra_state) of a module"]
+        if state is not None:
+            optimizer = net.optimizer_
+            hidden = {"hidden_optimizer": hidden_state(optimizer)}
+            checkpoint.save(seed=seed, optimizer=optimizer.state_dict(), **hidden, **state)
+            return
+        self.not_kept = None
+        warn_user(
+            f"checkpoint_dir: {changed[0]} changes in the training, and is no plain value, tensor, "
+            "array or container of them, which a checkpoint could hold. So this fit keeps none "
+            f"from epoch {len(self.history)} on: it goes on, but could not be continued."
+        )
+
+    def watch_what_is_not_kept(self, optimizer=None):
+        """Note what a checkpoint cannot hold, as it is before the training of it."""
+        if self.not_kept is not None:
+            names = self._parts() if optimizer is None else ["optimizer"]
+            self.not_kept |= {name: self._unkept(name, optimizer) for name in names}
+
+    def _unkept(self, name, optimizer):
+        if name != "optimizer":
+            return unkept(self._parts()[name])
+        return unkept(optimizer, [*self.network.parameters(), *self.loss.parameters()])
+
+    def _hidden(self):
+        return {name: hidden_state(part) for name, part in self._parts().items()}
+
+    def _set_hidden(self, hidden):
+        for name, values in hidden.items():
+            set_hidden_state(self._parts()[name], values)
 
     def state(self):
+        """Return what a checkpoint holds, or raise NotKept."""
         return {
-            "network": self.network.state_dict(),
-            "loss": self.loss.state_dict(),
-            "hidden": {name: hidden_state(part) for name, part in self._parts().items()},
+            "network": kept_state(self.network.state_dict()),
+            "loss": kept_state(self.loss.state_dict()),
+            "hidden": self._hidden(),
             "history": self.history,
-            "best": self.best,
+            "best": self.best and tuple(map(kept_state, self.best)),
+            "best_hidden": self.best_hidden,
             "best_loss": self.best_loss,
             "waited": self.waited,
             "stopped": self.stopped,
@@ -380,12 +494,12 @@ class _Run:
         return {name: part for name, part in found.items() if part is not None}
 
     def restore(self, state):
-        self.network.load_state_dict(state["network"])
-        self.loss.load_state_dict(state["loss"])
-        for name, hidden in state.get("hidden", {}).items():
-            set_hidden_state(self._parts()[name], hidden)
-        for name in ("history", "best", "best_loss", "waited", "stopped"):
+        load_values(self.network, restored_state(state["network"]))
+        load_values(self.loss, restored_state(state["loss"]))
+        self._set_hidden(state["hidden"])
+        for name in ("history", "best_hidden", "best_loss", "waited", "stopped"):
             setattr(self, name, state[name])
+        self.best = state["best"] and tuple(map(restored_state, state["best"]))
 
 
 def _epoch_mean(batches, prefix):

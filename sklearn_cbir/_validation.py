@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import numbers
 import pkgutil
 import sys
@@ -159,12 +160,35 @@ def check_integer(value, parameter, *, minimum=None, maximum=None):
 def check_real(value, parameter, *, minimum=None, maximum=None):
     """Return `value` as a finite float within the bounds."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    if not is_number or not np.isfinite(value):
+    if not is_number or not _is_finite(value):
         raise ValueError(
             f"{parameter}={shortened(value)} must be a finite number{_bounds(minimum, maximum)}."
         )
     _check_bounds(value, parameter, "a number", minimum, maximum)
     return float(value)
+
+
+def _is_finite(value):
+    """Whether a number is finite as a float; integers and fractions may be too large for one."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_rate(value, parameter):
+    """Return a learning rate as a positive float.
+
+    An infinite rate is let through: training stops at once and names it.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    try:
+        rate = float(value) if is_number else math.nan
+    except OverflowError:
+        rate = math.inf if value > 0 else math.nan
+    if not rate > 0:
+        raise ValueError(f"{parameter}={shortened(value)} must be a positive number.")
+    return rate
 
 
 def _check_bounds(value, parameter, kind, minimum, maximum):

@@ -353,7 +353,9 @@ class CNNFeatureExtractor(NetworkTransformer):
     def _checked_scales(self):
         """Return the scales as floats."""
         try:
-            scales = tuple(check_real(scale, "scales", minimum=1e-3) for scale in self.scales)
+            is_text = isinstance(self.scales, (str, bytes, bytearray))
+            given = () if is_text else self.scales
+            scales = tuple(check_real(scale, "scales", minimum=1e-3) for scale in given)
         except (TypeError, ValueError):
             scales = ()
         if not scales:

@@ -218,9 +218,9 @@ def test_unknown_backbone_raises(backbone, message):
         ({"image_size": 0}, "image_size=0 must be an integer of at least 1"),
         ({"image_size": 32.5}, "image_size=32.5 must be an integer"),
         ({"resize_size": -1}, "resize_size=-1 must be an integer"),
-        ({"mean": (0.5, 0.5)}, "mean must hold three finite numbers"),
-        ({"mean": "blue"}, "mean must hold three finite numbers"),
-        ({"std": 0.0}, "std must hold three finite numbers"),
+        ({"mean": (0.5, 0.5)}, "mean=.* must hold three finite numbers"),
+        ({"mean": "blue"}, "mean='blue' must hold three finite numbers"),
+        ({"std": 0.0}, "std=0.0 must hold three finite numbers"),
     ],
     ids=str,
 )

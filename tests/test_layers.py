@@ -30,6 +30,7 @@ ORDER = [
     "_devices",
     "_workers",
     "_module_state",
+    "_hidden_state",
     "_batches",
     "_checkpoint",
     "_training",

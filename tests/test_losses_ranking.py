@@ -239,7 +239,7 @@ def test_other_forms_of_lrml_stay_finite_without_positives_or_negatives(paramete
         (lambda: LRMLLoss("list"), "form='list' is not known"),
         (lambda: LRMLLoss(n_negatives=0), "n_negatives=0 must be"),
         (lambda: LRMLLoss(negatives="easy"), "negatives='easy' is not known"),
-        (lambda: LRMLLoss(one_per_class="yes"), "one_per_class='yes' is not known"),
+        (lambda: LRMLLoss(one_per_class="yes"), "one_per_class='yes' must be True or False"),
     ],
 )
 def test_bad_parameters_of_ranking_losses_raise(make, message):

@@ -1,5 +1,7 @@
 """Losses, optimizers and augmentations of one's own that give back something else."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,7 @@ RESULTS = {
     "numpy": (lambda o, y: np.float32(0.5), "float32, no tensor"),
     "empty": (lambda o, y: o[:0, 0], r"a tensor of shape \(0,\)"),
     "complex": (lambda o, y: o.mean() + 1j, ".*of torch.complex64"),
+    "sparse": (lambda o, y: o.mean().to_sparse(), ".*in torch.sparse_coo"),
     "elsewhere": (lambda o, y: o.mean().to("meta"), ".*on meta"),
 }
 
@@ -159,3 +162,80 @@ def test_an_augmentation_must_return_what_it_was_given(name):
     augment, returned = AUGMENTATIONS[name]
     with pytest.raises(ValueError, match=f"augment returned {returned}"):
         DeepHasher(4, backbone="small", augment=augment, **QUICK).fit(images, y)
+
+
+def raising(error):
+    def loss(outputs, y):
+        raise error
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("key"), ZeroDivisionError("0"), AssertionError("no"), OSError(5, "disk")],
+    ids=repr,
+)
+def test_an_error_of_a_loss_keeps_its_type_and_is_given_the_name_of_the_loss(error):
+    with pytest.raises(type(error)) as caught:
+        fit(raising(error))
+    assert "loss=raising.<locals>.loss failed on outputs (8, 256)" in caught.value.__notes__[0]
+
+
+class Odd(nn.Module):
+    output = "features"
+
+    def forward(self, outputs, y):
+        return outputs.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        ("start_epoch", r"start_epoch\(epoch, n_epochs\)"),
+        ("setup", r"setup\(n_outputs=..., y=...,"),
+    ],
+)
+@pytest.mark.parametrize("own", [lambda: None, lambda a: None, 3], ids=["none", "one", "number"])
+def test_a_loss_that_cannot_be_told_is_named(method, how, own):
+    loss = Odd()
+    setattr(loss, method, own)
+    with pytest.raises(ValueError, match=f"loss=Odd is called as {how}"):
+        fit(loss)
+
+
+def test_an_error_inside_of_setup_is_given_the_name_of_the_loss():
+    loss = Odd()
+    loss.setup = lambda **known: 1 / 0
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(loss)
+    assert "Raised by loss=Odd" in caught.value.__notes__[0]
+
+
+def test_a_class_of_losses_is_called_without_arguments():
+    class Needs(Odd):
+        def __init__(self, margin):
+            super().__init__()
+
+    with pytest.raises(ValueError, match="loss=.*Needs is called as a class, without .*margin"):
+        fit(Needs)
+    plain = fit(Odd()).transform(X)
+    np.testing.assert_array_equal(fit(Odd).transform(X), plain)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.NLLLoss, nn.NLLLoss(), nn.functional.nll_loss, partial(nn.functional.nll_loss)],
+    ids=["class", "module", "function", "part"],
+)
+def test_log_probabilities_are_refused_in_every_form(loss):
+    with pytest.raises(ValueError, match="wants log-probabilities. Use torch.nn.CrossEntropyLoss"):
+        fit(loss)
+
+
+def test_torchs_functions_for_classes_are_given_one_score_per_class():
+    module = fit(nn.CrossEntropyLoss(label_smoothing=0.1)).transform(X)
+    function = partial(nn.functional.cross_entropy, label_smoothing=0.1)
+    np.testing.assert_array_equal(fit(function).transform(X), module)
+    plain = fit(nn.CrossEntropyLoss(), mixup=0.2).transform(X)
+    np.testing.assert_array_equal(fit(nn.functional.cross_entropy, mixup=0.2).transform(X), plain)

@@ -103,9 +103,14 @@ def test_a_device_that_is_not_there_names_the_way_out(monkeypatch):
         ("num_workers", 1.0),
         ("lr", None),
         ("lr", float("nan")),
+        ("mean", (123.7, 116.3, 103.5)),
+        ("mean", -0.5),
+        ("std", (58.4, 57.1, 57.4)),
+        ("std", 1e-300),
         ("trunk_lr", "auto"),
         ("weight_decay", float("inf")),
         ("tol", None),
+        ("validation_fraction", 10**20),
         ("sampling", None),
         ("schedule", 1),
         ("optimizer", 1),
@@ -117,6 +122,35 @@ def test_a_device_that_is_not_there_names_the_way_out(monkeypatch):
 def test_a_parameter_of_the_wrong_kind_is_named_by_fit(name, parameter, value):
     with raises(parameter, value):
         fresh(name, **{parameter: value}).fit(X, y)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("rate", [1e38, 1e300, 10**400], ids=["1e38", "1e300", "integer"])
+def test_a_rate_too_large_for_float32_stops_the_training(optimizer, rate):
+    for name in ("lr", "trunk_lr"):
+        with pytest.raises(FloatingPointError, match="at epoch 1, batch .*, learning rate"):
+            fresh("extractor", optimizer=optimizer, **{name: rate}).fit(X, y)
+
+
+def test_integers_too_large_for_floats_are_no_numbers():
+    for name in ("weight_decay", "tol"):
+        with pytest.raises(ValueError, match=f"{name}=1000.* must be a finite number of at least"):
+            fresh("extractor", **{name: 10**400}).fit(X, y)
+    with pytest.raises(ValueError, match="lr=-1000.* must be a positive number"):
+        fresh("extractor", lr=-(10**400)).fit(X, y)
+
+
+def test_a_decay_may_be_an_integer_too_large_for_64_bits():
+    with pytest.raises(FloatingPointError, match="at epoch 1"):
+        fresh("extractor", weight_decay=10**60).fit(X, y)
+
+
+@pytest.mark.parametrize("n", [10**20, 10**15])
+def test_layers_too_large_for_any_memory_are_an_error_that_names_both_sides(n):
+    with pytest.raises(ValueError, match=f"from 256 to {n} numbers cannot be made"):
+        CNNFeatureExtractor(loss="contrastive", n_components=n, **QUICK).fit(X, y)
+    with pytest.raises(ValueError, match=f"from 256 to {n} numbers cannot be made.*fewer bits"):
+        DeepHasher(n, **QUICK).fit(X, y)
 
 
 def test_normalize_is_a_switch():
@@ -137,6 +171,8 @@ def test_scales_set_after_fit_are_checked_before_images_are_read():
     fitted = fresh("extractor").fit(X, y).set_params(scales="half")
     with raises("scales", "half"):
         fitted.transform(["not there.jpg"])
+    with raises("scales", b"half"):
+        fitted.set_params(scales=b"half").transform(["not there.jpg"])
 
 
 SWITCHES = {

@@ -2,13 +2,21 @@
 
 import copy
 
-import numpy as np
+import torch
 from torch import nn
 
 from sklearn_cbir._validation import check_integer, resolve, shortened
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
+from sklearn_cbir.backbones._colors import colors
 from sklearn_cbir.backbones._enhancement import ENHANCEMENTS
-from sklearn_cbir.backbones._probe import in_float32, name_of, pooled_width, prepared, probe
+from sklearn_cbir.backbones._probe import (
+    in_float32,
+    name_of,
+    pooled_width,
+    prepared,
+    probe,
+    takes_channels_last,
+)
 from sklearn_cbir.backbones._rows import RowTrunk, build_mlp, row_statistics
 from sklearn_cbir.backbones._torchvision import from_torchvision
 from sklearn_cbir.backbones._trunk import Net, Trunk, freeze_batch_norm
@@ -132,20 +140,24 @@ def build_backbone(
         "image_size": image_size,
         "resize_size": resize_size,
         "input_shape": input_shape,
-        "mean": _colors(net.mean if mean is None else mean, "mean"),
-        "std": _colors(net.std if std is None else std, "std"),
+        "mean": colors(net.mean if mean is None else mean, "mean"),
+        "std": colors(net.std if std is None else std, "std"),
     }
     size = input_shape if image_size is None else (image_size, image_size)
     if not net.one_size:
         # What takes 96 pixels takes more, and smaller is faster.
         size = [min(side, PROBED_AT) for side in size or (PROBED_AT,) * 2]
-    n_dimensions, channels = probe(net.features, backbone, size or (PROBED_AT,) * 2)
+    size = size or (PROBED_AT,) * 2
+    n_dimensions, channels = probe(net.features, backbone, size)
     if isinstance(backbone, nn.Module) and weights not in (None, "imagenet"):
         # Only now have lazy layers the shapes that weights fit into.
         load_state(net.features, read_weights(weights), name_of(backbone))
     pool = _make_pooling(pooling, n_dimensions, backbone)
     width = pooled_width(pool, n_dimensions, channels)
-    return Trunk(net.features, pool, width, spec, channels if n_dimensions == 4 else None)
+    trunk = Trunk(net.features, pool, width, spec, channels if n_dimensions == 4 else None)
+    if isinstance(backbone, nn.Module) and not takes_channels_last(net.features, size):
+        trunk.memory_format = torch.contiguous_format
+    return trunk
 
 
 def _find(backbone, weights, pooling, image_size):
@@ -161,20 +173,6 @@ def _find(backbone, weights, pooling, image_size):
     if backbone in BACKBONES:
         return built_in(backbone, weights)
     return from_torchvision(backbone, weights, pooling, image_size)
-
-
-def _colors(values, parameter):
-    """Three floats, one per color."""
-    try:
-        values = np.broadcast_to(np.asarray(values, dtype=np.float64), (3,))
-    except (TypeError, ValueError):
-        values = np.full(3, np.nan)
-    if not np.isfinite(values).all() or (parameter == "std" and (values <= 0).any()):
-        raise ValueError(
-            f"{parameter} must hold three finite numbers for colors from 0 to 1, those of std "
-            "positive."
-        )
-    return tuple(values.tolist())
 
 
 def _make_pooling(pooling, n_dimensions, backbone):

@@ -3,12 +3,13 @@
 import copy
 
 import torch
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from sklearn_cbir._validation import shortened
 
 USUAL_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 OTHER_CHANNELS = (1, 2, 4)
+COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 
 
 def prepared(backbone):
@@ -36,13 +37,16 @@ def prepared(backbone):
 
 
 def detached(module):
-    """Return a memo for copy.deepcopy: results kept as attributes, which torch does not copy.
+    """Return a memo for copy.deepcopy: copies of what torch does not copy.
 
-    The older spectral_norm and weight_norm keep the weight of the last forward so.
+    That is results kept as attributes, such as the weight of the last forward under the older
+    spectral_norm and weight_norm, and buffers of lazy layers that have no shape yet.
     """
     kept = [value for part in module.modules() for value in vars(part).values()]
     results = [v for v in kept if isinstance(v, torch.Tensor) and v.grad_fn is not None]
-    return {id(value): value.detach().clone() for value in results}
+    lazy = [buffer for buffer in module.buffers() if isinstance(buffer, UninitializedBuffer)]
+    without_shape = {id(v): UninitializedBuffer(device=v.device, dtype=v.dtype) for v in lazy}
+    return {id(value): value.detach().clone() for value in results} | without_shape
 
 
 def in_float32(module):
@@ -62,13 +66,31 @@ def probe(features, backbone, size):
         output = _outputs(features, size)
     except Exception as error:
         raise ValueError(_explain(features, backbone, size, error)) from error
-    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4) or len(output) != 1:
+    if not _is_usable(output):
         raise ValueError(
             f"backbone={name_of(backbone)} turns images (n, 3, height, width) into "
             f"{_describe(output)}. It must give a tensor of vectors (n, width) or of feature maps "
-            "(n, channels, height, width)."
+            "(n, channels, height, width), of real numbers."
         )
     return output.ndim, output.shape[1]
+
+
+def _is_usable(output):
+    """Whether what comes out for one image can be made a vector."""
+    is_tensor = isinstance(output, torch.Tensor) and not output.is_complex()
+    return is_tensor and output.ndim in (2, 4) and len(output) == 1 and output.numel() > 0
+
+
+def takes_channels_last(features, size):
+    """Whether a network works with torch's channels-last layout, under which ``view`` may fail."""
+    try:
+        with torch.no_grad():
+            network = copy.deepcopy(features, detached(features)).eval()
+            network.to(memory_format=torch.channels_last)
+            network(_black(size).contiguous(memory_format=torch.channels_last))
+    except Exception:
+        return False
+    return True
 
 
 def name_of(backbone):
@@ -136,7 +158,10 @@ def _explain(features, backbone, size, error):
 
 def _describe(output):
     shape = getattr(output, "shape", None)
-    return type(output).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
+    if shape is None:
+        return type(output).__name__
+    kind = " of complex numbers" * (getattr(output, "dtype", None) in COMPLEX)
+    return f"a tensor of shape {tuple(shape)}{kind}"
 
 
 def pooled_width(pool, n_dimensions, channels):

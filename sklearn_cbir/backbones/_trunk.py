@@ -54,6 +54,10 @@ class Trunk(nn.Module):
     frozen_batch_norm : bool
         Whether batch normalization keeps its statistics while training.
 
+    memory_format : torch.memory_format
+        Layout that `features` works with: channels last, which is faster, unless
+        its ``forward`` fails on that.
+
     Examples
     --------
     >>> import torch
@@ -75,6 +79,7 @@ class Trunk(nn.Module):
         self.image_size = spec["image_size"]
         self.resize_size = spec["resize_size"]
         self.frozen_batch_norm = False
+        self.memory_format = torch.channels_last
         self._fresh_norms = []
         # In units of uint8, (3, 1, 1); not persistent, since `spec` carries them.
         mean, std = (
@@ -103,15 +108,27 @@ class Trunk(nn.Module):
         """
         name = name_of(self.spec["backbone"])
         try:
-            maps = self.features((images.to(self.mean.dtype) - self.mean) / self.std)
+            pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+            if self.memory_format == torch.contiguous_format:
+                pixels = pixels.contiguous()
+            maps = self.features(pixels)
         except Exception as error:
             error.add_note(f"Raised by backbone={name} on images of shape {tuple(images.shape)}.")
             raise
+        mode = "training" if self.training else "evaluation"
         if not isinstance(maps, torch.Tensor):
-            mode = "training" if self.training else "evaluation"
             raise ValueError(
                 f"backbone={name} gives {type(maps).__name__} in {mode}. It must give a tensor "
                 "there too: take its second output out, such as aux_logits=False."
+            )
+        expected = (len(images), self.width if self.n_channels is None else self.n_channels)
+        if maps.shape[:2] != expected or maps.ndim != (2 if self.n_channels is None else 4):
+            kind = "vectors" if self.n_channels is None else "feature maps"
+            raise ValueError(
+                f"backbone={name} gives a tensor of shape {tuple(maps.shape)} for {len(images)} "
+                f"images in {mode}, but it gave {kind} of {expected[1]} numbers for one image "
+                "before. It must give the same for every image, in any number, in training and in "
+                "evaluation."
             )
         return maps
 
@@ -128,7 +145,14 @@ class Trunk(nn.Module):
         tensor of shape (n, width), float32
             What `forward` returns.
         """
-        return self.pooling(maps).float()
+        vectors = self.pooling(maps)
+        if vectors.shape != (len(maps), self.width):
+            raise ValueError(
+                f"pooling={type(self.pooling).__name__} makes {tuple(vectors.shape)} of feature "
+                f"maps {tuple(maps.shape)}. It must make vectors ({len(maps)}, {self.width}), as "
+                "it did before."
+            )
+        return vectors.float()
 
     def train(self, mode=True):
         """Switch to training, leaving frozen batch normalization as it is."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 import numpy as np
 from scipy import sparse
 
-from sklearn_cbir._validation import check_integer, shortened
+from sklearn_cbir._validation import as_numpy, check_integer, shortened
 from sklearn_cbir.images._arrays import (
     EXPECTED,
     check_16_bit,
@@ -110,7 +110,7 @@ def _is_sequence(X):
 
 def _first(X):
     """Return the first element of a non-empty 1-D or 2-D array, series or frame."""
-    first = np.asarray(X[:1] if not hasattr(X, "iloc") else X.iloc[:1]).ravel()[0]
+    first = np.asarray(as_numpy(X[:1]) if not hasattr(X, "iloc") else X.iloc[:1]).ravel()[0]
     return _as_dictionary(first) if isinstance(first, np.void) and first.dtype.names else first
 
 

@@ -9,13 +9,14 @@ rows, ``loss(outputs, y, sample_weight=weights)``. One that must know all labels
 n_epochs)``. Any torch module with this signature works as well.
 """
 
+import torch.nn.functional as F
 from torch import nn
 
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.losses._classification import (
-    TORCH_CLASSIFICATION_LOSSES,
     SoftmaxLoss,
     SquaredHingeLoss,
+    is_of_torch,
     squared_hinge_loss,
 )
 from sklearn_cbir.losses._classified import DLBHCLoss, GreedyHashLoss
@@ -78,7 +79,7 @@ def output_of(loss):
     >>> output_of(DSHLoss()), output_of(torch.nn.CrossEntropyLoss())
     ('bits', 'classes')
     """
-    default = "classes" if isinstance(loss, TORCH_CLASSIFICATION_LOSSES) else "features"
+    default = "classes" if is_of_torch(loss) else "features"
     return check_choice(
         getattr(loss, "output", default), "loss.output", ("classes", "features", "bits")
     )
@@ -152,7 +153,8 @@ def takes_soft_targets(loss):
     >>> takes_soft_targets(CPFLoss()), takes_soft_targets(DSHLoss())
     (True, False)
     """
-    default = isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss))
+    functions = F.cross_entropy, F.binary_cross_entropy_with_logits
+    default = is_of_torch(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss), functions)
     return bool(getattr(loss, "soft_targets", default))
 
 

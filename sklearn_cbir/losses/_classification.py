@@ -1,5 +1,7 @@
 """Losses on one score per class, ``loss(scores, y)``; the features are what enters that layer."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -247,3 +249,17 @@ TORCH_CLASSIFICATION_LOSSES = (
     nn.MultiLabelSoftMarginLoss,
     nn.BCEWithLogitsLoss,
 )
+_FUNCTIONS = (
+    F.cross_entropy,
+    F.nll_loss,
+    F.multi_margin_loss,
+    F.multilabel_soft_margin_loss,
+    F.binary_cross_entropy_with_logits,
+)
+
+
+def is_of_torch(loss, classes=TORCH_CLASSIFICATION_LOSSES, functions=_FUNCTIONS):
+    """Whether a loss is one of torch's own for classes: a module, a function or a part of one."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return isinstance(loss, classes) or any(loss is function for function in functions)
