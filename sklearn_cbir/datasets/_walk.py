@@ -30,7 +30,7 @@ class Tree:
     """What lies below a folder."""
 
     files: list = field(default_factory=list)  # parts of the path below the folder, sorted
-    excluded: dict = field(default_factory=dict)  # pattern -> number of entries
+    excluded: dict = field(default_factory=dict)  # pattern, in their order -> number of entries
     faults: list = field(default_factory=list)  # (path, why) of entries that cannot be looked at
 
 
@@ -78,6 +78,7 @@ def look_through(folder, exclude=None, apart=True):
                     tree.faults.append((entry.path, "a pipe, socket or device"))
             except OSError as error:
                 tree.faults.append((entry.path, error.strerror))
+    tree.excluded = {name: tree.excluded[name] for name in patterns if name in tree.excluded}
     tree.files.sort()
     tree.faults.sort()
     return tree
