@@ -654,42 +654,39 @@ print(*[fingerprint(thing) for thing in things])
 """
 
 
-def test_every_process_gives_the_same_key(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "moved.py").write_text("import re  # another place\n\n\n" + PROGRAM)
-    ways = [["program.py"], ["-c", "import moved"]]
-    said = [
-        subprocess.run(
-            [sys.executable, *way],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONHASHSEED": str(seed)},
-        ).stdout.split()
-        for seed, way in enumerate(ways)
-    ]
-    assert said[0] == said[1]
-    assert len(set(said[0])) == len(said[0]) == 20
-
-
-def test_what_is_sent_to_another_process_by_value_keeps_its_key():
-    """...as joblib sends what a script or a notebook defines; slots become attributes then."""
-    things = [Point, Slots(1), module_of("import torch\n@torch.no_grad()\ndef f(x): return x").f]
-    modules = [sys.modules[name] for name in (__name__, "own")]
+def by_value(things, *modules):
+    """Pickle as joblib does what a script or a notebook defines."""
     for module in modules:
-        cloudpickle.register_pickle_by_value(module)
+        cloudpickle.register_pickle_by_value(sys.modules[module])
     data = cloudpickle.dumps(things)
     for module in modules:
-        cloudpickle.unregister_pickle_by_value(module)
+        cloudpickle.unregister_pickle_by_value(sys.modules[module])
+    return data.hex()
+
+
+def test_every_process_gives_the_same_key(tmp_path, capsys, monkeypatch):
+    """...of what it defines, and of what is sent to it; slots may become attributes there."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "moved.py").write_text("import re  # another place\n\n\n" + PROGRAM)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("moved")
+    monkeypatch.delitem(sys.modules, "moved")
+    here = capsys.readouterr().out.split()
+    sent = [Point, Slots(1), module_of("import torch\n@torch.no_grad()\ndef f(x): return x").f]
     program = (
-        "import sys, pickle\nfrom sklearn_cbir._fingerprint import fingerprint\n"
-        "print(*map(fingerprint, pickle.loads(bytes.fromhex(sys.argv[1]))))"
+        "import program, sys, pickle\n"
+        "print(*map(program.fingerprint, pickle.loads(bytes.fromhex(sys.argv[1]))))"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", program, data.hex()], capture_output=True, text=True, check=True
-    )
-    assert said.stdout.split() == [fingerprint(thing) for thing in things]
+    there = subprocess.run(
+        [sys.executable, "-c", program, by_value(sent, __name__, "own")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+    ).stdout.split()
+    assert there == here + [fingerprint(thing) for thing in sent]
+    assert len(set(here)) == len(here) == 20
 
 
 # What cannot be known --------------------------------------------------------------------------
