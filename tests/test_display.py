@@ -434,3 +434,11 @@ def test_curve_needs_labels(vectors):
     queries, y_queries, gallery, _ = vectors
     with pytest.raises(ValueError, match="labels of the gallery"):
         PrecisionRecallDisplay.from_estimator(NeighborsRetriever().fit(gallery), queries, y_queries)
+
+
+def test_wide_letters_are_counted_by_their_width():
+    assert shorten("写真" * 3, 10) == "写真" * 3
+    assert shorten("写真" * 20, 10) == "写真写真写…"  # 5 letters as wide as 8.25
+    assert shorten("写真" * 20 + ".jpg", 14) == "写真写…写真.jpg"
+    assert shorten("a" * 20 + ".jpg", 14) == "a" * 7 + "…aa.jpg"
+    assert shorten("a" * 20, 14) == "a" * 13 + "…"

@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
-from sklearn_cbir.images import ImageReadError, check_images, readable_images
+from sklearn_cbir.images import ImageReadError, Images, check_images, readable_images
 
 IMAGES, LABELS = make_shapes(12, random_state=0)
 
@@ -220,3 +222,30 @@ def test_nothing_readable_and_wrong_lengths_are_errors(paths):
         readable_images(paths, LABELS, [1, 2, 3])
     with pytest.raises(ValueError, match="verify='full' is not known"):
         readable_images(paths, verify="full")
+
+
+def test_a_file_that_is_away_for_a_while_costs_one_epoch_of_a_training(
+    paths, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sklearn_cbir._base.CACHE_BYTES", 0)  # files are read in every epoch
+    parameters = {"weights": None, "image_size": 32, "max_epochs": 4, "batch_size": 4}
+    network = CNNFeatureExtractor(
+        "small", **parameters, random_state=0, checkpoint_dir=tmp_path / "checkpoints"
+    )
+    expected = clone(network).set_params(checkpoint_dir=None).fit(paths, LABELS)
+    real, calls = Images.read, []
+
+    def read(images, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 8:
+            os.rename(paths[5], f"{paths[5]}.away")
+        return real(images, *arguments, **options)
+
+    monkeypatch.setattr(Images, "read", read)
+    with pytest.raises(ImageReadError, match=r"X\[5\] .*the file does not exist"):
+        network.fit(paths, LABELS)
+    os.rename(f"{paths[5]}.away", paths[5])
+    n_before = len(calls)
+    network.fit(paths, LABELS)
+    assert len(calls) - n_before < 12  # three batches in each of four epochs
+    assert np.array_equal(network.transform(paths), expected.transform(paths))

@@ -1,6 +1,8 @@
 """The sheet that a search is drawn on: a grid of square images with captions, in inches."""
 
+import itertools
 import textwrap
+import unicodedata
 
 import numpy as np
 
@@ -14,6 +16,7 @@ BLACK, GRAY, PAPER = "#1A1A1A", "#595959", "#F2F2F2"
 GAP, QUERY_GAP, HEADER, LINE, ROW_GAP, LEGEND, MARGIN = 0.13, 0.30, 0.22, 0.15, 0.13, 0.30, 0.10
 POINTS = 8.0
 CHARACTER = 0.62  # width of a character, as a share of the font size
+WIDE = 1.65  # width of a wide one, which is as wide as high, in characters
 
 # Vertices, and 1 = move there, 2 = draw there.
 TICK = [(-1, 0), (-0.25, -0.7), (1, 0.75)], [1, 2, 2]
@@ -52,14 +55,30 @@ def drawable(text):
 
 
 def shorten(text, width):
-    """Cut `text` to `width` characters, in the middle where it ends like a file name."""
-    if len(text) <= width:
+    """Cut `text` to `width` characters, in the middle where it ends like a file name.
+
+    A letter of China, Japan or Korea, or an emoji, is as wide as `WIDE` others.
+    """
+    if _width_of(text) <= width:
         return text
     dot = text.rfind(".")
-    tail = len(text) - dot + 2 if 1 <= len(text) - dot <= 6 else 0
-    if not 0 < tail < width - 2:
-        return text[: width - 1] + "…"
-    return text[: width - tail - 1] + "…" + text[-tail:]
+    tail = text[dot - 2 :] if dot > 1 and 1 <= len(text) - dot <= 6 else ""
+    if not 0 < _width_of(tail) < width - 2:
+        return _cut(text, width - 1) + "…"
+    return _cut(text, width - 1 - _width_of(tail)) + "…" + tail
+
+
+def _width_of(text):
+    """Return the width of a text in characters of common width."""
+    if text.isascii():
+        return len(text)
+    return sum(WIDE if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _cut(text, width):
+    """Return as much of a text as has room."""
+    widths = itertools.accumulate(_width_of(letter) for letter in text)
+    return "".join(letter for letter, end in zip(text, widths) if end <= width)
 
 
 class Sheet:
