@@ -30,7 +30,7 @@ from sklearn_cbir._module_state import warn_of_pickling
 from sklearn_cbir._network import Network, PassRows, portable_state, rebuilt_network
 from sklearn_cbir._plan import RATES, count_classes, plan_batches, plan_settings, split_rows
 from sklearn_cbir._targets import check_target, check_weights
-from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, infer, train
+from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, as_module, infer, train
 from sklearn_cbir._validation import (
     as_numpy,
     check_boolean,
@@ -172,13 +172,17 @@ class NetworkTransformer(
         with draws, telling_all_faults(data, self.verbose > 0):
             with OwnDraws(seed):
                 network = self._build_network(data, loss, target, seed, start)
+            if loss is not None:  # before images are decoded
+                rows = split_rows(self, target, loss, seed)
+                settings = plan_settings(self, network, loss, goes_on=start is not None)
+                settings.make_optimizer(network, as_module(loss), head_only=False)
             source = self._source(data, network.trunk, training=loss is not None)
             if start is not None and isinstance(source, ImageSource):
                 start.check_reading(source)
             history = []
             if loss is not None:
                 run = {"seed": seed, "device": device, "checkpoint": checkpoint, "state": state}
-                plan = {"start": start, "weights": weights}
+                plan = {"settings": settings, "rows": rows, "weights": weights}
                 history = self._train(network, loss, source, target, plan, given, run)
             history = history if start is None else start.continued(history)
             self._keep(network, source, classes, history)
@@ -427,8 +431,7 @@ class NetworkTransformer(
 
     def _train(self, network, loss, source, y, plan, given, run):
         """Train the network in place and return the history; `given` is what `fit` was."""
-        kept, held_out = split_rows(self, y, loss, run["seed"])
-        settings = plan_settings(self, network, loss, goes_on=plan["start"] is not None)
+        settings, (kept, held_out) = plan["settings"], plan["rows"]
         draw = functools.partial(plan_batches, self, source, y, weights=plan["weights"])
         batches = draw(kept, loss, run["seed"], training=True)
         valid = None

@@ -297,6 +297,11 @@ class _CallableLoss(nn.Module):
         return self.function(outputs, y, **weights)
 
 
+def as_module(loss):
+    """Return a loss as a module in float32; a plain function has no parameters."""
+    return in_float32(loss) if isinstance(loss, nn.Module) else _CallableLoss(loss)
+
+
 def _start_epoch(loss, epoch, n_epochs):
     """Tell a loss that changes as it trains, module or not, which epoch begins."""
     loss = loss.function if isinstance(loss, _CallableLoss) else loss
@@ -316,7 +321,7 @@ def train(
     `state` is what the checkpoint holds of an earlier run, or None. `on_epoch(record)` is called
     after every epoch of this call; True ends the training.
     """
-    loss = in_float32(loss) if isinstance(loss, nn.Module) else _CallableLoss(loss)
+    loss = as_module(loss)
     network.to(device, memory_format=network.memory_format)
     loss.to(device)
     run = _Run(network, loss, settings.n_iter_no_change, settings.tol)

@@ -595,3 +595,12 @@ def test_spec_and_state_build_the_same_mlp_again(rng):
     again.load_state_dict(trunk.state_dict())
     rows = torch.from_numpy(rows)
     torch.testing.assert_close(again(rows), trunk(rows), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.0, -4.39])
+def test_an_exponent_of_gem_below_the_bound_counts_as_the_bound(p):
+    maps = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    powers = maps.double().clamp(min=1e-6).numpy() ** 0.1
+    pooled = GeMPooling(p)(maps).detach()
+    np.testing.assert_allclose(pooled, powers.mean(axis=(2, 3)) ** 10, rtol=1e-4)
+    assert (pooled > maps.amin(dim=(2, 3))).all()

@@ -10,7 +10,8 @@ from torch import nn
 
 from sklearn_cbir import CNNFeatureExtractor, DeepHasher
 from sklearn_cbir.datasets import make_shapes
-from sklearn_cbir.losses import SquaredHingeLoss
+from sklearn_cbir.images._batches import Images
+from sklearn_cbir.losses import HashNetLoss, SquaredHingeLoss
 
 X, Y = make_blobs(24, 4, centers=4, random_state=0)
 QUICK = {"max_epochs": 2, "batch_size": 8, "random_state": 0}
@@ -239,3 +240,36 @@ def test_torchs_functions_for_classes_are_given_one_score_per_class():
     np.testing.assert_array_equal(fit(function).transform(X), module)
     plain = fit(nn.CrossEntropyLoss(), mixup=0.2).transform(X)
     np.testing.assert_array_equal(fit(nn.functional.cross_entropy, mixup=0.2).transform(X), plain)
+
+
+class Shift:
+    def __call__(self, image):
+        return image
+
+
+UNDECODED = {
+    "augment": ({"augment": Shift}, r"augment=.*Shift.* is a class. Pass an object of it"),
+    "optimizer": ({"optimizer": lambda groups: None}, "(?s)optimizer=.*could not be made"),
+    "early stopping": ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping=True"),
+    "nothing to train": ({"max_epochs": 0, "head_epochs": 0}, "max_epochs=0"),
+}
+
+
+@pytest.mark.parametrize("name", UNDECODED)
+def test_what_cannot_be_trained_is_found_before_images_are_decoded(name, monkeypatch):
+    images, y = make_shapes(8, n_classes=2, random_state=0)
+    parameters, message = UNDECODED[name]
+    read = []
+    monkeypatch.setattr(Images, "cached", lambda self, *args, **kwargs: read.append(self))
+    estimator = CNNFeatureExtractor("small", weights=None, **QUICK | parameters)
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(images, y)
+    assert not read
+
+
+def test_parameters_of_losses_beyond_any_float_are_named():
+    for value in (1e300, 10**400):
+        with pytest.raises(ValueError, match="final_beta"):
+            HashNetLoss(final_beta=value)
+    with pytest.raises(ValueError, match="class_weight"):
+        SquaredHingeLoss(class_weight=[1.0, 10**400])

@@ -131,7 +131,7 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
         target_names=target_names,
         n_ignored=n_ignored,
         ignored=ignored,
-        excluded=tree.excluded,
+        excluded=dict(sorted(tree.excluded.items())),
         faults=tree.faults,
         DESCR=f"{len(images)} images of {len(target_names)} classes in "
         f"{printable(folder)}; {n_ignored} "

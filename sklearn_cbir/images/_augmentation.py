@@ -65,6 +65,11 @@ def resolve_augmentation(augment, image_size=None):
         raise ValueError(
             f"augment={shortened(augment)} is not callable. Use 'auto', 'crop', None or a callable."
         )
+    if isinstance(chosen, type):
+        raise ValueError(
+            f"augment={shortened(augment)} is a class. Pass an object of it, such as "
+            f"{chosen.__name__}()."
+        )
     return partial(_augment_each, transform=chosen, draws=Draws(chosen))
 
 

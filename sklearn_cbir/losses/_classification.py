@@ -217,7 +217,7 @@ def _check_class_weight(class_weight):
         return check_choice(class_weight, "class_weight", (None, "balanced"))
     try:
         weights = torch.as_tensor(class_weight, dtype=torch.float64)
-    except (RuntimeError, TypeError, ValueError):
+    except (OverflowError, RuntimeError, TypeError, ValueError):
         weights = torch.tensor(torch.nan)
     if weights.ndim != 1 or not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError(

@@ -105,7 +105,7 @@ class HashNetLoss(Loss):
     def __init__(self, alpha=None, final_beta=7.0):
         super().__init__()
         self.alpha = alpha if alpha is None else check_real(alpha, "alpha", minimum=0)
-        self.final_beta = check_real(final_beta, "final_beta", minimum=1)
+        self.final_beta = check_real(final_beta, "final_beta", minimum=1, maximum=1e6)
         self.beta = 1.0
 
     def start_epoch(self, epoch, n_epochs):
