@@ -113,7 +113,8 @@ class NetworkTransformer(
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
-            are unlabeled and left out; -1 is a class like any other.
+            are unlabeled and left out; -1 is a class like any other. A single
+            column holds one label per row: 0 and 1 in it are two classes.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of every row in the loss, at least 0; rows of weight 0 are

@@ -209,10 +209,12 @@ def _bounds(minimum, maximum):
 
 def check_sample_weight(sample_weight, n):
     """Return weights as float32 (n,): finite, at least 0 and not all 0; one number is for all."""
-    check_not_masked(sample_weight, "sample_weight")
+    weights = as_numpy(sample_weight, "sample_weight")
     try:
+        if np.asarray(weights).dtype.kind in "Mm":
+            raise TypeError("dates and durations are no numbers")
         with np.errstate(over="ignore"):  # infinite weights are refused below
-            weights = np.asarray(sample_weight, dtype=np.float64).astype(np.float32)
+            weights = np.asarray(weights, dtype=np.float64).astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"sample_weight must hold one number per row: {error}.") from error
     weights = np.full(n, weights) if weights.ndim == 0 else weights

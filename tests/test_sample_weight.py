@@ -129,6 +129,22 @@ def test_weights_of_one_value_change_nothing():
     assert_same_network(of_loss("softmax").fit(X, Y, sample_weight=np.ones(30)), alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", WEIGHED)
+def test_weights_of_one_value_are_left_to_the_batch_under_cpf_alone(name):
+    alone, weighed = of_loss(name).fit(X, Y), of_loss(name).fit(X, Y, sample_weight=np.full(30, 3))
+    if name != "cpf":
+        assert_same_network(weighed, alone, atol=1e-5)
+    else:
+        with pytest.raises(AssertionError):
+            assert_same_network(weighed, alone, atol=1e-5)
+
+
+def test_weights_may_be_tensors_with_gradients_and_of_half_precision():
+    weights = torch.tensor(WEIGHTS, dtype=torch.bfloat16, requires_grad=True)
+    fitted = of_loss("softmax").fit(X, Y, sample_weight=weights)
+    assert_same_network(fitted, of_loss("softmax").fit(X, Y, sample_weight=WEIGHTS))
+
+
 def own_loss(outputs, y, sample_weight=None):
     seen.append((len(y), sample_weight))
     costs = torch.nn.functional.cross_entropy(outputs, y, reduction="none")
@@ -207,8 +223,21 @@ def test_weights_that_a_loss_does_not_take_are_refused(loss):
         (np.ones(29), r"shape \(29,\), but X has 30 rows"),
         (np.ones((30, 1)), r"shape \(30, 1\)"),
         (["a"] * 30, "one number per row"),
+        (np.full(30, np.datetime64("2020")), "one number per row: dates"),
+        (np.full(30, 1j), "Complex data not supported: sample_weight"),
     ],
-    ids=["zero", "negative", "nan", "infinite", "large", "short", "columns", "text"],
+    ids=[
+        "zero",
+        "negative",
+        "nan",
+        "infinite",
+        "large",
+        "short",
+        "columns",
+        "text",
+        "date",
+        "complex",
+    ],
 )
 def test_bad_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
