@@ -104,7 +104,9 @@ class _Readers(Dataset):
         number, *args = key
         try:
             return self.readers[number].read(*args)
-        except Exception as error:
+        except KeyboardInterrupt:  # the training hears of it by itself
+            raise
+        except BaseException as error:
             return _Failure(error)
 
     def pack(self):
@@ -179,7 +181,7 @@ class _Failure:
     def __init__(self, error):
         self.lines = "".join(traceback.format_exception(error))
         self.name = type(error).__name__
-        self.message = str(error)
+        self.message = traceback.format_exception_only(error)[-1].strip().partition(": ")[2]
         self.data = None
         with contextlib.suppress(Exception):
             data = cloudpickle.dumps(error)
@@ -190,7 +192,7 @@ class _Failure:
         error = RuntimeError(f"A loader process failed with {self.name}: {self.message}")
         with contextlib.suppress(Exception):
             error = error if self.data is None else pickle.loads(self.data)
-        error.add_note(f"In a loader process:\n{self.lines}")
+        BaseException.add_note(error, f"In a loader process:\n{self.lines}")
         raise error
 
 

@@ -331,7 +331,31 @@ def fail_oddly(image):
     raise Unpicklable("odd thing", threading.Lock())
 
 
-@pytest.mark.parametrize(("augment", "error"), [(fail, LookupError), (fail_oddly, RuntimeError)])
+def leave(image):
+    raise SystemExit("no such color")
+
+
+class Mute(Exception):
+    add_note = None
+
+    def __str__(self):
+        raise OSError("no such color")
+
+
+def fail_mutely(image):
+    raise Mute
+
+
+def test_an_error_that_cannot_be_shown_comes_out_of_a_process_too():
+    with pytest.raises(Mute) as raised:
+        tiny(augment=fail_mutely, num_workers=1).fit(IMAGES, Y)
+    assert "in fail_mutely\n    raise Mute" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("augment", "error"),
+    [(fail, LookupError), (fail_oddly, RuntimeError), (leave, SystemExit)],
+)
 def test_an_error_in_a_process_shows_its_own_line(augment, error):
     with pytest.raises(error, match="no such color|failed with Unpicklable: odd thing") as raised:
         tiny(augment=augment, num_workers=1).fit(IMAGES, Y)
