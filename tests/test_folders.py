@@ -228,6 +228,15 @@ def test_a_link_lists_what_lies_outside_and_keeps_what_lies_inside_in_its_place(
     assert "more/c/3.jpg" in listed(folder)
 
 
+def test_one_long_path_takes_the_memory_of_one(fill):
+    names = [f"a/{i:03d}.jpg" for i in range(200)]
+    deep = "/".join(["d" * 250] * 10) + "/1.jpg"
+    photos = load_image_folder(fill(*names, deep), shuffle=False)
+    assert photos.data.nbytes < 100_000  # 2 million if all were as wide as the longest
+    assert [os.path.basename(path) for path in photos.data[[0, -1]]] == ["000.jpg", "1.jpg"]
+    assert photos.target_names == ["a", "d" * 250]
+
+
 # Trees without classes --------------------------------------------------------------------------
 
 

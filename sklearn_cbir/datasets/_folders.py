@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from sklearn_cbir._validation import check_boolean, printable
+from sklearn_cbir._validation import check_boolean, printable, text_array
 from sklearn_cbir.datasets._files import check_folder
 from sklearn_cbir.datasets._walk import look_through, warn_of_faults
 from sklearn_cbir.images import readable_extensions
@@ -126,7 +126,7 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
     target_names = np.unique(target).tolist() if labelled else []
     n_ignored = sum(ignored.values())
     return Bunch(
-        data=np.array([os.path.join(folder, *parts) for parts in images]),
+        data=text_array(os.path.join(folder, *parts) for parts in images),
         target=target,
         target_names=target_names,
         n_ignored=n_ignored,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sklearn_cbir._files import is_there, replacement
+from sklearn_cbir._validation import text_array
 from sklearn_cbir.extraction._shards import Shard, open_rows, read_manifest, strange
 
 
@@ -141,7 +142,7 @@ class FeatureShards:
             dropped = set(about["skipped"])
             names = enumerate((name for name, *_ in about["files"]), about["first"])
             found += [name for position, name in names if str(position) not in dropped]
-        return np.array(found)
+        return text_array(found)
 
     def load(self):
         """Read all rows into memory.
