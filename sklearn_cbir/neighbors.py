@@ -379,8 +379,8 @@ class NeighborsRetriever(
 
         radius : float or array-like of shape (n_queries,)
             Largest distance, itself included, or one per query: a number of bits under
-            the Hamming distance. Infinity finds all rows. Distances of rows in single
-            precision are compared in it, as `score` and the metrics of a radius do.
+            the Hamming distance. Infinity finds all rows. It is compared with distances
+            in double precision, as `kneighbors` returns them.
 
         return_distance : bool, default=True
             Whether to return the distances too.

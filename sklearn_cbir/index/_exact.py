@@ -163,15 +163,11 @@ class ExactEngine(EveryRow):
     def within(self, queries, radii):
         """Return all pairs within the radius of their query, by query and then by position.
 
-        Which query, which position, and the distance: three arrays, one entry per pair. Both are
-        compared as `distances` gives them, rounded to single precision if the rows are of it.
+        Which query, which position, and the distance: three arrays, one entry per pair.
         """
         parts = []
-        with np.errstate(over="ignore"):
-            limits = radii.astype(self._precision)
-            radii = np.nextafter(limits, np.inf).astype(np.float64)  # what rounds to them is below
         for block, which, found, measured, copies in self._measured(queries, radii=radii):
-            inside = self._rounded(measured) <= limits[block][which]
+            inside = measured <= radii[block][which]
             pairs = copies.within(which[inside], found[inside], measured[inside])
             parts.append((pairs[0] + block.start, *pairs[1:]))
         return tuple(np.concatenate(part) for part in zip(*parts))
@@ -192,15 +188,6 @@ class ExactEngine(EveryRow):
         if len(copies):
             distances[:, copies.positions] = distances[:, copies.firsts]
         return distances
-
-    @property
-    def _precision(self):
-        """The type of `distances`."""
-        return self.rows.dtype
-
-    def _rounded(self, distances):
-        with np.errstate(over="ignore"):
-            return distances.astype(self._precision, copy=False)
 
     def _by_product(self, queries):
         return self._from_affinity(queries, self._affinity(queries, slice(None)))
@@ -400,7 +387,8 @@ class CosineEngine(ExactEngine):
         return ~queries.any(axis=1)
 
     def _floor(self, queries, radius):
-        return np.full(len(queries), 1 - radius, dtype=self.rows.dtype)
+        within_all = 3  # no distance is above 2, and the type may not hold the radius
+        return np.full(len(queries), 1 - np.minimum(radius, within_all), dtype=self.rows.dtype)
 
     def _from_affinity(self, queries, affinity):
         np.subtract(1, affinity, out=affinity)
@@ -520,10 +508,6 @@ class EuclideanEngine(ExactEngine):
             floor = (lengths**2 - (radius * self.scale) ** 2) / 2
             return floor.astype(self.rows.dtype)
 
-    @property
-    def _precision(self):
-        return self.rows.dtype if self.scale == 1 else np.dtype(np.float64)  # maybe beyond them
-
     def _from_affinity(self, queries, affinity):
         squares = np.einsum("ij,ij->i", queries, queries)[:, None]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -533,7 +517,7 @@ class EuclideanEngine(ExactEngine):
             np.sqrt(affinity, out=affinity)
         if self.scale == 1:
             return affinity
-        return affinity.astype(self._precision, copy=False) / self.scale
+        return affinity.astype(np.float64, copy=False) / self.scale  # maybe beyond their type
 
     def _from_difference(self, difference):
         return _lengths(difference) / self.scale
