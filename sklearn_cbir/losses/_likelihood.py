@@ -76,7 +76,8 @@ class HashNetLoss(Loss):
     final_beta : float, default=7.0
         Factor of the outputs in the last epoch. It grows from 1 as the square
         root of the epoch. The authors' code reaches 7.1. Unlike there, it
-        changes between epochs, not every 200 steps; 1 leaves it alone.
+        changes between epochs, not every 200 steps; 1 leaves it alone, and
+        1e6 is the most.
 
     Attributes
     ----------
