@@ -630,6 +630,25 @@ def test_photos_in_memory_are_extracted_and_pickled(kind, photos, tmp_path):
     assert np.array_equal(GISTDescriptor().transform(again), expected)
 
 
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "JPEG2000"])
+def test_images_that_the_caller_opened_are_read_in_formats_of_pillow_only(kind, pixels):
+    data = encoded(Image.fromarray(pixels), kind)
+    with Image.open(io.BytesIO(data)) as image:
+        images = check_images([image])
+        images.check_readable()
+        for one in (images, pickle.loads(pickle.dumps(images))):
+            assert np.abs(one.read([0], 48)[0].astype(int) - pixels[:, 8:56]).max() < 3
+            one.check_readable()
+    with pytest.raises(ImageReadError, match="not an image that can be read"):
+        check_images([data]).read([0], 48)
+
+
+def test_no_images_are_refused_as_no_rows_are(photos):
+    for images in (check_images(photos), check_images(np.zeros((3, 8, 8), np.uint8))):
+        with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\)"):
+            GISTDescriptor().transform(images[[]])
+
+
 # Pixels that have no color ----------------------------------------------------------------------
 
 

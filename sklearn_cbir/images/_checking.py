@@ -206,13 +206,13 @@ def check_images(X, *, max_pixels=None):
     """
     if max_pixels is not None:
         max_pixels = check_integer(max_pixels, "max_pixels", minimum=1)
-    if isinstance(X, Images):
+    if isinstance(X, Images) and len(X):
         return X if max_pixels is None else X._limited(max_pixels)
     if is_single(X) and kind_of_item(X):
         raise ValueError(
             f"X is {kind_of_item(X)}, not a sequence of images: wrap it in a list, [X]."
         )
-    X = _as_array_or_list(X)
+    X = X if isinstance(X, Images) else _as_array_or_list(X)
     if len(X) == 0:
         raise ValueError(
             f"Found array with 0 sample(s) (shape={_shape_of(X)}) while a minimum of 1 is required."
@@ -222,7 +222,7 @@ def check_images(X, *, max_pixels=None):
 
 
 def _shape_of(X):
-    return np.shape(X) if isinstance(X, (list, np.ndarray)) else (0,)
+    return np.shape(X) if isinstance(X, (list, np.ndarray)) else getattr(X, "shape", (0,))
 
 
 def _source_of(X, max_pixels):

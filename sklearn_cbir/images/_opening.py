@@ -58,12 +58,15 @@ def check_file(path):
 
 
 @contextmanager
-def opened(source, max_pixels, resize=None, decode=True, frame=None):
-    """Open and decode a path or the bytes of a file, a JPEG no larger than `resize` needs."""
+def opened(source, max_pixels, resize=None, decode=True, frame=None, format=None):
+    """Open and decode a path or the bytes of a file, a JPEG no larger than `resize` needs.
+
+    `format` is one more that may be read: that of an image which the caller has opened.
+    """
     if isinstance(source, str):
         check_file(source)
     with own_limit(max_pixels), ExitStack() as stack:
-        image = stack.enter_context(_identified(source))
+        image = stack.enter_context(_identified(source, format))
         _choose_page(image, frame)
         whole = image.size
         if resize is not None:
@@ -76,22 +79,23 @@ def opened(source, max_pixels, resize=None, decode=True, frame=None):
         yield image
 
 
-def check_whole(source, max_pixels):
+def check_whole(source, max_pixels, format=None):
     """Raise if the header, or what is cheap to see of the rest, shows a fault."""
-    with opened(source, max_pixels, SMALLEST, decode=False) as image:
+    with opened(source, max_pixels, SMALLEST, decode=False, format=format) as image:
         if image.mode != "F" and looks_whole(image):
             return
     # The look was no proof: files with something behind their end are fine.
-    with opened(source, max_pixels, SMALLEST) as image:
+    with opened(source, max_pixels, SMALLEST, format=format) as image:
         if image.mode == "F":
             viewable(image)  # raises if values are out of range
 
 
-def _identified(source):
+def _identified(source, format=None):
     """Return the image, its header read."""
+    formats = (*readable_formats(), *([format] if format in Image.OPEN else []))
     file = source if isinstance(source, str) else io.BytesIO(source)
     try:
-        image = Image.open(file, formats=readable_formats())
+        image = Image.open(file, formats=formats)
     except ValueError as error:
         if "MAX_TEXT" not in str(error):
             raise

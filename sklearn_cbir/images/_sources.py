@@ -202,11 +202,11 @@ class ListOfImages(_Source):
         item = self.item(row)
         again = encoded_again(item) if isinstance(item, Image.Image) and is_unread(item) else None
         if again is not None:
-            check_whole(again.data, self.max_pixels)
+            check_whole(again.data, self.max_pixels, again.format)
         elif isinstance(item, Image.Image):
             check_opened(item, self.max_pixels)
         elif not isinstance(item, np.ndarray):
-            check_whole(bytes_or_path(item), self.max_pixels)
+            check_whole(bytes_or_path(item), self.max_pixels, getattr(item, "format", None))
 
     def fingerprint(self, rows):
         return [content_of(self.item(row)) for row in rows]
@@ -281,9 +281,12 @@ class SomeOf:
 
 
 class Encoded:
-    """An image that was opened by the user: the bytes behind it, and the frame it is at."""
+    """An image that was opened by the user: the bytes behind it, its format and its frame."""
 
-    def __init__(self, data, frame, filename):
+    format = None  # of pickles without one
+
+    def __init__(self, data, frame, filename, format):
+        self.format = format
         self.data = data
         self.frame = frame
         self.filename = filename
@@ -295,7 +298,7 @@ def encoded_again(image):
     if data is None:
         return None
     frame = image.tell() or (None if image.format == "TIFF" else 0)  # None: no thumbnail
-    return Encoded(data, frame, getattr(image, "filename", None))
+    return Encoded(data, frame, getattr(image, "filename", None), image.format)
 
 
 class UnreadImages(list):
@@ -478,7 +481,7 @@ def shown(item, max_pixels, resize):
     if isinstance(item, np.ndarray):
         yield Image.fromarray(np.ascontiguousarray(to_rgb(to_uint8(item))))
         return
-    frame = None
+    frame = format = None
     if isinstance(item, Image.Image):
         again = encoded_again(item) if is_unread(item) else None
         if again is None:
@@ -486,8 +489,8 @@ def shown(item, max_pixels, resize):
             return
         item = again
     if isinstance(item, Encoded):
-        frame = item.frame
-    with opened(bytes_or_path(item), max_pixels, resize, frame=frame) as image:
+        frame, format = item.frame, item.format
+    with opened(bytes_or_path(item), max_pixels, resize, frame=frame, format=format) as image:
         yield viewable(image)
 
 
