@@ -15,7 +15,7 @@ SLACK = 1e-6  # rounding above 1 or below 0 that interpolation leaves in float i
 def pixels_of(X, name):
     """Return an array, or a tensor wherever it is, as a NumPy array; no copy in memory."""
     check_not_masked(X, name, "a pixel")
-    return np.asarray(as_numpy(X))
+    return np.asarray(as_numpy(X) if hasattr(X, "detach") else X)
 
 
 def check_stack(pixels):
