@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import tempfile
+import threading
 import traceback
 
 import numpy as np
@@ -56,7 +57,7 @@ class _Pool:
             num_workers=n_workers,
             persistent_workers=True,
             generator=torch.Generator(),  # not torch's own, which the training draws from
-            worker_init_fn=_hide_number,
+            worker_init_fn=_begin,
         )
 
     def read(self, keys):
@@ -196,9 +197,20 @@ class _Failure:
         raise error
 
 
-def _hide_number(number):
-    """Let an augmentation not know that, and in which, process it runs: it should do the same."""
+def _begin(number):
+    """Prepare a process: it does not know its number, and ends when that of the training does."""
+    # An augmentation that is told that, and in which, process it runs would not do the same.
     torch.utils.data._utils.worker._worker_info = None
+    if not _forks():
+        # torch looks at the parent's number, which is that of the server under forkserver.
+        threading.Thread(
+            target=_end_with, args=[multiprocessing.parent_process()], daemon=True
+        ).start()
+
+
+def _end_with(process):
+    process.join()
+    os._exit(1)
 
 
 def _forks():

@@ -7,6 +7,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -400,3 +402,29 @@ def test_processes_end_when_a_callback_ends_the_fit(exception):
         tiny(num_workers=1).set_callbacks(Interrupt(exception)).fit(IMAGES, Y)
     assert raised.value  # whose traceback holds everything
     assert not loader_processes_left()
+
+
+KILLED = """
+import multiprocessing, os, signal
+from sklearn_cbir import CNNFeatureExtractor
+from sklearn_cbir.datasets import make_shapes
+
+def augment(image):
+    print(os.getpid(), flush=True)
+    os.kill(multiprocessing.parent_process().pid, signal.SIGKILL)
+    return image
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    images, y = make_shapes(24, random_state=0)
+    CNNFeatureExtractor("small", weights=None, augment=augment, num_workers=1).fit(images, y)
+"""
+
+
+@pytest.mark.slow  # the server and its process import torch
+def test_processes_end_when_that_of_the_training_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    # All that hold its output have ended when this returns.
+    done = subprocess.run([sys.executable, script], capture_output=True, timeout=100, check=False)
+    assert done.returncode == -signal.SIGKILL
