@@ -36,6 +36,7 @@ def replacement(path):
     replaced; mode and owner stay; what may not be written is refused. Other hard links to the
     previous file keep what it held.
     """
+    path = os.fsdecode(path)  # of names in bytes too
     target = Path(os.path.realpath(path))  # a link stays
     before = _status(target, path)
     # The beginning of a name tells whose it is; a whole one may be as long as names can be.
@@ -107,8 +108,9 @@ def _put_in_place(part, target):
         os.replace(part, target)
     except PermissionError as error:
         raise _denied(
-            "Permission denied to replace the file that is there. Windows does not replace a file "
-            "that is open or mapped into memory: close it first, or write to another name",
+            "Permission denied to replace the file that is there. In a folder with the sticky bit "
+            "only its owner may: write to another name. Windows does not replace a file that is "
+            "open or mapped into memory: close it first, or write to another name",
             target,
         ) from error
     except OSError as error:  # of two names one is nobody's business

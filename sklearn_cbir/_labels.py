@@ -331,7 +331,8 @@ def expand_labels(classes, codes):
 def comparable_labels(y, z):
     """Return two arrays of labels of one kind in types whose ``==`` and ``<`` are exact.
 
-    numpy compares int64 with uint64, and both with floats, as float64, which has 53 bits.
+    numpy compares int64 with uint64, and both with floats, as float64, which has 53 bits, and
+    widens text to the longest of both.
 
     Parameters
     ----------
@@ -341,7 +342,8 @@ def comparable_labels(y, z):
     Returns
     -------
     y, z : ndarray
-        The same labels: whole numbers as int64, as uint64, or as Python's.
+        The same labels: whole numbers as int64, as uint64, or as Python's; text of one type of
+        which a fixed width does not waste memory, or as objects.
 
     Examples
     --------
@@ -356,6 +358,10 @@ def comparable_labels(y, z):
         return _in_unit(y, unit), _in_unit(z, unit)
     if y.dtype.kind != z.dtype.kind:  # int64 and uint64 beyond it, or text of both forms
         return y.astype(object), z.astype(object)
+    if kinds == {"U"} and y.dtype != z.dtype:  # numpy makes both as wide as the longest
+        lengths = np.concatenate([np.strings.str_len(y), np.strings.str_len(z)])
+        if not is_fair_width(lengths.max(initial=0), lengths.sum(), len(lengths)):
+            return y.astype(object), z.astype(object)
     return y, z
 
 

@@ -12,10 +12,11 @@ import importlib
 import inspect
 import json
 import math
+import os
 import re
 import uuid
 import zipfile
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -67,9 +68,18 @@ TEXTS = {
     datetime.time: ("time", datetime.time.isoformat, datetime.time.fromisoformat),
     decimal.Decimal: ("decimal", str, decimal.Decimal),
     fractions.Fraction: ("fraction", str, fractions.Fraction),
+    datetime.timedelta: (
+        "timedelta",
+        lambda value: f"{value.days} {value.seconds} {value.microseconds}",
+        lambda text: datetime.timedelta(*map(int, text.split())),
+    ),
     complex: ("complex", repr, complex),
+    # Of one system; other paths are those of the system that loads them.
+    PurePosixPath: ("pure_posix_path", str, PurePosixPath),
+    PureWindowsPath: ("pure_windows_path", str, PureWindowsPath),
 }
 FROM_TEXT = {name: read for name, _, read in TEXTS.values()}
+FROM_TEXT["timestamp"] = lambda text: importlib.import_module("pandas").Timestamp(text)
 # Callbacks watch a fit and are no part of its result; memory is a folder of pickles.
 LEFT_OUT = {"_skl_callbacks", "memory"}
 
@@ -183,7 +193,7 @@ def load(path):
         _check(file, path)
         try:
             with zipfile.ZipFile(file) as archive:
-                return _Decoder(archive, Path(path).parent).estimator()
+                return _Decoder(archive, Path(os.fsdecode(path)).parent).estimator()
         except _Refused as error:
             raise ValueError(f"{str(path)!r} {error}") from error
         except (MemoryError, OSError):  # a file that a gallery is in may be gone
@@ -290,10 +300,12 @@ class _Encoder:
             return self._array(np.asarray(value), where)  # mapped into memory, say
         if isinstance(value, np.generic) and value.dtype.kind in "biufUmM":
             return {"is": "scalar", "dtype": value.dtype.str, "value": self._item(value, where)}
-        if isinstance(value, PurePath):
-            return {"is": "path", "value": str(value)}
         if type(value) in TEXTS:
             return {"is": TEXTS[type(value)][0], "value": TEXTS[type(value)][1](value)}
+        if isinstance(value, PurePath):
+            return {"is": "path", "value": str(value)}
+        if _is_timestamp(value):
+            return {"is": "timestamp", "value": value.isoformat()}
         name = _class_name(type(value))
         if name is None:
             raise ValueError(_cannot(value, where))
@@ -373,6 +385,12 @@ class _Encoder:
         np.ndarray: _array,
         np.random.RandomState: _random_state,
     }
+
+
+def _is_timestamp(value):
+    """Say whether a value is a moment of pandas, which need not be installed."""
+    cls = type(value)
+    return cls.__name__ == "Timestamp" and cls.__module__.partition(".")[0] == "pandas"
 
 
 def _cannot(value, where):

@@ -213,3 +213,15 @@ def test_other_kinds_of_arrays_are_saved_as_arrays_or_refused(tmp_path):
     retriever.set_params(expected_queries=np.ma.array([1, 2], mask=[0, 1]))
     with pytest.raises(ValueError, match="expected_queries is a numpy.ma.MaskedArray"):
         save(retriever, tmp_path / "a")
+
+
+def test_names_in_bytes_are_names(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    np.save(tmp_path / "old.npy", rows)
+    retriever = NeighborsRetriever(2, storage="memory_map").fit(tmp_path / "old.npy")
+    expected = retriever.kneighbors(rows)
+    save(retriever, tmp_path / "first")
+    os.rename(tmp_path / "old.npy", tmp_path / "new.npy")
+    name = os.fsencode(tmp_path / "gallery")
+    save(load(tmp_path / "first").relocate(os.fsencode(tmp_path / "new.npy")), name)
+    np.testing.assert_array_equal(load(name).kneighbors(rows), expected)

@@ -224,6 +224,21 @@ def test_text_that_ends_in_nul_is_another_text():
     assert NeighborsRetriever().fit(X[:3], y).y_.tolist() == y
 
 
+def test_a_long_label_that_is_added_or_asked_with_does_not_widen_the_others():
+    rows, y = np.arange(3000.0)[:, None], [f"label {i}" for i in range(3000)]
+    search = NeighborsRetriever(1, algorithm="exact", metric="euclidean", scoring="precision@1")
+    search.fit(rows, y)
+    tracemalloc.start()
+    with pytest.warns(UndefinedMetricWarning, match="1 of 2 queries"):
+        score = search.score(rows[:2] + 0.1, [y[0], 40_000 * "long"])
+    search.partial_fit(rows[:1] - 1, [30_000 * "long"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e7  # 1.9 GB if all were as long
+    assert score == 1.0  # of the one query that has something relevant
+    assert search.y_.tolist() == [*y, 30_000 * "long"]
+
+
 def test_memory_of_labels_follows_the_sum_of_their_lengths(tmp_path):
     y = [f"label {i % 500}" for i in range(5000)] + [5000 * "long"]
     rows = np.ones((len(y), 1), dtype=np.float32) * np.arange(1, len(y) + 1)[:, None]

@@ -1,6 +1,7 @@
 """Exact search over float rows under the cosine or the Euclidean distance."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from sklearn import get_config
@@ -35,6 +36,7 @@ BYTES_PER_PAIR = 100
 # Squared distances of a product below so many of its rounding errors are measured again.
 ERRORS_OF_CLOSE = 1024
 LOCK = ProcessLock()
+finfo = lru_cache(np.finfo)  # its own look-up takes longer than a step of a small search
 
 
 class ExactEngine(EveryRow):
@@ -97,16 +99,17 @@ class ExactEngine(EveryRow):
 
     def _query_one(self, query, k, error, screen):
         """Return the same for one query in few steps: a call takes longer than what it computes."""
-        copies = self._copies_of_many(0)
+        copies = self._known_copies()
         n = min(k, copies.n_distinct)
         found = None if screen is None else self._screened(screen, query, n, error, copies)
         if found is None:
             affinity = self._affinity(query, slice(None))[0]
             copies.leave_out(affinity)
             floor = _reached(affinity, n) - (2 * error).astype(affinity.dtype)
-            floor = np.maximum(floor, _lowest(floor.dtype))
+            if len(copies):  # of which whole groups may consist
+                floor = max(floor, _lowest(affinity.dtype))
             found = np.flatnonzero(affinity >= floor)
-        self._copies_of_many(len(found) - n)  # for the next query
+        self._look_for_copies(len(found) - n)  # for the next query
         measured = self.measure(query, np.zeros(len(found), dtype=np.int64), found)
         order = np.argsort(measured, kind="stable")[:n]
         return copies.nearest(measured[order][None], found[order][None], k)
@@ -226,13 +229,13 @@ class ExactEngine(EveryRow):
         waiting = list(self._blocks(len(queries), k or 1))[::-1]
         while waiting:
             block = waiting.pop()
-            copies, known = self._copies_of_many(0), "_cached_copies" in vars(self)
+            known, copies = "_cached_copies" in vars(self), self._known_copies()
             of_block = None if radii is None else radii[block]
             pairs = self._pairs(queries[block], k, of_block, copies)
             n_more = len(self) + 1
             if pairs is not None:
                 n_more = len(pairs) - (k or 0) * (block.stop - block.start)
-            self._copies_of_many(n_more)
+            self._look_for_copies(n_more)
             if not known and "_cached_copies" in vars(self):
                 waiting.append(block)
                 continue
@@ -251,17 +254,21 @@ class ExactEngine(EveryRow):
         """Return which rows repeat others; a search does not look for them before it pays."""
         return self._remembered("_cached_copies", Copies.among)
 
-    def _copies_of_many(self, n_more):
-        """Return which rows repeat others, none as long as it does not pay to find them.
+    def _known_copies(self):
+        """Return which rows repeat others if that was looked for, else none."""
+        copies = vars(self).get("_cached_copies")
+        return Copies(len(self)) if copies is None else copies
+
+    def _look_for_copies(self, n_more):
+        """Find which rows repeat others, once it pays.
 
         It pays once as many pairs were left by the screen beyond those that are wanted, `n_more`
         of them now, as there are rows: to measure them takes as long.
         """
         if "_cached_copies" not in vars(self):
             self._cached_more = vars(self).get("_cached_more", 0) + n_more
-            if self._cached_more <= len(self):
-                return Copies(len(self))
-        return self.find_copies()
+            if self._cached_more > len(self):
+                self.find_copies()
 
     def _pairs(self, queries, k, radius, copies):
         """Return all pairs that may be wanted, and a few more, as query * len(self) + position.
@@ -271,65 +278,67 @@ class ExactEngine(EveryRow):
         error = self._error(queries)
         flat = self._flat(queries)
         safe = self._is_safe(error) & ~flat
-        slack = np.where(safe, 2 * error, 0).astype(self.rows.dtype)
+        all_safe, exact, n = safe.all(), None, len(self)
+        slack = (2 * error if all_safe else np.where(safe, 2 * error, 0)).astype(self.rows.dtype)
         if radius is None:
             k = min(k, copies.n_distinct)
-            exact = safe & self._is_exact(queries)
-            slack[exact] = 0
-            select = _Nearest(k, len(self), slack)
+            exact = self._are_exact(queries, safe)
+            if exact is not None:
+                slack[exact] = 0
+            select = _Nearest(k, n, slack)
         else:
             select = _Within(self._floor(queries, radius) - slack)
         tile = self._tile(len(queries))
         room = np.inf
         if len(queries) > 1:
-            room = max(len(self), get_config()["working_memory"] * 2**20 // BYTES_PER_PAIR)
-            room -= len(self) * np.count_nonzero(~safe)
+            room = max(n, get_config()["working_memory"] * 2**20 // BYTES_PER_PAIR)
+            room -= n * np.count_nonzero(~safe)
         place = np.empty(len(queries) * tile, dtype=self.rows.dtype)
         parts = []
-        for start in range(0, len(self), tile):
+        for start in range(0, n, tile):
             affinity = self._affinity(queries, slice(start, start + tile), place)
             copies.leave_out(affinity, start)
             picked = select(affinity, room)
             if picked is None:
                 return None
             room -= len(picked)
-            value = affinity.take(picked)
-            if tile < len(self):
+            if tile < n or exact is not None:
+                value = affinity.take(picked)
                 which, column = np.divmod(picked, affinity.shape[1])
-                picked = which * len(self) + column + start
-            parts.append((picked, value))
-        picked, value = (np.concatenate(part) for part in zip(*parts))
-        keep = safe[picked // len(self)]
-        if tile < len(self):
-            keep &= value >= select.limit[picked // len(self)]
-        picked, value = picked[keep], value[keep]
-        if radius is None and exact.any() and len(picked) > k * len(queries):
-            picked = _first_of_ties(picked, value, len(self), k, exact)
-        if safe.all():
+                parts.append((which * n + column + start, value))
+        if parts:
+            picked, value = (np.concatenate(part) for part in zip(*parts))
+            keep = (value >= select.limit[picked // n]) & safe[picked // n]
+            picked, value = picked[keep], value[keep]
+        if exact is not None and len(picked) > k * len(queries):
+            picked = _first_of_ties(picked, value, n, k, exact)
+        if all_safe:
             return picked
-        firsts = copies.without(np.arange(len(self)))
-        parts = [picked, (np.flatnonzero(~safe & ~flat)[:, None] * len(self) + firsts).ravel()]
+        picked = picked[safe[picked // n]]
+        firsts = copies.without(np.arange(n))
+        parts = [picked, (np.flatnonzero(~safe & ~flat)[:, None] * n + firsts).ravel()]
         firsts = firsts[:k]  # of rows that are equally far
-        parts.append((np.flatnonzero(flat)[:, None] * len(self) + firsts).ravel())
+        parts.append((np.flatnonzero(flat)[:, None] * n + firsts).ravel())
         return np.concatenate(parts)
 
     def _flat(self, queries):
         """Say which queries are equally far from all rows."""
         return np.zeros(len(queries), dtype=bool)
 
-    def _is_exact(self, queries):
+    def _are_exact(self, queries, safe):
         """Say for which queries affinities are not rounded: of whole numbers that are not large.
 
-        To look at all rows pays where many pairs were left once.
+        None for none. To look at all rows pays where many pairs were left once.
         """
         if "_cached_copies" not in vars(self):
-            return np.zeros(len(queries), dtype=bool)
+            return None
         largest = self._remembered("_cached_largest_whole", _largest_whole)
         if largest == np.inf:
-            return np.zeros(len(queries), dtype=bool)
+            return None
         largest = np.maximum(np.abs(queries).max(axis=1), largest).astype(np.float64)
-        is_small = 4 * self.rows.shape[1] * largest**2 <= 1 / np.finfo(self.rows.dtype).eps
-        return is_small & (queries == np.rint(queries)).all(axis=1)
+        is_small = 4 * self.rows.shape[1] * largest**2 <= 1 / finfo(self.rows.dtype).eps
+        exact = safe & is_small & (queries == np.rint(queries)).all(axis=1)
+        return exact if exact.any() else None
 
     def _affinity(self, queries, part, place=None):
         """Return affinities of queries to a slice of the rows, (n_queries, n_rows)."""
@@ -359,9 +368,9 @@ class ExactEngine(EveryRow):
 
     def _is_safe(self, error):
         """Say for which queries the product cannot overflow."""
-        eps = np.finfo(self.rows.dtype).eps
+        limits = finfo(self.rows.dtype)
         with np.errstate(invalid="ignore"):
-            return error < np.finfo(self.rows.dtype).max * eps
+            return error < limits.max * limits.eps
 
 
 class CosineEngine(ExactEngine):
@@ -377,10 +386,10 @@ class CosineEngine(ExactEngine):
         return product
 
     def _close(self, queries):
-        return np.full(len(queries), ERRORS_OF_CLOSE * float(np.finfo(self.rows.dtype).eps))
+        return np.full(len(queries), ERRORS_OF_CLOSE * float(finfo(self.rows.dtype).eps))
 
     def _error(self, queries):
-        eps = float(np.finfo(self.rows.dtype).eps)
+        eps = float(finfo(self.rows.dtype).eps)
         return np.full(len(queries), (2 * self.rows.shape[1] + 16) * eps)
 
     def _flat(self, queries):
@@ -471,7 +480,7 @@ class EuclideanEngine(ExactEngine):
         return product
 
     def _error(self, queries):
-        limits = np.finfo(self.rows.dtype)
+        limits = finfo(self.rows.dtype)
         lengths = _lengths(queries.astype(np.float64, copy=False))
         with np.errstate(over="ignore"):
             # Relative, but for products below the normal numbers: the largest rows may be gone.
@@ -493,7 +502,7 @@ class EuclideanEngine(ExactEngine):
         return self._remembered("_cached_center", Center.of)
 
     def _close(self, queries):
-        limits, center = np.finfo(self.rows.dtype), self._center()
+        limits, center = finfo(self.rows.dtype), self._center()
         longest = self._longest()
         if center is not None:
             queries, longest = queries - center.mean, center.reach
@@ -629,7 +638,7 @@ def _largest_whole(rows):
 
 def _lowest(dtype):
     """Return the lowest affinity: what is left out has less."""
-    return np.finfo(dtype).min
+    return finfo(dtype).min
 
 
 def _reached(values, k):

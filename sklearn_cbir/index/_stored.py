@@ -337,7 +337,7 @@ class RowFile:
     def at(self, path):
         """Return the same rows in another place, of which the content is compared."""
         store = self._with(self.numbers, self.added, vars(self).get("_rooms", (None, None)))
-        store.path, store.modified = os.path.abspath(path), None
+        store.path, store.modified = os.path.abspath(os.fsdecode(path)), None
         try:
             store._find()
         except ChangedError as error:
