@@ -1,7 +1,6 @@
 """Exact search over float rows under the cosine or the Euclidean distance."""
 
 import math
-from functools import lru_cache
 
 import numpy as np
 from sklearn import get_config
@@ -12,6 +11,7 @@ from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._every_row import EveryRow
 from sklearn_cbir.index._growing import append, with_room
 from sklearn_cbir.index._nearly_equal import PAIRS_PER_NEIGHBOR, narrowed
+from sklearn_cbir.index._picking import Nearest, Within, finfo, first_of_ties, lowest, reached
 from sklearn_cbir.index._rows import row_blocks
 
 # Affinities held at once: they stay in the processor's cache.
@@ -36,7 +36,6 @@ BYTES_PER_PAIR = 100
 # Squared distances of a product below so many of its rounding errors are measured again.
 ERRORS_OF_CLOSE = 1024
 LOCK = ProcessLock()
-finfo = lru_cache(np.finfo)  # its own look-up takes longer than a step of a small search
 
 
 class ExactEngine(EveryRow):
@@ -105,9 +104,9 @@ class ExactEngine(EveryRow):
         if found is None:
             affinity = self._affinity(query, slice(None))[0]
             copies.leave_out(affinity)
-            floor = _reached(affinity, n) - (2 * error).astype(affinity.dtype)
+            floor = reached(affinity, n) - (2 * error).astype(affinity.dtype)
             if len(copies):  # of which whole groups may consist
-                floor = max(floor, _lowest(affinity.dtype))
+                floor = max(floor, lowest(affinity.dtype))
             found = np.flatnonzero(affinity >= floor)
         self._look_for_copies(len(found) - n)  # for the next query
         measured = self.measure(query, np.zeros(len(found), dtype=np.int64), found)
@@ -123,7 +122,7 @@ class ExactEngine(EveryRow):
         affinity = self._from_product(affinity, slice(None))
         copies.leave_out(affinity)
         slack += error.astype(slack.dtype)
-        floor = max(_reached(affinity - slack, k), _lowest(affinity.dtype))
+        floor = max(reached(affinity - slack, k), lowest(affinity.dtype))
         found = np.flatnonzero(affinity + slack >= floor)
         if len(found) <= many:
             self._cached_failures = 0
@@ -285,9 +284,9 @@ class ExactEngine(EveryRow):
             exact = self._are_exact(queries, safe)
             if exact is not None:
                 slack[exact] = 0
-            select = _Nearest(k, n, slack)
+            select = Nearest(k, n, slack)
         else:
-            select = _Within(self._floor(queries, radius) - slack)
+            select = Within(self._floor(queries, radius) - slack)
         tile = self._tile(len(queries))
         room = np.inf
         if len(queries) > 1:
@@ -311,7 +310,7 @@ class ExactEngine(EveryRow):
             keep = (value >= select.limit[picked // n]) & safe[picked // n]
             picked, value = picked[keep], value[keep]
         if exact is not None and len(picked) > k * len(queries):
-            picked = _first_of_ties(picked, value, n, k, exact)
+            picked = first_of_ties(picked, value, n, k, exact)
         if all_safe:
             return picked
         picked = picked[safe[picked // n]]
@@ -532,68 +531,6 @@ class EuclideanEngine(ExactEngine):
         return _lengths(difference) / self.scale
 
 
-class _Nearest:
-    """Pick out of tiles of affinities all that may be among the `k` largest of their row.
-
-    The largest of every group of columns is enough to find a floor that `k`
-    affinities reach; only groups whose largest reaches it are looked into.
-    """
-
-    def __init__(self, k, n, slack):
-        self.k = k
-        self.width = _group_width(k, n)
-        self.slack = slack
-        self.best = None
-
-    def __call__(self, affinity, room):
-        """Return where they are in the flattened tile; None if they may be more than `room`."""
-        n_queries, n = affinity.shape
-        n_groups = n // self.width
-        first_rest = n_groups * self.width
-        # Column g of the view holds the affinities g, g + n_groups, g + 2 * n_groups, ...
-        groups = affinity[:, :first_rest].reshape(n_queries, self.width, n_groups)
-        rest = affinity[:, first_rest:]
-        largest = groups.max(axis=1)  # (n_queries, n_groups)
-        self._raise_floor(largest, rest)
-        hot = np.flatnonzero(largest >= self.limit[:, None])
-        if len(hot) * self.width > room:
-            return None
-        which, group = np.divmod(hot, n_groups)
-        members = which * n + group + np.arange(self.width)[:, None] * n_groups
-        picked = members[affinity.take(members) >= self.limit.take(which)]
-        if first_rest == n:
-            return picked
-        in_rest = np.flatnonzero(rest >= self.limit[:, None])
-        which, column = np.divmod(in_rest, n - first_rest)
-        return np.concatenate([picked, which * n + first_rest + column])
-
-    def _raise_floor(self, largest, rest):
-        """Take in a tile: `limit` is what `k` affinities of each query reach, less the slack."""
-        parts = [part for part in (self.best, largest, rest) if part is not None and part.size]
-        # The rest is a view of the tile, whose memory the next one takes.
-        best = largest if len(parts) == 1 and largest.size else np.concatenate(parts, axis=1)
-        if best.shape[1] >= self.k:
-            best = np.partition(best, -self.k, axis=1)[:, -self.k :]
-            self.limit = np.maximum(best[:, 0] - self.slack, _lowest(best.dtype))
-        else:
-            self.limit = np.full(len(best), _lowest(best.dtype), dtype=best.dtype)
-        self.best = best
-
-
-class _Within:
-    """Pick out of tiles of affinities all that reach the limit of their row."""
-
-    def __init__(self, limit):
-        self.limit = np.maximum(limit, _lowest(limit.dtype))
-
-    def __call__(self, affinity, room):
-        """Return where they are in the flattened tile; None if they are more than `room`."""
-        inside = affinity >= self.limit[:, None]
-        if np.count_nonzero(inside) > room:
-            return None
-        return np.flatnonzero(inside)
-
-
 def _as_columns(rows):
     """Return the rows as columns, which products of few queries read faster."""
     return np.ascontiguousarray(rows.T)
@@ -613,18 +550,6 @@ def _make_screen(rows):
     return ByteScreen(rows)
 
 
-def _first_of_ties(pairs, affinity, n, k, exact):
-    """Leave out pairs that tie with the `k`-th nearest of their query and come after it.
-
-    Only where affinities are `exact`, per query, do they say what ties.
-    """
-    which, position = np.divmod(pairs, n)
-    order = np.lexsort((position, -affinity, which))
-    which = which[order]
-    rank = np.arange(len(pairs)) - which.searchsorted(which)
-    return pairs[order[(rank < k) | ~exact[which]]]
-
-
 def _largest_whole(rows):
     """Return the largest number of rows in size if all are whole numbers, else infinity."""
     largest = 0.0
@@ -634,24 +559,6 @@ def _largest_whole(rows):
             return np.inf
         largest = max(largest, float(np.abs(block).max()))
     return largest
-
-
-def _lowest(dtype):
-    """Return the lowest affinity: what is left out has less."""
-    return finfo(dtype).min
-
-
-def _reached(values, k):
-    """Return a number that at least `k` of the values reach, mostly the `k`-th largest."""
-    width = _group_width(k, len(values), largest=len(values))
-    n_groups = len(values) // width
-    largest = values[: n_groups * width].reshape(width, n_groups).max(axis=0)
-    return np.partition(largest, -k)[-k]
-
-
-def _group_width(k, n, largest=32):
-    """Return how many columns are a group: there are many more groups than `k`, or all columns."""
-    return max(1, min(largest, n // (25 * k)))
 
 
 def unit_rows(rows, out=None):
