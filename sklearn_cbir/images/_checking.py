@@ -110,7 +110,9 @@ def _is_sequence(X):
 
 def _first(X):
     """Return the first element of a non-empty 1-D or 2-D array, series or frame."""
-    first = np.asarray(as_numpy(X[:1]) if not hasattr(X, "iloc") else X.iloc[:1]).ravel()[0]
+    head = X.iloc[:1] if hasattr(X, "iloc") else X[:1]
+    # Not of arrays, whose dtype is checked by what rows are for.
+    first = np.asarray(head if isinstance(head, np.ndarray) else as_numpy(head)).ravel()[0]
     return _as_dictionary(first) if isinstance(first, np.void) and first.dtype.names else first
 
 
