@@ -210,7 +210,7 @@ def test_shapes_are_valid_images_of_balanced_classes(n_classes, size):
     images, y = make_shapes(50, n_classes=n_classes, image_size=size)
     assert images.shape == (50, size, size, 3)
     assert images.dtype == np.uint8
-    assert check_images(images).shape == (size, size, 3)
+    assert check_images(images).image_shape == (size, size, 3)
     counts = np.bincount(y, minlength=n_classes)
     assert counts.max() - counts.min() <= 1
     assert len(np.unique(images.reshape(50, -1), axis=0)) == 50

@@ -10,12 +10,14 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from search_cases import assert_sound, make_clusters, recall
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import _nndescent
 
 N = 3000
+THREADS_OF_TORCH = torch.get_num_threads()  # before numba starts its own
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +288,8 @@ def test_thread_counts_are_restored(rows, monkeypatch, by_pynndescent):
     assert numba.get_num_threads() == before
     NeighborsRetriever(algorithm="nndescent", n_jobs=64, random_state=0).fit(rows)
     assert numba.get_num_threads() == before
+    # They share one OpenMP: networks that are trained later would have other bits.
+    assert torch.get_num_threads() == THREADS_OF_TORCH
 
     def fail(*arguments, **options):
         numba.set_num_threads(1)

@@ -213,6 +213,8 @@ def test_extracting_by_several_threads_at_once(tmp_path):
 class Moved:
     """A network that only notes where it is put."""
 
+    memory_format = None
+
     def __init__(self):
         self.device = None
 

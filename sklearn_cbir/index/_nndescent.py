@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from joblib import effective_n_jobs
+from threadpoolctl import threadpool_limits
 
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.codes._search import in_threads, slices
@@ -153,13 +154,18 @@ def _import_nndescent():
 
 @contextmanager
 def _numba_threads(n_jobs):
-    """Give the number of threads to build with, and restore numba's own afterwards."""
-    import numba
+    """Give the number of threads to build with; afterwards all is as before.
 
-    before = numba.get_num_threads()
-    if not _started:
-        _started.append(os.getpid())
-    try:
-        yield min(effective_n_jobs(n_jobs), numba.config.NUMBA_NUM_THREADS)
-    finally:
-        numba.set_num_threads(before)
+    Numba leaves its number of threads in the OpenMP that it shares with torch, whose sums, and so
+    the bits of a network that is trained later, depend on it.
+    """
+    with threadpool_limits(limits=None):  # no limit, but puts back what was
+        import numba
+
+        before = numba.get_num_threads()  # starts them
+        if not _started:
+            _started.append(os.getpid())
+        try:
+            yield min(effective_n_jobs(n_jobs), numba.config.NUMBA_NUM_THREADS)
+        finally:
+            numba.set_num_threads(before)
