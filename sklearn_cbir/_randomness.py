@@ -17,7 +17,10 @@ _PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), np.ndarr
 # Where objects, bound methods (compiled ones too), partials, decorators and properties hold things.
 _HELD = "__dict__", "__self__", "__func__", "__wrapped__", "func", "args", "keywords", "fget"
 # Their functions draw from the global generators, which are seeded anyway.
-_LIBRARIES = {"numpy", "scipy", "torch", "torchvision", "PIL", "sklearn", "sklearn_cbir"}
+_LIBRARIES = {"numpy", "scipy", "torch", "torchvision", "PIL", "sklearn", "sklearn_cbir", "skorch"}
+_LIBRARIES |= {"joblib", "numba", "dask", "pandas", "polars", "pyarrow", "matplotlib", "rich"}
+_LIBRARIES |= {"timm", "open_clip", "transformers", "pytorch_metric_learning", "torchmetrics"}
+_LIBRARIES |= {"IPython", "pytest", "_pytest"}  # large, and named by code that runs under them
 _LIBRARIES |= set(sys.stdlib_module_names)
 
 

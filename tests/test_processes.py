@@ -87,10 +87,10 @@ FITTED = {
     "extractor": small().fit(IMAGES, LABELS),
     "scales": small(scales=(1, 0.5)).fit(IMAGES, LABELS),
     "untrained": untrained().fit(IMAGES),
-    "hasher": DeepHasher(8, backbone="small", max_epochs=1).fit(IMAGES, LABELS),
-    "embedder": CPFEmbedder(8, backbone="small", max_epochs=1, threshold_fraction=0).fit(
-        IMAGES, LABELS
-    ),
+    "hasher": DeepHasher(8, backbone="small", max_epochs=1, random_state=0).fit(IMAGES, LABELS),
+    "embedder": CPFEmbedder(
+        8, backbone="small", max_epochs=1, threshold_fraction=0, random_state=0
+    ).fit(IMAGES, LABELS),
     "rows": small().fit(IMAGES.reshape(24, -1), LABELS),
     "untrained rows": small(loss=None).fit(IMAGES.reshape(24, -1)),
 }
