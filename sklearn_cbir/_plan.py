@@ -47,6 +47,7 @@ def plan_settings(estimator, network, loss, goes_on=False):
                 f"the max_epochs={estimator.max_epochs} epochs of the trunk are trained."
             )
         head_epochs = 0
+    _warn_if_vectors_stay(estimator, network)
     lr, trunk_lr, loss_lr = (
         None if rate is None else check_rate(rate, name)
         for name, rate in ((name, getattr(estimator, name)) for name in RATES)
@@ -67,6 +68,16 @@ def plan_settings(estimator, network, loss, goes_on=False):
         tol=estimator.tol,
         autocast=estimator.autocast,
     )
+
+
+def _warn_if_vectors_stay(estimator, network):
+    """Warn where all that is trained is left behind: the classifier, parameters of the loss."""
+    parts = network.named_parameters() if estimator.max_epochs else network.head_parameters()
+    if not any(p.requires_grad for name, p in parts if not name.startswith("classifier.")):
+        warn_user(
+            "No parameter that transform uses is trained: what learns here, a classifier or the "
+            "loss, is left behind after fit. Add a layer by n_components, or train the trunk."
+        )
 
 
 def _nothing_to_train(nothing_new):

@@ -1,5 +1,7 @@
 """max_epochs=0 trains what is new beside the trunk, and nothing of the trunk."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +83,12 @@ def test_a_trunk_without_a_head_is_refused():
 def test_an_extractor_that_is_not_trained_needs_no_epochs():
     extractor = CNNFeatureExtractor(trunk(), loss=None, **COMMON)
     assert extractor.fit(IMAGES).n_iter_ == 0
+
+
+def test_a_head_that_is_left_behind_after_fit_is_warned_of():
+    extractor = CNNFeatureExtractor("small", weights=None, loss="softmax", head_epochs=1, **COMMON)
+    with pytest.warns(UserWarning, match="No parameter that transform uses.*n_components"):
+        extractor.fit(IMAGES, Y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "No parameter")
+        extractor.set_params(n_components=4).fit(IMAGES, Y)

@@ -7,30 +7,13 @@ import pytest
 import torch
 from sklearn.datasets import make_blobs
 from torch import nn
+from training_cases import Interrupt
 
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import make_shapes
 
 X, Y = make_blobs(24, 4, centers=3, random_state=0)
 QUICK = {"max_epochs": 4, "head_epochs": 0, "batch_size": 8, "random_state": 0}
-
-
-class Stop:
-    """A callback that presses Ctrl-C after the second epoch."""
-
-    def setup(self, estimator, context):
-        self.n = 0
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context):
-        self.n += context.task_name == "epoch"
-        if self.n == 2:
-            raise KeyboardInterrupt
-
-    def teardown(self, estimator, context):
-        pass
 
 
 class Tally:
@@ -104,7 +87,7 @@ def estimator(loss, **parameters):
 
 def cut_off(make, data=(X, Y)):
     with pytest.raises(KeyboardInterrupt):
-        make().set_callbacks(Stop()).fit(*data)
+        make().set_callbacks(Interrupt(2)).fit(*data)
 
 
 @pytest.mark.parametrize("name", KEPT)

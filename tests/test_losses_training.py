@@ -10,6 +10,7 @@ from pytorch_metric_learning import losses as others
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.pipeline import make_pipeline
+from training_cases import Interrupt
 
 from sklearn_cbir import CNNFeatureExtractor, DeepHasher, NeighborsRetriever
 from sklearn_cbir.datasets import make_shapes
@@ -126,30 +127,10 @@ def test_early_stopping_is_not_misled_by_the_schedule_of_hashnet():
     assert max(losses) - min(losses) < 0.1 * min(losses)
 
 
-class _Interrupt:
-    """A callback that presses Ctrl-C after the second epoch."""
-
-    n = 0
-
-    def setup(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context):
-        self.n += context.task_name == "epoch"
-        if self.n == 2:
-            raise KeyboardInterrupt
-
-    def teardown(self, estimator, context):
-        pass
-
-
 @pytest.mark.parametrize("name", ["hashnet", "csq", "cnnh", "greedyhash"])
 def test_a_loss_with_a_state_goes_on_where_it_was_cut_off(name, tmp_path):
     whole = estimator(name, max_epochs=4).fit(X, Y)
-    cut = estimator(name, max_epochs=4, checkpoint_dir=tmp_path).set_callbacks(_Interrupt())
+    cut = estimator(name, max_epochs=4, checkpoint_dir=tmp_path).set_callbacks(Interrupt(2))
     with pytest.raises(KeyboardInterrupt):
         cut.fit(X, Y)
     resumed = estimator(name, max_epochs=4, checkpoint_dir=tmp_path).fit(X, Y)
@@ -278,7 +259,7 @@ def test_proxies_of_another_library_are_part_of_the_checkpoint(tmp_path):
 
     whole = make().fit(X, Y)
     with pytest.raises(KeyboardInterrupt):
-        make(checkpoint_dir=tmp_path).set_callbacks(_Interrupt()).fit(X, Y)
+        make(checkpoint_dir=tmp_path).set_callbacks(Interrupt(2)).fit(X, Y)
     resumed = make(checkpoint_dir=tmp_path).fit(X, Y)
     assert [r["loss"] for r in resumed.history_] == [r["loss"] for r in whole.history_]
 

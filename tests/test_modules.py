@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from training_cases import Interrupt
 
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.backbones import build_backbone
@@ -246,31 +247,13 @@ def test_a_pickled_copy_goes_on_counting_where_the_network_is(shapes):
     np.testing.assert_array_equal(copied.transform(shapes[0]), estimator.transform(shapes[0]))
 
 
-class _Interrupt:
-    """A callback that presses Ctrl-C after the third epoch."""
-
-    def setup(self, estimator, context):
-        self.n = 0
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context):
-        self.n += context.task_name == "epoch"
-        if self.n == 3:
-            raise KeyboardInterrupt
-
-    def teardown(self, estimator, context):
-        pass
-
-
 @pytest.mark.parametrize("kind", [Remembering, WithExtraState])
 def test_a_checkpoint_remembers_what_the_network_does(kind, shapes, tmp_path):
     torch.manual_seed(0)
     backbone = kind()
     whole = fitted(backbone, shapes, max_epochs=4)
     parameters = QUICK | {"max_epochs": 4, "checkpoint_dir": tmp_path}
-    cut_off = CNNFeatureExtractor(backbone, **parameters).set_callbacks(_Interrupt())
+    cut_off = CNNFeatureExtractor(backbone, **parameters).set_callbacks(Interrupt(3))
     with pytest.raises(KeyboardInterrupt):
         cut_off.fit(*shapes)
     resumed = CNNFeatureExtractor(backbone, **parameters).fit(*shapes)

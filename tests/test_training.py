@@ -16,6 +16,7 @@ from sklearn.callback import ProgressBar
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
+from training_cases import Interrupt
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
 from sklearn_cbir._batches import mix
@@ -119,26 +120,8 @@ def _spread(estimator, X, y):
     return float(estimator.transform(X).std())
 
 
-class _Interrupt:
-    """A callback that presses Ctrl-C after the second epoch."""
-
-    def setup(self, estimator, context):
-        self.n = 0
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context):
-        self.n += context.task_name == "epoch"
-        if self.n == 2:
-            raise KeyboardInterrupt
-
-    def teardown(self, estimator, context):
-        pass
-
-
 def test_ctrl_c_propagates_and_leaves_the_estimator_unfitted(shapes):
-    extractor = small().set_callbacks(_Interrupt())
+    extractor = small().set_callbacks(Interrupt(2))
     with pytest.raises(KeyboardInterrupt):
         extractor.fit(*shapes)
     assert not hasattr(extractor, "n_iter_")
@@ -150,7 +133,7 @@ def test_ctrl_c_propagates_and_leaves_the_estimator_unfitted(shapes):
 def test_a_run_that_was_cut_off_goes_on_and_ends_bit_equal(shapes, tmp_path, schedule, optimizer):
     params = {"max_epochs": 4, "head_epochs": 1, "schedule": schedule, "optimizer": optimizer}
     whole = small(**params).fit(*shapes)
-    cut = small(**params, checkpoint_dir=tmp_path).set_callbacks(_Interrupt())
+    cut = small(**params, checkpoint_dir=tmp_path).set_callbacks(Interrupt(2))
     with pytest.raises(KeyboardInterrupt):
         cut.fit(*shapes)
     assert len(list(tmp_path.iterdir())) == 1
@@ -165,7 +148,7 @@ def test_a_run_with_drawn_or_mined_batches_goes_on_bit_equal(shapes, tmp_path, s
     whole = small(**params).fit(*shapes)
     assert same(whole, small(**params, num_workers=1).fit(*shapes))
     with pytest.raises(KeyboardInterrupt):
-        small(**params, checkpoint_dir=tmp_path).set_callbacks(_Interrupt()).fit(*shapes)
+        small(**params, checkpoint_dir=tmp_path).set_callbacks(Interrupt(2)).fit(*shapes)
     assert same(whole, small(**params, checkpoint_dir=tmp_path).fit(*shapes))
 
 
@@ -280,7 +263,7 @@ def test_mixup_repeats_with_the_seed_the_workers_and_the_checkpoint(shapes, tmp_
     assert not same(whole, small(**params | {"mixup": 0.0}).fit(*shapes))
     assert same(whole, small(**params, num_workers=1).fit(*shapes))
     with pytest.raises(KeyboardInterrupt):
-        small(**params, checkpoint_dir=tmp_path).set_callbacks(_Interrupt()).fit(*shapes)
+        small(**params, checkpoint_dir=tmp_path).set_callbacks(Interrupt(2)).fit(*shapes)
     assert same(whole, small(**params, checkpoint_dir=tmp_path).fit(*shapes))
 
 
@@ -553,11 +536,11 @@ def test_ctrl_c_in_a_refit_keeps_the_model_and_its_callbacks_end(shapes):
     expected = extractor.transform(images)
     ended = []
 
-    class Interrupt(_Interrupt):
+    class Ending(Interrupt):
         def teardown(self, estimator, context):
             ended.append(True)
 
-    extractor.set_callbacks(Interrupt())
+    extractor.set_callbacks(Ending(2))
     with pytest.raises(KeyboardInterrupt):
         extractor.fit(images[:, 2:30, 2:30], y)
     assert ended == [True]

@@ -88,11 +88,6 @@ class NeighborGraph:
         ):
             raise ValueError("The graph of this gallery is damaged. Fit the retriever again.")
 
-    def _add(self, heads, tails):
-        """Add links, given in the order of their heads."""
-        self.links = np.insert(self.links, self.starts[heads + 1], tails)
-        self.starts[1:] += np.cumsum(np.bincount(heads, minlength=len(self.starts) - 1))
-
     def extend(self, rows, neighbors, squares, number):
         """Add rows, given their neighbors among `rows`; ``number[i]`` is that of ``rows[i]``.
 
