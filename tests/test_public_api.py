@@ -194,3 +194,10 @@ def test_documented_default_is_read_from_the_type():
 
     stated = dict(_documented_defaults(example))
     assert stated == {"a": None, "b": "1", "c": "2.0", "d": "3.0"}
+
+
+def test_the_first_release_tells_what_is_there_and_not_how_it_came_to_be():
+    """Nobody had what was before it: an entry says what the package does, under "Added"."""
+    changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()
+    first = changelog[changelog.rindex("\n## ") :]
+    assert re.findall(r"^### (.*)", first, re.MULTILINE) == ["Added", "Known limits"]
