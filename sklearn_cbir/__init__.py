@@ -1,15 +1,7 @@
 """Content-based image retrieval as scikit-learn estimators."""
 
-from sklearn_cbir._validation import lazy_exports
+from sklearn_cbir._lazy import lazy_exports
 
 __version__ = "0.1.0.dev0"
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "features": ["CNNFeatureExtractor"],
-        "hashing": ["DeepHasher"],
-        "embedding": ["CPFEmbedder"],
-        "neighbors": ["NeighborsRetriever"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

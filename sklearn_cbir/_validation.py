@@ -1,10 +1,7 @@
 """Names to objects, and argument checks whose wording is shared by the whole package."""
 
-import importlib
-import importlib.util
 import math
 import numbers
-import pkgutil
 import sys
 import unicodedata
 import warnings
@@ -14,26 +11,6 @@ from difflib import get_close_matches
 import numpy as np
 
 _ON_THE_WAY = {"sklearn_cbir", "sklearn"}  # packages whose lines a warning does not name
-
-
-def lazy_exports(package, modules):
-    """Return `__getattr__`, `__dir__` and `__all__` that import names and modules on first use."""
-    origin = {name: module for module, names in modules.items() for name in names}
-
-    def __getattr__(name):
-        if name in origin:
-            value = getattr(importlib.import_module(f"{package}.{origin[name]}"), name)
-            importlib.import_module(package).__dict__[name] = value
-            return value
-        if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
-            return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
-
-    def __dir__():
-        found = pkgutil.iter_modules(importlib.import_module(package).__path__)
-        return sorted({*origin, *(module.name for module in found if module.name[0] != "_")})
-
-    return __getattr__, __dir__, sorted(origin)
 
 
 def shortened(value, length=80):

@@ -22,13 +22,13 @@ from sklearn_cbir.hashing import (
     KSHHasher,
     LSHHasher,
     SpectralHasher,
+    _base as base,
+    _bre as bre,
+    _cca_itq as cca,
+    _ksh as ksh,
+    _mlh as mlh,
+    _spectral as spectral,
 )
-from sklearn_cbir.hashing import _base as base
-from sklearn_cbir.hashing import _bre as bre
-from sklearn_cbir.hashing import _cca_itq as cca
-from sklearn_cbir.hashing import _ksh as ksh
-from sklearn_cbir.hashing import _mlh as mlh
-from sklearn_cbir.hashing import _spectral as spectral
 
 
 def _legacy_rng(seed):

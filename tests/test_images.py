@@ -24,12 +24,12 @@ from torchvision.transforms import v2
 
 from sklearn_cbir.images import (
     ImageReadError,
+    _sources as sources,
+    _threads as threads,
     check_images,
     is_feature_rows,
     resolve_augmentation,
 )
-from sklearn_cbir.images import _sources as sources
-from sklearn_cbir.images import _threads as threads
 
 PHOTOS = sorted(str(path) for path in (Path(__file__).parent / "data" / "clothing").glob("*/*"))
 WHITE, BLACK = 255, 0

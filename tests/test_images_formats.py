@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
-from sklearn_cbir.images import ImageReadError, check_images, readable_extensions
-from sklearn_cbir.images import _sources as sources
+from sklearn_cbir.images import (
+    ImageReadError,
+    _sources as sources,
+    check_images,
+    readable_extensions,
+)
 
 HEIC = Path(__file__).parent / "data" / "turned.heic"  # red left of blue, turned by 90 degrees
 AVIF = ["AVIF"] if ".avif" in readable_extensions() else []

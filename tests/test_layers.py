@@ -13,6 +13,8 @@ import sklearn_cbir
 
 ROOT = Path(sklearn_cbir.__file__).parent
 ORDER = [
+    "_lazy",
+    "_typing",
     "_validation",
     "_labels",
     "_files",
@@ -189,7 +191,7 @@ print(hasattr(sklearn_cbir, "data"), hasattr(sklearn_cbir, "_training"))
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [
-        "['sklearn_cbir._validation']",
+        "['sklearn_cbir._lazy']",
         "sklearn_cbir.datasets True",
         "False False",
     ]

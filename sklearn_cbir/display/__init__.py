@@ -4,12 +4,6 @@ A display is computed first and drawn afterwards, so that it can be drawn again 
 needs matplotlib, the extra ``[plot]``; nothing here loads it before something is drawn.
 """
 
-from sklearn_cbir._validation import lazy_exports
+from sklearn_cbir._lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "_precision_recall": ["PrecisionRecallDisplay"],
-        "_retrieval": ["RetrievalDisplay"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -4,8 +4,7 @@ import numpy as np
 from PIL import Image
 
 from sklearn_cbir._fingerprint import fingerprint
-from sklearn_cbir._validation import check_integer
-from sklearn_cbir._validation import progress as progress_bar
+from sklearn_cbir._validation import check_integer, progress as progress_bar
 from sklearn_cbir.images._decoding import fit
 from sklearn_cbir.images._faults import ImageReadError, check_process, fault_of, with_others
 from sklearn_cbir.images._opening import reason_of

@@ -26,8 +26,6 @@ another thread adds rows sees one consistent gallery. Engines that follow each
 other share memory: arrays grow into room behind them that no earlier one sees.
 """
 
-from sklearn_cbir._validation import lazy_exports
+from sklearn_cbir._lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__, {"_engines": ["ENGINES", "choose_algorithm"]}
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

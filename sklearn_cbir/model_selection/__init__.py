@@ -1,12 +1,5 @@
 """Splits of the papers, folds and scorers with which scikit-learn's searches tune retrieval."""
 
-from sklearn_cbir._validation import lazy_exports
+from sklearn_cbir._lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "_folds": ["ClassDisjointKFold"],
-        "_protocols": ["PROTOCOLS", "split_protocol"],
-        "_scorer": ["retrieval_scorer"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -1,0 +1,29 @@
+from sklearn_cbir import (
+    backbones as backbones,
+    codes as codes,
+    datasets as datasets,
+    descriptors as descriptors,
+    display as display,
+    embedding as embedding,
+    extraction as extraction,
+    features as features,
+    hashing as hashing,
+    images as images,
+    index as index,
+    losses as losses,
+    metrics as metrics,
+    model_selection as model_selection,
+    neighbors as neighbors,
+    persistence as persistence,
+    pooling as pooling,
+    reranking as reranking,
+    sampling as sampling,
+    testing as testing,
+    whitening as whitening,
+)
+from sklearn_cbir.embedding import CPFEmbedder as CPFEmbedder
+from sklearn_cbir.features import CNNFeatureExtractor as CNNFeatureExtractor
+from sklearn_cbir.hashing import DeepHasher as DeepHasher
+from sklearn_cbir.neighbors import NeighborsRetriever as NeighborsRetriever
+
+__version__: str

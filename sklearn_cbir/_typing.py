@@ -1,0 +1,106 @@
+"""Types that signatures share: arrays, choices, and what an object of the user's own must be.
+
+What is passed in is as wide as the code takes (``ArrayLike``), what comes back as narrow as it is.
+A protocol says what is called, and nothing else: a class need not inherit from it. Torch is named
+here, but not loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Floats: TypeAlias = NDArray[np.float64]
+Positions: TypeAlias = NDArray[np.int64]  # rows of a gallery, or of queries
+Labels: TypeAlias = NDArray[np.generic]  # one per row, or columns of 0/1; of any type that sorts
+Codes: TypeAlias = NDArray[np.uint8]  # 0 or 1, one column per bit
+PackedCodes: TypeAlias = NDArray[np.uint64]  # 64 bits in a word
+
+RandomState: TypeAlias = int | np.random.RandomState | None
+Ties: TypeAlias = Literal["average", "stable", "optimistic", "pessimistic"]
+NoHits: TypeAlias = Literal["zero", "skip"]
+Denominator: TypeAlias = Literal["relevant", "hits", "min_k"]
+LastLayer: TypeAlias = Literal["classes", "features", "bits"]  # what a network gives to its loss
+Sampling: TypeAlias = Literal["uniform", "balanced"]
+HashLayer: TypeAlias = Literal["linear", "divided", "latent"]
+
+
+class Sliced(Protocol):
+    """Distances (n_queries, n_gallery) that are computed when rows of them are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of queries and of items of the gallery."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> ArrayLike:
+        """Return the distances of some queries."""
+        ...
+
+
+Distances: TypeAlias = ArrayLike | Sliced
+
+
+class LossFunction(Protocol):
+    """What trains a network: a module of torch, a function, or any other callable."""
+
+    def __call__(self, outputs: torch.Tensor, y: torch.Tensor, /) -> torch.Tensor:
+        """Return a scalar to minimize."""
+        ...
+
+
+class Metric(Protocol):
+    """A metric: of the labels of queries and gallery and their distances, numbers per query.
+
+    It may take the keywords `exclude` and `per_query`.
+    """
+
+    # Any: a function of the user's own asks for the type that its labels have.
+    def __call__(
+        self, y_queries: NDArray[Any], y_gallery: NDArray[Any], distances: NDArray[Any], /
+    ) -> ArrayLike:
+        """Return one number per query, NaN for one that does not count."""
+        ...
+
+
+class SearchedRows(Protocol):
+    """What answered a search, as a re-ranker sees it."""
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """The gallery in the form in which it is compared: floats, or words of packed codes."""
+        ...
+
+    @property
+    def exact(self) -> HasDistance:
+        """What says which distance is used."""
+        ...
+
+
+class HasDistance(Protocol):
+    """Names a distance."""
+
+    @property
+    def metric(self) -> str:
+        """Either "cosine", "euclidean" or "hamming"."""
+        ...
+
+
+class Reranker(Protocol):
+    """Gives the results of every query a new order; smaller numbers are nearer."""
+
+    def __call__(
+        self,
+        queries: NDArray[Any],
+        distances: NDArray[Any],
+        positions: NDArray[Any],
+        engine: SearchedRows,
+        /,
+    ) -> ArrayLike:
+        """Return one number per result (n_queries, n_results)."""
+        ...

@@ -1,0 +1,2 @@
+from sklearn_cbir.display._precision_recall import PrecisionRecallDisplay as PrecisionRecallDisplay
+from sklearn_cbir.display._retrieval import RetrievalDisplay as RetrievalDisplay

@@ -1,0 +1,9 @@
+from sklearn_cbir.hashing._base import HasherMixin as HasherMixin
+from sklearn_cbir.hashing._bre import BREHasher as BREHasher
+from sklearn_cbir.hashing._cca_itq import CCAITQHasher as CCAITQHasher
+from sklearn_cbir.hashing._deep import DeepHasher as DeepHasher
+from sklearn_cbir.hashing._itq import ITQHasher as ITQHasher
+from sklearn_cbir.hashing._ksh import KSHHasher as KSHHasher
+from sklearn_cbir.hashing._lsh import LSHHasher as LSHHasher
+from sklearn_cbir.hashing._mlh import MLHHasher as MLHHasher
+from sklearn_cbir.hashing._spectral import SpectralHasher as SpectralHasher
