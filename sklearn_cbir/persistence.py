@@ -20,31 +20,33 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.pipeline import Pipeline
 
 from sklearn_cbir._files import replacement
+from sklearn_cbir._kinds import FORMER, KINDS, PACKAGE, class_of, kind_of
 from sklearn_cbir._validation import shortened
 
 __all__ = ["load", "save"]
 
-FORMAT = 1
+FORMAT = 2
+# What each format that is read calls the kinds; nothing else has ever differed.
+FORMATS = {1: FORMER, 2: {kind: kind for kind in KINDS}}
 DOCUMENT = "estimator.json"
 TAIL = re.compile(rb"sklearn_cbir format (\d+), sha256 ([0-9a-f]{64})$")
 DIGEST_LENGTH = 64
 ARRAY_KINDS = "biufcSUmM"
 
-# What a file may name. Of this package: estimators, re-rankers, losses, and what galleries and
-# engines consist of. Of scikit-learn: steps whose state is plain.
-PACKAGE = "sklearn_cbir"
+# What a file may name, beside kinds. Of this package: estimators and re-rankers, and losses. Of
+# scikit-learn: steps whose state is plain.
 FAMILIES = (
-    "descriptors",
-    "features",
-    "embedding",
-    "hashing",
-    "whitening",
-    "reranking",
-    "neighbors",
+    "sklearn_cbir.descriptors",
+    "sklearn_cbir.features",
+    "sklearn_cbir.embedding",
+    "sklearn_cbir.hashing",
+    "sklearn_cbir.whitening",
+    "sklearn_cbir.reranking",
+    "sklearn_cbir.neighbors",
 )
+LOSSES = "sklearn_cbir.losses"
 SCIKIT_LEARN = {
     "sklearn.pipeline": ["Pipeline", "FeatureUnion"],
     "sklearn.frozen": ["FrozenEstimator"],
@@ -190,10 +192,10 @@ def load(path):
     LearnedWhitening(n_components=8)
     """
     with open(path, "rb") as file:
-        _check(file, path)
+        kinds = FORMATS[_check(file, path)]
         try:
             with zipfile.ZipFile(file) as archive:
-                return _Decoder(archive, Path(os.fsdecode(path)).parent).estimator()
+                return _Decoder(archive, Path(os.fsdecode(path)).parent, kinds).estimator()
         except _Refused as error:
             raise ValueError(f"{str(path)!r} {error}") from error
         except (MemoryError, OSError):  # a file that a gallery is in may be gone
@@ -206,7 +208,7 @@ def load(path):
 
 
 def _check(file, path):
-    """Raise unless the file is complete, unchanged and of a format that is known."""
+    """Return the format of a file that is complete, unchanged and of a format that is known."""
     size = file.seek(0, 2)
     file.seek(max(0, size - 200))
     tail = TAIL.search(file.read())
@@ -219,11 +221,13 @@ def _check(file, path):
         raise ValueError(
             f"{str(path)!r} is corrupt: its bytes are not those that were saved. Take another copy."
         )
-    if int(tail.group(1)) > FORMAT:
+    found = int(tail.group(1))
+    if found not in FORMATS:
         raise ValueError(
-            f"{str(path)!r} was saved in format {tail.group(1).decode()}; this version of "
-            f"sklearn_cbir reads up to {FORMAT}. Install a newer version."
+            f"{str(path)!r} was saved in format {found}; this version of sklearn_cbir reads up to "
+            f"{FORMAT}. Install a newer version."
         )
+    return found
 
 
 def _digest(file, size):
@@ -248,36 +252,34 @@ class _Refused(ValueError):
 # Names of classes ----------------------------------------------------------------------------
 
 
-def _find_class(name):
-    """Return the class of a name, which must be one that a file may name."""
-    module, _, attribute = name.rpartition(".")
-    found = None
-    if attribute in SCIKIT_LEARN.get(module, ()) or _is_ours(module, attribute):
-        found = getattr(importlib.import_module(module), attribute, None)
-    if not inspect.isclass(found) or _class_name(found) != name:
+def _name_of(cls):
+    """Return the name that stands for a class in files, its kind or its public path, or None."""
+    kind = kind_of(cls)
+    if kind is not None:
+        return kind
+    module = ".".join(part for part in cls.__module__.split(".") if not part.startswith("_"))
+    is_listed = cls.__name__ in SCIKIT_LEARN.get(module, ())
+    is_ours = module == LOSSES or (module in FAMILIES and issubclass(cls, BaseEstimator))
+    if cls.__qualname__ != cls.__name__ or not (is_listed or is_ours):
+        return None
+    return f"{module}.{cls.__name__}"
+
+
+def _class_of(name, kinds):
+    """Return the class of a name, which must be one that a file of its format may have."""
+    found = class_of(kinds[name]) if name in kinds else _public_class(name)
+    if found is None:
         raise _Refused(f"names {name!r}, which is not loaded from files.")
     return found
 
 
-def _is_ours(module, attribute):
-    """Say whether a file may name this class of the package."""
-    package, _, family = module.partition(".")
-    is_part = re.fullmatch(r"index\._[a-z0-9]+", family)  # engines and galleries are private
-    return package == PACKAGE and (family in (*FAMILIES, "losses") or bool(is_part))
-
-
-def _class_name(cls):
-    """Return the name that stands for a class in files, or None if it has none."""
-    if cls.__qualname__ != cls.__name__:
+def _public_class(name):
+    """Return the class that users import by a name, or None if no file may have it."""
+    module, _, attribute = name.rpartition(".")
+    if module not in (*SCIKIT_LEARN, *FAMILIES, LOSSES):
         return None
-    parts = cls.__module__.split(".")
-    if parts[0] == PACKAGE and len(parts) > 1:
-        if parts[1] == "index":
-            return f"{cls.__module__}.{cls.__name__}"
-        is_known = issubclass(cls, BaseEstimator) if parts[1] in FAMILIES else parts[1] == "losses"
-        return f"{PACKAGE}.{parts[1]}.{cls.__name__}" if is_known else None
-    public = ".".join(part for part in parts if not part.startswith("_"))
-    return f"{public}.{cls.__name__}" if cls.__name__ in SCIKIT_LEARN.get(public, ()) else None
+    found = getattr(importlib.import_module(module), attribute, None)
+    return found if inspect.isclass(found) and _name_of(found) == name else None
 
 
 # Objects to JSON and arrays ------------------------------------------------------------------
@@ -293,9 +295,8 @@ class _Encoder:
         """Return what stands for `value`; `where` names it if it cannot be represented."""
         if value is None or type(value) in (bool, int, str):
             return value
-        for kind, encode in self._kinds.items():
-            if type(value) is kind:
-                return encode(self, value, where)
+        if type(value) in self._writers:
+            return self._writers[type(value)](self, value, where)
         if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
             return self._array(np.asarray(value), where)  # mapped into memory, say
         if isinstance(value, np.generic) and value.dtype.kind in "biufUmM":
@@ -306,10 +307,10 @@ class _Encoder:
             return {"is": "path", "value": str(value)}
         if _is_timestamp(value):
             return {"is": "timestamp", "value": value.isoformat()}
-        name = _class_name(type(value))
+        name = _name_of(type(value))
         if name is None:
             raise ValueError(_cannot(value, where))
-        if name.startswith(f"{PACKAGE}.losses."):
+        if name.startswith(f"{LOSSES}."):
             return self._loss(value, name, where)
         return {"is": "object", "class": name, "state": self._state(value)}
 
@@ -375,7 +376,7 @@ class _Encoder:
         encoded = {key: self.encode(item, f"{where}.{key}") for key, item in arguments.items()}
         return {"is": "loss", "class": name, "arguments": encoded}
 
-    _kinds = {
+    _writers = {
         float: _float,
         list: _list,
         tuple: _tuple,
@@ -416,12 +417,12 @@ def _cannot(value, where):
 
 
 class _Decoder:
-    """Build the estimator of an archive."""
+    """Build the estimator of an archive; `kinds` are the kinds by what its format calls them."""
 
-    def __init__(self, archive, folder):
+    def __init__(self, archive, folder, kinds):
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise _Refused("holds compressed members, which save does not write.")
-        self.archive, self.folder = archive, folder
+        self.archive, self.folder, self.kinds = archive, folder, kinds
 
     def estimator(self):
         """Return the estimator that the archive describes."""
@@ -435,7 +436,7 @@ class _Decoder:
         if isinstance(node, list):
             return [self.decode(item) for item in node]
         if isinstance(node, dict):
-            return self._kinds[node["is"]](self, node)
+            return self._readers[node["is"]](self, node)
         return node
 
     def _float(self, node):
@@ -494,10 +495,10 @@ class _Decoder:
         return generator
 
     def _object(self, node):
-        cls = _find_class(node["class"])
+        cls = _class_of(node["class"], self.kinds)
         nodes = {key: item for key, item in node["state"].items() if key not in LEFT_OUT}
         state = {key: self.decode(item) for key, item in nodes.items()}
-        if cls is Pipeline:
+        if node["class"] == "sklearn.pipeline.Pipeline":
             state["memory"] = None
         value = cls.__new__(cls)
         if hasattr(value, "__setstate__"):
@@ -509,10 +510,10 @@ class _Decoder:
         return value
 
     def _loss(self, node):
-        cls = _find_class(node["class"])
+        cls = _class_of(node["class"], self.kinds)
         return cls(**{key: self.decode(item) for key, item in node["arguments"].items()})
 
-    _kinds = {
+    _readers = {
         "float": _float,
         "scalar": _scalar,
         "path": _path,

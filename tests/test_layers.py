@@ -19,6 +19,7 @@ ORDER = [
     "_labels",
     "_files",
     "_locks",
+    "_kinds",
     "_fingerprint",
     "_randomness",
     "codes",

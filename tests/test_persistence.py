@@ -390,14 +390,14 @@ def test_files_of_another_kind_are_refused_and_never_unpickled(kind, path, tmp_p
     assert not bomb.path.exists()
 
 
-def sign(path, archive_bytes, version=1):
+def sign(path, archive_bytes, version=2):
     """Write an archive with a right checksum, as anybody can who wants to."""
     tail = f"sklearn_cbir format {version}, sha256 ".encode()
     end = archive_bytes[:-2] + (len(tail) + 64).to_bytes(2, "little") + tail
     path.write_bytes(end + hashlib.sha256(end).hexdigest().encode())
 
 
-def forge(path, estimator, arrays=(), compression=zipfile.ZIP_STORED, version=1):
+def forge(path, estimator, arrays=(), compression=zipfile.ZIP_STORED, version=2):
     """Write a file that describes `estimator` in JSON, with members of any bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
@@ -446,6 +446,8 @@ def test_a_file_in_the_right_form_is_loaded(path):
         "sklearn_cbir.index._gallery.os",
         "sklearn_cbir.index._search.search",
         "sklearn_cbir.index._nothing.Engine",
+        "sklearn_cbir.index._stored.ChangedError",
+        "engine",
         "sklearn_cbir.losses.torch",
         "sklearn.pipeline.make_pipeline",
         "sklearn.svm.SVC",
@@ -455,13 +457,23 @@ def test_a_file_in_the_right_form_is_loaded(path):
     ],
 )
 @pytest.mark.parametrize("kind", ["object", "loss"])
-def test_a_file_cannot_name_a_class_that_is_not_on_the_list(name, kind, path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_cannot_name_a_class_that_is_not_on_the_list(name, kind, version, path):
     before = set(sys.modules)
     node = {"is": kind, "class": name, "state": {}, "arguments": {}}
-    forge(path, with_parameter(node))
+    forge(path, with_parameter(node), version=version)
     with pytest.raises(ValueError, match="search.cbir"):
         load(path)
     assert "antigravity" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("half rows", 1), ("sklearn_cbir.index._stored.HalfRows", 2)]
+)
+def test_a_file_cannot_name_a_class_as_another_format_does(name, version, path):
+    forge(path, with_parameter({"is": "object", "class": name, "state": {}}), version=version)
+    with pytest.raises(ValueError, match="names '.*', which is not loaded from files"):
+        load(path)
 
 
 def test_a_file_cannot_bring_a_cache_of_pickles(path, tmp_path):
@@ -536,8 +548,8 @@ def test_deep_nesting_is_an_error_and_not_a_crash(path):
 
 
 def test_a_newer_format_is_refused(path):
-    forge(path, PLAIN, version=2)
-    with pytest.raises(ValueError, match="saved in format 2; this version of sklearn_cbir reads"):
+    forge(path, PLAIN, version=3)
+    with pytest.raises(ValueError, match="saved in format 3; this version of sklearn_cbir reads"):
         load(path)
 
 

@@ -26,6 +26,7 @@ another thread adds rows sees one consistent gallery. Engines that follow each
 other share memory: arrays grow into room behind them that no earlier one sees.
 """
 
+from sklearn_cbir._kinds import of_kind  # noqa: F401, pickles look for it here
 from sklearn_cbir._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)

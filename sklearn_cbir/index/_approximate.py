@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 from sklearn.utils import check_random_state
 
+from sklearn_cbir._kinds import Kept
 from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 
@@ -29,7 +30,7 @@ LUCK = 1.64
 FLAT = 1e-5
 
 
-class ApproximateEngine:
+class ApproximateEngine(Kept):
     """An index over most rows, and an exact search over the others.
 
     A subclass owes `algorithm`, `most`, `efforts`, `_make(rows)` and `_ask(index,

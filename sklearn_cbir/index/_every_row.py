@@ -1,11 +1,10 @@
 """What engines share that compare a query with every row."""
 
-import copy
-
+from sklearn_cbir._kinds import Kept
 from sklearn_cbir.index._growing import append, delete
 
 
-class EveryRow:
+class EveryRow(Kept):
     """Rows in the form that `encode` gives, and nothing else; a subclass searches them."""
 
     name = "exact"
@@ -54,6 +53,6 @@ class EveryRow:
 
     def _with(self, rows):
         """Return an engine like this one over other rows."""
-        engine = copy.copy(self)  # without what it remembers of its rows
-        engine.rows = rows
+        engine = object.__new__(type(self))
+        vars(engine).update(self.__getstate__(), rows=rows)  # without what is remembered of others
         return engine

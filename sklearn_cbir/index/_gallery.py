@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sklearn_cbir._kinds import Kept
 from sklearn_cbir._labels import (
     check_labels,
     check_same_columns,
@@ -27,7 +28,7 @@ AS_LIST = ("tolist", "to_pylist", "to_list")  # of numpy and pandas, Arrow, Pola
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(Kept):
     """One consistent state; a retriever replaces it as a whole when rows come or go."""
 
     metric: str
@@ -121,7 +122,7 @@ class Gallery:
         return queries, self.ids.find(ids) if self.ids.given else None
 
 
-class GalleryIds:
+class GalleryIds(Kept):
     """The id of every position: what the caller gave, or numbers that are never used twice.
 
     Ids that follow others share their memory and their table, as rows do.
@@ -263,7 +264,7 @@ class GalleryIds:
         return ids
 
 
-class GalleryLabels:
+class GalleryLabels(Kept):
     """The label of every position, stored as small class numbers or 0/1 columns."""
 
     names = None

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sklearn_cbir._kinds import Kept
 from sklearn_cbir.index._rows import read_only
 
 # Links that a row makes to its neighbors, and has with those that others make to it.
@@ -43,7 +44,7 @@ def link_rows(rows, find_neighbors):
     return graph, graph.renumber(rows)
 
 
-class NeighborGraph:
+class NeighborGraph(Kept):
     """Links between near rows, and between groups of rows, however small and far apart.
 
     Those of number i are ``links[starts[i]:starts[i + 1]]``; a search begins at the nearest of the

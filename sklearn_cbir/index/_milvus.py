@@ -22,6 +22,7 @@ import weakref
 import numpy as np
 from sklearn import get_config
 
+from sklearn_cbir._kinds import Kept
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import progress_bar, shortened
 from sklearn_cbir.codes import HammingDistances, pack_codes, unpack_codes
@@ -48,7 +49,7 @@ NAME = "[A-Za-z_][A-Za-z0-9_]{0,199}"
 YEAR_2020 = 1_577_836_800
 
 
-class MilvusEngine:
+class MilvusEngine(Kept):
     """Rows on a server; keys, and a 64-bit hash of every row, here."""
 
     name = "milvus"
@@ -419,7 +420,7 @@ class MilvusEngine:
         return list(zip(*best))
 
 
-class Collection:
+class Collection(Kept):
     """One collection of a server: what is in it, and who may erase it.
 
     It belongs to the process that made it, and is dropped when no engine of that process

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
+from sklearn_cbir._kinds import Kept
 from sklearn_cbir.index._checking import check_finite
 from sklearn_cbir.index._exact import (
     BYTES_PER_PAIR,
@@ -214,7 +215,7 @@ class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
         return self._norms()[0]
 
 
-class HalfRows:
+class HalfRows(Kept):
     """Rows in half precision, which are float32 when they are read."""
 
     dtype = np.dtype(np.float32)
@@ -288,7 +289,7 @@ class ChangedError(OSError):
 ELSEWHERE = FileNotFoundError, PermissionError, ChangedError
 
 
-class RowFile:
+class RowFile(Kept):
     """Rows of a file that are read when they are asked for, some left out, new ones behind them.
 
     What is pickled is where they are and how to know them again, never the rows of the file.

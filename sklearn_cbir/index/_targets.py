@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from sklearn_cbir._kinds import Kept
 from sklearn_cbir.index._gallery import GalleryLabels
 
 
-class GalleryTargets:
+class GalleryTargets(Kept):
     """The targets of every position, one number or one row of numbers each."""
 
     def __init__(self, y, n):
