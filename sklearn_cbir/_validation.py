@@ -5,20 +5,23 @@ import numbers
 import sys
 import unicodedata
 import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
+T = TypeVar("T")
 _ON_THE_WAY = {"sklearn_cbir", "sklearn"}  # packages whose lines a warning does not name
 
 
-def shortened(value, length=80):
+def shortened(value: object, length: int = 80) -> str:
     """Return a repr for a message: on one line, and never a whole file, array or object."""
     if isinstance(value, (str, bytes, bytearray)) and len(value) > length:
         half = length // 2
         start, end = (
-            part if isinstance(value, str) else bytes(part)
+            part if isinstance(part, str) else bytes(part)
             for part in (value[:half], value[-half:])
         )
         text = repr(start)[:-1] + "..." + repr(end).removeprefix("b")[1:]
@@ -30,7 +33,9 @@ def shortened(value, length=80):
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def resolve(value, table, parameter, own="your own object"):
+def resolve(
+    value: str | T, table: Mapping[str, T], parameter: str, own: str = "your own object"
+) -> T:
     """Return ``table[value]`` for a name; anything that is not a name is the user's own object."""
     if not isinstance(value, str):
         return value
@@ -44,7 +49,7 @@ def resolve(value, table, parameter, own="your own object"):
     )
 
 
-def printable(text):
+def printable(text: object) -> str:
     """Return text that is safe to print and to draw on one line.
 
     Control characters, bytes that are no characters (surrogates) and what turns the direction of
@@ -62,7 +67,7 @@ def _printable(character):
     return character.encode("unicode_escape").decode("ascii")
 
 
-def warn_user(message):
+def warn_user(message: str) -> None:
     """Warn at the line that called into this package, whatever scikit-learn has in between."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _ON_THE_WAY:
@@ -103,28 +108,30 @@ def check_not_masked(values, name, what="a number"):
     )
 
 
-def check_choice(value, parameter, options):
+def check_choice(value: object, parameter: str, options: Iterable[T]) -> T:
     """Return `value` if it is one of `options` (compared with type), else raise."""
     for option in options:
         if value is option or (isinstance(value, str) and value == option):
-            return value
+            return cast(T, value)
     shown = ", ".join(repr(option) for option in options)
     raise ValueError(f"{parameter}={shortened(value)} is not known. Use one of {shown}.")
 
 
-def check_boolean(value, parameter):
+def check_boolean(value: object, parameter: str) -> bool:
     """Return `value` as a bool if it is True or False; numbers and text are neither."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{parameter}={shortened(value)} must be True or False.")
     return bool(value)
 
 
-def check_verbose(value):
+def check_verbose(value: object) -> int:
     """Return `verbose`, a number of at least 0, where True is 1."""
     return int(value) if isinstance(value, bool) else check_integer(value, "verbose", minimum=0)
 
 
-def check_integer(value, parameter, *, minimum=None, maximum=None):
+def check_integer(
+    value: object, parameter: str, *, minimum: int | None = None, maximum: int | None = None
+) -> int:
     """Return `value` as an int within the bounds; bool and 2.0 are not integers."""
     if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):
         raise ValueError(
@@ -134,7 +141,9 @@ def check_integer(value, parameter, *, minimum=None, maximum=None):
     return int(value)
 
 
-def check_real(value, parameter, *, minimum=None, maximum=None):
+def check_real(
+    value: Any, parameter: str, *, minimum: float | None = None, maximum: float | None = None
+) -> float:
     """Return `value` as a finite float within the bounds."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
     if not is_number or not _is_finite(value):
@@ -145,7 +154,7 @@ def check_real(value, parameter, *, minimum=None, maximum=None):
     return float(value)
 
 
-def _is_finite(value):
+def _is_finite(value: float) -> bool:
     """Whether a number is finite as a float; integers and fractions may be too large for one."""
     try:
         return math.isfinite(value)
@@ -153,7 +162,7 @@ def _is_finite(value):
         return False
 
 
-def check_rate(value, parameter):
+def check_rate(value: Any, parameter: str) -> float:
     """Return a learning rate as a positive float.
 
     An infinite rate is let through: training stops at once and names it.

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-SMALLEST_P = 0.1
+SMALLEST_P: float = 0.1
 
 
 class AveragePooling(nn.Module):
@@ -16,7 +16,7 @@ class AveragePooling(nn.Module):
     tensor([[1.5000]])
     """
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Vectors (n, channels) of feature maps (n, channels, height, width)."""
         return maps.mean(dim=(2, 3))
 
@@ -31,7 +31,7 @@ class MaxPooling(nn.Module):
     tensor([[3.]])
     """
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Vectors (n, channels) of feature maps (n, channels, height, width)."""
         return maps.amax(dim=(2, 3))
 
@@ -62,19 +62,19 @@ class GeMPooling(nn.Module):
     2.0801
     """
 
-    def __init__(self, p=3.0, eps=1e-6):
+    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
         super().__init__()
-        self.p = nn.Parameter(torch.tensor(float(p)))
-        self.eps = eps
+        self.p: nn.Parameter = nn.Parameter(torch.tensor(float(p)))
+        self.eps: float = eps
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Vectors (n, channels) of feature maps (n, channels, height, width)."""
         p = self.p.clamp(min=SMALLEST_P)
         return maps.clamp(min=self.eps).pow(p).mean(dim=(2, 3)).pow(1 / p)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """Exponent as it is now."""
         return f"p={self.p.item():.4g}, eps={self.eps}"
 
 
-POOLINGS = {"avg": AveragePooling, "max": MaxPooling, "gem": GeMPooling}
+POOLINGS: dict[str, type[nn.Module]] = {"avg": AveragePooling, "max": MaxPooling, "gem": GeMPooling}

@@ -9,10 +9,14 @@ rows, ``loss(outputs, y, sample_weight=weights)``. One that must know all labels
 n_epochs)``. Any torch module with this signature works as well.
 """
 
+from typing import get_args
+
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_cbir._typing import HashLayer, LastLayer, LossFunction, Sampling
 from sklearn_cbir._validation import check_choice
+from sklearn_cbir.losses._base import Loss
 from sklearn_cbir.losses._classification import (
     SoftmaxLoss,
     SquaredHingeLoss,
@@ -37,7 +41,7 @@ from sklearn_cbir.losses._pairs import ContrastiveLoss, MultilevelLoss
 from sklearn_cbir.losses._proxy import CPF_CONSTANTS, CPFLoss, cpf_loss
 from sklearn_cbir.losses._ranking import DNNHLoss, TripletLoss, triplet_loss
 
-LOSSES = {
+LOSSES: dict[str, type[Loss]] = {
     "softmax": SoftmaxLoss,
     "squared_hinge": SquaredHingeLoss,
     "contrastive": ContrastiveLoss,
@@ -59,7 +63,7 @@ LOSSES = {
 }
 
 
-def output_of(loss):
+def output_of(loss: LossFunction) -> LastLayer:
     """What a loss expects from the last layer.
 
     Parameters
@@ -80,12 +84,10 @@ def output_of(loss):
     ('bits', 'classes')
     """
     default = "classes" if is_of_torch(loss) else "features"
-    return check_choice(
-        getattr(loss, "output", default), "loss.output", ("classes", "features", "bits")
-    )
+    return check_choice(getattr(loss, "output", default), "loss.output", get_args(LastLayer))
 
 
-def sampling_of(loss):
+def sampling_of(loss: LossFunction) -> Sampling:
     """How the batches of a loss are drawn.
 
     Parameters
@@ -105,12 +107,10 @@ def sampling_of(loss):
     ('balanced', 'uniform')
     """
     default = "uniform" if output_of(loss) == "classes" else "balanced"
-    return check_choice(
-        getattr(loss, "sampling", default), "loss.sampling", ("uniform", "balanced")
-    )
+    return check_choice(getattr(loss, "sampling", default), "loss.sampling", get_args(Sampling))
 
 
-def hash_layer_of(loss):
+def hash_layer_of(loss: LossFunction) -> HashLayer:
     """How a loss wants its bits made from the features.
 
     Parameters
@@ -129,12 +129,13 @@ def hash_layer_of(loss):
     >>> hash_layer_of(DNNHLoss()), hash_layer_of(DSHLoss())
     ('divided', 'linear')
     """
+    default: HashLayer = "linear"
     return check_choice(
-        getattr(loss, "hash_layer", "linear"), "loss.hash_layer", ("linear", "divided", "latent")
+        getattr(loss, "hash_layer", default), "loss.hash_layer", get_args(HashLayer)
     )
 
 
-def takes_soft_targets(loss):
+def takes_soft_targets(loss: LossFunction) -> bool:
     """Whether rows of labels may hold shares of a label, as mixup makes them.
 
     Parameters
@@ -158,7 +159,7 @@ def takes_soft_targets(loss):
     return bool(getattr(loss, "soft_targets", default))
 
 
-def takes_sample_weight(loss):
+def takes_sample_weight(loss: LossFunction) -> bool:
     """Whether a loss weighs the terms of its rows.
 
     Parameters
@@ -183,6 +184,24 @@ def takes_sample_weight(loss):
 __all__ = [
     "CPF_CONSTANTS",
     "LOSSES",
+    "CNNHLoss",
+    "CPFLoss",
+    "CSQLoss",
+    "ContrastiveLoss",
+    "DCHLoss",
+    "DFEHLoss",
+    "DLBHCLoss",
+    "DNNHLoss",
+    "DPSHLoss",
+    "DSHLoss",
+    "GreedyHashLoss",
+    "HashNetLoss",
+    "LRMLLoss",
+    "MultilevelLoss",
+    "OrthoHashLoss",
+    "SoftmaxLoss",
+    "SquaredHingeLoss",
+    "TripletLoss",
     "balance_loss",
     "contrastive_loss",
     "cpf_loss",
@@ -199,5 +218,4 @@ __all__ = [
     "takes_sample_weight",
     "takes_soft_targets",
     "triplet_loss",
-    *(loss.__name__ for loss in LOSSES.values()),
 ]

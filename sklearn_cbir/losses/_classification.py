@@ -1,11 +1,16 @@
 """Losses on one score per class, ``loss(scores, y)``; the features are what enters that layer."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_cbir._typing import LastLayer
 from sklearn_cbir._validation import check_choice, shortened
 from sklearn_cbir.losses._base import (
     Loss,
@@ -40,12 +45,14 @@ class SoftmaxLoss(Loss):
     0.8827
     """
 
-    output = "classes"
+    output: LastLayer = "classes"
     soft_targets = True
     sample_weight = True
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Mean cross entropy of scores (n, n_classes)."""
         outputs = full_precision(outputs)
         if y.ndim == 1 and sample_weight is None:
@@ -54,7 +61,13 @@ class SoftmaxLoss(Loss):
         return F.cross_entropy(outputs, row_weights(sample_weight, outputs) * shares)
 
 
-def squared_hinge_loss(scores, targets, weights=1.0):
+Form = Literal["ovr", "ovr_mean", "crammer_singer", "crammer_singer_max"]
+ClassWeight = Literal["balanced"] | Sequence[float] | np.ndarray | torch.Tensor | None
+
+
+def squared_hinge_loss(
+    scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | float = 1.0
+) -> torch.Tensor:
     """Sum over classes and mean over rows of ``max(0, 1 - t s) ** 2``, t = -1 or 1.
 
     Parameters
@@ -121,22 +134,30 @@ class SquaredHingeLoss(Loss):
     3.67
     """
 
-    output = "classes"
+    output: LastLayer = "classes"
     sample_weight = True
 
-    def __init__(self, form="ovr", class_weight=None):
+    term_weights: torch.Tensor | None
+
+    def __init__(self, form: Form = "ovr", class_weight: ClassWeight = None) -> None:
         super().__init__()
-        self.form = check_choice(form, "form", ("ovr", "ovr_mean", *_CRAMMER_SINGER))
+        self.form: Form = check_choice(form, "form", get_args(Form))
         if form in _CRAMMER_SINGER and class_weight is not None:
             raise ValueError(
                 f"class_weight={shortened(class_weight)} has no meaning with form={form!r}. "
                 "Use form='ovr', or class_weight=None."
             )
-        self.class_weight = _check_class_weight(class_weight)
+        self.class_weight: ClassWeight = _check_class_weight(class_weight)
         # Not persistent: a fit that goes on counts anew.
         self.register_buffer("term_weights", None, persistent=False)
 
-    def setup(self, *, n_outputs, y, generator=None):
+    def setup(
+        self,
+        *,
+        n_outputs: int,
+        y: npt.ArrayLike | torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Count the classes for ``class_weight="balanced"``.
 
         Parameters
@@ -163,7 +184,9 @@ class SquaredHingeLoss(Loss):
         self.term_weights = len(y) / (2 * torch.stack([other, own]).clamp(min=1))
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Mean over rows of scores (n, n_classes)."""
         outputs = full_precision(outputs)
         targets = class_targets(y, outputs.shape[1], outputs.dtype)
@@ -173,7 +196,7 @@ class SquaredHingeLoss(Loss):
         loss = squared_hinge_loss(outputs, targets, weights * self._weights(outputs, targets))
         return loss / outputs.shape[1] if self.form == "ovr_mean" else loss
 
-    def _weights(self, outputs, targets):
+    def _weights(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | float:
         """Weight of every term, (n, n_classes) or a number."""
         if self.class_weight is None:
             return 1.0
@@ -191,7 +214,7 @@ class SquaredHingeLoss(Loss):
         return targets * own + (1 - targets) * other
 
 
-def check_class_weights(loss, n_classes):
+def check_class_weights(loss: object, n_classes: int) -> None:
     """Raise if one of torch's own losses has weights for another number of classes."""
     if not isinstance(loss, TORCH_CLASSIFICATION_LOSSES):
         return
@@ -203,7 +226,7 @@ def check_class_weights(loss, n_classes):
             _check_one_per_class(f"{name} of loss={type(loss).__name__}", len(weights), n_classes)
 
 
-def _check_one_per_class(name, n_weights, n_classes):
+def _check_one_per_class(name: str, n_weights: int, n_classes: int) -> None:
     if n_weights != n_classes:
         raise ValueError(
             f"{name} has shape ({n_weights},), but there are {n_classes} classes. Pass one weight "
@@ -211,7 +234,7 @@ def _check_one_per_class(name, n_weights, n_classes):
         )
 
 
-def _check_class_weight(class_weight):
+def _check_class_weight(class_weight: ClassWeight) -> ClassWeight:
     """Return the weights if they are None, "balanced" or finite numbers of at least 0."""
     if class_weight is None or isinstance(class_weight, str):
         return check_choice(class_weight, "class_weight", (None, "balanced"))
@@ -227,7 +250,9 @@ def _check_class_weight(class_weight):
     return class_weight
 
 
-def _wrong_against_right(scores, targets, weights):
+def _wrong_against_right(
+    scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | float
+) -> torch.Tensor:
     """Squared hinge of every wrong class against every right one, (n, right, wrong)."""
     margins = F.relu(1 + scores[:, None, :] - scores[:, :, None])
     pairs = (weights * targets)[:, :, None] * (1 - targets)[:, None, :]
@@ -235,7 +260,7 @@ def _wrong_against_right(scores, targets, weights):
 
 
 # Mean over rows and sum over right classes: of all wrong classes, or of the worst.
-_CRAMMER_SINGER = {
+_CRAMMER_SINGER: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "crammer_singer": lambda costs: costs.sum(dim=(1, 2)).mean(),
     "crammer_singer_max": lambda costs: costs.amax(dim=2).sum(dim=1).mean(),
 }
@@ -258,7 +283,11 @@ _FUNCTIONS = (
 )
 
 
-def is_of_torch(loss, classes=TORCH_CLASSIFICATION_LOSSES, functions=_FUNCTIONS):
+def is_of_torch(
+    loss: object,
+    classes: type | tuple[type, ...] = TORCH_CLASSIFICATION_LOSSES,
+    functions: tuple[Callable[..., torch.Tensor], ...] = _FUNCTIONS,
+) -> bool:
     """Whether a loss is one of torch's own for classes: a module, a function or a part of one."""
     while isinstance(loss, functools.partial):
         loss = loss.func

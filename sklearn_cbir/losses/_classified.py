@@ -1,9 +1,11 @@
 """Losses on bits from which a classifier, trained with the network, tells the labels."""
 
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_cbir._typing import LastLayer, Sampling
 from sklearn_cbir._validation import check_real
 from sklearn_cbir.losses._base import (
     Loss,
@@ -19,15 +21,22 @@ from sklearn_cbir.losses._base import (
 class _ClassifierLoss(Loss):
     """A linear classifier on what becomes of the outputs; the network gives one output per bit."""
 
-    output = "bits"
-    sampling = "uniform"
+    output: LastLayer = "bits"
+    sampling: Sampling = "uniform"
     sample_weight = True
+    weight: nn.Parameter | None
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_parameter("weight", None)
 
-    def setup(self, *, n_outputs, y, generator=None):
+    def setup(
+        self,
+        *,
+        n_outputs: int,
+        y: npt.ArrayLike | torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Draw the classifier's weights.
 
         Parameters
@@ -45,11 +54,17 @@ class _ClassifierLoss(Loss):
         limit = n_outputs**-0.5  # as torch's own linear layer
         self.weight = nn.Parameter(nn.init.uniform_(weight, -limit, limit, generator=generator))
 
-    def _classification(self, codes, y, weights, bias=None):
+    def _classification(
+        self,
+        codes: torch.Tensor,
+        y: torch.Tensor,
+        weights: torch.Tensor | float,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Cross entropy of the classifier's scores of codes (n, n_bits)."""
-        check_is_set_up(self, self.weight)
-        scores = F.linear(codes, self.weight.to(codes.dtype), bias)
-        return F.cross_entropy(scores, weights * label_shares(y, len(self.weight), codes.dtype))
+        weight = check_is_set_up(self, self.weight)
+        scores = F.linear(codes, weight.to(codes.dtype), bias)
+        return F.cross_entropy(scores, weights * label_shares(y, len(weight), codes.dtype))
 
 
 class DLBHCLoss(_ClassifierLoss):
@@ -102,13 +117,23 @@ class DLBHCLoss(_ClassifierLoss):
     0.127
     """
 
-    def __init__(self, quantization_weight=0.0, balance_weight=0.0):
+    bias: nn.Parameter | None
+
+    def __init__(self, quantization_weight: float = 0.0, balance_weight: float = 0.0) -> None:
         super().__init__()
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
-        self.balance_weight = check_real(balance_weight, "balance_weight", minimum=0)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
+        self.balance_weight: float = check_real(balance_weight, "balance_weight", minimum=0)
         self.register_parameter("bias", None)
 
-    def setup(self, *, n_outputs, y, generator=None):
+    def setup(
+        self,
+        *,
+        n_outputs: int,
+        y: npt.ArrayLike | torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Draw the classifier's weights; its biases start at 0.
 
         Parameters
@@ -123,18 +148,20 @@ class DLBHCLoss(_ClassifierLoss):
             Source of randomness; None is torch's own.
         """
         super().setup(n_outputs=n_outputs, y=y, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(len(self.weight)))
+        self.bias = nn.Parameter(torch.zeros(len(check_is_set_up(self, self.weight))))
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
-        check_is_set_up(self, self.bias)
+        bias = check_is_set_up(self, self.bias)
         codes = torch.sigmoid(full_precision(outputs))
         weights = row_weights(sample_weight, codes)
         quantization = (weights * (0.25 - (codes - 0.5).square())).mean()
         balance = (weights * (codes.mean(dim=1, keepdim=True) - 0.5).square()).mean()
         return (
-            self._classification(codes, y, weights, self.bias.to(codes.dtype))
+            self._classification(codes, y, weights, bias.to(codes.dtype))
             + self.quantization_weight * quantization
             + self.balance_weight * balance
         )
@@ -175,12 +202,16 @@ class GreedyHashLoss(_ClassifierLoss):
     0.1269
     """
 
-    def __init__(self, quantization_weight=0.1):
+    def __init__(self, quantization_weight: float = 0.1) -> None:
         super().__init__()
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         weights = row_weights(sample_weight, outputs)

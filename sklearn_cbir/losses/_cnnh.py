@@ -1,10 +1,12 @@
 """CNNH: target codes from the similarity matrix first, then a network that learns them."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._typing import LastLayer, Sampling
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.losses._base import (
     Loss,
@@ -15,6 +17,7 @@ from sklearn_cbir.losses._base import (
     row_weights,
 )
 
+Array = npt.NDArray[np.float64]
 _MOST_LABEL_SETS = 1000  # stage 1 costs their square in memory and time
 
 
@@ -67,17 +70,25 @@ class CNNHLoss(Loss):
     0.6931
     """
 
-    output = "bits"
-    sampling = "uniform"
+    output: LastLayer = "bits"
+    sampling: Sampling = "uniform"
     sample_weight = True
+    codes: torch.Tensor | None
+    label_sets: torch.Tensor | None
 
-    def __init__(self, n_sweeps=5):
+    def __init__(self, n_sweeps: int = 5) -> None:
         super().__init__()
-        self.n_sweeps = check_integer(n_sweeps, "n_sweeps", minimum=1)
+        self.n_sweeps: int = check_integer(n_sweeps, "n_sweeps", minimum=1)
         self.register_buffer("codes", None)
         self.register_buffer("label_sets", None)
 
-    def setup(self, *, n_outputs, y, generator=None):
+    def setup(
+        self,
+        *,
+        n_outputs: int,
+        y: npt.ArrayLike | torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Find the target codes: stage 1.
 
         Parameters
@@ -109,30 +120,32 @@ class CNNHLoss(Loss):
         self.label_sets = F.normalize(sets, dim=1)
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
-        check_is_set_up(self, self.codes)
+        codes = check_is_set_up(self, self.codes)
         outputs = full_precision(outputs)
         if self.label_sets is None:
             nearest = y if y.ndim == 1 else y.argmax(dim=1)
         else:
             labels = class_targets(y, self.label_sets.shape[1], self.label_sets.dtype)
             nearest = (labels @ self.label_sets.T).argmax(dim=1)  # the same set has the cosine 1
-        bits = (self.codes[nearest] > 0).to(outputs.dtype)
+        bits = (codes[nearest] > 0).to(outputs.dtype)
         costs = F.binary_cross_entropy_with_logits(outputs, bits, reduction="none")
         return (row_weights(sample_weight, outputs) * costs).mean()
 
 
-def _start(n_sets, n_bits, generator):
+def _start(n_sets: int, n_bits: int, generator: torch.Generator | None) -> Array:
     """Return the codes that stage 1 begins with, float64 from -1 to 1."""
     return 2 * torch.rand(n_sets, n_bits, generator=generator, dtype=torch.float64).numpy() - 1
 
 
-def _signs(codes):
+def _signs(codes: Array) -> torch.Tensor:
     return torch.from_numpy(np.where(codes >= 0, 1, -1)).float()
 
 
-def _label_sets(y):
+def _label_sets(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the distinct label rows (n_sets, n_labels) and how often each occurs."""
     if y.ndim == 1:
         counts = torch.bincount(y).double()
@@ -147,7 +160,13 @@ def _label_sets(y):
     return sets[frequent], counts[frequent].double()
 
 
-def _factor(similarity, weights, codes, n_sweeps, generator):
+def _factor(
+    similarity: Array,
+    weights: Array,
+    codes: Array,
+    n_sweeps: int,
+    generator: torch.Generator | None,
+) -> Array:
     """Minimize the weighted square of ``codes codes' - n_bits similarity``; all (n, n) float64."""
     residual = codes @ codes.T - codes.shape[1] * similarity
     for _ in range(n_sweeps):
@@ -159,7 +178,9 @@ def _factor(similarity, weights, codes, n_sweeps, generator):
     return codes
 
 
-def _factor_classes(weights, codes, n_sweeps, generator):
+def _factor_classes(
+    weights: Array, codes: Array, n_sweeps: int, generator: torch.Generator | None
+) -> Array:
     """Minimize as `_factor` where every two of the n sets are dissimilar, as classes are.
 
     With S = 2 I - 1 a residual is ``codes[i] @ codes[k] + n_bits``, less ``2 n_bits`` on the
@@ -187,7 +208,7 @@ def _factor_classes(weights, codes, n_sweeps, generator):
     return codes
 
 
-def _move(codes, residual, weights, i, j):
+def _move(codes: Array, residual: Array, weights: Array, i: int, j: int) -> None:
     """Move one coordinate to the best of few values and keep `residual` up to date, in place."""
     column, value, weight, own = codes[:, j], codes[i, j], weights[i], residual[i, i]
     slope = (weights * residual[i]) @ column

@@ -3,9 +3,11 @@
 from math import comb
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from sklearn_cbir._typing import LastLayer, Sampling
 from sklearn_cbir._validation import check_real
 from sklearn_cbir.losses._base import (
     Loss,
@@ -22,7 +24,9 @@ _MOST_BITS_LISTED = 16  # 65,536 codes; of longer ones a sample is drawn
 _LEAST_DRAWN = 4096
 
 
-def hash_centers(n_classes, n_bits, generator=None):
+def hash_centers(
+    n_classes: int, n_bits: int, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Draw one code per class, far from each other.
 
     Rows of a Hadamard matrix and of its negative where there is one that is
@@ -73,7 +77,7 @@ def hash_centers(n_classes, n_bits, generator=None):
     return torch.cat([rows, -rows])[:n_classes]
 
 
-def _hadamard(n):
+def _hadamard(n: int) -> npt.NDArray[np.float32] | None:
     """Return a Hadamard matrix of Paley or Sylvester (n, n), or None where neither makes one."""
     if n in (1, 2):
         return np.array([[1, 1], [1, -1]], dtype=np.float32)[:n, :n]
@@ -85,7 +89,7 @@ def _hadamard(n):
     return None if half is None else np.kron([[1, 1], [1, -1]], half).astype(np.float32)
 
 
-def _paley(prime):
+def _paley(prime: int) -> npt.NDArray[np.float32]:
     """Return the matrix of the quadratic residues of a prime that is 3 modulo 4."""
     numbers = np.arange(prime)
     is_residue = np.isin(numbers, numbers[1:] ** 2 % prime)
@@ -97,7 +101,7 @@ def _paley(prime):
     return matrix
 
 
-def _spread_codes(n_classes, n_bits, generator):
+def _spread_codes(n_classes: int, n_bits: int, generator: torch.Generator | None) -> torch.Tensor:
     """Pick codes far from each other, one by one (n_classes, n_bits)."""
     pool = 2.0 * _pool_of_codes(n_classes, n_bits, generator) - 1
     chosen = [0]
@@ -108,7 +112,7 @@ def _spread_codes(n_classes, n_bits, generator):
     return pool[chosen]
 
 
-def _pool_of_codes(n_classes, n_bits, generator):
+def _pool_of_codes(n_classes: int, n_bits: int, generator: torch.Generator | None) -> torch.Tensor:
     """Return at least `n_classes` codes of 0 and 1 in random order, no two of them equal."""
     n_drawn = max(2 * n_classes, _LEAST_DRAWN)
     if n_bits <= _MOST_BITS_LISTED:
@@ -122,7 +126,7 @@ def _pool_of_codes(n_classes, n_bits, generator):
     return numbers[:, None].bitwise_right_shift(torch.arange(n_bits)).bitwise_and(1)
 
 
-def _half_ones(n_drawn, n_bits, generator):
+def _half_ones(n_drawn: int, n_bits: int, generator: torch.Generator | None) -> torch.Tensor:
     """Draw codes with a random half of their bits 1, and drop those that came before."""
     order = torch.rand(n_drawn, n_bits, generator=generator).argsort(dim=1)
     codes = order < n_bits // 2
@@ -133,15 +137,22 @@ def _half_ones(n_drawn, n_bits, generator):
 class _CodebookLoss(Loss):
     """One fixed code per class, drawn before training."""
 
-    output = "bits"
-    sampling = "uniform"
+    output: LastLayer = "bits"
+    sampling: Sampling = "uniform"
     sample_weight = True
+    centers: torch.Tensor | None
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("centers", None)
 
-    def setup(self, *, n_outputs, y, generator=None):
+    def setup(
+        self,
+        *,
+        n_outputs: int,
+        y: npt.ArrayLike | torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Draw the classes' codes.
 
         Parameters
@@ -197,12 +208,22 @@ class CSQLoss(_CodebookLoss):
     0.6931
     """
 
-    def __init__(self, quantization_weight=0.0001):
+    ties: torch.Tensor | None
+
+    def __init__(self, quantization_weight: float = 0.0001) -> None:
         super().__init__()
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
         self.register_buffer("ties", None)
 
-    def setup(self, *, n_outputs, y, generator=None):
+    def setup(
+        self,
+        *,
+        n_outputs: int,
+        y: npt.ArrayLike | torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Draw the classes' codes, and one for bits without a majority.
 
         Parameters
@@ -220,14 +241,16 @@ class CSQLoss(_CodebookLoss):
         self.ties = 1.0 - 2.0 * (torch.rand(n_outputs, generator=generator) < 0.5).float()
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
-        check_is_set_up(self, self.centers)
+        centers, ties = check_is_set_up(self, self.centers), check_is_set_up(self, self.ties)
         outputs = full_precision(outputs)
         weights = row_weights(sample_weight, outputs)
-        labels = class_targets(y, len(self.centers), outputs.dtype)
-        votes = labels @ self.centers.to(outputs.dtype)
-        bits = torch.where(votes == 0, self.ties, votes) > 0  # (n, n_bits)
+        labels = class_targets(y, len(centers), outputs.dtype)
+        votes = labels @ centers.to(outputs.dtype)
+        bits = torch.where(votes == 0, ties, votes) > 0  # (n, n_bits)
         # (1 + tanh(u)) / 2 is the sigmoid of 2 u.
         costs = F.binary_cross_entropy_with_logits(
             2 * outputs, bits.to(outputs.dtype), reduction="none"
@@ -274,18 +297,20 @@ class OrthoHashLoss(_CodebookLoss):
     0.6931
     """
 
-    def __init__(self, scale=8.0, margin=0.2):
+    def __init__(self, scale: float = 8.0, margin: float = 0.2) -> None:
         super().__init__()
-        self.scale = check_real(scale, "scale", minimum=0)
-        self.margin = check_real(margin, "margin", minimum=0)
+        self.scale: float = check_real(scale, "scale", minimum=0)
+        self.margin: float = check_real(margin, "margin", minimum=0)
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
-        check_is_set_up(self, self.centers)
+        centers = check_is_set_up(self, self.centers)
         outputs = full_precision(outputs)
-        n_classes, n_bits = self.centers.shape
-        cosines = F.normalize(outputs, dim=1) @ self.centers.to(outputs.dtype).T / n_bits**0.5
+        n_classes, n_bits = centers.shape
+        cosines = F.normalize(outputs, dim=1) @ centers.to(outputs.dtype).T / n_bits**0.5
         shares = label_shares(y, n_classes, outputs.dtype)
         margins = self.margin * (shares > 0).to(shares.dtype)
         weights = row_weights(sample_weight, outputs)

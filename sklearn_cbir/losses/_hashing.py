@@ -1,14 +1,23 @@
 """Losses on the real outputs of a hash layer, one per bit: ``loss(outputs, y)``."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._typing import LastLayer
 from sklearn_cbir._validation import check_choice, check_real
 from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 
+Norm = Literal["l1", "l2"]
+Axis = Literal["code", "bit"]
+Reduction = Literal["pair", "sample"]
+SimilarWeight = Literal["balanced"] | float | None
+Squash = Literal["tanh"] | None
 
-def squared_distances(outputs):
+
+def squared_distances(outputs: torch.Tensor) -> torch.Tensor:
     """Squared Euclidean distances between all rows.
 
     Parameters
@@ -35,7 +44,9 @@ def squared_distances(outputs):
     return lengths[:, None] + lengths[None, :] - 2 * exact @ exact.T
 
 
-def pair_mean(costs, similar, similar_weight=None):
+def pair_mean(
+    costs: torch.Tensor, similar: torch.Tensor, similar_weight: SimilarWeight = None
+) -> torch.Tensor:
     """Mean cost of the pairs of different rows.
 
     Parameters
@@ -79,14 +90,19 @@ def pair_mean(costs, similar, similar_weight=None):
     return (weight * similar_cost + dissimilar_cost) / torch.where(total > 0, total, 1)
 
 
-def check_similar_weight(similar_weight):
+def check_similar_weight(similar_weight: SimilarWeight) -> SimilarWeight:
     """Return the weight if it is None, "balanced" or a number of at least 0."""
     if similar_weight is None or isinstance(similar_weight, str):
         return check_choice(similar_weight, "similar_weight", (None, "balanced"))
     return check_real(similar_weight, "similar_weight", minimum=0)
 
 
-def contrastive_loss(outputs, similar, margin, similar_weight=None):
+def contrastive_loss(
+    outputs: torch.Tensor,
+    similar: torch.Tensor,
+    margin: float,
+    similar_weight: SimilarWeight = None,
+) -> torch.Tensor:
     """Half the mean over pairs: pull similar ones together, push others apart.
 
     Parameters
@@ -120,7 +136,7 @@ def contrastive_loss(outputs, similar, margin, similar_weight=None):
     return pair_mean(costs, similar, similar_weight).to(full_precision(outputs).dtype)
 
 
-def quantization_loss(outputs, norm="l1"):
+def quantization_loss(outputs: torch.Tensor, norm: Norm = "l1") -> torch.Tensor:
     """Mean over rows of the distance of all outputs from -1 or +1.
 
     Parameters
@@ -147,7 +163,7 @@ def quantization_loss(outputs, norm="l1"):
     return (errors.abs() if norm == "l1" else errors.square()).sum(dim=1).mean()
 
 
-def balance_loss(outputs, axis="code"):
+def balance_loss(outputs: torch.Tensor, axis: Axis = "code") -> torch.Tensor:
     """Mean square of the mean output: as many +1 as -1.
 
     Parameters
@@ -207,18 +223,25 @@ class DSHLoss(Loss):
     0.4707
     """
 
-    output = "bits"
+    output: LastLayer = "bits"
 
-    def __init__(self, margin=None, quantization_weight=0.01, quantization_reduction="pair"):
+    def __init__(
+        self,
+        margin: float | None = None,
+        quantization_weight: float = 0.01,
+        quantization_reduction: Reduction = "pair",
+    ) -> None:
         super().__init__()
-        self.margin = _check_margin(margin)
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
-        self.quantization_reduction = check_choice(
-            quantization_reduction, "quantization_reduction", ("pair", "sample")
+        self.margin: float | None = _check_margin(margin)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
+        self.quantization_reduction: Reduction = check_choice(
+            quantization_reduction, "quantization_reduction", get_args(Reduction)
         )
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         similar = shared_labels(y, y) > 0
@@ -284,29 +307,31 @@ class DFEHLoss(Loss):
     0.4627
     """
 
-    output = "bits"
+    output: LastLayer = "bits"
 
     def __init__(
         self,
-        margin=None,
-        quantization_weight=0.01,
-        balance_weight=0.01,
-        quantization="l1",
-        balance="code",
-        similar_weight=2.0,
-        squash=None,
-    ):
+        margin: float | None = None,
+        quantization_weight: float = 0.01,
+        balance_weight: float = 0.01,
+        quantization: Norm = "l1",
+        balance: Axis = "code",
+        similar_weight: SimilarWeight = 2.0,
+        squash: Squash = None,
+    ) -> None:
         super().__init__()
-        self.margin = _check_margin(margin)
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
-        self.balance_weight = check_real(balance_weight, "balance_weight", minimum=0)
-        self.quantization = check_choice(quantization, "quantization", ("l1", "l2"))
-        self.balance = check_choice(balance, "balance", ("code", "bit"))
-        self.similar_weight = check_similar_weight(similar_weight)
-        self.squash = check_choice(squash, "squash", (None, "tanh"))
+        self.margin: float | None = _check_margin(margin)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
+        self.balance_weight: float = check_real(balance_weight, "balance_weight", minimum=0)
+        self.quantization: Norm = check_choice(quantization, "quantization", get_args(Norm))
+        self.balance: Axis = check_choice(balance, "balance", get_args(Axis))
+        self.similar_weight: SimilarWeight = check_similar_weight(similar_weight)
+        self.squash: Squash = check_choice(squash, "squash", (None, "tanh"))
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         outputs = torch.tanh(outputs) if self.squash == "tanh" else outputs
@@ -319,5 +344,5 @@ class DFEHLoss(Loss):
         )
 
 
-def _check_margin(margin):
+def _check_margin(margin: float | None) -> float | None:
     return margin if margin is None else check_real(margin, "margin", minimum=0)

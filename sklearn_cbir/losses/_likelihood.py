@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._typing import LastLayer
 from sklearn_cbir._validation import check_real
 from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import pair_mean, quantization_loss, squared_distances
@@ -41,14 +42,16 @@ class DPSHLoss(Loss):
     0.002476
     """
 
-    output = "bits"
+    output: LastLayer = "bits"
 
-    def __init__(self, quantization_weight=0.1):
+    def __init__(self, quantization_weight: float = 0.1) -> None:
         super().__init__()
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         similar = shared_labels(y, y) > 0
@@ -101,15 +104,15 @@ class HashNetLoss(Loss):
     7.0
     """
 
-    output = "bits"
+    output: LastLayer = "bits"
 
-    def __init__(self, alpha=None, final_beta=7.0):
+    def __init__(self, alpha: float | None = None, final_beta: float = 7.0) -> None:
         super().__init__()
-        self.alpha = alpha if alpha is None else check_real(alpha, "alpha", minimum=0)
-        self.final_beta = check_real(final_beta, "final_beta", minimum=1, maximum=1e6)
-        self.beta = 1.0
+        self.alpha: float | None = alpha if alpha is None else check_real(alpha, "alpha", minimum=0)
+        self.final_beta: float = check_real(final_beta, "final_beta", minimum=1, maximum=1e6)
+        self.beta: float = 1.0
 
-    def start_epoch(self, epoch, n_epochs):
+    def start_epoch(self, epoch: int, n_epochs: int) -> None:
         """Set the sharpness of an epoch; it does not depend on earlier calls.
 
         Parameters
@@ -124,7 +127,7 @@ class HashNetLoss(Loss):
         self.beta = math.sqrt(1 + (self.final_beta**2 - 1) * done)
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         similar = shared_labels(y, y) > 0
@@ -167,15 +170,17 @@ class DCHLoss(Loss):
     0.6931
     """
 
-    output = "bits"
+    output: LastLayer = "bits"
 
-    def __init__(self, gamma=20.0, quantization_weight=0.1):
+    def __init__(self, gamma: float = 20.0, quantization_weight: float = 0.1) -> None:
         super().__init__()
-        self.gamma = check_real(gamma, "gamma", minimum=1e-6)
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
+        self.gamma: float = check_real(gamma, "gamma", minimum=1e-6)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         n_bits = outputs.shape[1]
@@ -190,7 +195,7 @@ class DCHLoss(Loss):
         return pairs + self.quantization_weight * quantization
 
 
-def _weighted_mean(costs, y):
+def _weighted_mean(costs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Mean over pairs of different rows; both kinds weigh alike, common labels add to it."""
     shared = shared_labels(y, y).to(costs.dtype)
     different = ~torch.eye(len(costs), dtype=torch.bool, device=costs.device)

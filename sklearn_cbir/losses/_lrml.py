@@ -1,15 +1,29 @@
 """Learning to rank and multiple loss: negatives are held at distances that grow by rank."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._typing import LastLayer
 from sklearn_cbir._validation import check_boolean, check_choice, check_integer, check_real
 from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._pairs import euclidean_distances
 
+Form = Literal["staircase", "ranked_list"]
+Negatives = Literal["hardest", "bottom"]
+Reduction = Literal["mean", "sum"]
 
-def staircase_loss(positive, negatives, *, margin=0.85, step=0.05, positive_margin=0.0):
+
+def staircase_loss(
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    *,
+    margin: float = 0.85,
+    step: float = 0.05,
+    positive_margin: float = 0.0,
+) -> torch.Tensor:
     """Cost of tuples whose negative of rank r belongs at ``margin + r step``.
 
     Half the square of what the positive is too far, plus half the squares of
@@ -45,8 +59,14 @@ def staircase_loss(positive, negatives, *, margin=0.85, step=0.05, positive_marg
 
 
 def ranked_list_loss(
-    positive, negatives, *, boundary=1.2, gap=0.4, temperature=10.0, negative_weight=0.5
-):
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    *,
+    boundary: float = 1.2,
+    gap: float = 0.4,
+    temperature: float = 10.0,
+    negative_weight: float = 0.5,
+) -> torch.Tensor:
     """Cost of tuples whose nearer negatives weigh more, with one common distance.
 
     Parameters
@@ -157,39 +177,41 @@ class LRMLLoss(Loss):
     0.2804
     """
 
-    output = "features"
+    output: LastLayer = "features"
 
     def __init__(
         self,
-        form="staircase",
-        margin=0.85,
-        step=0.05,
-        positive_margin=0.0,
-        boundary=1.2,
-        gap=0.4,
-        temperature=10.0,
-        negative_weight=0.5,
-        n_negatives=5,
-        negatives="hardest",
-        one_per_class=True,
-        reduction="mean",
-    ):
+        form: Form = "staircase",
+        margin: float = 0.85,
+        step: float = 0.05,
+        positive_margin: float = 0.0,
+        boundary: float = 1.2,
+        gap: float = 0.4,
+        temperature: float = 10.0,
+        negative_weight: float = 0.5,
+        n_negatives: int = 5,
+        negatives: Negatives = "hardest",
+        one_per_class: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
-        self.form = check_choice(form, "form", ("staircase", "ranked_list"))
-        self.margin = check_real(margin, "margin", minimum=0)
-        self.step = check_real(step, "step", minimum=0)
-        self.positive_margin = check_real(positive_margin, "positive_margin", minimum=0)
-        self.boundary = check_real(boundary, "boundary", minimum=0)
-        self.gap = check_real(gap, "gap", minimum=0)
-        self.temperature = check_real(temperature, "temperature", minimum=0)
-        self.negative_weight = check_real(negative_weight, "negative_weight", minimum=0, maximum=1)
-        self.n_negatives = check_integer(n_negatives, "n_negatives", minimum=1)
-        self.negatives = check_choice(negatives, "negatives", ("hardest", "bottom"))
-        self.one_per_class = check_boolean(one_per_class, "one_per_class")
-        self.reduction = check_choice(reduction, "reduction", ("mean", "sum"))
+        self.form: Form = check_choice(form, "form", get_args(Form))
+        self.margin: float = check_real(margin, "margin", minimum=0)
+        self.step: float = check_real(step, "step", minimum=0)
+        self.positive_margin: float = check_real(positive_margin, "positive_margin", minimum=0)
+        self.boundary: float = check_real(boundary, "boundary", minimum=0)
+        self.gap: float = check_real(gap, "gap", minimum=0)
+        self.temperature: float = check_real(temperature, "temperature", minimum=0)
+        self.negative_weight: float = check_real(
+            negative_weight, "negative_weight", minimum=0, maximum=1
+        )
+        self.n_negatives: int = check_integer(n_negatives, "n_negatives", minimum=1)
+        self.negatives: Negatives = check_choice(negatives, "negatives", get_args(Negatives))
+        self.one_per_class: bool = check_boolean(one_per_class, "one_per_class")
+        self.reduction: Reduction = check_choice(reduction, "reduction", get_args(Reduction))
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of features (n, d)."""
         distances = euclidean_distances(outputs)
         similar = shared_labels(y, y) > 0
@@ -200,7 +222,7 @@ class LRMLLoss(Loss):
         total = costs.sum() / (max(len(costs), 1) if self.reduction == "mean" else 1)
         return total.to(full_precision(outputs).dtype)
 
-    def _tuple_costs(self, positive, negatives):
+    def _tuple_costs(self, positive: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
         """Cost of every tuple (n_tuples,)."""
         if self.form == "staircase":
             names = ("margin", "step", "positive_margin")
@@ -210,7 +232,9 @@ class LRMLLoss(Loss):
             cost = ranked_list_loss
         return cost(positive, negatives, **{name: getattr(self, name) for name in names})
 
-    def _negatives(self, distances, similar, y):
+    def _negatives(
+        self, distances: torch.Tensor, similar: torch.Tensor, y: torch.Tensor
+    ) -> torch.Tensor:
         """Distances of every row's negatives (n, n_negatives), infinite where there are none."""
         order = distances.detach() if self.negatives == "hardest" else -distances.detach()
         order = torch.where(similar, torch.inf, order)

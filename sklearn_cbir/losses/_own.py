@@ -2,22 +2,24 @@
 
 import contextlib
 import copy
+from collections.abc import Iterator
 
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_cbir._typing import LossFunction
 from sklearn_cbir._validation import resolve, shortened
 from sklearn_cbir.losses import LOSSES
 from sklearn_cbir.losses._classification import is_of_torch
 
 
-def name_of_loss(loss):
+def name_of_loss(loss: object) -> str:
     """Return how messages call a loss: by the name of a function, or by the class of an object."""
     return getattr(loss, "__qualname__", type(loss).__name__)
 
 
 @contextlib.contextmanager
-def called_as(loss, how):
+def called_as(loss: object, how: str) -> Iterator[None]:
     """Say of which loss an error is, and how what has raised it is called."""
     try:
         yield
@@ -28,7 +30,7 @@ def called_as(loss, how):
         raise
 
 
-def fresh_loss(loss):
+def fresh_loss(loss: str | LossFunction | type[LossFunction] | None) -> LossFunction | None:
     """Return a loss to be trained, or None for None; the user's object is never trained.
 
     Parameters
@@ -41,21 +43,21 @@ def fresh_loss(loss):
     callable or None
         ``loss(outputs, y)``.
     """
-    loss = resolve(loss, LOSSES, "loss", own="your own torch module")
-    if loss is None:
+    chosen = resolve(loss, LOSSES, "loss", own="your own torch module")
+    if chosen is None:
         return None
-    if not callable(loss):
+    if not callable(chosen):
         raise ValueError(
-            f"loss={shortened(loss)} cannot be called. Use one of {sorted(LOSSES)}, or a module "
+            f"loss={shortened(chosen)} cannot be called. Use one of {sorted(LOSSES)}, or a module "
             "called as loss(outputs, y)."
         )
-    if isinstance(loss, type):
-        with called_as(loss, "a class, without arguments"):
-            loss = loss()
+    if isinstance(chosen, type):
+        with called_as(chosen, "a class, without arguments"):
+            fresh = chosen()
     else:
-        loss = copy.deepcopy(loss)
-    if is_of_torch(loss, nn.NLLLoss, (F.nll_loss,)):
+        fresh = copy.deepcopy(chosen)
+    if is_of_torch(fresh, nn.NLLLoss, (F.nll_loss,)):
         raise ValueError(
-            f"{name_of_loss(loss)} wants log-probabilities. Use torch.nn.CrossEntropyLoss()."
+            f"{name_of_loss(fresh)} wants log-probabilities. Use torch.nn.CrossEntropyLoss()."
         )
-    return loss
+    return fresh

@@ -1,20 +1,28 @@
 """Losses over the pairs of a batch, by how many labels two rows share."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._typing import LastLayer
 from sklearn_cbir._validation import check_choice, check_real
 from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import (
+    SimilarWeight,
     check_similar_weight,
     pair_mean,
     quantization_loss,
     squared_distances,
 )
 
+Form = Literal["idhn", "isdh", "cosine"]
+Squash = Literal["softsign", "tanh"] | None
+Similarity = Literal["cosine", "binary"]
 
-def euclidean_distances(features):
+
+def euclidean_distances(features: torch.Tensor) -> torch.Tensor:
     """Distances between all rows (n, n); the slope at 0 is 0, not infinite."""
     # At 0 the clamp stops the gradient before the square root, whose slope there is infinite.
     return squared_distances(features).clamp(min=1e-12).sqrt()
@@ -52,15 +60,15 @@ class ContrastiveLoss(Loss):
     0.0685
     """
 
-    output = "features"
+    output: LastLayer = "features"
 
-    def __init__(self, margin=1.0, similar_weight=None):
+    def __init__(self, margin: float = 1.0, similar_weight: SimilarWeight = None) -> None:
         super().__init__()
-        self.margin = check_real(margin, "margin", minimum=0)
-        self.similar_weight = check_similar_weight(similar_weight)
+        self.margin: float = check_real(margin, "margin", minimum=0)
+        self.similar_weight: SimilarWeight = check_similar_weight(similar_weight)
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of features (n, d)."""
         similar = shared_labels(y, y) > 0
         misses = F.relu(self.margin - euclidean_distances(outputs))
@@ -127,27 +135,29 @@ class MultilevelLoss(Loss):
     0.1435
     """
 
-    output = "bits"
+    output: LastLayer = "bits"
 
     def __init__(
         self,
-        form="idhn",
-        beta=5.0,
-        gamma=None,
-        quantization_weight=0.1,
-        squash="softsign",
-        similarity="cosine",
-    ):
+        form: Form = "idhn",
+        beta: float = 5.0,
+        gamma: float | None = None,
+        quantization_weight: float = 0.1,
+        squash: Squash = "softsign",
+        similarity: Similarity = "cosine",
+    ) -> None:
         super().__init__()
-        self.form = check_choice(form, "form", ("idhn", "isdh", "cosine"))
-        self.beta = check_real(beta, "beta", minimum=0)
-        self.gamma = gamma if gamma is None else check_real(gamma, "gamma", minimum=0)
-        self.quantization_weight = check_real(quantization_weight, "quantization_weight", minimum=0)
-        self.squash = check_choice(squash, "squash", ("softsign", "tanh", None))
-        self.similarity = check_choice(similarity, "similarity", ("cosine", "binary"))
+        self.form: Form = check_choice(form, "form", get_args(Form))
+        self.beta: float = check_real(beta, "beta", minimum=0)
+        self.gamma: float | None = gamma if gamma is None else check_real(gamma, "gamma", minimum=0)
+        self.quantization_weight: float = check_real(
+            quantization_weight, "quantization_weight", minimum=0
+        )
+        self.squash: Squash = check_choice(squash, "squash", ("softsign", "tanh", None))
+        self.similarity: Similarity = check_choice(similarity, "similarity", get_args(Similarity))
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
         if self.squash is not None:
@@ -156,13 +166,13 @@ class MultilevelLoss(Loss):
         quantization = quantization_loss(outputs) / outputs.shape[1]
         return costs.mean() + self.quantization_weight * quantization
 
-    def _similarities(self, y, dtype):
+    def _similarities(self, y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Similarity s of every ordered pair (n, n)."""
         if self.similarity == "binary":
             return (shared_labels(y, y) > 0).to(dtype)
         return _label_cosines(y, dtype)
 
-    def _pair_costs(self, outputs, targets):
+    def _pair_costs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cost of every ordered pair (n, n)."""
         if self.form == "cosine":
             unit = F.normalize(outputs, dim=1)
@@ -180,7 +190,7 @@ class MultilevelLoss(Loss):
         return torch.where((targets > 0.99) | (targets < 0.01), hard, soft)
 
 
-def _label_cosines(y, dtype):
+def _label_cosines(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Cosine of the label vectors of all rows (n, n)."""
     if y.ndim == 1:
         return shared_labels(y, y).to(dtype)

@@ -1,9 +1,11 @@
 """Losses on features that compare them with one learned proxy per class: ``loss(outputs, y)``."""
 
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_cbir._typing import LastLayer
 from sklearn_cbir._validation import check_real
 from sklearn_cbir.losses._base import (
     Loss,
@@ -14,7 +16,7 @@ from sklearn_cbir.losses._base import (
 )
 
 # The paper's values per data set, read from its code; arguments of CPFLoss and CPFEmbedder.
-CPF_CONSTANTS = {
+CPF_CONSTANTS: dict[str, dict[str, float]] = {
     "cub": {"tau": 0.38, "psi": 0.2, "sp": 9.0, "sn": 9.0, "mu": 0.0, "b": 2.0},
     "cars": {"tau": 0.38, "psi": 0.2, "sp": 9.0, "sn": 9.0, "mu": 0.0, "b": 2.0},
     "sop": {"tau": 0.38, "psi": 0.2, "sp": 3.0, "sn": 8.0, "mu": 1.0, "b": 2.0},
@@ -22,7 +24,18 @@ CPF_CONSTANTS = {
 }
 
 
-def cpf_loss(cosines, targets, *, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0, weights=1.0):
+def cpf_loss(
+    cosines: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    tau: float = 0.38,
+    psi: float = 0.38,
+    sp: float = 3.0,
+    sn: float = 8.0,
+    mu: float = 1.0,
+    b: float = 2.0,
+    weights: torch.Tensor | float = 1.0,
+) -> torch.Tensor:
     """Consistent penalizing field of cosines: one minus a soft F1 of the batch.
 
     Parameters
@@ -117,26 +130,42 @@ class CPFLoss(Loss):
     0.9413
     """
 
-    output = "features"
+    output: LastLayer = "features"
     soft_targets = True
     sample_weight = True
 
-    def __init__(self, tau=0.38, psi=0.38, sp=3.0, sn=8.0, mu=1.0, b=2.0):
+    proxies: nn.Parameter | None
+
+    def __init__(
+        self,
+        tau: float = 0.38,
+        psi: float = 0.38,
+        sp: float = 3.0,
+        sn: float = 8.0,
+        mu: float = 1.0,
+        b: float = 2.0,
+    ) -> None:
         super().__init__()
-        self.tau = check_real(tau, "tau", minimum=-1, maximum=1)
-        self.psi = check_real(psi, "psi", minimum=-1, maximum=1)
+        self.tau: float = check_real(tau, "tau", minimum=-1, maximum=1)
+        self.psi: float = check_real(psi, "psi", minimum=-1, maximum=1)
         if psi > tau:
             raise ValueError(
                 f"psi={psi!r} is above tau={tau!r}: pushes between the two would have negative "
                 "costs. Use psi <= tau."
             )
-        self.sp = check_real(sp, "sp", minimum=0)
-        self.sn = check_real(sn, "sn", minimum=0)
-        self.mu = check_real(mu, "mu")
-        self.b = check_real(b, "b", minimum=0)
+        self.sp: float = check_real(sp, "sp", minimum=0)
+        self.sn: float = check_real(sn, "sn", minimum=0)
+        self.mu: float = check_real(mu, "mu")
+        self.b: float = check_real(b, "b", minimum=0)
         self.register_parameter("proxies", None)
 
-    def setup(self, *, n_outputs, y, generator=None):
+    def setup(
+        self,
+        *,
+        n_outputs: int,
+        y: npt.ArrayLike | torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Draw one proxy per class, Xavier uniform.
 
         Parameters
@@ -154,7 +183,9 @@ class CPFLoss(Loss):
         self.proxies = nn.Parameter(nn.init.xavier_uniform_(proxies, generator=generator))
 
     @on_labeled_rows
-    def forward(self, outputs, y, *, sample_weight=None):
+    def forward(
+        self, outputs: torch.Tensor, y: torch.Tensor, *, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Loss of features (n, n_outputs); `y` may hold soft rows."""
         if self.proxies is None:
             raise RuntimeError(

@@ -1,14 +1,19 @@
 """Losses over the triplets of a batch: who is nearer to whom."""
 
+from typing import Literal, get_args
+
 import torch
 
 from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._typing import HashLayer, LastLayer
 from sklearn_cbir._validation import check_choice, check_real
 from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import squared_distances
 
+Triplets = Literal["semihard", "all", "hardest"]
 
-def triplet_loss(distances, relevance, margin):
+
+def triplet_loss(distances: torch.Tensor, relevance: torch.Tensor, margin: float) -> torch.Tensor:
     """Mean over triplets of ``max(0, margin + D[i, j] - D[i, k])``.
 
     Parameters
@@ -45,7 +50,9 @@ def triplet_loss(distances, relevance, margin):
     return total / max(int(n_triplets), 1)
 
 
-def _triplet_costs(distances, nearer, farther, margin):
+def _triplet_costs(
+    distances: torch.Tensor, nearer: torch.Tensor, farther: torch.Tensor, margin: float
+) -> torch.Tensor:
     """Sum of the triplets' costs in n ** 2 log n steps: sorted distances and their running sums."""
     far = torch.where(farther, distances, torch.inf).sort(dim=1).values
     sums = torch.where(far < torch.inf, far, 0).cumsum(dim=1)
@@ -92,15 +99,15 @@ class TripletLoss(Loss):
     0.3
     """
 
-    output = "features"
+    output: LastLayer = "features"
 
-    def __init__(self, margin=0.2, triplets="semihard"):
+    def __init__(self, margin: float = 0.2, triplets: Triplets = "semihard") -> None:
         super().__init__()
-        self.margin = check_real(margin, "margin", minimum=0)
-        self.triplets = check_choice(triplets, "triplets", ("semihard", "all", "hardest"))
+        self.margin: float = check_real(margin, "margin", minimum=0)
+        self.triplets: Triplets = check_choice(triplets, "triplets", get_args(Triplets))
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of features (n, d)."""
         distances = squared_distances(outputs)
         similar = shared_labels(y, y) > 0
@@ -110,7 +117,7 @@ class TripletLoss(Loss):
             loss = self._chosen(distances, similar)
         return loss.to(full_precision(outputs).dtype)
 
-    def _chosen(self, distances, similar):
+    def _chosen(self, distances: torch.Tensor, similar: torch.Tensor) -> torch.Tensor:
         """Mean cost where every pair, or every anchor, has one negative."""
         positive = similar & ~torch.eye(len(similar), dtype=torch.bool, device=similar.device)
         far = torch.where(similar, torch.inf, distances).sort(dim=1).values  # negatives first
@@ -164,18 +171,18 @@ class DNNHLoss(Loss):
     tensor(1.)
     """
 
-    output = "bits"
-    hash_layer = "divided"
+    output: LastLayer = "bits"
+    hash_layer: HashLayer = "divided"
 
-    def __init__(self, margin=1.0, threshold_width=0.5):
+    def __init__(self, margin: float = 1.0, threshold_width: float = 0.5) -> None:
         super().__init__()
-        self.margin = check_real(margin, "margin", minimum=0)
-        self.threshold_width = check_real(
+        self.margin: float = check_real(margin, "margin", minimum=0)
+        self.threshold_width: float = check_real(
             threshold_width, "threshold_width", minimum=0, maximum=0.5
         )
 
     @on_labeled_rows
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         values = torch.sigmoid(full_precision(outputs))
         passes = (values - 0.5).abs() <= self.threshold_width
