@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 import numpy as np
 
@@ -21,8 +21,7 @@ def shortened(value: object, length: int = 80) -> str:
     if isinstance(value, (str, bytes, bytearray)) and len(value) > length:
         half = length // 2
         start, end = (
-            part if isinstance(part, str) else bytes(part)
-            for part in (value[:half], value[-half:])
+            part if isinstance(part, str) else bytes(part) for part in (value[:half], value[-half:])
         )
         text = repr(start)[:-1] + "..." + repr(end).removeprefix("b")[1:]
         return f"{text} ({type(value).__name__}, {len(value):,} long)"
@@ -142,16 +141,20 @@ def check_integer(
 
 
 def check_real(
-    value: Any, parameter: str, *, minimum: float | None = None, maximum: float | None = None
+    value: object, parameter: str, *, minimum: float | None = None, maximum: float | None = None
 ) -> float:
     """Return `value` as a finite float within the bounds."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    if not is_number or not _is_finite(value):
+    if not _is_number(value) or not _is_finite(value):
         raise ValueError(
             f"{parameter}={shortened(value)} must be a finite number{_bounds(minimum, maximum)}."
         )
     _check_bounds(value, parameter, "a number", minimum, maximum)
     return float(value)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a real number; bool is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
 def _is_finite(value: float) -> bool:
@@ -162,16 +165,17 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def check_rate(value: Any, parameter: str) -> float:
+def check_rate(value: object, parameter: str) -> float:
     """Return a learning rate as a positive float.
 
     An infinite rate is let through: training stops at once and names it.
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    try:
-        rate = float(value) if is_number else math.nan
-    except OverflowError:
-        rate = math.inf if value > 0 else math.nan
+    rate = math.nan
+    if _is_number(value):
+        try:
+            rate = float(value)
+        except OverflowError:
+            rate = math.inf if value > 0 else math.nan
     if not rate > 0:
         raise ValueError(f"{parameter}={shortened(value)} must be a positive number.")
     return rate
