@@ -1,0 +1,142 @@
+"""What is uploaded: the wheel is the package, the sdist all that is needed to test and build it."""
+
+import email
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import sklearn_cbir
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+UNTRACKED = {"__pycache__", "_build", "generated"}
+# README's example with photos that ship, and a network that needs no download.
+STAND_INS = {
+    '"catalogue/"': "catalogue",
+    '"mobilenet_v2"': '"small", weights=None, image_size=16, max_epochs=1',
+    'DeepHasher(n_bits=48, loss="dfeh")': 'DeepHasher(n_bits=48, loss="dfeh", max_epochs=1)',
+    '"query.jpg"': "query_paths[0]",
+}
+EVERY_MODULE = """
+import importlib, pkgutil, sklearn_cbir
+for info in pkgutil.iter_modules(sklearn_cbir.__path__):
+    importlib.import_module(f"sklearn_cbir.{info.name}")
+"""
+EXAMPLE = """
+import warnings
+warnings.simplefilter("ignore")  # so small a network learns next to nothing
+catalogue = {catalogue!r}
+{prepare}
+if __name__ == "__main__":
+    {code}
+    print(sklearn_cbir.__file__)
+"""
+PREPARE = """
+import sklearn_cbir
+from sklearn_cbir.datasets import load_image_folder
+queries = load_image_folder(catalogue)
+query_paths, query_labels = queries.data[:4], queries.target[:4]
+"""
+
+
+def build(folder, out, *targets):
+    """Build a wheel or an sdist as an installer does, without fetching what builds it."""
+    targets = [part for target in targets for part in ("-t", target)]
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(out), *targets]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The paths of the wheel and of the sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    build(ROOT, out, "wheel", "sdist")
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def contents(wheel):
+    """Return name -> bytes of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def files_below(folder):
+    """Return the files of a folder of the project, as names from its root."""
+    paths = (path.relative_to(ROOT) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if not UNTRACKED & set(path.parts)}
+
+
+def test_the_wheel_holds_the_package_with_its_types_and_nothing_else(built):
+    names = {name for name in contents(built[0]) if ".dist-info/" not in name}
+    assert names == files_below(ROOT / "sklearn_cbir")
+    assert "sklearn_cbir/py.typed" in names
+
+
+def test_the_wheel_says_what_it_is_and_what_it_needs(built):
+    files = contents(built[0])
+    (info,) = (name for name in files if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(files[info])
+    assert metadata["Version"] == sklearn_cbir.__version__
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert files[info.replace("METADATA", "licenses/LICENSE")] == (ROOT / "LICENSE").read_bytes()
+    assert metadata.get_payload().startswith("# sklearn_cbir")
+    needed = {Requirement(text) for text in metadata.get_all("Requires-Dist")}
+    assert {r for r in needed if not r.marker} == set(map(Requirement, PROJECT["dependencies"]))
+    assert set(metadata.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
+
+
+def test_the_sdist_holds_what_tests_and_pages_need(built):
+    with tarfile.open(built[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("sklearn_cbir", "tests", "docs", "examples", "benchmarks", ".ci")
+    wanted = set().union(*(files_below(ROOT / folder) for folder in folders))
+    wanted |= {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"}
+    assert wanted - names == set()
+
+
+def test_the_sdist_builds_the_same_wheel(built, tmp_path):
+    wheel, sdist = built
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    build(folder, tmp_path / "out", "wheel")
+    (again,) = (tmp_path / "out").iterdir()
+    assert again.name == wheel.name
+    assert contents(again) == contents(wheel)
+
+
+@pytest.mark.nightly
+def test_the_wheel_works_where_nothing_else_is_installed(built, tmp_path):
+    """An environment of its own, with what the wheel asks for and no extra, in another folder."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    away = tmp_path / "away"
+    away.mkdir()
+    ours = {"PYTHONPATH", "PYTHONHOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+
+    def run(*arguments):
+        command = [str(python), *arguments]
+        return subprocess.run(command, cwd=away, env=environment, check=True, stdout=-1, text=True)
+
+    run("-m", "pip", "install", "-q", str(built[0]))
+    run("-c", EVERY_MODULE)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    for name, stand_in in STAND_INS.items():
+        assert name in code
+        code = code.replace(name, stand_in)
+    catalogue = str(ROOT / "tests" / "data" / "clothing")
+    script = away / "readme.py"
+    indented = code.replace("\n", "\n    ")
+    script.write_text(EXAMPLE.format(catalogue=catalogue, prepare=PREPARE, code=indented))
+    assert str(tmp_path / "venv") in run(script.name).stdout
+    assert (away / "catalogue.joblib").stat().st_size > 0
