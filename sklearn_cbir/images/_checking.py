@@ -7,19 +7,19 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_cbir._validation import as_numpy, check_integer, shortened
-from sklearn_cbir.images._arrays import (
+from sklearn_cbir.images._batches import (
     EXPECTED,
+    ArrayOfImages,
+    Images,
     check_16_bit,
     check_item,
     check_stack,
     pixels_of,
 )
-from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._faults import fault_of
 from sklearn_cbir.images._opening import MAX_PIXELS
 from sklearn_cbir.images._sources import (
     BYTES_ARRAY,
-    ArrayOfImages,
     Files,
     LazyImages,
     ListOfImages,
@@ -58,7 +58,7 @@ def is_feature_rows(X):
     >>> is_feature_rows(["a.jpg", "b.jpg"])
     False
     """
-    if isinstance(X, Images):
+    if isinstance(X, Images) or (isinstance(X, np.ndarray) and X.ndim > 2):
         return False
     if sparse.issparse(X):  # first: one kind of them is a dictionary too
         return True
@@ -210,7 +210,7 @@ def check_images(X, *, max_pixels=None):
         max_pixels = check_integer(max_pixels, "max_pixels", minimum=1)
     if isinstance(X, Images) and len(X):
         return X if max_pixels is None else X._limited(max_pixels)
-    if is_single(X) and kind_of_item(X):
+    if not isinstance(X, np.ndarray) and is_single(X) and kind_of_item(X):
         raise ValueError(
             f"X is {kind_of_item(X)}, not a sequence of images: wrap it in a list, [X]."
         )
@@ -252,7 +252,7 @@ def _as_array_or_list(X):
         if len(X) and isinstance(X[0], (list, tuple)) and not _is_pair(X[0]):
             return _nested_array(X)
         return list(X)
-    X = _structures_as_list(X)
+    X = X if isinstance(X, np.ndarray) else _structures_as_list(X)
     if hasattr(X, "to_numpy") and not hasattr(X, "to_pylist"):
         X = X.to_numpy()  # pyarrow's own refuses text
     if not hasattr(X, "__array__"):

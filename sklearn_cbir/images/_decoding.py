@@ -3,12 +3,12 @@
 import numpy as np
 from PIL import ExifTags, Image
 
-from sklearn_cbir.images._arrays import SLACK
 from sklearn_cbir.images._faults import Refusal
 
 # Bilinear with antialiasing is what torchvision's weights were evaluated with; bicubic rings at
 # the edges of drawings.
 FILTER = Image.Resampling.BILINEAR
+SLACK = 1e-6  # rounding above 1 or below 0 that interpolation leaves in float images
 _TURNS = {  # EXIF orientation -> what turns it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import shortened
-from sklearn_cbir.images._arrays import EXPECTED, check_item, pixels_of, reason_of_16_bit
+from sklearn_cbir.images._batches import EXPECTED, check_item, pixels_of, reason_of_16_bit
 from sklearn_cbir.images._decoding import is_turned, to_rgb, to_uint8, viewable
 from sklearn_cbir.images._faults import Refusal
 from sklearn_cbir.images._formats import foreign_openers, own_limit, register_openers
@@ -121,42 +121,6 @@ class Paths:
     def array(self, rows):
         """Return some of the paths as an array of text."""
         return np.array([self[row] for row in rows])
-
-
-class ArrayOfImages:
-    """Images of one shape (n, H, W, 1 | 3 | 4) and one checked dtype."""
-
-    is_path = False
-    holds_dictionaries = False
-
-    def __init__(self, pixels):
-        self.pixels = pixels
-        self.shape = pixels.shape[1:]
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def limited(self, max_pixels):
-        return self  # nothing is decoded
-
-    def describe(self, row):
-        return None, None
-
-    def origin(self, row):
-        return None
-
-    def take(self, rows):
-        return ArrayOfImages(self.pixels[rows])
-
-    def gather(self, rows):
-        return to_rgb(to_uint8(self.pixels[rows]))
-
-    @contextmanager
-    def show(self, row, resize):
-        yield Image.fromarray(np.ascontiguousarray(self.gather(row)))
-
-    def fingerprint(self, rows):
-        return self.pixels[rows]
 
 
 class ListOfImages(_Source):
