@@ -10,27 +10,32 @@ import torch
 
 from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir.extraction import load_features
-from sklearn_cbir.persistence import load
+from sklearn_cbir.persistence import load, save
 
-ARCHIVE = Path(__file__).parent / "data/golden/format_1.tar.xz"
+FOLDER = Path(__file__).parent / "data/golden"
 ELSEWHERE = ("memory_map_cosine", "memory_map_euclidean", "milvus")  # rows beside the file
-with tarfile.open(ARCHIVE) as members:
-    NAMES = sorted(Path(name).stem for name in members.getnames() if name.endswith(".cbir"))
-HERE = [name for name in NAMES if name not in ELSEWHERE]
+
+
+def names_in(archive):
+    with tarfile.open(FOLDER / f"{archive}.tar.xz") as members:
+        return sorted(Path(name).stem for name in members.getnames() if name.endswith(".cbir"))
+
+
+NAMES = {archive: names_in(archive) for archive in ("format_1", "format_1_later", "format_2")}
+FILES = [(archive, name) for archive, names in NAMES.items() for name in names]
+HERE = [(archive, name) for archive, name in FILES if name not in ELSEWHERE]
 
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("golden")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def answers(golden):
-    with np.load(golden / "answers.npz") as file:
-        return dict(file)
+    """Folders of what was saved, and of it the answers, by archive."""
+    folder, answers = tmp_path_factory.mktemp("golden"), {}
+    for archive in NAMES:
+        with tarfile.open(FOLDER / f"{archive}.tar.xz") as members:
+            members.extractall(folder / archive, filter="data")
+        with np.load(folder / archive / "answers.npz") as file:
+            answers[archive] = dict(file)
+    return folder, answers
 
 
 def check(estimator, name, answers):
@@ -51,40 +56,60 @@ def check(estimator, name, answers):
 
 
 def test_every_kind_of_file_is_among_the_golden_ones():
-    assert len(NAMES) == 25
+    assert [len(names) for names in NAMES.values()] == [25, 13, 13]
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_a_file_of_an_earlier_version_loads_to_the_same_answers(name, golden, answers):
-    check(load(golden / f"{name}.cbir"), name, answers)
+def test_the_golden_files_are_few_bytes():
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 500_000
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if name != "pipeline"])
-def test_a_pickle_of_an_earlier_version_loads_to_the_same_answers(name, golden, answers):
-    check(joblib.load(golden / f"{name}.joblib"), name, answers)
+@pytest.mark.parametrize(("archive", "name"), HERE)
+def test_a_file_of_an_earlier_version_loads_to_the_same_answers(archive, name, golden):
+    folder, answers = golden
+    check(load(folder / archive / f"{name}.cbir"), name, answers[archive])
 
 
+@pytest.mark.parametrize(("archive", "name"), [pair for pair in HERE if pair[1] != "pipeline"])
+def test_a_pickle_of_an_earlier_version_loads_to_the_same_answers(archive, name, golden):
+    folder, answers = golden
+    check(joblib.load(folder / archive / f"{name}.joblib"), name, answers[archive])
+
+
+@pytest.mark.parametrize("archive", NAMES)
 @pytest.mark.parametrize("name", ELSEWHERE)
 @pytest.mark.parametrize("how", ["cbir", "joblib"])
-def test_a_gallery_of_an_earlier_version_is_found_where_it_was_moved(name, how, golden, answers):
+def test_a_gallery_of_an_earlier_version_is_found_where_it_was_moved(archive, name, how, golden):
     if name == "milvus":
         pytest.importorskip("milvus_lite")
-    retriever = (load if how == "cbir" else joblib.load)(golden / f"{name}.{how}")
-    retriever.relocate(golden / ("gallery.db" if name == "milvus" else "rows.npy"))
-    check(retriever, name, answers)
+    folder, answers = golden
+    retriever = (load if how == "cbir" else joblib.load)(folder / archive / f"{name}.{how}")
+    place = "gallery.db" if name == "milvus" else "rows.npy"
+    retriever.relocate(folder / archive / place)
+    check(retriever, name, answers[archive])
 
 
-def test_shards_of_an_earlier_version_are_read(golden, answers):
-    np.testing.assert_array_equal(load_features(golden / "shards"), answers["shards/rows"])
+def test_shards_of_an_earlier_version_are_read(golden):
+    folder, answers = golden
+    rows = load_features(folder / "format_1/shards")
+    np.testing.assert_array_equal(rows, answers["format_1"]["shards/rows"])
 
 
-def test_a_checkpoint_of_an_earlier_version_holds_the_network(golden, answers):
-    checkpoint = Checkpoint(golden, "CNNFeatureExtractor", "any")
-    (checkpoint.path,) = (golden / "checkpoints").iterdir()
+def test_a_checkpoint_of_an_earlier_version_holds_the_network(golden):
+    folder, answers = golden[0] / "format_1", golden[1]["format_1"]
+    checkpoint = Checkpoint(folder, "CNNFeatureExtractor", "any")
+    (checkpoint.path,) = (folder / "checkpoints").iterdir()
     state = checkpoint.load()
-    trained = joblib.load(golden / "module.joblib")
+    trained = joblib.load(folder / "module.joblib")
     for name, value in trained._network_state["weights"].items():
         assert torch.equal(state["network"][name], torch.from_numpy(value))
     np.testing.assert_allclose(
         trained.transform(answers["checkpoints/X"]), answers["checkpoints/transform"], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("archive", ["format_1", "format_2"])
+def test_what_is_loaded_is_saved_in_the_newest_format(archive, golden, tmp_path):
+    retriever = load(golden[0] / archive / "exact_cosine.cbir")
+    save(retriever, tmp_path / "again.cbir")
+    assert b"sklearn_cbir format 2," in (tmp_path / "again.cbir").read_bytes()[-200:]
+    check(load(tmp_path / "again.cbir"), "exact_cosine", golden[1][archive])

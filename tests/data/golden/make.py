@@ -1,8 +1,12 @@
-"""Make `format_1.tar.xz`: what the version before named file kinds saved, with its answers.
+"""Make an archive of what one version saved, with the answers that it gave.
 
-Run with the package of the commit whose files are to be kept (49d6c76 for format 1), as
-``python make.py FOLDER format_1.tar.xz``. The galleries in a file and in Milvus remember the
-absolute FOLDER, which need not exist when the archive is read.
+Run with the package of the commit whose files are to be kept, as ``python make.py FOLDER ARCHIVE``.
+The galleries in a file and in Milvus remember the absolute FOLDER, which need not exist when the
+archive is read. The archives, their commits and what they hold:
+
+- `format_1.tar.xz`, 49d6c76: everything;
+- `format_1_later.tar.xz`, ae80d5f, ``--galleries``: the last that named private modules;
+- `format_2.tar.xz`, c1793d4, ``--galleries``: the first that named kinds.
 """
 
 import sys
@@ -75,6 +79,11 @@ def retrievers(folder):
             more = rows[:2]
             retriever.partial_fit(more, y[:2], ids=["new 1", "new 2"]).remove(["photo 3.jpg"])
         yield name, retriever, rows[10:20]
+    near = np.round(rng.normal(size=(1100, 3)), 1).astype(np.float32)
+    graph = NeighborsRetriever(3, algorithm="nndescent", metric="euclidean", random_state=0)
+    yield "nndescent_graph", graph.fit(near).remove([5]), near[10:20]
+    targets = NeighborsRetriever(3).fit(ROWS, ROWS[:, 0])
+    yield "targets", targets.partial_fit(ROWS[:2], ROWS[:2, 0]), ROWS[10:20]
     milvus = NeighborsRetriever(
         3, algorithm="milvus", uri=str(folder / "gallery.db"), collection="golden"
     )
@@ -121,8 +130,8 @@ def _seed(hasher):
     return {"random_state": 0} if "random_state" in hasher.get_params() else {}
 
 
-def main(folder, archive):
-    """Save everything twice, as .cbir and as joblib pickles, with the answers beside it."""
+def main(folder, archive, only=None):
+    """Save galleries, and all else unless `only` they are asked for, as .cbir and as pickles."""
     folder = Path(folder)
     folder.mkdir(parents=True)
     answers = {}
@@ -132,8 +141,20 @@ def main(folder, archive):
         answers[f"{name}/X"] = queries
         answers[f"{name}/distances"], answers[f"{name}/positions"] = retriever.kneighbors(queries)
         answers[f"{name}/predict"] = np.vectorize(str)(retriever.predict(queries))
-        if retriever.y_ is not None:
+        if retriever.y_ is not None and name != "targets":
             answers[f"{name}/score"] = retriever.score()
+    if only != "--galleries":
+        save_others(folder, answers)
+    np.savez_compressed(folder / "answers.npz", **answers)
+    with tarfile.open(archive, "w:xz", preset=9) as tar:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.endswith((".lock", ".part")):
+                tar.add(path, arcname=str(path.relative_to(folder)))
+    print(Path(archive).stat().st_size, "bytes")
+
+
+def save_others(folder, answers):
+    """Save what is no gallery: networks, hashers, shards, a checkpoint."""
     for name, estimator, X in (*networks(), *others()):
         save(estimator, folder / f"{name}.cbir")
         joblib.dump(estimator, folder / f"{name}.joblib")
@@ -150,12 +171,6 @@ def main(folder, archive):
     ).fit(IMAGES, SHAPES)
     answers["checkpoints/X"], answers["checkpoints/transform"] = IMAGES, trained.transform(IMAGES)
     joblib.dump(trained, folder / "module.joblib")
-    np.savez_compressed(folder / "answers.npz", **answers)
-    with tarfile.open(archive, "w:xz", preset=9) as tar:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.name.endswith((".lock", ".part")):
-                tar.add(path, arcname=str(path.relative_to(folder)))
-    print(Path(archive).stat().st_size, "bytes")
 
 
 if __name__ == "__main__":
