@@ -5,6 +5,7 @@ import pytest
 
 from sklearn_cbir import CPFEmbedder, NeighborsRetriever
 from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.embedding import _best_threshold
 from sklearn_cbir.losses import CPF_CONSTANTS
 from sklearn_cbir.metrics import threshold_f1
 
@@ -83,3 +84,10 @@ def test_constants_of_every_data_set_make_an_embedder():
         embedder = CPFEmbedder(4, **constants, max_epochs=1, random_state=0).fit(X, y)
         assert embedder.get_params().items() >= constants.items()
         assert np.isfinite(embedder.transform(X)).all()
+
+
+def test_no_image_is_a_match_of_itself_where_the_threshold_is_chosen():
+    # Three things, two images of each, all equally near: with itself an image would match best
+    # where nothing else does, at 1.
+    embeddings = np.sqrt(0.5) * np.column_stack([np.ones(6), np.eye(6)])
+    assert _best_threshold(embeddings, np.repeat(np.arange(3), 2)) == pytest.approx(0.5)

@@ -228,6 +228,16 @@ def test_a_refit_that_fails_keeps_what_others_did_meanwhile(rng):
     assert not hasattr(retriever.fit(rows), "feature_names_in_")
 
 
+def test_counted_ids_stay_with_their_rows_when_the_first_or_others_are_removed():
+    rows = np.eye(8)
+    retriever = NeighborsRetriever(1).fit(rows).remove([0, 1])
+    assert retriever.predict(rows[2:]).ravel().tolist() == [2, 3, 4, 5, 6, 7]
+    retriever.remove([4]).partial_fit(rows[:2])
+    kept = [2, 3, 5, 6, 7]
+    assert retriever.predict(rows[kept]).ravel().tolist() == kept
+    assert retriever.predict(rows[:2]).ravel().tolist() == [8, 9]
+
+
 def test_a_first_fit_that_fails_leaves_nothing():
     retriever = NeighborsRetriever()
     before = vars(retriever).copy()

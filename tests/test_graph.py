@@ -151,3 +151,17 @@ def test_groups_without_a_near_row_between_them_are_linked(monkeypatch):
             reached.add(row)
             waiting += links[row]
     assert len(reached) == N
+
+
+def test_many_queries_at_once_are_answered_as_one_by_one(rows, monkeypatch):
+    # One byte per row says by which of 255 queries it was seen; every 255th query is in a place
+    # that no other comes by.
+    monkeypatch.setattr("sklearn_cbir.index._graph.ROWS_TO_BEGIN", 1)
+    graph, order = link_rows(rows, find_neighbors)
+    asked = np.where(np.arange(600) % 255 == 0, rows[:, 0].argmin(), rows[:, 0].argmax())
+    queries = rows[asked]
+    numbers, squares = search(graph, rows, order, queries, 5, 10)
+    for i in range(0, 600, 51):
+        alone = search(graph, rows, order, queries[i : i + 1], 5, 10)
+        np.testing.assert_array_equal(numbers[i : i + 1], alone[0])
+        np.testing.assert_array_equal(squares[i : i + 1], alone[1])

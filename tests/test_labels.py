@@ -10,6 +10,7 @@ from sklearn.datasets import make_blobs
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
+from sklearn_cbir._labels import shared_labels
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.losses import LOSSES, SquaredHingeLoss, output_of, sampling_of
 
@@ -258,3 +259,12 @@ def test_a_residual_network_learns_multi_level_similarity_from_balanced_batches(
     assert hasher.history_[-1]["loss"] < hasher.history_[0]["loss"]
     again = hasher.set_params(sampling="balanced").fit(images, sparse.csr_array(y))
     np.testing.assert_array_equal(again.project(images), dense)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32])
+@pytest.mark.parametrize("as_type", [np.asarray, torch.as_tensor])
+def test_shared_labels_are_counted_however_many_and_of_whatever_type(dtype, as_type):
+    y = np.ones((2, 300), dtype=dtype)
+    y[1, 44:] = 0
+    shared = shared_labels(as_type(y), as_type(y))
+    assert shared.tolist() == [[300, 44], [44, 44]]

@@ -16,6 +16,7 @@ from sklearn.callback import ProgressBar
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
+from torch import nn
 from training_cases import Interrupt
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
@@ -334,6 +335,70 @@ def test_early_stopping_keeps_the_best_weights(shapes):
     losses = [row["valid_loss"] for row in extractor.history_]
     assert extractor.n_iter_ < 30
     assert np.argmin(losses) == len(losses) - 3
+
+
+class Seeing(nn.Conv2d):
+    """A network that notes which images, of one color each, it is trained on or asked about."""
+
+    trained, scored = set(), set()
+
+    def __init__(self):
+        super().__init__(3, 4, 1)
+
+    def forward(self, images):
+        colors = images.mean(dim=(1, 2, 3)).mul(1e3).round().tolist()
+        (self.trained if self.training else self.scored).update(colors)
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_no_image_that_is_held_out_is_trained_on(columns):
+    images = np.tile(np.arange(60, dtype=np.uint8)[:, None, None, None], (1, 16, 16, 3))
+    y = np.arange(60) % 3
+    Seeing.trained.clear()
+    Seeing.scored.clear()
+    parameters = {"early_stopping": True, "validation_fraction": 0.25, "head_epochs": 0}
+    extractor = CNNFeatureExtractor(Seeing(), max_epochs=2, batch_size=8, **parameters)
+    extractor.fit(images, np.eye(3)[y] if columns else y)
+    assert len(Seeing.trained) == 45
+    only_scored = Seeing.scored - Seeing.trained  # and an image that shapes are found out with
+    Seeing.scored.clear()
+    extractor.transform(images)
+    assert len(only_scored & Seeing.scored) == 15
+
+
+class Decaying(torch.optim.SGD):
+    """It notes which weights decay, by their shape."""
+
+    decays, stays = set(), set()
+
+    def __init__(self, groups, lr, weight_decay):
+        super().__init__(groups, lr=lr, weight_decay=weight_decay)
+        for group in self.param_groups:
+            noted = self.decays if group["weight_decay"] else self.stays
+            noted.update(tuple(parameter.shape) for parameter in group["params"])
+            assert group["weight_decay"] in (0, weight_decay)
+
+
+class WithProxies(nn.Module):
+    """A loss with weights of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.proxies = nn.Parameter(torch.ones(4, 5))
+
+    def forward(self, outputs, y):
+        return (outputs @ self.proxies.T).square().mean()
+
+
+def test_weights_decay_but_biases_norms_and_parameters_of_the_loss_do_not(shapes):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 7, 1, bias=False))
+    Decaying.decays.clear()
+    Decaying.stays.clear()
+    parameters = {"optimizer": Decaying, "weight_decay": 0.25, "max_epochs": 1, "head_epochs": 1}
+    CNNFeatureExtractor(net, n_components=5, loss=WithProxies(), **parameters).fit(*shapes)
+    assert Decaying.decays == {(6, 3, 3, 3), (7, 6, 1, 1), (5, 7)}
+    assert Decaying.stays == {(6,), (5,), (4, 5)}
 
 
 def test_early_stopping_says_when_classes_are_too_small_to_split(shapes):
