@@ -1,17 +1,26 @@
 """Who is relevant to whom: the one definition for training and for scoring."""
 
 import numbers
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import column_or_1d
 
+from sklearn_cbir._typing import LabelsLike, Positions
 from sklearn_cbir._validation import is_fair_width, shortened, text_array
+
+if TYPE_CHECKING:
+    import torch
 
 # What labels of numpy's kinds are called; labels of two kinds are never equal.
 KINDS = {"b": "boolean", "i": "number", "u": "number", "f": "number", "M": "date", "m": "duration"}
 
 
+@overload
+def shared_labels(y: np.ndarray, z: np.ndarray) -> np.ndarray: ...
+@overload
+def shared_labels(y: "torch.Tensor", z: "torch.Tensor") -> "torch.Tensor": ...
 def shared_labels(y, z):
     """Count the labels that every row of `y` shares with every row of `z`.
 
@@ -50,7 +59,7 @@ def _as_numbers(y):
     return y * 1.0
 
 
-def check_labels(y, *, name="y", n=None):
+def check_labels(y: LabelsLike | None, *, name: str = "y", n: int | None = None) -> np.ndarray:
     """Return labels as a 1-D array, or as float32 0/1 columns (n, n_labels).
 
     Parameters
@@ -85,19 +94,19 @@ def check_labels(y, *, name="y", n=None):
         raise ValueError(
             f"This needs labels, but {name} is None. Pass {name} with one label per row."
         )
-    y = _dense(y, name)
-    if n is not None and len(y) != n:
+    rows = _dense(y, name)
+    if n is not None and len(rows) != n:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: {n} rows in X, "
-            f"{len(y)} labels in {name}."
+            f"{len(rows)} labels in {name}."
         )
-    if y.ndim == 2 and y.shape[1] > 1:
-        return _check_columns(y, name)
-    y = column_or_1d(y, warn=True) if y.ndim > 1 else y
-    return _check_single(y, name)
+    if rows.ndim == 2 and rows.shape[1] > 1:
+        return _check_columns(rows, name)
+    rows = column_or_1d(rows, warn=True) if rows.ndim > 1 else rows
+    return _check_single(rows, name)
 
 
-def _dense(y, name):
+def _dense(y: Any, name: str) -> np.ndarray:
     if sparse.issparse(y):
         return y.toarray()
     if hasattr(y, "detach"):
@@ -118,7 +127,7 @@ def _dense(y, name):
     return y
 
 
-def _from_list(y, name):
+def _from_list(y: list | tuple, name: str) -> np.ndarray:
     """Return an array that keeps what asarray would change: one type for labels of several."""
     types = set(map(type, y))
     if len(types) < 2 and all(map(_has_dtype, types)) or any(map(_is_row, types)):
@@ -132,18 +141,18 @@ def _from_list(y, name):
     return np.fromiter(y, dtype=object, count=len(y))
 
 
-def _has_dtype(kind):
+def _has_dtype(kind: type) -> bool:
     """Whether numpy has a dtype that keeps all values of a type as they are."""
     return issubclass(kind, (bool, float, bytes, np.generic)) and not issubclass(kind, str)
 
 
-def _is_row(kind):
+def _is_row(kind: type) -> bool:
     """Whether values of a type may be rows of labels, not labels."""
     scalars = str, bytes, np.generic, type(np.ma.masked)
     return hasattr(kind, "__len__") and not issubclass(kind, scalars)
 
 
-def _check_mask(y, name):
+def _check_mask(y: np.ma.MaskedArray, name: str) -> None:
     masked = np.ma.getmaskarray(y)
     rows = np.flatnonzero(masked.reshape(len(y), -1).any(axis=1)) if masked.any() else []
     if len(rows):
@@ -153,7 +162,7 @@ def _check_mask(y, name):
         )
 
 
-def _kind(label):
+def _kind(label: object) -> str:
     if isinstance(label, str):
         return "str"
     if isinstance(label, (bool, np.bool_)):
@@ -163,7 +172,7 @@ def _kind(label):
     return "number" if is_number else type(label).__name__
 
 
-def _check_columns(y, name):
+def _check_columns(y: np.ndarray, name: str) -> np.ndarray:
     if y.dtype.kind == "O" and all(
         isinstance(value, (numbers.Number, np.bool_)) for value in y.flat
     ):
@@ -177,7 +186,7 @@ def _check_columns(y, name):
     return y.astype(np.float32)
 
 
-def _check_single(y, name):
+def _check_single(y: np.ndarray, name: str) -> np.ndarray:
     if y.dtype.kind == "O":
         y = _from_objects(y.tolist(), name)
     if y.dtype.kind == "S" and len(y):
@@ -201,7 +210,7 @@ def _check_single(y, name):
     return y
 
 
-def _from_objects(labels, name):
+def _from_objects(labels: list, name: str) -> np.ndarray:
     """Return the array of a list of Python's objects, which must be of one kind."""
     kinds = sorted(set(map(_kind, labels)))
     if kinds in (["set"], ["frozenset"], ["list"], ["tuple"]):
@@ -222,7 +231,7 @@ def _from_objects(labels, name):
     return _of_numpys_own(np.array(labels), name)
 
 
-def _of_numpys_own(array, name):
+def _of_numpys_own(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind == "O" and len(array):
         kind = type(array[0]).__name__
         raise ValueError(
@@ -232,25 +241,25 @@ def _of_numpys_own(array, name):
     return array
 
 
-def _short(value):
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _is_missing(label):
+def _is_missing(label: object) -> bool:
     try:
         return label is None or bool(label != label)
     except (TypeError, ValueError):  # pandas.NA does not say
         return True
 
 
-def _from_numbers(labels, name):
+def _from_numbers(labels: list, name: str) -> np.ndarray:
     """Return an array of numbers with all of their digits."""
     floats = [label for label in labels if not isinstance(label, numbers.Integral)]
     if floats:
         floats = _of_numpys_own(np.array(floats), name)
         whole = floats.dtype.kind == "f" and (floats == np.trunc(floats)) & np.isfinite(floats)
-        others = [label for label in labels if isinstance(label, numbers.Integral)]
+        others = [int(label) for label in labels if isinstance(label, numbers.Integral)]
         if not np.all(whole) or max(map(abs, others), default=0) <= 2**53:
             return np.array(labels, dtype=np.promote_types(floats.dtype, np.float64))
         labels = list(map(int, labels))
@@ -265,7 +274,7 @@ def _from_numbers(labels, name):
     return np.array(labels, dtype=np.int64 if high < 2**63 else np.uint64)
 
 
-def _check_fit_together(low, high, name):
+def _check_fit_together(low: int, high: int, name: str) -> None:
     if low < 0 and high >= 2**63:
         raise ValueError(
             f"{name} holds {low} and {high}: no type of 64 bits has both. Use text instead: "
@@ -273,7 +282,7 @@ def _check_fit_together(low, high, name):
         )
 
 
-def unique_labels(y):
+def unique_labels(y: np.ndarray) -> tuple[np.ndarray, Positions]:
     """Return the sorted classes of 1-D labels, and the class of every row.
 
     Parameters
@@ -300,7 +309,7 @@ def unique_labels(y):
     return classes, codes.astype(np.int64)
 
 
-def expand_labels(classes, codes):
+def expand_labels(classes: np.ndarray, codes: Positions) -> np.ndarray:
     """Return ``classes[codes]``; text as objects where a fixed width would waste memory.
 
     Parameters
@@ -328,7 +337,7 @@ def expand_labels(classes, codes):
     return classes[codes]
 
 
-def comparable_labels(y, z):
+def comparable_labels(y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return two arrays of labels of one kind in types whose ``==`` and ``<`` are exact.
 
     numpy compares int64 with uint64, and both with floats, as float64, which has 53 bits, and
@@ -365,7 +374,7 @@ def comparable_labels(y, z):
     return y, z
 
 
-def _in_unit(y, unit):
+def _in_unit(y: np.ndarray, unit: np.dtype) -> np.ndarray:
     """Return dates or durations in a finer unit, which may not reach as far."""
     finer = y.astype(unit)
     beyond = np.flatnonzero(finer.astype(y.dtype) != y)
@@ -377,7 +386,7 @@ def _in_unit(y, unit):
     return finer
 
 
-def _whole_numbers(y):
+def _whole_numbers(y: np.ndarray) -> np.ndarray:
     """Return whole numbers as int64, or as uint64 or Python's own where they need it."""
     low, high = (int(y.min()), int(y.max())) if len(y) else (0, 0)
     if low >= -(2**63) and high < 2**63:
@@ -387,7 +396,9 @@ def _whole_numbers(y):
     return np.array([*map(int, y), None], dtype=object)[:-1]
 
 
-def merge_classes(old, new):
+def merge_classes(
+    old: np.ndarray, new: np.ndarray
+) -> tuple[np.ndarray, tuple[Positions, Positions]]:
     """Return the union of two arrays of classes, and the numbers of both in it.
 
     Parameters
@@ -416,7 +427,9 @@ def merge_classes(old, new):
     return classes, (numbers[: len(old)], numbers[len(old) :])
 
 
-def encode_labels(y, *, name="y", n=None):
+def encode_labels(
+    y: LabelsLike | None, *, name: str = "y", n: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Turn labels into what losses and samplers take.
 
     Parameters
@@ -450,7 +463,7 @@ def encode_labels(y, *, name="y", n=None):
     return encoded, classes
 
 
-def labeled_rows(y):
+def labeled_rows(y: np.ndarray) -> Positions:
     """Return the numbers of the rows that carry a label.
 
     Parameters
@@ -471,7 +484,7 @@ def labeled_rows(y):
     return np.arange(len(y)) if y.ndim == 1 else np.flatnonzero(y.any(axis=1))
 
 
-def label_names(y):
+def label_names(y: object) -> list[str | int] | None:
     """Return the names of the columns of a table of labels, None if it has none.
 
     Parameters
@@ -490,7 +503,7 @@ def label_names(y):
     >>> label_names(pd.DataFrame({"cat": [0, 1], "dog": [1, 1]}))
     ['cat', 'dog']
     """
-    names = getattr(y, "column_names", getattr(y, "columns", None))  # of Arrow, and of others
+    names: Any = getattr(y, "column_names", getattr(y, "columns", None))  # of Arrow, and of others
     is_counted = type(names).__name__ == "RangeIndex"  # by pandas, of what has no names
     if is_counted or not hasattr(names, "__len__") or len(names) < 2:
         return None
@@ -498,7 +511,7 @@ def label_names(y):
     return names if all(isinstance(name, (str, int)) for name in names) else None
 
 
-def check_same_columns(y, names):
+def check_same_columns(y: object, names: list[str | int] | None) -> None:
     """Raise if labels are a table with other columns than those of the gallery.
 
     Parameters
@@ -529,7 +542,7 @@ def check_same_columns(y, names):
     )
 
 
-def check_same_kind(y_queries, y_gallery):
+def check_same_kind(y_queries: np.ndarray, y_gallery: np.ndarray) -> None:
     """Raise if the two sets of labels could never be equal: neither "1" nor True is 1.
 
     Parameters

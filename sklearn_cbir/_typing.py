@@ -7,7 +7,7 @@ here, but not loaded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,30 @@ Denominator: TypeAlias = Literal["relevant", "hits", "min_k"]
 LastLayer: TypeAlias = Literal["classes", "features", "bits"]  # what a network gives to its loss
 Sampling: TypeAlias = Literal["uniform", "balanced"]
 HashLayer: TypeAlias = Literal["linear", "divided", "latent"]
+
+
+class Sparse(Protocol):
+    """A sparse matrix of scipy."""
+
+    def toarray(self) -> np.ndarray:
+        """Return all of it."""
+        ...
+
+
+LabelsLike: TypeAlias = ArrayLike | Sparse
+
+
+class Weighted(TypedDict, total=False):
+    """Options of every metric: what is not ranked, and how much a query counts."""
+
+    exclude: ArrayLike | None
+    sample_weight: ArrayLike | None
+
+
+class Ranked(Weighted, total=False):
+    """Options of metrics of ranked lists."""
+
+    ties: Ties
 
 
 class Sliced(Protocol):

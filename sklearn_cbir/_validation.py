@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TypeGuard, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 T = TypeVar("T")
 _ON_THE_WAY = {"sklearn_cbir", "sklearn"}  # packages whose lines a warning does not name
@@ -74,7 +75,7 @@ def warn_user(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def as_numpy(X, name="X"):
+def as_numpy(X: Any, name: str = "X") -> Any:
     """Return an array of another library, on any device, as one of numpy; all else as it is.
 
     scikit-learn does so by itself unless its ``array_api_dispatch`` is on. Arrays with masked
@@ -94,7 +95,7 @@ def as_numpy(X, name="X"):
     return X
 
 
-def check_not_masked(values, name, what="a number"):
+def check_not_masked(values: object, name: str, what: str = "a number") -> None:
     """Raise for an array of which entries are masked: numpy drops masks without a word."""
     if not isinstance(values, np.ma.MaskedArray) or not np.ma.is_masked(values):
         return
@@ -197,7 +198,7 @@ def _bounds(minimum, maximum):
     return f" of at most {maximum}" if maximum is not None else ""
 
 
-def check_sample_weight(sample_weight, n):
+def check_sample_weight(sample_weight: ArrayLike, n: int) -> NDArray[np.float32]:
     """Return weights as float32 (n,): finite, at least 0 and not all 0; one number is for all."""
     weights = as_numpy(sample_weight, "sample_weight")
     try:
@@ -223,7 +224,7 @@ def check_sample_weight(sample_weight, n):
     return weights
 
 
-def text_array(values):
+def text_array(values: Iterable[str]) -> np.ndarray:
     """Return an array of strings, in memory of the order of the sum of their lengths.
 
     A fixed width makes all as long as the longest, so that one long string among many would take
@@ -255,7 +256,7 @@ def text_array(values):
     return found.astype(f"<U{max(1, width)}")
 
 
-def is_fair_width(width, total, n):
+def is_fair_width(width: int, total: int, n: int) -> bool:
     """Say whether `n` strings of `total` characters may each take the room of `width` characters.
 
     They may take twice the sum of their lengths, and 64 characters more each.

@@ -1,7 +1,9 @@
 """Rows of bits to 64-bit words and back."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from sklearn_cbir._typing import Codes, PackedCodes
 from sklearn_cbir._validation import check_integer, check_not_masked
 
 __all__ = ["pack_codes", "unpack_codes"]
@@ -9,7 +11,7 @@ __all__ = ["pack_codes", "unpack_codes"]
 WORD = 64
 
 
-def pack_codes(codes):
+def pack_codes(codes: ArrayLike) -> PackedCodes:
     """Pack rows of bits into 64-bit words.
 
     Bit ``j`` of a row becomes bit ``j % 64`` (the one of value ``2 ** (j % 64)``)
@@ -48,7 +50,7 @@ def pack_codes(codes):
     return np.asfortranarray(packed.view("<u8").astype(np.uint64, copy=False))
 
 
-def unpack_codes(packed, n_bits):
+def unpack_codes(packed: ArrayLike, n_bits: int) -> Codes:
     """Undo `pack_codes`.
 
     Parameters
@@ -77,7 +79,7 @@ def unpack_codes(packed, n_bits):
     return np.unpackbits(rows, axis=1, count=n_bits, bitorder="little")
 
 
-def _check_bits(codes):
+def _check_bits(codes: ArrayLike) -> Codes:
     """Return a uint8 matrix of zeros and ones."""
     check_not_masked(codes, "codes", "a bit")
     codes = np.asarray(codes)
@@ -100,7 +102,7 @@ def _check_bits(codes):
     return codes.astype(np.uint8, copy=False)
 
 
-def check_packed(packed, name):
+def check_packed(packed: ArrayLike, name: str) -> PackedCodes:
     """Return a matrix of 64-bit words."""
     check_not_masked(packed, name, "a word")
     packed = np.asarray(packed)

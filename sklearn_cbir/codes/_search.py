@@ -4,15 +4,25 @@ Compiled loops do the work; where numba cannot run, numpy gives the same results
 """
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from types import ModuleType
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from sklearn_cbir._typing import PackedCodes, Positions
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.codes._packing import WORD, check_packed
 
 __all__ = ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_top_k"]
+
+Counted: TypeAlias = NDArray[np.int32]  # differing bits
+Piece = TypeVar("Piece")
+Made = TypeVar("Made")
+
 
 # Pairs whose intermediate results (8 bytes each) the numpy routes hold at once.
 PAIRS_AT_ONCE = 2**20
@@ -22,7 +32,7 @@ PAIRS_PER_THREAD = 5e7
 PIECES = 8
 
 
-def hamming_distances(queries, gallery):
+def hamming_distances(queries: ArrayLike, gallery: ArrayLike) -> Counted:
     """Count the bits in which every query differs from every gallery code.
 
     Parameters
@@ -62,7 +72,7 @@ def hamming_distances(queries, gallery):
     return distances
 
 
-def hamming_top_k(queries, gallery, k):
+def hamming_top_k(queries: ArrayLike, gallery: ArrayLike, k: int) -> tuple[Counted, Positions]:
     """Find the `k` nearest gallery codes of every query, exactly.
 
     Parameters
@@ -121,7 +131,9 @@ def hamming_top_k(queries, gallery, k):
     step = _piece(n, len(queries))
     if n_wanted >= 2 and len(queries) < PIECES and 4 * k <= step:  # few queries, many codes
         parts = list(
-            in_threads(partial(_top_k_of, by_query, by_word, k), slices(n, step), n_wanted)
+            in_threads(
+                partial(_top_k_of, compiled, by_query, by_word, k), slices(n, step), n_wanted
+            )
         )
         return _first_of(parts, k)
     run_in_threads(
@@ -133,22 +145,26 @@ def hamming_top_k(queries, gallery, k):
     return distances, indices
 
 
-def _top_k_of(by_query, by_word, k, part):
+def _top_k_of(
+    compiled: ModuleType, by_query: PackedCodes, by_word: PackedCodes, k: int, part: slice
+) -> tuple[Counted, Positions]:
     """Return distances and rows of the nearest codes of a part of the gallery."""
     shape = len(by_query), min(k, part.stop - part.start)
     found = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int64)
-    kernels().top_k(by_query, by_word, shape[1], part.start, part.stop, *found)
+    compiled.top_k(by_query, by_word, shape[1], part.start, part.stop, *found)
     return found
 
 
-def _first_of(parts, k):
+def _first_of(parts: list[tuple[Counted, Positions]], k: int) -> tuple[Counted, Positions]:
     """Return the nearest of what was found in parts of the gallery, which come in its order."""
     distances, indices = map(np.hstack, zip(*parts))
     order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    return tuple(np.take_along_axis(values, order, axis=1) for values in (distances, indices))
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
-def hamming_radius(queries, gallery, radius):
+def hamming_radius(
+    queries: ArrayLike, gallery: ArrayLike, radius: float
+) -> tuple[list[Counted], list[Positions]]:
     """Find all gallery codes within `radius` differing bits of every query.
 
     Parameters
@@ -220,24 +236,27 @@ class HammingDistances:
     array([[2, 0]], dtype=int32)
     """
 
-    def __init__(self, queries, gallery):
+    queries: PackedCodes
+    gallery: PackedCodes
+    on_read: Callable[[int], object] | None
+    ndim: int = 2
+
+    def __init__(self, queries: ArrayLike, gallery: ArrayLike) -> None:
         self.queries, self.gallery = _check_pair(queries, gallery)
         self.on_read = None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """Number of queries and of gallery codes."""
         return len(self.queries), len(self.gallery)
 
-    ndim = 2
-
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.queries)
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(np.int32 if dtype is None else dtype, copy=False)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> Counted:
         """Return the distances of a slice of the queries."""
         distances = hamming_distances(self.queries[rows], self.gallery)
         if self.on_read is not None:
@@ -246,7 +265,7 @@ class HammingDistances:
 
 
 @lru_cache(maxsize=1)
-def kernels():
+def kernels() -> ModuleType | None:
     """Return the module of compiled loops, or None where numba cannot compile them."""
     try:
         from sklearn_cbir.codes import _kernels
@@ -255,7 +274,7 @@ def kernels():
     return _kernels
 
 
-def layout(queries, gallery):
+def layout(queries: PackedCodes, gallery: PackedCodes) -> tuple[PackedCodes, PackedCodes]:
     """Return queries row by row and the gallery word by word, as the compiled loops read them."""
     by_query, by_word = np.ascontiguousarray(queries).view(), np.ascontiguousarray(gallery.T).view()
     # Memory-mapped codes are read-only, and to numba that is a type of its own: one for all.
@@ -263,7 +282,7 @@ def layout(queries, gallery):
     return by_query, by_word
 
 
-def run_in_threads(work, shape):
+def run_in_threads(work: Callable[[slice], object], shape: tuple[int, int]) -> None:
     """Call ``work(rows)`` for slices of the queries of compiled loops, in threads if that pays."""
     n_queries, n_gallery = shape
     n_wanted = n_queries * n_gallery / PAIRS_PER_THREAD
@@ -274,7 +293,7 @@ def run_in_threads(work, shape):
         pass
 
 
-def _piece(n, n_others):
+def _piece(n: int, n_others: int) -> int:
     """Return how many of `n` queries or codes are compared with all of the others in one go.
 
     That takes 0.1 s at most, so that Ctrl-C is heard, and leaves several pieces per thread.
@@ -282,7 +301,9 @@ def _piece(n, n_others):
     return max(1, min(int(10 * PAIRS_PER_THREAD) // max(1, n_others), -(-n // PIECES)))
 
 
-def in_threads(work, pieces, n_wanted):
+def in_threads(
+    work: Callable[[Piece], Made], pieces: Iterable[Piece], n_wanted: float
+) -> Iterator[Made]:
     """Yield ``work(piece)`` in order, from as many threads as are wanted and there."""
     pieces = list(pieces)
     n_threads = 1
@@ -299,17 +320,17 @@ def in_threads(work, pieces, n_wanted):
         yield from pool.map(work, pieces)
 
 
-def slices(n, step):
+def slices(n: int, step: int) -> list[slice]:
     """Return the slices of at most `step` rows that cover `n` rows."""
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def query_blocks(shape):
+def query_blocks(shape: tuple[int, int]) -> list[slice]:
     """Return slices of queries for the numpy routes."""
     return slices(shape[0], max(1, PAIRS_AT_ONCE // max(1, shape[1])))
 
 
-def measure(queries, gallery):
+def measure(queries: PackedCodes, gallery: PackedCodes) -> Counted:
     """Return the distances of a block of queries by numpy, int32."""
     distances = np.zeros((len(queries), len(gallery)), dtype=np.int32)
     for word in range(queries.shape[1]):
@@ -317,7 +338,9 @@ def measure(queries, gallery):
     return distances
 
 
-def _list_within(queries, gallery, radius):
+def _list_within(
+    queries: PackedCodes, gallery: PackedCodes, radius: int
+) -> tuple[Positions, Counted, Positions]:
     """Return how many items lie within the radius of each query, their distances and rows."""
     shape = len(queries), len(gallery)
     compiled = kernels()
@@ -348,7 +371,7 @@ def _list_within(queries, gallery, radius):
     return counts, distances, indices
 
 
-def _check_pair(queries, gallery):
+def _check_pair(queries: ArrayLike, gallery: ArrayLike) -> tuple[PackedCodes, PackedCodes]:
     """Return packed codes of one and the same length."""
     queries, gallery = check_packed(queries, "queries"), check_packed(gallery, "gallery")
     if queries.shape[1] != gallery.shape[1]:

@@ -3,9 +3,11 @@
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_cbir._labels import check_labels
+from sklearn_cbir._typing import Floats, Labels, LabelsLike, Positions
 from sklearn_cbir._validation import check_integer, check_not_masked
 
 __all__ = ["mean_over_queries", "mean_per_class", "worst_queries"]
@@ -17,7 +19,7 @@ WAY_OUT = (
 )
 
 
-def mean_over_queries(values, sample_weight=None):
+def mean_over_queries(values: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
     """Average a metric over the queries for which it is defined.
 
     Parameters
@@ -67,7 +69,7 @@ def mean_over_queries(values, sample_weight=None):
     return float(np.average(values[defined], weights=weights[defined]))
 
 
-def mean_per_class(y_queries, values):
+def mean_per_class(y_queries: LabelsLike, values: ArrayLike) -> tuple[Labels, Floats]:
     """Average a metric over the queries of each class.
 
     Parameters
@@ -108,7 +110,7 @@ def mean_per_class(y_queries, values):
     return classes, means
 
 
-def worst_queries(values, n=10):
+def worst_queries(values: ArrayLike, n: int = 10) -> Positions:
     """Find the queries with the lowest values.
 
     Parameters
@@ -136,7 +138,7 @@ def worst_queries(values, n=10):
     return order[: min(n, np.count_nonzero(~np.isnan(values)))]
 
 
-def check_weights(sample_weight, n_queries):
+def check_weights(sample_weight: ArrayLike | None, n_queries: int) -> Floats:
     """Return one non-negative finite weight per query."""
     if sample_weight is None:
         return np.ones(n_queries)
@@ -154,7 +156,7 @@ def check_weights(sample_weight, n_queries):
     return weights / weights.max() / len(weights) if overflows else weights
 
 
-def _check_values(values):
+def _check_values(values: ArrayLike) -> Floats:
     """Return a metric as float64, one number per query."""
     check_not_masked(values, "values")
     values = np.asarray(values, dtype=np.float64)

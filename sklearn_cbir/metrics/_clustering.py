@@ -1,15 +1,18 @@
 """How well clusters of embeddings agree with the classes."""
 
 import numpy as np
+import numpy.typing as npt
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array
 
 from sklearn_cbir._labels import check_labels
+from sklearn_cbir._typing import Labels, RandomState
 from sklearn_cbir._validation import as_numpy, check_integer
 
 __all__ = ["cluster_agreement", "pair_f1"]
 
 
-def pair_f1(y, clusters):
+def pair_f1(y: ArrayLike, clusters: ArrayLike) -> float:
     """F1 of "in the same cluster" as a guess at "of the same class", over all pairs.
 
     Parameters
@@ -47,7 +50,14 @@ def pair_f1(y, clusters):
     return float(2 * shared / total) if total else float("nan")
 
 
-def cluster_agreement(embeddings, y, *, n_clusters=None, max_iter=20, random_state=0):
+def cluster_agreement(
+    embeddings: ArrayLike,
+    y: ArrayLike,
+    *,
+    n_clusters: int | None = None,
+    max_iter: int = 20,
+    random_state: RandomState = 0,
+) -> tuple[float, float]:
     """Cluster embeddings by k-means and compare the clusters with the classes.
 
     What papers on metric learning call NMI and F1. Both depend on where k-means
@@ -94,17 +104,22 @@ def cluster_agreement(embeddings, y, *, n_clusters=None, max_iter=20, random_sta
     from sklearn.cluster import KMeans
     from sklearn.metrics import normalized_mutual_info_score
 
-    embeddings = check_array(as_numpy(embeddings, "embeddings"))
-    y = _single(y, "y", n=len(embeddings))
+    rows = check_array(as_numpy(embeddings, "embeddings"))
+    y = _single(y, "y", n=len(rows))
     if n_clusters is None:
         n_clusters = len(np.unique(y))
     n_clusters = check_integer(n_clusters, "n_clusters", minimum=1, maximum=len(y))
-    means = KMeans(n_clusters, n_init=1, max_iter=max_iter, random_state=random_state)
-    clusters = means.fit_predict(embeddings)
+    means = KMeans(
+        n_clusters,
+        n_init=1,  # pyright: ignore[reportArgumentType] (of scikit-learn, whose default is text)
+        max_iter=max_iter,
+        random_state=random_state,
+    )
+    clusters = means.fit_predict(rows)
     return float(normalized_mutual_info_score(y, clusters)), pair_f1(y, clusters)
 
 
-def _single(labels, name, n=None):
+def _single(labels: ArrayLike, name: str, n: int | None = None) -> Labels:
     """Return one label per row."""
     labels = check_labels(labels, name=name, n=n)
     if labels.ndim == 2:
@@ -115,7 +130,7 @@ def _single(labels, name, n=None):
     return labels
 
 
-def _n_pairs(sizes):
+def _n_pairs(sizes: npt.NDArray[np.integer]) -> int:
     """Return how many pairs lie inside groups of these sizes."""
     sizes = sizes.astype(np.int64)
     return int((sizes * (sizes - 1) // 2).sum())

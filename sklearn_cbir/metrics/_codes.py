@@ -1,27 +1,64 @@
 """Scoring of binary codes without a matrix of distances."""
 
-import numpy as np
+from typing import Literal, Unpack, overload
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sklearn_cbir._typing import (
+    Denominator,
+    Floats,
+    LabelsLike,
+    NoHits,
+    Ranked,
+    Ties,
+)
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics._precision import mean_average_precision
 
 __all__ = ["hamming_mean_average_precision"]
 
 
+@overload
 def hamming_mean_average_precision(
-    y_queries,
-    y_gallery,
-    query_codes,
-    gallery_codes,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    query_codes: ArrayLike,
+    gallery_codes: ArrayLike,
     *,
-    k=None,
-    denominator="relevant",
-    no_hits="zero",
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int | None = ...,
+    denominator: Denominator = ...,
+    no_hits: NoHits = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def hamming_mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    query_codes: ArrayLike,
+    gallery_codes: ArrayLike,
+    *,
+    k: int | None = ...,
+    denominator: Denominator = ...,
+    no_hits: NoHits = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def hamming_mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    query_codes: ArrayLike,
+    gallery_codes: ArrayLike,
+    *,
+    k: int | None = None,
+    denominator: Denominator = "relevant",
+    no_hits: NoHits = "zero",
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Mean average precision of binary codes by Hamming distance.
 
     Equal to `mean_average_precision` of the distances, but from counts of how many
@@ -86,7 +123,7 @@ def hamming_mean_average_precision(
             f"query_codes have {n_bits[0][0]} bits, gallery_codes have {n_bits[1][0]}. Use codes "
             "of one length."
         )
-    return mean_average_precision(
+    return mean_average_precision(  # pyright: ignore[reportCallIssue]
         y_queries,
         y_gallery,
         HammingDistances(pack_codes(query_codes), pack_codes(gallery_codes)),
@@ -96,5 +133,6 @@ def hamming_mean_average_precision(
         ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
-        per_query=per_query,
+        # That a bool is True or False it does not see among so many unions.
+        per_query=per_query,  # pyright: ignore[reportArgumentType]
     )

@@ -1,11 +1,14 @@
 """How many codes, relevant or not, lie at every Hamming distance of a query: no matrix, no sort."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from sklearn_cbir.codes import pack_codes
+from sklearn_cbir._typing import Floats, Positions
+from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.codes._search import WORD, kernels, layout, measure, run_in_threads
+from sklearn_cbir.metrics._relevance import Relevance
 
 CODES_AT_ONCE = 1024  # queries whose counts are held at once
 
@@ -22,11 +25,18 @@ class Counts:
 
     def part(self, rows):
         """Return the counts of some of the queries, sharing memory."""
-        arrays = self.totals, self.hits, self.gain, self.levels, self.n_results
-        return Counts(*(None if array is None else array[rows] for array in arrays))
+        gain = None if self.gain is None else self.gain[rows]
+        return Counts(
+            self.totals[rows], self.hits[rows], gain, self.levels[rows], self.n_results[rows]
+        )
 
 
-def count_codes(relevance, distances, gains, exclude):
+def count_codes(
+    relevance: Relevance,
+    distances: HammingDistances,
+    gains: Floats | None,
+    exclude: list[Positions] | None,
+) -> Iterator[Counts]:
     """Yield the `Counts` of one block of queries after the other.
 
     `distances` are `HammingDistances`; `gains` and `exclude` are as in `tie_groups`.

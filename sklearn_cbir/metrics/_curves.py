@@ -1,7 +1,11 @@
 """Precision-recall curves of ranked lists, averaged over queries."""
 
-import numpy as np
+from typing import Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sklearn_cbir._typing import Distances, Floats, LabelsLike, Ties
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._groups import tie_groups
@@ -12,8 +16,14 @@ __all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
 
 
 def precision_recall_curve(
-    y_queries, y_gallery, distances, *, ties="average", exclude=None, sample_weight=None
-):
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Floats, Floats]:
     """Precision and recall after every rank, averaged over queries.
 
     Parameters
@@ -81,15 +91,15 @@ def precision_recall_curve(
 
 
 def radius_precision_recall_curve(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    radii,
-    average="macro",
-    exclude=None,
-    sample_weight=None,
-):
+    radii: ArrayLike,
+    average: Literal["macro", "micro"] = "macro",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Floats, Floats]:
     """Precision and recall within every radius, averaged over queries.
 
     The usual curve of binary codes: it has no ties.
@@ -151,6 +161,6 @@ def radius_precision_recall_curve(
     return precision, weights @ (hits / n_relevant) / weights.sum()
 
 
-def _ratio(part, whole):
+def _ratio(part: Floats, whole: Floats) -> Floats:
     """Return part / whole, NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

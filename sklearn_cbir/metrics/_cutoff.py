@@ -1,26 +1,56 @@
 """Metrics of the first k results, exact over all orders of equally distant items."""
 
 from functools import lru_cache
+from typing import Literal, Unpack, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
-from sklearn_cbir.metrics._groups import evaluate_groups
+from sklearn_cbir._typing import (
+    Distances,
+    Floats,
+    LabelsLike,
+    Positions,
+    Ranked,
+    Ties,
+)
+from sklearn_cbir.metrics._groups import Cutoff, TieGroups, evaluate_groups
 
 __all__ = ["acg_at_k", "ndcg_at_k", "precision_at_k", "recall_at_k", "set_recall_at_k"]
 
 
+@overload
 def precision_at_k(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=10,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def precision_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def precision_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = 10,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Share of the first `k` results that are relevant.
 
     Divided by `k` also for a query that `exclude` leaves fewer results.
@@ -75,17 +105,37 @@ def precision_at_k(
     )
 
 
+@overload
 def recall_at_k(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=1,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def recall_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def recall_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = 1,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Share of the queries with something relevant among the first `k` results.
 
     This is what papers on metric learning and on classes that were not trained on
@@ -142,17 +192,37 @@ def recall_at_k(
     )
 
 
+@overload
 def set_recall_at_k(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=10,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def set_recall_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def set_recall_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = 10,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Share of the relevant gallery items that are among the first `k` results.
 
     The recall of information retrieval; for the recall@k of metric learning see
@@ -208,17 +278,37 @@ def set_recall_at_k(
     )
 
 
+@overload
 def acg_at_k(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=10,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def acg_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def acg_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int = 10,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Mean number of labels that the first `k` results share with the query [1]_.
 
     Divided by `k` also for a query that `exclude` leaves fewer results.
@@ -280,17 +370,37 @@ def acg_at_k(
     )
 
 
+@overload
 def ndcg_at_k(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=None,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int | None = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def ndcg_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int | None = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def ndcg_at_k(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int | None = None,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Discounted gain of the first `k` results, relative to the best order [1]_.
 
     A result that shares ``c`` labels gains ``2 ** c - 1``, divided by ``log2(rank +
@@ -354,27 +464,27 @@ def ndcg_at_k(
     )
 
 
-def _cutoff(groups, k):
+def _cutoff(groups: TieGroups, k: Cutoff) -> Positions:
     """Return the number of results that count, per query."""
     return groups.n_results if k is None else np.full(len(groups.n_results), k)
 
 
-def _inside(groups, k):
+def _inside(groups: TieGroups, k: Cutoff) -> Positions:
     """Return how many positions of each group are among the first `k`."""
     return np.clip(_cutoff(groups, k)[groups.query] - groups.before, 0, groups.size)
 
 
-def _expected(groups, k, amount):
+def _expected(groups: TieGroups, k: Cutoff, amount: np.ndarray) -> Floats:
     """Sum what the first `k` results hold of an amount that each group shares out evenly."""
     return groups.sum(amount * _inside(groups, k) / groups.size)
 
 
-def _share(groups, k, amount):
+def _share(groups: TieGroups, k: Cutoff, amount: np.ndarray) -> Floats:
     """Return the same per result; 0 for a query of which nothing is ranked."""
     return _expected(groups, k, amount) / np.maximum(_cutoff(groups, k), 1)
 
 
-def chance_of_a_hit(groups, k):
+def chance_of_a_hit(groups: TieGroups, k: Cutoff) -> Floats:
     """Return the chance that something relevant is among the first `k`."""
     values = np.zeros(len(groups.n_relevant))
     # Only the nearest group matters: k either ends before it, or hits it by chance.
@@ -390,18 +500,18 @@ def chance_of_a_hit(groups, k):
     return values
 
 
-def _exponential_gains(n_levels):
+def _exponential_gains(n_levels: int) -> Floats:
     """Return the gains of items that share 0, 1, 2, ... labels."""
     return np.exp2(np.minimum(np.arange(n_levels), 1000)) - 1  # 2 ** 1024 overflows
 
 
 @lru_cache(maxsize=1)
-def _discounts(n_bits):
+def _discounts(n_bits: int) -> Floats:
     """Return what 0, 1, 2, ... results of gain 1 at the top are worth together."""
     return np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, 2**n_bits + 1)))])
 
 
-def _normalized_gain(groups, k):
+def _normalized_gain(groups: TieGroups, k: Cutoff) -> Floats:
     """Return the expected discounted gain relative to that of the best order."""
     discounts = _discounts(int(_cutoff(groups, k).max()).bit_length())
     inside = _inside(groups, k)

@@ -9,11 +9,15 @@ closed form per group [1]_, [2]_; only groups that hold something relevant contr
    CVPR 2018.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from sklearn_cbir._typing import Distances, Floats, LabelsLike, Positions, Sliced, Ties
 from sklearn_cbir._validation import check_boolean, check_choice
 from sklearn_cbir.codes import HammingDistances
 from sklearn_cbir.codes._search import in_threads, kernels, slices
@@ -27,6 +31,9 @@ from sklearn_cbir.metrics._relevance import (
     check_k,
     read_block,
 )
+
+Relevant: TypeAlias = tuple[Positions, Positions | None]  # gallery rows, and shared labels
+Cutoff: TypeAlias = int | Positions | None  # one for all queries, one for each, or no end
 
 TIES = ("average", "stable", "optimistic", "pessimistic")
 PAIRS_AT_ONCE = 2**18  # whose groups fit into a cache
@@ -54,21 +61,28 @@ class TieGroups:
     n_results: np.ndarray  # (n_queries,): items that were ranked
 
     @property
-    def gain(self):
+    def gain(self) -> np.ndarray:
         """Sum of the gains of the group."""
         return self.hits if self.gains is None else self.gains
 
     @property
-    def gain_before(self):
+    def gain_before(self) -> np.ndarray:
         """Sum of the gains nearer than the group."""
-        return self.hits_before if self.gains is None else self.gains_before
+        return self.hits_before if self.gains_before is None else self.gains_before
 
-    def sum(self, values):
+    def sum(self, values: np.ndarray) -> np.ndarray:
         """Add one value per group up to one per query."""
         return np.bincount(self.query, weights=values, minlength=len(self.n_relevant))
 
 
-def tie_groups(relevance, distances, *, ties="average", gains=None, exclude=None):
+def tie_groups(
+    relevance: Relevance,
+    distances: Sliced,
+    *,
+    ties: Ties = "average",
+    gains: Floats | None = None,
+    exclude: list[Positions] | None = None,
+) -> Iterator[TieGroups]:
     """Yield the `TieGroups` of one block of queries after the other.
 
     `gains` gives the gain of an item that shares 0, 1, 2, ... labels; None is 0, 1, 1, ...
@@ -201,7 +215,7 @@ def _sums_before(values, ends):
     return sums
 
 
-def _levels(relevant, n_levels):
+def _levels(relevant: list[Relevant], n_levels: int) -> Positions:
     """Count the relevant items of each query that share 0, 1, 2, ... labels."""
     levels = np.zeros((len(relevant), n_levels), dtype=np.int64)
     for level, (items, shared) in zip(levels, relevant):
@@ -212,7 +226,7 @@ def _levels(relevant, n_levels):
     return levels
 
 
-def _ranks(block, relevant, ties):
+def _ranks(block: np.ndarray, relevant: list[Relevant], ties: Ties) -> Positions:
     """Replace distances by positions in the ranking, in which no two items are equal."""
     if ties == "stable":
         order = np.argsort(block, axis=1, kind="stable")
@@ -223,7 +237,7 @@ def _ranks(block, relevant, ties):
     return ranks
 
 
-def _precedence(shape, relevant, ties):
+def _precedence(shape: tuple[int, ...], relevant: list[Relevant], ties: Ties) -> Positions:
     """Return what equally distant items are sorted by: how many labels they share."""
     shared_labels = np.zeros(shape, dtype=np.int64)
     for row, (items, shared) in zip(shared_labels, relevant):
@@ -251,19 +265,19 @@ def _groups_of_counts(counts):
 
 
 def evaluate_groups(
-    value,
-    y_queries,
-    y_gallery,
-    distances,
+    value: Callable[[TieGroups, Cutoff], np.ndarray],
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=None,
-    cutoffs=None,
-    gains=None,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int | None = None,
+    cutoffs: Positions | None = None,
+    gains: Callable[[int], Floats] | None = None,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Evaluate ``value(groups, k)`` block by block, then average over queries.
 
     `cutoffs` are one `k` per query. A query whose value is NaN although something in the gallery
@@ -273,12 +287,12 @@ def evaluate_groups(
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     k = check_k(k, len(relevance.y_gallery))
-    exclude = check_exclude(exclude, distances.shape)
-    gains = None if gains is None else gains(relevance.n_levels)
+    left_out = check_exclude(exclude, distances.shape)
+    of_levels = None if gains is None else gains(relevance.n_levels)
     values = np.full(len(relevance.y_queries), np.nan)
     skipped = np.zeros(len(values), dtype=bool)
     start = 0
-    for groups in tie_groups(relevance, distances, ties=ties, gains=gains, exclude=exclude):
+    for groups in tie_groups(relevance, distances, ties=ties, gains=of_levels, exclude=left_out):
         block = slice(start, start + len(groups.n_relevant))
         of_block = value(groups, k if cutoffs is None else cutoffs[block])
         values[block] = np.where(groups.n_relevant > 0, of_block, np.nan)
@@ -291,7 +305,9 @@ def evaluate_groups(
     return mean_over_queries(values, sample_weight)
 
 
-def _without_skipped(values, skipped, sample_weight):
+def _without_skipped(
+    values: Floats, skipped: NDArray[np.bool_], sample_weight: ArrayLike | None
+) -> tuple[Floats, Floats]:
     """Return values and weights of the queries that count, of which there must be some."""
     weights = check_weights(sample_weight, len(values))
     if np.isnan(values[~skipped]).all():

@@ -1,22 +1,32 @@
 """Metrics of the user's own: one number per query, of labels and distances."""
 
 import inspect
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sklearn_cbir._labels import check_labels, check_same_columns, check_same_kind, label_names
+from sklearn_cbir._typing import Distances, Floats, LabelsLike, Positions
 from sklearn_cbir.metrics._relevance import blocks, check_distances, read_block
 
 
-def is_own(function):
+def is_own(function: Callable[..., object]) -> bool:
     """Say whether a metric is the user's, and not one of this package, with parameters or not."""
     while isinstance(function, partial):
         function = function.func
     return not str(getattr(function, "__module__", None)).startswith("sklearn_cbir.metrics.")
 
 
-def score_by_own(function, y_queries, y_gallery, distances, own=None):
+def score_by_own(
+    function: Callable[..., ArrayLike],
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    own: Positions | None = None,
+) -> Floats:
     """Return what a metric of the user's says of every query, NaN for one that does not count.
 
     Parameters
@@ -47,7 +57,7 @@ def score_by_own(function, y_queries, y_gallery, distances, own=None):
     y_gallery = check_labels(y_gallery, name="y_gallery", n=distances.shape[1])
     check_same_kind(y_queries, y_gallery)
     keywords = _keywords(function)
-    options = {"per_query": True} if "per_query" in keywords else {}
+    options: dict[str, Any] = {"per_query": True} if "per_query" in keywords else {}
     check_callable(function, **options)
     values = np.empty(len(y_queries))
     for rows in blocks(distances.shape, distances):
@@ -68,7 +78,7 @@ def score_by_own(function, y_queries, y_gallery, distances, own=None):
     return values
 
 
-def check_callable(function, **options):
+def check_callable(function: Callable[..., object], **options: object) -> None:
     """Raise unless a metric can be called with labels, distances and these options."""
     try:
         inspect.signature(function).bind("y_queries", "y_gallery", "distances", **options)
@@ -81,11 +91,11 @@ def check_callable(function, **options):
         ) from error
 
 
-def _name(function):
+def _name(function: Callable[..., object]) -> str:
     return getattr(function, "__name__", None) or f"{function!r:.60}"
 
 
-def _keywords(function):
+def _keywords(function: Callable[..., object]) -> set[str]:
     """Return those of the two keywords that a function takes."""
     try:
         parameters = inspect.signature(function).parameters
@@ -101,16 +111,15 @@ def _keywords(function):
     return named & {"exclude", "per_query"}
 
 
-def _checked(function, found, n_queries):
+def _checked(function: Callable[..., object], found: ArrayLike, n_queries: int) -> Floats:
     """Return what a function said of `n_queries` queries as numbers, if that is what it is."""
-    values = None
     try:
         values = np.asarray(found)
         if values.dtype.kind == "O":  # a list that holds None, say
             values = values.astype(np.float64)
     except (TypeError, ValueError):
-        pass
-    is_numeric = values is not None and values.dtype.kind in "buif"
+        values = np.empty(0, dtype=object)
+    is_numeric = values.dtype.kind in "buif"
     if is_numeric and values.shape == (n_queries,) and not np.isinf(values).any():
         return values
     what = type(found).__name__

@@ -1,8 +1,20 @@
 """Average precision and its relatives, exact over all orders of equally distant items."""
 
+from typing import Literal, Unpack, overload
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import digamma, gammaln
 
+from sklearn_cbir._typing import (
+    Denominator,
+    Distances,
+    Floats,
+    LabelsLike,
+    NoHits,
+    Ranked,
+    Ties,
+)
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.metrics._cutoff import chance_of_a_hit
 from sklearn_cbir.metrics._groups import evaluate_groups
@@ -19,19 +31,43 @@ DENOMINATORS = ("relevant", "hits", "min_k")
 NO_HITS = ("zero", "skip")
 
 
+@overload
 def mean_average_precision(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=None,
-    denominator="relevant",
-    no_hits="zero",
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int | None = ...,
+    denominator: Denominator = ...,
+    no_hits: NoHits = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int | None = ...,
+    denominator: Denominator = ...,
+    no_hits: NoHits = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int | None = None,
+    denominator: Denominator = "relevant",
+    no_hits: NoHits = "zero",
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Average precision of ranked lists, averaged over queries (mAP).
 
     The precision at the rank of every relevant item of the first `k`, summed and
@@ -128,18 +164,40 @@ def mean_average_precision(
     )
 
 
+@overload
 def weighted_mean_average_precision(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    k=None,
-    denominator="hits",
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    k: int | None = ...,
+    denominator: Denominator = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def weighted_mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int | None = ...,
+    denominator: Denominator = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def weighted_mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    k: int | None = None,
+    denominator: Denominator = "hits",
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Average precision where an item counts as often as it shares labels.
 
     The mean number of shared labels among the first ``t`` results (`acg_at_k`) at
@@ -208,16 +266,34 @@ def weighted_mean_average_precision(
     )
 
 
+@overload
 def map_at_r(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def map_at_r(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def map_at_r(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Average precision over as many results as are relevant (MAP@R).
 
     ``k`` and the denominator are R of each query [1]_: unlike recall@1 it also
@@ -274,16 +350,34 @@ def map_at_r(
     )
 
 
+@overload
 def map_c(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def map_c(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def map_c(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Average precision as the code of CPF computes it, to compare with its numbers.
 
     Unlike `map_at_r`, the query counts as a member of its class: with R relevant
@@ -342,16 +436,34 @@ def map_c(
     )
 
 
+@overload
 def trapezoid_mean_average_precision(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def trapezoid_mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def trapezoid_mean_average_precision(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Area under the precision-recall curve by trapezoids, as Oxford and Paris score.
 
     Every relevant item adds the mean of the precision just before it (1 at the

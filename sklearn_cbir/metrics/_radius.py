@@ -1,9 +1,24 @@
 """Metrics of everything within a distance."""
 
+from typing import Literal, Unpack, overload
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 
 from sklearn_cbir._labels import check_labels
+from sklearn_cbir._typing import (
+    Distances,
+    Floats,
+    Labels,
+    LabelsLike,
+    NoHits,
+    Positions,
+    Ranked,
+    Sliced,
+    Ties,
+    Weighted,
+)
 from sklearn_cbir._validation import (
     check_boolean,
     check_choice,
@@ -35,16 +50,47 @@ __all__ = [
 ]
 
 
+class ClassThresholds(Bunch):
+    """What `per_class_thresholds` finds."""
+
+    classes: Labels
+    radius: Floats  # (n_classes,)
+    f1: Floats  # (n_classes,)
+    spread: float
+    universal_radius: float
+    universal_f1: Floats  # (n_classes,)
+
+
+@overload
 def precision_in_radius(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    radius=2,
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    radius: float = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Weighted],
+) -> float: ...
+@overload
+def precision_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = ...,
+    per_query: Literal[True],
+    **options: Unpack[Weighted],
+) -> Floats: ...
+def precision_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = 2,
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Share of the items within `radius` that are relevant; 0 if there are none.
 
     With codes and ``radius=2`` this is the precision of hash lookup.
@@ -88,16 +134,36 @@ def precision_in_radius(
     return _mean_or_values(values, n_relevant, sample_weight, per_query)
 
 
+@overload
 def recall_in_radius(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    radius=2,
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    radius: float = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Weighted],
+) -> float: ...
+@overload
+def recall_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = ...,
+    per_query: Literal[True],
+    **options: Unpack[Weighted],
+) -> Floats: ...
+def recall_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = 2,
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Share of the relevant items that lie within `radius`.
 
     Parameters
@@ -139,16 +205,36 @@ def recall_in_radius(
     return _mean_or_values(values, n_relevant, sample_weight, per_query)
 
 
+@overload
 def success_in_radius(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    radius=2,
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    radius: float = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Weighted],
+) -> float: ...
+@overload
+def success_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = ...,
+    per_query: Literal[True],
+    **options: Unpack[Weighted],
+) -> Floats: ...
+def success_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = 2,
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Share of the queries with any item within `radius`, relevant or not.
 
     1 minus this is the share of empty balls: of hash lookups that return nothing.
@@ -192,18 +278,40 @@ def success_in_radius(
     return _mean_or_values(values, n_relevant, sample_weight, per_query)
 
 
+@overload
 def mean_average_precision_in_radius(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    radius=2,
-    no_hits="zero",
-    ties="average",
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    radius: float = ...,
+    no_hits: NoHits = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Ranked],
+) -> float: ...
+@overload
+def mean_average_precision_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = ...,
+    no_hits: NoHits = ...,
+    per_query: Literal[True],
+    **options: Unpack[Ranked],
+) -> Floats: ...
+def mean_average_precision_in_radius(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float = 2,
+    no_hits: NoHits = "zero",
+    ties: Ties = "average",
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """Average precision of what lies within `radius`, averaged over queries.
 
     With codes and ``radius=2`` this is the MAP@H<=2 of [1]_: the precision at the
@@ -278,17 +386,39 @@ def mean_average_precision_in_radius(
     )
 
 
+@overload
 def threshold_f1(
-    y_queries,
-    y_gallery,
-    distances,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
     *,
-    radius,
-    max_results=None,
-    exclude=None,
-    sample_weight=None,
-    per_query=False,
-):
+    radius: float,
+    max_results: int | None = ...,
+    per_query: Literal[False] = ...,
+    **options: Unpack[Weighted],
+) -> float: ...
+@overload
+def threshold_f1(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float,
+    max_results: int | None = ...,
+    per_query: Literal[True],
+    **options: Unpack[Weighted],
+) -> Floats: ...
+def threshold_f1(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radius: float,
+    max_results: int | None = None,
+    exclude: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    per_query: bool = False,
+) -> float | Floats:
     """F1 of taking everything within one radius for the same.
 
     Per query ``2 |P & T| / (|P| + |T|)``, where P is what lies within the radius and
@@ -352,7 +482,15 @@ def threshold_f1(
     )
 
 
-def threshold_f1_curve(y_queries, y_gallery, distances, *, radii, max_results=None, exclude=None):
+def threshold_f1_curve(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radii: ArrayLike,
+    max_results: int | None = None,
+    exclude: ArrayLike | None = None,
+) -> Floats:
     """F1 of every query at every radius.
 
     Parameters
@@ -401,7 +539,9 @@ def threshold_f1_curve(y_queries, y_gallery, distances, *, radii, max_results=No
     return values
 
 
-def best_f1_radius(radii, curve, *, y_queries=None):
+def best_f1_radius(
+    radii: ArrayLike, curve: ArrayLike, *, y_queries: LabelsLike | None = None
+) -> tuple[float, float] | tuple[Floats, Floats]:
     """Find the radius with the highest mean F1, for all queries or for each class.
 
     How far the best radii of the classes spread tells how well one threshold can
@@ -449,8 +589,15 @@ def best_f1_radius(radii, curve, *, y_queries=None):
 
 
 def per_class_thresholds(
-    y_queries, y_gallery, distances, *, radii=None, radius=None, max_results=None, exclude=None
-):
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radii: ArrayLike | None = None,
+    radius: float | None = None,
+    max_results: int | None = None,
+    exclude: ArrayLike | None = None,
+) -> ClassThresholds:
     """Find the best radius of every class, and how far they spread.
 
     One threshold serves all classes as well as their best radii lie close to each
@@ -528,21 +675,21 @@ def per_class_thresholds(
     f1 = np.stack([curve[defined][members == i].mean(axis=0) for i in range(len(classes))])
     if radius is None:
         column = int(np.argmax(curve[defined, : len(radii)].mean(axis=0)))
-        radius = radii[column]
+        radius = float(radii[column])
     else:
         column = len(radii)
     best = np.argmax(f1[:, : len(radii)], axis=1)
-    return Bunch(
+    return ClassThresholds(
         classes=classes,
         radius=radii[best],
         f1=f1[np.arange(len(classes)), best],
         spread=float(np.std(radii[best])),
-        universal_radius=float(radius),
+        universal_radius=radius,
         universal_f1=f1[:, column],
     )
 
 
-def check_radii(radii):
+def check_radii(radii: ArrayLike) -> Floats:
     """Return radii, at least one and all of them finite numbers, as float64."""
     check_not_masked(radii, "radii")
     try:
@@ -557,7 +704,7 @@ def check_radii(radii):
     return checked
 
 
-def _candidates(distances):
+def _candidates(distances: Sliced) -> Floats:
     """Return quantiles of distances; similar pairs are near, so most of them are small ones."""
     values = np.concatenate(
         [read_block(distances, rows).ravel() for rows in blocks(distances.shape, distances)]
@@ -565,7 +712,9 @@ def _candidates(distances):
     return np.unique(np.quantile(values, np.linspace(0, 1, 201) ** 2))
 
 
-def _mean_or_values(values, n_relevant, sample_weight, per_query):
+def _mean_or_values(
+    values: Floats, n_relevant: Positions, sample_weight: ArrayLike | None, per_query: bool
+) -> float | Floats:
     """Return one value per query, NaN where nothing is relevant, or their mean."""
     values = np.where(n_relevant > 0, values, np.nan)
     return (
@@ -575,14 +724,28 @@ def _mean_or_values(values, n_relevant, sample_weight, per_query):
     )
 
 
-def _within_one(y_queries, y_gallery, distances, radius, exclude):
+def _within_one(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    radius: float,
+    exclude: ArrayLike | None,
+) -> tuple[Floats, Floats, Positions]:
     """Count what lies within one radius: found, hits, relevant in all, (n_queries,) each."""
     radii = np.array([check_real(radius, "radius")])
     found, hits, n_relevant = _within(y_queries, y_gallery, distances, radii=radii, exclude=exclude)
     return found[:, 0], hits[:, 0], n_relevant
 
 
-def _within(y_queries, y_gallery, distances, *, radii, max_results=None, exclude=None):
+def _within(
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    radii: Floats,
+    max_results: int | None = None,
+    exclude: ArrayLike | None = None,
+) -> tuple[Floats, Floats, Positions]:
     """Count what lies within each radius: found and hits (n_queries, n_radii), relevant in all."""
     radii = np.asarray(radii)
     distances = check_distances(distances)
@@ -616,7 +779,9 @@ def _within(y_queries, y_gallery, distances, *, radii, max_results=None, exclude
     return found, hits, n_relevant
 
 
-def _cap(found, hits, everything, relevant, max_results):
+def _cap(
+    found: Floats, hits: Floats, everything: np.ndarray, relevant: np.ndarray, max_results: int
+) -> None:
     """Keep the nearest `max_results` items, on average over the orders of equal ones."""
     last = everything[max_results - 1]
     nearer, within = np.searchsorted(everything, last), np.searchsorted(everything, last, "right")

@@ -1,6 +1,10 @@
 """Labels, distances and options of a metric, checked and ready to be ranked block by block."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn import get_config
 
@@ -12,6 +16,7 @@ from sklearn_cbir._labels import (
     label_names,
     shared_labels,
 )
+from sklearn_cbir._typing import LabelsLike, Positions, Sliced
 from sklearn_cbir._validation import as_numpy, check_integer, check_not_masked
 
 MAX_ROWS_AT_ONCE = 128
@@ -20,7 +25,16 @@ MAX_ROWS_AT_ONCE = 128
 class Relevance:
     """Checked labels of queries and gallery, ready to say which gallery rows are relevant."""
 
-    def __init__(self, y_queries, y_gallery, shape):
+    n_levels: int
+    # Of labels that are one each:
+    gallery_class: Positions
+    by_class: Positions  # rows of the gallery, sorted by class
+    starts: Positions  # where each class starts among them
+    query_class: Positions
+
+    def __init__(
+        self, y_queries: LabelsLike, y_gallery: LabelsLike, shape: tuple[int, ...]
+    ) -> None:
         check_same_columns(y_queries, label_names(y_gallery))
         self.y_queries = check_labels(y_queries, name="y_queries")
         self.y_gallery = check_labels(y_gallery, name="y_gallery")
@@ -43,11 +57,11 @@ class Relevance:
             self._group_gallery()
 
     @property
-    def graded(self):
+    def graded(self) -> bool:
         """Whether items may share more than one label."""
         return self.y_queries.ndim == 2
 
-    def rows(self, queries):
+    def rows(self, queries: slice) -> Iterator[tuple[Positions, Positions | None]]:
         """Yield the relevant gallery rows, ascending, of a slice of queries, and shared labels."""
         if self.graded:
             for shared in shared_labels(self.y_queries[queries], self.y_gallery):
@@ -57,13 +71,13 @@ class Relevance:
             for code in self.query_class[queries]:
                 yield self.by_class[self.starts[code] : self.starts[code + 1]], None
 
-    def shared(self, queries, items):
+    def shared(self, queries: Positions, items: Positions) -> Positions:
         """Count the labels that single queries share with single gallery rows."""
         if self.graded:
             return (self.y_queries[queries] * self.y_gallery[items]).sum(axis=1).astype(np.int64)
         return (self.query_class[queries] == self.gallery_class[items]).astype(np.int64)
 
-    def _group_gallery(self):
+    def _group_gallery(self) -> None:
         """Sort the gallery by class, once, and find the class of every query."""
         y_queries, y_gallery = comparable_labels(self.y_queries, self.y_gallery)
         classes, self.gallery_class = np.unique(y_gallery, return_inverse=True)
@@ -76,7 +90,7 @@ class Relevance:
         self.query_class = np.where(known, place, len(classes))
 
 
-def blocks(shape, distances=None):
+def blocks(shape: tuple[int, ...], distances: Sliced | None = None) -> Iterator[slice]:
     """Yield slices of queries that fit into scikit-learn's working memory."""
     n_queries, n_gallery = shape
     # Distances and their sorted copy, float64 at worst.
@@ -86,7 +100,7 @@ def blocks(shape, distances=None):
         yield slice(start, min(start + step, n_queries))
 
 
-def check_distances(distances):
+def check_distances(distances: Any) -> Sliced:
     """Return distances as an array, or as they are if they are made when sliced."""
     distances = as_numpy(distances, "distances")
     if sparse.issparse(distances):
@@ -103,7 +117,7 @@ def check_distances(distances):
     return distances
 
 
-def read_block(distances, rows):
+def read_block(distances: Sliced, rows: slice) -> np.ndarray:
     """Return the distances of a slice of queries, all of them numbers."""
     block = np.asarray(distances[rows])
     # The maximum is NaN if anything is, and costs less than asking each.
@@ -116,7 +130,7 @@ def read_block(distances, rows):
     return block
 
 
-def check_k(k, n_gallery):
+def check_k(k: int | None, n_gallery: int) -> int | None:
     """Return `k` as an int of at most the size of the gallery, or None."""
     if k is None:
         return None
@@ -129,7 +143,7 @@ def check_k(k, n_gallery):
     return k
 
 
-def check_exclude(exclude, shape):
+def check_exclude(exclude: ArrayLike | None, shape: tuple[int, ...]) -> list[Positions] | None:
     """Return, per query, the gallery rows that are not ranked; None if all are."""
     if exclude is None:
         return None
@@ -153,7 +167,7 @@ def check_exclude(exclude, shape):
     )
 
 
-def _excluded_rows(row, query, n_gallery):
+def _excluded_rows(row: ArrayLike, query: int, n_gallery: int) -> Positions:
     """Return the gallery rows, ascending, of one entry of a list: their numbers, or a mask."""
     row = np.asarray(row)
     if row.dtype == bool and row.shape == (n_gallery,):
@@ -166,7 +180,7 @@ def _excluded_rows(row, query, n_gallery):
     )
 
 
-def _check_excluded(rows, n_queries, n_gallery):
+def _check_excluded(rows: list[Positions], n_queries: int, n_gallery: int) -> None:
     """Raise unless there is one list of existing gallery rows per query."""
     if len(rows) != n_queries:
         raise ValueError(

@@ -1,7 +1,13 @@
 """Metrics by name: "map@100" is `mean_average_precision` with ``k=100``."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Literal, TypeVar, overload
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sklearn_cbir._typing import Distances, Floats, LabelsLike, Metric, Positions
 from sklearn_cbir._validation import resolve, shortened
 from sklearn_cbir.metrics._cutoff import (
     acg_at_k,
@@ -26,8 +32,16 @@ from sklearn_cbir.metrics._radius import (
 
 __all__ = ["METRICS", "evaluate", "parse_metric"]
 
+Value = TypeVar("Value", bound=ArrayLike)
 
-def parse_metric(name):
+
+@overload
+def parse_metric(name: str) -> tuple[Callable[..., float | Floats], int | None]: ...
+@overload
+def parse_metric(name: Callable[..., Value]) -> tuple[Callable[..., Value], None]: ...
+def parse_metric(
+    name: str | Callable[..., ArrayLike],
+) -> tuple[Callable[..., ArrayLike], int | None]:
     """Split the name of a metric into its function and its number of results.
 
     Parameters
@@ -78,7 +92,41 @@ def parse_metric(name):
     return function, int(cutoff)
 
 
-def evaluate(scoring, y_queries, y_gallery, distances, **options):
+@overload
+def evaluate(
+    scoring: str,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    per_query: Literal[False] = ...,
+    **options: object,
+) -> float: ...
+@overload
+def evaluate(
+    scoring: str,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    *,
+    per_query: Literal[True],
+    **options: object,
+) -> Floats: ...
+@overload
+def evaluate(
+    scoring: Callable[..., Value],
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    **options: object,
+) -> Value: ...
+def evaluate(
+    scoring: str | Callable[..., ArrayLike],
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    **options: object,
+) -> ArrayLike:
     """Evaluate a metric by its name.
 
     Parameters
@@ -115,7 +163,13 @@ def evaluate(scoring, y_queries, y_gallery, distances, **options):
     return function(y_queries, y_gallery, distances, **options)
 
 
-def evaluate_each(scoring, y_queries, y_gallery, distances, own=None):
+def evaluate_each(
+    scoring: str | Metric,
+    y_queries: LabelsLike,
+    y_gallery: LabelsLike,
+    distances: Distances,
+    own: Positions | None = None,
+) -> Floats:
     """Return the value of a metric for every query, whose own gallery row is not ranked.
 
     `own` is its position, -1 if it has none. Metrics of the user's own are called as `score_by_own`
@@ -125,10 +179,11 @@ def evaluate_each(scoring, y_queries, y_gallery, distances, own=None):
     if is_own(function):
         return score_by_own(function, y_queries, y_gallery, distances, own)
     check_callable(function, exclude=own, per_query=True)
-    return evaluate(scoring, y_queries, y_gallery, distances, exclude=own, per_query=True)
+    values = evaluate(scoring, y_queries, y_gallery, distances, exclude=own, per_query=True)
+    return np.asarray(values)
 
 
-def reads_order(scoring):
+def reads_order(scoring: str | Metric) -> bool:
     """Say whether a metric depends on the order of results, and not only on a distance.
 
     Raises if it depends on both, and on neither alone.
@@ -144,7 +199,7 @@ def reads_order(scoring):
     return function not in (precision_in_radius, recall_in_radius, success_in_radius)
 
 
-METRICS = {
+METRICS: dict[str, Callable[..., float | Floats]] = {
     "map": mean_average_precision,
     "precision": precision_at_k,
     "recall": recall_at_k,
