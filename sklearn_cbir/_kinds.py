@@ -24,7 +24,7 @@ KINDS = {
     "nndescent": "index._nndescent.NNDescentEngine",
     "neighbor graph": "index._graph.NeighborGraph",
     "milvus": "index._milvus.MilvusEngine",
-    "milvus collection": "index._milvus.Collection",
+    "milvus collection": "index._milvus_collection.Collection",
 }
 # Where files of format 1, and pickles of that time, say that a class is. Nothing is added here,
 # and nothing taken away.

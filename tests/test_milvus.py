@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_cbir import NeighborsRetriever, persistence
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir.index import _milvus, _milvus_client
+from sklearn_cbir.index import _milvus, _milvus_client, _milvus_collection
+from sklearn_cbir.index._milvus_collection import Collection
 
 pymilvus = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
@@ -160,7 +161,7 @@ def test_scores_are_those_of_the_exact_engine(file, metric):
 def test_metrics_of_the_first_results_do_not_read_the_gallery(file, monkeypatch):
     rows, y = make_rows("cosine")
     retriever = make_retriever(file, scoring="precision@3").fit(rows, y)
-    monkeypatch.setattr(_milvus.Collection, "read", None)
+    monkeypatch.setattr(Collection, "read", None)
     assert retriever.score(rows[:9] + np.float32(0.01), y[:9]) > 0
 
 
@@ -230,7 +231,7 @@ def test_an_engine_does_not_change_when_rows_come_and_go(file):
 
 
 def test_rows_travel_in_batches_with_progress(file, monkeypatch, capsys):
-    monkeypatch.setattr(_milvus, "ROWS_PER_CALL", 40)
+    monkeypatch.setattr(_milvus_collection, "ROWS_PER_CALL", 40)
     rows, _ = make_rows("cosine")
     retriever = make_retriever(file, verbose=1).fit(rows)
     assert "Inserting" in capsys.readouterr().err
@@ -300,7 +301,7 @@ def test_two_that_load_one_gallery_never_write_the_same_row(server, monkeypatch)
     rows, _ = make_rows("cosine")
     saved = pickle.dumps(make_retriever(server.uri).fit(rows))
     clock = SimpleNamespace(time=lambda: time.time() - 600)
-    monkeypatch.setattr(_milvus, "time", clock)
+    monkeypatch.setattr(_milvus_collection, "time", clock)
     loaded = [pickle.loads(saved) for _ in range(2)]
     added = make_rows("cosine", 20, seed=1)[0].reshape(2, 10, D)
     for retriever, new in zip(loaded, added):
@@ -444,7 +445,7 @@ def test_a_grid_search_over_a_pipeline_leaves_one_gallery(server):
 
 def test_a_lost_server_is_one_error_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(_milvus_client, "SECONDS_OF_RETRIES", 0.5)
-    monkeypatch.setattr(_milvus, "ROWS_PER_CALL", 50)
+    monkeypatch.setattr(_milvus_collection, "ROWS_PER_CALL", 50)
     server = Server(tmp_path / "data")
     rows, _ = make_rows("cosine")
     try:
@@ -457,7 +458,7 @@ def test_a_lost_server_is_one_error_and_loses_nothing(tmp_path, monkeypatch):
         server.start()
         assert_same(retriever.kneighbors(rows), expected)
 
-        write = _milvus.Collection.write
+        write = Collection.write
 
         def write_and_kill(collection, keys, part):
             write(collection, keys, part)
@@ -465,7 +466,7 @@ def test_a_lost_server_is_one_error_and_loses_nothing(tmp_path, monkeypatch):
                 server.kill()
 
         with monkeypatch.context() as patch:
-            patch.setattr(_milvus.Collection, "write", write_and_kill)
+            patch.setattr(Collection, "write", write_and_kill)
             with pytest.raises(ConnectionError, match="It had acknowledged 50 of 120 new rows"):
                 retriever.partial_fit(rows[:120])
         assert retriever.n_samples_fit_ == N
@@ -502,7 +503,7 @@ def test_a_fit_that_fails_leaves_the_gallery_before_it(file, monkeypatch):
     rows, _ = make_rows("cosine")
     retriever = make_retriever(file).fit(rows)
     expected, before = retriever.kneighbors(rows), collections(file)
-    monkeypatch.setattr(_milvus, "ROWS_PER_CALL", 50)
+    monkeypatch.setattr(_milvus_collection, "ROWS_PER_CALL", 50)
     calls = []
 
     def interrupt(collection, keys, part):
@@ -511,7 +512,7 @@ def test_a_fit_that_fails_leaves_the_gallery_before_it(file, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_milvus.Collection, "write", interrupt)
+        patch.setattr(Collection, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             retriever.fit(rows[::-1])
     assert collections(file) == before
@@ -606,7 +607,7 @@ def test_a_large_gallery_is_searched_exactly(uri, metric):
 
 
 def test_writes_of_several_threads_go_to_the_server_one_after_the_other(monkeypatch):
-    collection = object.__new__(_milvus.Collection)
+    collection = object.__new__(Collection)
     collection.uri, collection.name, collection._writing = "a.db", "rows", ProcessLock()
     running, most = [], []
 
@@ -617,7 +618,7 @@ def test_writes_of_several_threads_go_to_the_server_one_after_the_other(monkeypa
         running.remove(method)
 
     monkeypatch.setattr(_milvus.server, "call", call)
-    methods = [*_milvus.WRITES] * 4
+    methods = [*_milvus_collection.WRITES] * 4
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda method: collection._call(method, doing="writing"), methods))
     assert len(most) == 12

@@ -12,41 +12,27 @@ positions up without a change on the server, and rows of others in the collectio
 over.
 """
 
-import os
-import random
 import re
-import time
-import uuid
-import weakref
 
 import numpy as np
 from sklearn import get_config
 
-from sklearn_cbir._kinds import Kept
-from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._kinds import Kept, former_classes
 from sklearn_cbir._validation import progress_bar, shortened
-from sklearn_cbir.codes import HammingDistances, pack_codes, unpack_codes
+from sklearn_cbir.codes import HammingDistances, unpack_codes
 from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
 from sklearn_cbir.index._hamming import HammingEngine
-from sklearn_cbir.index._milvus_rows import (
-    BYTES_PER_ANSWER,
-    ROWS_PER_CALL,
-    FirstResults,
-    ServerRows,
-)
+from sklearn_cbir.index._milvus_collection import BYTES_PER_ANSWER, WORD, Collection
+from sklearn_cbir.index._milvus_rows import FirstResults, ServerRows
 from sklearn_cbir.index._rows import find_copies, row_keys, summed_row_keys
 
 FORMS = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
-WORD = 64
-BYTES_PER_CALL = 2**23  # of rows that are sent
-WRITES = ("upsert", "delete", "flush")
 QUERIES_PER_CALL = 100
 MOST = 16_384  # results that a server gives at most
 SPARE = 8
 SAMPLE = 16  # rows that are compared when a saved gallery is first used
 NAME = "[A-Za-z_][A-Za-z0-9_]{0,199}"
-YEAR_2020 = 1_577_836_800
 
 
 class MilvusEngine(Kept):
@@ -249,8 +235,7 @@ class MilvusEngine(Kept):
         collection = self.collection
         keys = collection.take_keys(len(rows), above=self.keys[-1:].max(initial=-1))
         marks = np.empty(len(rows), dtype=np.uint64)
-        step = max(1, min(ROWS_PER_CALL, BYTES_PER_CALL // collection.row_bytes))
-        sent = 0
+        step, sent = collection.rows_per_write, 0
         try:
             with progress_bar(len(rows), "Inserting", self.verbose > 0) as advance:
                 for start in range(0, len(rows), step):
@@ -260,8 +245,7 @@ class MilvusEngine(Kept):
                     collection.write(keys[part], encoded)
                     sent += len(encoded)
                     advance(len(encoded))
-            if len(rows) > ROWS_PER_CALL:
-                collection.settle()
+            collection.flush(len(rows))
         except BaseException as error:
             collection.discard(keys[: sent + step])
             if not isinstance(error, ConnectionError):
@@ -275,7 +259,7 @@ class MilvusEngine(Kept):
     def _blocks(self):
         """Yield the first position of blocks of rows, and an exact engine over each."""
         self._ready()
-        step = max(1, min(ROWS_PER_CALL, BYTES_PER_ANSWER // self.collection.row_bytes))
+        step = self.collection.rows_per_read
         for start in range(0, len(self), step):
             yield start, self.form._with(self._read(np.arange(start, min(start + step, len(self)))))
 
@@ -420,268 +404,5 @@ class MilvusEngine(Kept):
         return list(zip(*best))
 
 
-class Collection(Kept):
-    """One collection of a server: what is in it, and who may erase it.
-
-    It belongs to the process that made it, and is dropped when no engine of that process
-    needs it any longer, or the process ends. Once it was pickled it is kept: from then on
-    nothing erases it, or a row of it that a pickle may hold. Rows that were written since
-    are erased when they are removed, or when no engine is left and they were not pickled
-    either (unless the process ends with a local file open: then they stay, unseen).
-    """
-
-    def __init__(self, uri, prefix, metric, width):
-        self.uri, self.name = uri, f"{prefix}_{uuid.uuid4().hex}"
-        self.metric, self.width = metric, width
-        self.is_binary = metric == "hamming"
-        self._start(is_kept=False)
-
-    def _start(self, *, is_kept):
-        self.is_checked = not is_kept
-        self._lock, self._writing = ProcessLock(), ProcessLock()
-        self._engines = weakref.WeakSet()  # of this process, over rows of this collection
-        self._left = np.empty(0, np.int64)  # keys that were removed and may be erased
-        self._note(is_kept)
-
-    def _note(self, is_kept):
-        self._ours = _Ours(self.uri, self.name, is_kept)
-        server.when_unused(self, self._ours.give_up)
-
-    def _own(self):
-        """Return what this process has written; one that was forked has written nothing yet."""
-        if self._ours.process != os.getpid():
-            if not self._ours.is_kept:
-                raise RuntimeError(
-                    f"This gallery (collection {self.name!r}) was fitted in the process that this "
-                    "one was forked from, which will drop it. Save it there first, or fit here."
-                )
-            self._note(is_kept=True)
-        return self._ours
-
-    def __getstate__(self):
-        with self._lock:
-            self._own().keep()
-        names = ("uri", "name", "metric", "width", "is_binary")
-        return {name: vars(self)[name] for name in names}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._start(is_kept=True)
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def at(self, uri):
-        """Return the same collection at another address; it is kept for good now."""
-        collection = object.__new__(Collection)
-        collection.__setstate__({**self.__getstate__(), "uri": uri})
-        return collection
-
-    def look_in(self, folder):
-        """Take the local file of the same name in a folder if there is none where it was."""
-        beside = os.path.join(os.path.abspath(folder), re.split(r"[\\/]", self.uri)[-1])
-        if server.is_local(self.uri) and not os.path.exists(self.uri) and os.path.exists(beside):
-            self.__setstate__({**self.__getstate__(), "uri": beside})
-
-    @property
-    def row_bytes(self):
-        """Size of a row on the wire."""
-        return -(-self.width // WORD) * 8 if self.is_binary else 4 * self.width
-
-    def create(self):
-        """Make it on the server; codes as bits if the server knows them, else as -1 and 1."""
-        try:
-            self._create()
-        except RuntimeError:
-            if not self.is_binary:
-                raise
-            self.is_binary = False
-            self._create()
-
-    def _create(self):
-        pymilvus = server.import_pymilvus()
-        kinds = pymilvus.DataType
-        schema = pymilvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("key", kinds.INT64, is_primary=True)
-        index = pymilvus.MilvusClient.prepare_index_params()
-        if self.is_binary:
-            dim = WORD * -(-self.width // WORD)
-            schema.add_field("row", kinds.BINARY_VECTOR, dim=dim)
-            index.add_index("row", index_type="BIN_FLAT", metric_type="HAMMING")
-        else:
-            schema.add_field("row", kinds.FLOAT_VECTOR, dim=max(2, self.width))
-            metric = "L2" if self.metric == "euclidean" else "IP"
-            index.add_index("row", index_type="FLAT", metric_type=metric)
-        self._call(
-            "create_collection",
-            schema=schema,
-            index_params=index,
-            consistency_level="Strong",
-            doing="making a collection",
-        )
-
-    def open(self):
-        """Raise if it is not there."""
-        if server.is_local(self.uri) and not os.path.exists(self.uri):
-            raise FileNotFoundError(
-                f"The file of this gallery, {self.uri}, is not there. Put it back, or say where it "
-                "is now with relocate(uri)."
-            )
-        if not self._call("has_collection", doing="looking for a collection"):
-            raise RuntimeError(
-                f"{self.uri} has no collection {self.name!r}, in which this gallery was saved. "
-                "Check that it is the right server and database, say which is with "
-                "relocate(uri), or fit again."
-            )
-        self._call("load_collection", doing="loading a collection")
-
-    def count(self):
-        """Return how many rows it has, of whomever."""
-        fields = ["count(*)"]
-        found = self._call("query", filter="", output_fields=fields, doing="counting rows")
-        return int(found[0]["count(*)"])
-
-    def take_keys(self, n, above):
-        """Return `n` keys that are larger than `above` and that nobody else writes."""
-        with self._lock:
-            return self._own().take_keys(n, int(above))
-
-    def write(self, keys, rows):
-        """Write rows; writing them again changes nothing."""
-        data = [{"key": key, "row": row} for key, row in zip(keys.tolist(), self._to_wire(rows))]
-        self._call("upsert", data=data, doing="inserting rows")
-
-    def settle(self):
-        """Have the server put what it has into the form that it searches fastest."""
-        self._call("flush", doing="settling rows")
-
-    def read(self, keys):
-        """Return those of the sorted `keys` that are there, and their rows."""
-        found = self._call(
-            "query", ids=keys.tolist(), output_fields=["key", "row"], doing="reading rows"
-        )
-        there = np.array([entry["key"] for entry in found], dtype=np.int64)
-        order = np.argsort(there)
-        rows = self._from_wire([entry["row"] for entry in found])
-        return there[order], rows[order]
-
-    def search(self, queries, k, **options):
-        """Return, per query, keys, affinities or distances, and rows, the nearest first."""
-        measured = self.metric == "hamming"
-        step = max(1, BYTES_PER_ANSWER // (k * (8 if measured else self.row_bytes)))
-        answers = []
-        for start in range(0, len(queries), step):
-            found = self._call(
-                "search",
-                data=list(self._to_wire(queries[start : start + step])),
-                limit=k,
-                anns_field="row",
-                output_fields=["key"] if measured else ["key", "row"],
-                doing="searching",
-                **options,
-            )
-            answers += [self._answer(hits, measured) for hits in found]
-        return answers
-
-    def _answer(self, hits, measured):
-        keys = np.array(hits.ids, dtype=np.int64)
-        values = np.array(hits.distances, dtype=np.float64)
-        if not measured:
-            return keys, values, self._from_wire([hit["entity"]["row"] for hit in hits])
-        # Of rows of -1 and 1, the inner product is their length less twice what differs.
-        return keys, values if self.is_binary else (self.width - values) / 2, None
-
-    def discard(self, keys):
-        """Have rows erased once no engine holds them, unless a pickle may."""
-        with self._lock:
-            self._left = np.union1d(self._left, keys)
-
-    def hold(self, engine):
-        """Note that an engine needs its rows."""
-        with self._lock:
-            self._engines.add(engine)
-
-    def sweep(self):
-        """Erase what was discarded and nobody holds."""
-        if not len(self._left) or self._ours.process != os.getpid():
-            return
-        with self._lock:
-            self._left = self._left[self._ours.may_erase(self._left)]
-            held = [np.isin(self._left, engine.keys) for engine in self._engines]
-            free = self._left[~np.any(held, axis=0)] if held else self._left
-        for start in range(0, len(free), ROWS_PER_CALL):
-            keys = free[start : start + ROWS_PER_CALL].tolist()
-            self._call("delete", ids=keys, doing="erasing rows")
-        with self._lock:
-            self._left = np.setdiff1d(self._left, free)
-
-    def release(self):
-        """Drop it, unless it is kept; say nothing if that fails."""
-        self._ours.give_up()
-
-    def _call(self, method, *, doing, **options):
-        if method in WRITES:  # one after the other: milvus-lite mixes up those that come together
-            with self._writing:
-                return server.call(self.uri, method, self.name, doing=doing, **options)
-        try:
-            return server.call(self.uri, method, self.name, doing=doing, **options)
-        except RuntimeError:
-            if method not in ("query", "search"):
-                raise
-        # A server that was started again has the rows, but may not have loaded them.
-        server.call(self.uri, "load_collection", self.name, doing="loading a collection")
-        return server.call(self.uri, method, self.name, doing=doing, **options)
-
-    def _to_wire(self, rows):
-        """Return what the server takes for every row."""
-        if self.is_binary:
-            return [row.tobytes() for row in np.ascontiguousarray(rows, dtype="<u8")]
-        if self.metric == "hamming":
-            rows = 2 * unpack_codes(rows, self.width).astype(np.float32) - 1
-        if self.width == 1:  # a server wants two numbers at least
-            rows = np.pad(rows, ((0, 0), (0, 1)))
-        return np.ascontiguousarray(rows)
-
-    def _from_wire(self, values):
-        """Undo it."""
-        if self.is_binary:
-            joined = b"".join(value[0] if isinstance(value, list) else value for value in values)
-            return np.frombuffer(joined, "<u8").reshape(len(values), -1)
-        rows = np.array(values, dtype=np.float32).reshape(len(values), max(2, self.width))
-        rows = rows[:, : self.width]
-        return pack_codes((rows > 0).astype(np.uint8)) if self.metric == "hamming" else rows
-
-
-class _Ours:
-    """What this process has written into a collection, and what of it was pickled."""
-
-    def __init__(self, uri, name, is_kept):
-        self.uri, self.name, self.is_kept = uri, name, is_kept
-        self.process = os.getpid()
-        self.first = self.next = 0  # keys written and not pickled: from `first`, below `next`
-
-    def take_keys(self, n, above):
-        if not self.next:
-            # Two that load one gallery and add to it must not meet: seconds, then 31 bits of luck,
-            # also where the clock of what wrote the gallery is ahead.
-            seconds = max(int(time.time() - YEAR_2020), (above >> 31) + 1)
-            luck = random.SystemRandom().getrandbits(31)
-            self.first = self.next = (seconds << 31) + luck
-        keys = np.arange(self.next, self.next + n)
-        self.next += n
-        return keys
-
-    def keep(self):
-        self.is_kept, self.first = True, self.next
-
-    def may_erase(self, keys):
-        return (self.first <= keys) & (keys < self.next)
-
-    def give_up(self, at_end=False):
-        """Drop the collection, or erase what no pickle holds."""
-        if self.process != os.getpid():
-            return
-        if not self.is_kept:
-            server.erase(self.uri, self.name, at_end=at_end)
-        elif self.first < self.next:
-            server.erase(self.uri, self.name, range(self.first, self.next), at_end=at_end)
+# Pickles of before there were kinds look for the collection here.
+__getattr__ = former_classes(__name__)

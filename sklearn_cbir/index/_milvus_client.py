@@ -187,8 +187,11 @@ def _missing(package):
 
 def _connect(address, seconds):
     """Return the client of this process."""
+    process, client = _clients.get(address, (None, None))
+    if process == os.getpid():
+        return client
     with LOCK:
-        process, client = _clients.get(address, (None, None))
+        process, client = _clients.get(address, (None, None))  # another thread may have been faster
         if process == os.getpid():
             return client
         if client is not None:

@@ -3,11 +3,8 @@
 import numpy as np
 
 from sklearn_cbir.codes._search import slices
+from sklearn_cbir.index._milvus_collection import WORD
 from sklearn_cbir.index._rows import row_keys
-
-WORD = 64
-BYTES_PER_ANSWER = 2**25
-ROWS_PER_CALL = 5000
 
 
 class FirstResults:
@@ -53,8 +50,8 @@ class ServerRows:
         if engine.mark_format > 1:
             return engine.marks
         if "_cached_keys" not in vars(engine):
-            parts = [row_keys(self[part]) for part in slices(len(self), ROWS_PER_CALL)]
-            engine._cached_keys = np.concatenate(parts)
+            parts = slices(len(self), engine.collection.rows_per_read)
+            engine._cached_keys = np.concatenate([row_keys(self[part]) for part in parts])
         return engine._cached_keys
 
     def __len__(self):
@@ -65,7 +62,7 @@ class ServerRows:
         found = np.empty((positions.size, self.shape[1]), dtype=self.dtype)
         engine = self._engine
         engine._ready()
-        step = max(1, min(ROWS_PER_CALL, BYTES_PER_ANSWER // engine.collection.row_bytes))
+        step = engine.collection.rows_per_read
         flat = positions.ravel()
         for start in range(0, len(flat), step):
             part = flat[start : start + step]
