@@ -55,8 +55,7 @@ from sklearn_cbir.images import (
 )
 from sklearn_cbir.images._faults import noted
 from sklearn_cbir.images._readable import telling_all_faults
-from sklearn_cbir.losses._classification import check_class_weights
-from sklearn_cbir.losses._own import called_as, fresh_loss
+from sklearn_cbir.losses._base import fresh_loss, set_up
 
 STATE_FORMAT = 1
 REBUILDING = ProcessLock()  # one network is enough for all threads
@@ -378,18 +377,15 @@ class NetworkTransformer(
             trunk = build_backbone(**self._backbone_parameters(data, start))
             warn_of_pickling(trunk, type(self).__name__)
         network = Network(trunk, **ending)
-        if network.classifier:
-            check_class_weights(loss, network.classifier.out_features)
         goes_on = start is not None and start.trunk is not None
         if not isinstance(data, np.ndarray) and not goes_on and self._is_pretrained(trunk):
             # Statistics estimated again from few photos are worse than those of the weights.
             trunk.keep_statistics()
-        if hasattr(loss, "setup"):
+        if loss is not None:
             generator = torch.Generator().manual_seed(seed)
             n_outputs = network.classifier.out_features if network.classifier else network.width
             trained_on = torch.from_numpy(y if y.ndim == 2 else y[y >= 0])
-            with called_as(loss, "setup(n_outputs=..., y=..., generator=...)"):
-                loss.setup(n_outputs=n_outputs, y=trained_on, generator=generator)
+            set_up(loss, n_outputs=n_outputs, y=trained_on, generator=generator)
         if start is not None:
             start.carry_over(network, loss)
         return network

@@ -24,7 +24,7 @@ from sklearn_cbir._module_state import copied_state, load_values
 from sklearn_cbir._randomness import Draws
 from sklearn_cbir._validation import resolve, shortened, warn_user
 from sklearn_cbir.backbones._probe import in_float32, name_of
-from sklearn_cbir.losses._own import called_as, name_of_loss
+from sklearn_cbir.losses._base import call_of, name_of_loss
 
 # Optimization --------------------------------------------------------------------------------
 
@@ -306,8 +306,7 @@ def _start_epoch(loss, epoch, n_epochs):
     """Tell a loss that changes as it trains, module or not, which epoch begins."""
     loss = loss.function if isinstance(loss, _CallableLoss) else loss
     if hasattr(loss, "start_epoch"):
-        with called_as(loss, "start_epoch(epoch, n_epochs)"):
-            loss.start_epoch(epoch, n_epochs)
+        call_of(loss, "start_epoch(epoch, n_epochs)", loss.start_epoch, epoch, n_epochs)
 
 
 # Training ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from sklearn_cbir.backbones._rows import RowTrunk, build_mlp, row_statistics
 from sklearn_cbir.backbones._torchvision import from_torchvision
 from sklearn_cbir.backbones._trunk import Net, Trunk, freeze_batch_norm
 from sklearn_cbir.backbones._weights import load_state, read_weights
-from sklearn_cbir.pooling import POOLINGS
+from sklearn_cbir.pooling import POOLINGS, AveragePooling
 
 PROBED_AT = 96  # px
 
@@ -140,9 +140,11 @@ def build_backbone(
         "image_size": image_size,
         "resize_size": resize_size,
         "input_shape": input_shape,
-        "mean": colors(net.mean if mean is None else mean, "mean"),
-        "std": colors(net.std if std is None else std, "std"),
+        "mean": tuple(net.mean) if mean is None else colors(mean, "mean"),
+        "std": tuple(net.std) if std is None else colors(std, "std"),
     }
+    if net.n_channels is not None and isinstance(pooling, str):
+        return Trunk(net.features, _named_pooling(pooling), net.n_channels, spec, net.n_channels)
     size = input_shape if image_size is None else (image_size, image_size)
     if not net.one_size:
         # What takes 96 pixels takes more, and smaller is faster.
@@ -177,21 +179,25 @@ def _find(backbone, weights, pooling, image_size):
 
 def _make_pooling(pooling, n_dimensions, backbone):
     """Pooling module, if there is a feature map to pool."""
-    is_auto = isinstance(pooling, str) and pooling == "auto"
     if n_dimensions == 4:
-        pool = resolve("avg" if is_auto else pooling, POOLINGS, "pooling")
+        if isinstance(pooling, str):
+            return _named_pooling(pooling)
         if isinstance(pooling, nn.Module):
-            return in_float32(copy.deepcopy(pool).to("cpu"))
-        if not isinstance(pooling, str):
-            raise ValueError(
-                f"pooling={shortened(pooling)} is neither a name nor a module. Use 'auto' or one "
-                "of "
-                f"{sorted(POOLINGS)}."
-            )
-        return pool()
-    if not is_auto:
+            return in_float32(copy.deepcopy(pooling).to("cpu"))
+        raise ValueError(
+            f"pooling={shortened(pooling)} is neither a name nor a module. Use 'auto' or one of "
+            f"{sorted(POOLINGS)}."
+        )
+    if not (isinstance(pooling, str) and pooling == "auto"):
         raise ValueError(
             f"pooling={shortened(pooling)} needs a feature map, and backbone={name_of(backbone)} "
             "gives vectors. Use pooling='auto'."
         )
     return nn.Identity()
+
+
+def _named_pooling(name):
+    """Return a new pooling module; those with a name keep the number of channels."""
+    if name == "auto":
+        return AveragePooling()
+    return resolve(name, POOLINGS, "pooling")()

@@ -6,15 +6,17 @@ from sklearn_cbir.backbones._trunk import Net
 from sklearn_cbir.backbones._weights import load_state, read_weights
 
 
-def _convolution(n_in, n_out, *, pool=False):
-    """3 x 3 convolution, batch normalization, ReLU, and half the size if `pool`."""
-    layers = [
-        nn.Conv2d(n_in, n_out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(n_out),
-        nn.ReLU(inplace=True),
-    ]
-    # ceil_mode: 7 pixels become 4, and images of any size pass.
-    return nn.Sequential(*layers, *[nn.MaxPool2d(2, ceil_mode=True)] * pool)
+def _convolutions(n_in, *layers):
+    """Return 3 x 3 convolutions with batch norm and ReLU, of (channels, whether size halves)."""
+    made = []
+    for n_out, halves in layers:
+        convolution = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+        parts = [convolution, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+        if halves:  # ceil_mode: 7 pixels become 4, and images of any size pass
+            parts.append(nn.MaxPool2d(2, ceil_mode=True))
+        made.append(nn.Sequential(*parts))
+        n_in = n_out
+    return made
 
 
 class _Residual(nn.Module):
@@ -22,9 +24,8 @@ class _Residual(nn.Module):
 
     def __init__(self, n_channels):
         super().__init__()
-        self.layers = nn.Sequential(
-            _convolution(n_channels, n_channels), _convolution(n_channels, n_channels)
-        )
+        layers = [(n_channels, False)] * 2
+        self.layers = nn.Sequential(*_convolutions(n_channels, *layers))
 
     def forward(self, maps):
         return maps + self.layers(maps)
@@ -32,27 +33,21 @@ class _Residual(nn.Module):
 
 def _small():
     """Four convolutions, 32 to 256 channels."""
-    return nn.Sequential(
-        _convolution(3, 32, pool=True),
-        _convolution(32, 64, pool=True),
-        _convolution(64, 128, pool=True),
-        _convolution(128, 256),
-    )
+    return nn.Sequential(*_convolutions(3, (32, True), (64, True), (128, True), (256, False)))
 
 
 def _resnet9():
     """Eight convolutions, two residual blocks, 32 to 256 channels."""
     return nn.Sequential(
-        _convolution(3, 32),
-        _convolution(32, 64, pool=True),
+        *_convolutions(3, (32, False), (64, True)),
         _Residual(64),
-        _convolution(64, 128, pool=True),
-        _convolution(128, 256, pool=True),
+        *_convolutions(64, (128, True), (256, True)),
         _Residual(256),
     )
 
 
 BACKBONES = {"small": _small, "resnet9": _resnet9}
+N_CHANNELS = 256  # of the feature maps of all of them, for images of any size
 
 
 def built_in(name, weights):
@@ -64,4 +59,4 @@ def built_in(name, weights):
     features = BACKBONES[name]()
     if weights is not None:
         load_state(features, read_weights(weights), name)
-    return Net(features, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    return Net(features, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), n_channels=N_CHANNELS)

@@ -20,6 +20,7 @@ class Net:
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
     one_size: bool = False
+    n_channels: int | None = None  # of its feature maps, where that is known without a trial
 
 
 class Trunk(nn.Module):
@@ -106,31 +107,38 @@ class Trunk(nn.Module):
         tensor of shape (n, n_channels, h, w) or (n, width)
             What `features` gives.
         """
-        name = name_of(self.spec["backbone"])
         try:
             pixels = (images.to(self.mean.dtype) - self.mean) / self.std
             if self.memory_format == torch.contiguous_format:
                 pixels = pixels.contiguous()
             maps = self.features(pixels)
         except Exception as error:
+            name = name_of(self.spec["backbone"])
             error.add_note(f"Raised by backbone={name} on images of shape {tuple(images.shape)}.")
             raise
+        self._check_maps(maps, len(images))
+        return maps
+
+    def _check_maps(self, maps, n):
+        """Raise unless the network gives for `n` images what it gave for one."""
+        is_vectors = self.n_channels is None
+        wanted = (n, self.width if is_vectors else self.n_channels)
+        is_tensor = isinstance(maps, torch.Tensor)
+        if is_tensor and maps.shape[:2] == wanted and maps.ndim == (2 if is_vectors else 4):
+            return
+        name = name_of(self.spec["backbone"])
         mode = "training" if self.training else "evaluation"
-        if not isinstance(maps, torch.Tensor):
+        if not is_tensor:
             raise ValueError(
                 f"backbone={name} gives {type(maps).__name__} in {mode}. It must give a tensor "
                 "there too: take its second output out, such as aux_logits=False."
             )
-        expected = (len(images), self.width if self.n_channels is None else self.n_channels)
-        if maps.shape[:2] != expected or maps.ndim != (2 if self.n_channels is None else 4):
-            kind = "vectors" if self.n_channels is None else "feature maps"
-            raise ValueError(
-                f"backbone={name} gives a tensor of shape {tuple(maps.shape)} for {len(images)} "
-                f"images in {mode}, but it gave {kind} of {expected[1]} numbers for one image "
-                "before. It must give the same for every image, in any number, in training and in "
-                "evaluation."
-            )
-        return maps
+        raise ValueError(
+            f"backbone={name} gives a tensor of shape {tuple(maps.shape)} for {n} images in "
+            f"{mode}, but it gave {'vectors' if is_vectors else 'feature maps'} of {wanted[1]} "
+            "numbers for one image before. It must give the same for every image, in any number, "
+            "in training and in evaluation."
+        )
 
     def pool(self, maps):
         """Return vectors of what `unpooled` gives.

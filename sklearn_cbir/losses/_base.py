@@ -1,15 +1,18 @@
-"""What all losses share: how they print, which rows they see, and how labels become targets."""
+"""What all losses share, and what is asked of any loss, one of the user's own too."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from sklearn_cbir._typing import HashLayer, LastLayer, Sampling
+from sklearn_cbir._typing import HashLayer, LastLayer, LossFunction, Sampling
+from sklearn_cbir._validation import check_choice, resolve, shortened
 
 Forward = TypeVar("Forward", bound=Callable[..., torch.Tensor])
 Made = TypeVar("Made", bound=torch.Tensor)
@@ -97,3 +100,247 @@ def check_is_set_up(loss: Loss, made: Made | None) -> Made:
             "loss."
         )
     return made
+
+
+# What is asked of any loss ----------------------------------------------------------------------
+
+
+# What torch's own losses expect from the last layer when they are given class indices or 0/1 rows.
+TORCH_CLASSIFICATION_LOSSES = (
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.MultiMarginLoss,
+    nn.MultiLabelSoftMarginLoss,
+    nn.BCEWithLogitsLoss,
+)
+_FUNCTIONS = (
+    F.cross_entropy,
+    F.nll_loss,
+    F.multi_margin_loss,
+    F.multilabel_soft_margin_loss,
+    F.binary_cross_entropy_with_logits,
+)
+
+
+def is_of_torch(
+    loss: object,
+    classes: type | tuple[type, ...] = TORCH_CLASSIFICATION_LOSSES,
+    functions: tuple[Callable[..., torch.Tensor], ...] = _FUNCTIONS,
+) -> bool:
+    """Whether a loss is one of torch's own for classes: a module, a function or a part of one."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return isinstance(loss, classes) or any(loss is function for function in functions)
+
+
+def output_of(loss: LossFunction) -> LastLayer:
+    """What a loss expects from the last layer.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``output`` decides. Without one, torch's own
+        classification losses expect classes and anything else features.
+
+    Returns
+    -------
+    {"classes", "features", "bits"}
+        One score per class, features of free width, or one output per bit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cbir.losses import DSHLoss, output_of
+    >>> output_of(DSHLoss()), output_of(torch.nn.CrossEntropyLoss())
+    ('bits', 'classes')
+    """
+    default = "classes" if is_of_torch(loss) else "features"
+    return _asked(loss, "output", default, get_args(LastLayer))
+
+
+def sampling_of(loss: LossFunction) -> Sampling:
+    """How the batches of a loss are drawn.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``sampling`` decides. Without one, batches are
+        uniform for losses on classes, and else hold several rows per class.
+
+    Returns
+    -------
+    {"uniform", "balanced"}
+        Uniform batches, or class-balanced ones.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.losses import DSHLoss, SoftmaxLoss, sampling_of
+    >>> sampling_of(DSHLoss()), sampling_of(SoftmaxLoss())
+    ('balanced', 'uniform')
+    """
+    default = "uniform" if output_of(loss) == "classes" else "balanced"
+    return _asked(loss, "sampling", default, get_args(Sampling))
+
+
+def hash_layer_of(loss: LossFunction) -> HashLayer:
+    """How a loss wants its bits made from the features.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``hash_layer`` decides. Without one, the layer
+        is linear.
+
+    Returns
+    -------
+    {"linear", "divided", "latent"}
+        As in `DeepHasher`.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.losses import DNNHLoss, DSHLoss, hash_layer_of
+    >>> hash_layer_of(DNNHLoss()), hash_layer_of(DSHLoss())
+    ('divided', 'linear')
+    """
+    return _asked(loss, "hash_layer", "linear", get_args(HashLayer))
+
+
+def takes_soft_targets(loss: LossFunction) -> bool:
+    """Whether rows of labels may hold shares of a label, as mixup makes them.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``soft_targets`` decides. Without one, torch's
+        own cross entropies take them and nothing else does.
+
+    Returns
+    -------
+    bool
+        Whether ``loss(outputs, y)`` takes rows of weights from 0 to 1.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.losses import CPFLoss, DSHLoss, takes_soft_targets
+    >>> takes_soft_targets(CPFLoss()), takes_soft_targets(DSHLoss())
+    (True, False)
+    """
+    functions = F.cross_entropy, F.binary_cross_entropy_with_logits
+    default = is_of_torch(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss), functions)
+    return bool(getattr(loss, "soft_targets", default))
+
+
+def takes_sample_weight(loss: LossFunction) -> bool:
+    """Whether a loss weighs the terms of its rows.
+
+    Parameters
+    ----------
+    loss : callable
+        Any loss; its attribute ``sample_weight`` decides. Without one, it does
+        not.
+
+    Returns
+    -------
+    bool
+        Whether it is called as ``loss(outputs, y, sample_weight=weights)``.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.losses import DSHLoss, SoftmaxLoss, takes_sample_weight
+    >>> takes_sample_weight(SoftmaxLoss()), takes_sample_weight(DSHLoss())
+    (True, False)
+    """
+    return getattr(loss, "sample_weight", False) is True
+
+
+def _asked(loss: object, name: str, default: Any, options: tuple[str, ...]) -> Any:
+    """Return what a loss says of itself in an attribute, which must be one of the options."""
+    value = getattr(loss, name, default)
+    if isinstance(value, str) and value in options:
+        return value
+    return check_choice(value, f"loss.{name}", options)
+
+
+def name_of_loss(loss: object) -> str:
+    """Return how messages call a loss: by the name of a function, or by the class of an object."""
+    return getattr(loss, "__qualname__", type(loss).__name__)
+
+
+def call_of(loss: object, how: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return ``function(*args, **kwargs)``; errors name the loss, and `how` that is called."""
+    try:
+        return function(*args, **kwargs)
+    except TypeError as error:  # of another signature, or no function at all
+        raise ValueError(f"loss={name_of_loss(loss)} is called as {how}: {error}.") from error
+    except Exception as error:
+        error.add_note(f"Raised by loss={name_of_loss(loss)}, called as {how}.")
+        raise
+
+
+def fresh_loss(loss: str | LossFunction | type[LossFunction] | None) -> LossFunction | None:
+    """Return a loss to be trained, or None for None; the user's object is never trained.
+
+    Parameters
+    ----------
+    loss : str, callable, class or None
+        A name in `LOSSES`, an object that is copied, or a class that is called.
+
+    Returns
+    -------
+    callable or None
+        ``loss(outputs, y)``.
+    """
+    from sklearn_cbir.losses import LOSSES  # the table of those that are built on this
+
+    chosen = resolve(loss, LOSSES, "loss", own="your own torch module")
+    if chosen is None:
+        return None
+    if not callable(chosen):
+        raise ValueError(
+            f"loss={shortened(chosen)} cannot be called. Use one of {sorted(LOSSES)}, or a module "
+            "called as loss(outputs, y)."
+        )
+    if isinstance(chosen, type):
+        fresh = call_of(chosen, "a class, without arguments", chosen)
+    else:
+        fresh = copy.deepcopy(chosen)
+    if is_of_torch(fresh, nn.NLLLoss, (F.nll_loss,)):
+        raise ValueError(
+            f"{name_of_loss(fresh)} wants log-probabilities. Use torch.nn.CrossEntropyLoss()."
+        )
+    return fresh
+
+
+def set_up(
+    loss: LossFunction, *, n_outputs: int, y: torch.Tensor, generator: torch.Generator
+) -> None:
+    """Tell a loss all labels before the training, if it asks for them.
+
+    One of torch's own with weights of classes must have a weight for every output.
+    """
+    if output_of(loss) == "classes":
+        check_class_weights(loss, n_outputs)
+    setup = getattr(loss, "setup", None)
+    if setup is not None:
+        how = "setup(n_outputs=..., y=..., generator=...)"
+        call_of(loss, how, setup, n_outputs=n_outputs, y=y, generator=generator)
+
+
+def check_class_weights(loss: object, n_classes: int) -> None:
+    """Raise if one of torch's own losses has weights for another number of classes."""
+    if not isinstance(loss, TORCH_CLASSIFICATION_LOSSES):
+        return
+    # That of BCEWithLogitsLoss may be one per row or term.
+    names = "pos_weight", *["weight"] * (not isinstance(loss, nn.BCEWithLogitsLoss))
+    for name in names:
+        weights = getattr(loss, name, None)
+        if weights is not None and weights.numel() > 1:
+            check_one_per_class(f"{name} of loss={type(loss).__name__}", len(weights), n_classes)
+
+
+def check_one_per_class(name: str, n_weights: int, n_classes: int) -> None:
+    if n_weights != n_classes:
+        raise ValueError(
+            f"{name} has shape ({n_weights},), but there are {n_classes} classes. Pass one weight "
+            "per class."
+        )

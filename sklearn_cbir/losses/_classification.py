@@ -1,6 +1,5 @@
 """Losses on one score per class, ``loss(scores, y)``; the features are what enters that layer."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -8,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from sklearn_cbir._typing import LastLayer
 from sklearn_cbir._validation import check_choice, shortened
 from sklearn_cbir.losses._base import (
     Loss,
+    check_one_per_class,
     class_targets,
     count_labels,
     full_precision,
@@ -173,7 +172,7 @@ class SquaredHingeLoss(Loss):
         """
         if not isinstance(self.class_weight, str):
             if self.class_weight is not None:
-                _check_one_per_class("class_weight", len(self.class_weight), n_outputs)
+                check_one_per_class("class_weight", len(self.class_weight), n_outputs)
             return
         y = with_labels(y)
         own = torch.zeros(n_outputs)
@@ -210,33 +209,15 @@ class SquaredHingeLoss(Loss):
         else:
             own = torch.as_tensor(self.class_weight).to(outputs)
             other = torch.ones_like(own)
-            _check_one_per_class("class_weight", len(own), outputs.shape[1])
+            check_one_per_class("class_weight", len(own), outputs.shape[1])
         return targets * own + (1 - targets) * other
-
-
-def check_class_weights(loss: object, n_classes: int) -> None:
-    """Raise if one of torch's own losses has weights for another number of classes."""
-    if not isinstance(loss, TORCH_CLASSIFICATION_LOSSES):
-        return
-    # That of BCEWithLogitsLoss may be one per row or term.
-    names = "pos_weight", *["weight"] * (not isinstance(loss, nn.BCEWithLogitsLoss))
-    for name in names:
-        weights = getattr(loss, name, None)
-        if weights is not None and weights.numel() > 1:
-            _check_one_per_class(f"{name} of loss={type(loss).__name__}", len(weights), n_classes)
-
-
-def _check_one_per_class(name: str, n_weights: int, n_classes: int) -> None:
-    if n_weights != n_classes:
-        raise ValueError(
-            f"{name} has shape ({n_weights},), but there are {n_classes} classes. Pass one weight "
-            "per class."
-        )
 
 
 def _check_class_weight(class_weight: ClassWeight) -> ClassWeight:
     """Return the weights if they are None, "balanced" or finite numbers of at least 0."""
-    if class_weight is None or isinstance(class_weight, str):
+    if class_weight is None:
+        return None
+    if isinstance(class_weight, str):
         return check_choice(class_weight, "class_weight", (None, "balanced"))
     try:
         weights = torch.as_tensor(class_weight, dtype=torch.float64)
@@ -264,31 +245,3 @@ _CRAMMER_SINGER: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "crammer_singer": lambda costs: costs.sum(dim=(1, 2)).mean(),
     "crammer_singer_max": lambda costs: costs.amax(dim=2).sum(dim=1).mean(),
 }
-
-
-# What torch's own losses expect from the last layer when they are given class indices or 0/1 rows.
-TORCH_CLASSIFICATION_LOSSES = (
-    nn.CrossEntropyLoss,
-    nn.NLLLoss,
-    nn.MultiMarginLoss,
-    nn.MultiLabelSoftMarginLoss,
-    nn.BCEWithLogitsLoss,
-)
-_FUNCTIONS = (
-    F.cross_entropy,
-    F.nll_loss,
-    F.multi_margin_loss,
-    F.multilabel_soft_margin_loss,
-    F.binary_cross_entropy_with_logits,
-)
-
-
-def is_of_torch(
-    loss: object,
-    classes: type | tuple[type, ...] = TORCH_CLASSIFICATION_LOSSES,
-    functions: tuple[Callable[..., torch.Tensor], ...] = _FUNCTIONS,
-) -> bool:
-    """Whether a loss is one of torch's own for classes: a module, a function or a part of one."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return isinstance(loss, classes) or any(loss is function for function in functions)
