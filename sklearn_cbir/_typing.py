@@ -7,7 +7,8 @@ here, but not loaded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +53,25 @@ class Ranked(Weighted, total=False):
     """Options of metrics of ranked lists."""
 
     ties: Ties
+
+
+class Elements(Protocol):
+    """A sequence in the widest sense, as data sets of torch and columns of a table are."""
+
+    def __len__(self) -> int:
+        """Return the number of elements."""
+        ...
+
+    def __getitem__(self, position: int, /) -> object:
+        """Return the element at a position from 0."""
+        ...
+
+
+# An array of images, or a sequence of paths, encoded photos, PIL images, dictionaries or arrays.
+ImagesLike: TypeAlias = ArrayLike | Elements
+# Some rows: their positions, or one bool for each row.
+Rows: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[np.integer] | NDArray[np.bool_]
+Indices: TypeAlias = SupportsIndex | Rows
 
 
 class Sliced(Protocol):

@@ -15,6 +15,7 @@ ROOT = Path(sklearn_cbir.__file__).parent
 ORDER = [
     "_lazy",
     "_typing",
+    "_bunch",
     "_validation",
     "_labels",
     "_files",

@@ -1,8 +1,13 @@
 """Random changes of training batches."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sklearn_cbir._randomness import Draws, one_torch_thread
@@ -10,10 +15,16 @@ from sklearn_cbir._validation import resolve, shortened
 from sklearn_cbir.images._decoding import FILTER
 from sklearn_cbir.images._threads import in_threads
 
+if TYPE_CHECKING:
+    import torch
+
+# uint8 (n, H, W, 3) and the source of all randomness -> a new batch
+BatchTransform: TypeAlias = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+Augment: TypeAlias = "Literal['auto', 'crop'] | Callable[[torch.Tensor], torch.Tensor] | None"
 SMALL = 64  # px: images up to here are shifted, larger ones zoomed into
 
 
-def resolve_augmentation(augment, image_size=None):
+def resolve_augmentation(augment: Augment, image_size: int | None = None) -> BatchTransform:
     """Return the function that changes training batches at random.
 
     Parameters
@@ -54,38 +65,41 @@ def resolve_augmentation(augment, image_size=None):
     """
     if augment is None:
         return _augment_nothing
-    named = {
+    named: dict[str, BatchTransform] = {
         "auto": partial(_augment_auto, image_size=image_size, flip=0.5),
         "crop": partial(_augment_auto, image_size=image_size, flip=0.0),
     }
-    chosen = resolve(augment, named, "augment", own="your own callable, or None")
     if isinstance(augment, str):
-        return chosen
-    if not callable(chosen):
+        return resolve(augment, named, "augment", own="your own callable, or None")
+    if not callable(augment):
         raise ValueError(
             f"augment={shortened(augment)} is not callable. Use 'auto', 'crop', None or a callable."
         )
-    if isinstance(chosen, type):
+    if isinstance(augment, type):
         raise ValueError(
             f"augment={shortened(augment)} is a class. Pass an object of it, such as "
-            f"{chosen.__name__}()."
+            f"{augment.__name__}()."
         )
-    return partial(_augment_each, transform=chosen, draws=Draws(chosen))
+    return partial(_augment_each, transform=augment, draws=Draws(augment))
 
 
-def _augment_nothing(batch, rng):
+def _augment_nothing(batch: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return the batch."""
     return batch
 
 
-def _augment_auto(batch, rng, image_size, flip):
+def _augment_auto(
+    batch: NDArray[np.uint8], rng: np.random.Generator, image_size: int | None, flip: float
+) -> NDArray[np.uint8]:
     """Flip a share of the images, and shift small ones or zoom into large ones."""
     size = max(batch.shape[1:3]) if image_size is None else image_size
     change = _shift_and_flip if size <= SMALL else _zoom_and_flip
     return change(batch, rng, flip)
 
 
-def _shift_and_flip(batch, rng, flip):
+def _shift_and_flip(
+    batch: NDArray[np.uint8], rng: np.random.Generator, flip: float
+) -> NDArray[np.uint8]:
     """Cut each image from itself padded by reflection, a share of them flipped."""
     n, height, width, _ = batch.shape
     rows = _shifted(height, n, rng)  # (n, H): the row that comes to each place
@@ -97,14 +111,16 @@ def _shift_and_flip(batch, rng, flip):
     return batch.reshape(-1, 3).take(rows[:, :, None] * width + columns[:, None, :], axis=0)
 
 
-def _shifted(side, n, rng):
+def _shifted(side: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return n rows of 0..side-1, shifted by up to an eighth, reflected at the ends."""
     reach = min(max(1, side // 8), side - 1)
     places = np.abs(np.arange(side) + rng.integers(-reach, reach + 1, size=(n, 1)))
     return np.where(places >= side, 2 * (side - 1) - places, places)
 
 
-def _zoom_and_flip(batch, rng, flip):
+def _zoom_and_flip(
+    batch: NDArray[np.uint8], rng: np.random.Generator, flip: float
+) -> NDArray[np.uint8]:
     """Resize a random part of each image to the whole, a share of them flipped."""
     n, height, width, _ = batch.shape
     area = rng.uniform(0.6, 1.0, size=n)
@@ -119,7 +135,7 @@ def _zoom_and_flip(batch, rng, flip):
     flipped = rng.random(n) < flip
     out = np.empty_like(batch, order="C")
 
-    def zoom(i):
+    def zoom(i: int) -> None:
         image = Image.fromarray(np.ascontiguousarray(batch[i]))
         pixels = np.asarray(image.resize((width, height), FILTER, box=tuple(boxes[i])))
         out[i] = pixels[:, ::-1] if flipped[i] else pixels
@@ -129,7 +145,12 @@ def _zoom_and_flip(batch, rng, flip):
     return out
 
 
-def _augment_each(batch, rng, transform, draws):
+def _augment_each(
+    batch: NDArray[np.uint8],
+    rng: np.random.Generator,
+    transform: Callable[[torch.Tensor], torch.Tensor],
+    draws: Draws,
+) -> NDArray[np.uint8]:
     """Apply a user's transform image by image; all that it draws comes from `rng`."""
     import torch
 
@@ -143,7 +164,7 @@ def _augment_each(batch, rng, transform, draws):
     return out
 
 
-def _check_augmented(changed, image):
+def _check_augmented(changed: object, image: torch.Tensor) -> None:
     """Raise unless a user's transform returned the kind of tensor it was given."""
     dtype, shape = getattr(changed, "dtype", None), getattr(changed, "shape", None)
     if dtype == image.dtype and shape == image.shape:

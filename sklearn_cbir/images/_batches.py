@@ -1,11 +1,17 @@
 """Images of any origin, read batch by batch."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sklearn_cbir._fingerprint import fingerprint
+from sklearn_cbir._typing import Indices, Rows
 from sklearn_cbir._validation import (
     as_numpy,
     check_integer,
@@ -17,6 +23,13 @@ from sklearn_cbir.images._faults import ImageReadError, check_process, fault_of,
 from sklearn_cbir.images._opening import reason_of
 from sklearn_cbir.images._threads import blocks_of, in_threads
 
+if TYPE_CHECKING:
+    import torch
+
+    from sklearn_cbir.images._sources import ImageSource
+
+Size: TypeAlias = int | tuple[int, int] | None  # of a square, or height and width
+Result = TypeVar("Result")
 BLOCK = 64  # images decoded between two updates of a progress bar
 PROOF = 8  # px: what is decoded only to see whether it can be
 EXPECTED = (
@@ -34,7 +47,7 @@ class Images:
 
     Parameters
     ----------
-    source : object
+    source : ArrayOfImages, Files, ListOfImages or LazyImages
         Where the pixels come from; made by `check_images`.
 
     rows : ndarray of shape (n,)
@@ -51,54 +64,56 @@ class Images:
     (2, 32, 32, 3)
     """
 
-    def __init__(self, source, rows):
+    def __init__(self, source: ImageSource, rows: NDArray[np.int64]) -> None:
         self._source = source
         self._rows = rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, indices):
+    def __getitem__(self, indices: Indices) -> Images:
         return Images(self._source, np.atleast_1d(self._rows[indices]))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kind = "files" if self.is_path else "any sizes"
         if self.image_shape is not None:
             kind = f"shape {self.image_shape}"
         return f"Images({len(self)}, {kind})"
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
         raise ValueError(
             f"{self!r} is no array: images are read when they are needed. read(slice(None), size) "
             "gives their pixels."
         )
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """(n, H, W, C) of arrays of one shape, (n,) of all other images."""
         return (len(self), *(self.image_shape or ()))
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...] | None:
         """(H, W, C) of arrays of one shape; None for files, PIL images and mixed shapes."""
         return self._source.shape
 
     @property
-    def is_path(self):
+    def is_path(self) -> bool:
         """Whether the images are files."""
         return self._source.is_path
 
     @property
-    def holds_dictionaries(self):
+    def holds_dictionaries(self) -> bool:
         """Whether the images are a list of dictionaries."""
         return self._source.holds_dictionaries
 
     @property
-    def paths(self):
+    def paths(self) -> NDArray[np.str_] | None:
         """Paths of files, a str array of shape (n,); None for other images."""
-        return self._source.names(self._rows) if self.is_path else None
+        return self._source.names(self._rows)
 
-    def read(self, indices, size=None, resize=None):
+    def read(
+        self, indices: Indices, size: Size = None, resize: int | None = None
+    ) -> NDArray[np.uint8]:
         """Return pixels.
 
         Parameters
@@ -129,11 +144,12 @@ class Images:
         """
         rows = np.atleast_1d(self._rows[indices])
         height, width, resize = self._output_size(size, resize)
-        if self._is_native(height, width, resize):
-            return self._source.gather(rows)
+        native = self._native(height, width, resize)
+        if native is not None:
+            return native.gather(rows)
         pixels = np.empty((len(rows), height, width, 3), dtype=np.uint8)
 
-        def read_block(block):
+        def read_block(block: slice) -> list[ImageReadError]:
             faults = []
             for i in range(block.start, block.stop):
                 try:
@@ -149,7 +165,7 @@ class Images:
             raise with_others(faults)
         return pixels
 
-    def pil_image(self, index):
+    def pil_image(self, index: int) -> Image.Image:
         """Return one image as a viewer shows it: in its own size, upright, on white.
 
         Parameters
@@ -169,7 +185,7 @@ class Images:
         """
         return self._guard(self._copy_whole, self._rows[index])
 
-    def check_readable(self, progress=False):
+    def check_readable(self, progress: bool = False) -> None:
         """Look at every image without decoding it, as far as that shows a fault.
 
         A path must lead to a regular file with the header of a known format,
@@ -191,7 +207,7 @@ class Images:
         if faults := self.find_faults(progress=progress):
             raise with_others(faults)
 
-    def find_faults(self, *, decode=False, progress=False):
+    def find_faults(self, *, decode: bool = False, progress: bool = False) -> list[ImageReadError]:
         """Look for all images that cannot be read.
 
         Parameters
@@ -215,14 +231,20 @@ class Images:
         bar = progress_bar(
             blocks, total=len(blocks), description="Checking images", enabled=progress
         )
-        faults = []
+        faults: list[ImageReadError] = []
         for block in bar:
             faults += filter(
                 None, in_threads(lambda row: self._find_fault(look, row), self._rows[block])
             )
         return faults
 
-    def cached(self, size=None, resize=None, max_bytes=2**30, progress=False):
+    def cached(
+        self,
+        size: Size = None,
+        resize: int | None = None,
+        max_bytes: int = 2**30,
+        progress: bool = False,
+    ) -> Images:
         """Decode all images once, if they fit.
 
         Parameters
@@ -251,13 +273,14 @@ class Images:
             For the first image that cannot be read; its `faults` are all.
         """
         height, width, resize = self._output_size(size, resize)
-        if self._is_native(height, width, resize) and self._source.pixels.dtype == np.uint8:
+        native = self._native(height, width, resize)
+        if native is not None and native.pixels.dtype == np.uint8:
             return self
         if len(self) * height * width * 3 > max_bytes:
             return self
         pixels = np.empty((len(self), height, width, 3), dtype=np.uint8)
         blocks = blocks_of(len(self), BLOCK)
-        faults = []
+        faults: list[ImageReadError] = []
         for block in progress_bar(
             blocks, total=len(blocks), description="Reading images", enabled=progress
         ):
@@ -269,7 +292,7 @@ class Images:
             raise with_others(faults)
         return Images(ArrayOfImages(pixels), np.arange(len(self)))
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Return a hash of the pixels; of path, size and time of change for files.
 
         Returns
@@ -283,7 +306,7 @@ class Images:
             [fingerprint(self._source.fingerprint(self._rows[block]), "X") for block in blocks]
         )
 
-    def part(self, positions):
+    def part(self, positions: Rows) -> Images:
         """Return some of the images, numbered anew, without what belongs to the others.
 
         Parameters
@@ -299,19 +322,26 @@ class Images:
         rows = self._rows[positions]
         return Images(self._source.take(rows), np.arange(len(rows)))
 
-    def _limited(self, max_pixels):
+    def _rows_at(self, indices: Indices) -> NDArray[np.int64]:
+        """Return rows of the source."""
+        return np.atleast_1d(
+            self._rows[indices if isinstance(indices, slice) else np.asarray(indices)]
+        )
+
+    def _limited(self, max_pixels: float) -> Images:
         """Return the same images under another limit."""
         return Images(self._source.limited(max_pixels), self._rows)
 
-    def _output_size(self, size, resize):
+    def _output_size(self, size: Size, resize: int | None) -> tuple[int, int, int | None]:
         """Return height, width and the checked `resize`; None just covers height and width."""
         if size is None:
             if self.image_shape is None:
                 kind = "files" if self.is_path else "images of any sizes"
                 raise ValueError(f"X holds {kind}, which must be resized: pass a size in px.")
-            return *self.image_shape[:2], None
+            return self.image_shape[0], self.image_shape[1], None
         if isinstance(size, tuple) and len(size) == 2 and resize is None:
-            return *(check_integer(side, "size", minimum=1) for side in size), None
+            height, width = (check_integer(side, "size", minimum=1) for side in size)
+            return height, width, None
         size = check_integer(size, "size", minimum=1)
         resize = size if resize is None else check_integer(resize, "resize", minimum=1)
         if resize < size:
@@ -321,28 +351,30 @@ class Images:
             )
         return size, size, resize
 
-    def _is_native(self, height, width, resize):
-        """Say whether reading is only a selection of array rows."""
-        return (
-            isinstance(self._source, ArrayOfImages)
-            and self.image_shape[:2] == (height, width)
-            and resize in (None, height)
-        )
+    def _native(self, height: int, width: int, resize: int | None) -> ArrayOfImages | None:
+        """Return the source if reading is only a selection of array rows."""
+        source = self._source
+        is_array = isinstance(source, ArrayOfImages)
+        if is_array and source.shape[:2] == (height, width) and resize in (None, height):
+            return source
+        return None
 
-    def _selected_from(self, size=None, resize=None):
+    def _selected_from(
+        self, size: Size = None, resize: int | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Return pixels and rows of them that `read` would give as they are, or None."""
         pixels = getattr(self._source, "pixels", None)
         if pixels is None or pixels.dtype != np.uint8 or pixels.shape[3] != 3:
             return None
-        is_native = self._is_native(*self._output_size(size, resize))
+        is_native = self._native(*self._output_size(size, resize)) is not None
         return (pixels, self._rows) if is_native else None
 
-    def _load(self, row, height, width, resize):
+    def _load(self, row: int, height: int, width: int, resize: int | None) -> Image.Image:
         """Return one PIL image (RGB or L) of the wanted size."""
         with self._source.show(row, max(height, width) if resize is None else resize) as image:
             return fit(image, height, width, resize)
 
-    def _guard(self, function, row, *args):
+    def _guard(self, function: Callable[..., Result], row: int, *args: object) -> Result:
         """Call ``function(row, *args)``; whatever it raises names row and path."""
         try:
             return function(row, *args)
@@ -355,14 +387,14 @@ class Images:
             number = getattr(error, "errno", None)
             raise fault_of(int(row), path, reason, way, number, about) from error
 
-    def _copy_whole(self, row):
+    def _copy_whole(self, row: int) -> Image.Image:
         with self._source.show(row, None) as image:
             return Image.fromarray(np.asarray(image.convert("RGB")))
 
-    def _try_decoding(self, row):
+    def _try_decoding(self, row: int) -> None:
         self._load(row, PROOF, PROOF, PROOF)
 
-    def _find_fault(self, look, row):
+    def _find_fault(self, look: Callable[[int], None], row: int) -> ImageReadError | None:
         """Return the fault of one image that `look` raises, or None."""
         try:
             self._guard(look, row)
@@ -376,47 +408,50 @@ class Images:
 class ArrayOfImages:
     """Images of one shape (n, H, W, 1 | 3 | 4) and one checked dtype."""
 
-    is_path = False
-    holds_dictionaries = False
+    is_path: bool = False
+    holds_dictionaries: bool = False
 
-    def __init__(self, pixels):
-        self.pixels = pixels
-        self.shape = pixels.shape[1:]
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels: np.ndarray = pixels
+        self.shape: tuple[int, ...] = pixels.shape[1:]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pixels)
 
-    def limited(self, max_pixels):
+    def limited(self, max_pixels: float) -> ArrayOfImages:
         return self  # nothing is decoded
 
-    def describe(self, row):
+    def describe(self, row: int) -> tuple[str | None, str | None]:
         return None, None
 
-    def origin(self, row):
+    def origin(self, row: int) -> str | bytes | None:
         return None
 
-    def take(self, rows):
+    def names(self, rows: NDArray[np.int64]) -> NDArray[np.str_] | None:
+        return None
+
+    def take(self, rows: NDArray[np.int64]) -> ArrayOfImages:
         return ArrayOfImages(self.pixels[rows])
 
-    def gather(self, rows):
+    def gather(self, rows: NDArray[np.int64] | int) -> NDArray[np.uint8]:
         return to_rgb(to_uint8(self.pixels[rows]))
 
     @contextmanager
-    def show(self, row, resize):
+    def show(self, row: int, resize: int | None) -> Iterator[Image.Image]:
         yield Image.fromarray(np.ascontiguousarray(self.gather(row)))
 
-    def fingerprint(self, rows):
+    def fingerprint(self, rows: NDArray[np.int64]) -> object:
         return self.pixels[rows]
 
 
-def pixels_of(X, name):
+def pixels_of(X: ArrayLike | torch.Tensor, name: str) -> np.ndarray:
     """Return an array, or a tensor wherever it is, as a NumPy array; no copy in memory."""
     if isinstance(X, np.ma.MaskedArray):
         check_not_masked(X, name, "a pixel")
     return np.asarray(as_numpy(X) if hasattr(X, "detach") else X)
 
 
-def check_stack(pixels):
+def check_stack(pixels: np.ndarray) -> np.ndarray:
     """Return an array of images of one size as (n, H, W, C)."""
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4):
         raise ValueError(
@@ -438,7 +473,7 @@ def check_stack(pixels):
     return pixels
 
 
-def check_item(pixels, name):
+def check_item(pixels: np.ndarray, name: str) -> np.ndarray:
     """Return one image array as (H, W, C); errors call it `name`."""
     if pixels.ndim not in (2, 3):
         raise ValueError(f"{name} has shape {pixels.shape}. {EXPECTED}.")
@@ -450,7 +485,9 @@ def check_item(pixels, name):
     return pixels
 
 
-def _check_shape(image_shape, shape, name, remedy):
+def _check_shape(
+    image_shape: tuple[int, ...], shape: tuple[int, ...], name: str, remedy: str
+) -> None:
     """Raise unless (H, W, C) has pixels, and 1, 3 or 4 channels last."""
     if image_shape[2] not in (1, 3, 4):
         if image_shape[0] in (1, 3, 4):
@@ -462,7 +499,7 @@ def _check_shape(image_shape, shape, name, remedy):
         raise ValueError(f"{name} has shape {shape}: images without pixels.")
 
 
-def _check_dtype(pixels, name):
+def _check_dtype(pixels: np.ndarray, name: str) -> None:
     """Raise unless the dtype fixes what the values mean."""
     kind, itemsize = pixels.dtype.kind, pixels.dtype.itemsize
     if kind == "f" or (kind == "u" and itemsize <= 2):
@@ -474,7 +511,7 @@ def _check_dtype(pixels, name):
     )
 
 
-def _check_values(pixels, name, first_row=0):
+def _check_values(pixels: np.ndarray, name: str, first_row: int = 0) -> None:
     """Raise if float pixels (n, H, W, C) are not all in [0, 1]; `name` has room for the row."""
     if pixels.dtype.kind != "f":
         return
@@ -492,11 +529,11 @@ def _check_values(pixels, name, first_row=0):
     )
 
 
-def _is_16_bit(pixels):
+def _is_16_bit(pixels: np.ndarray) -> bool:
     return pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2
 
 
-def check_16_bit(images):
+def check_16_bit(images: Iterable[np.ndarray]) -> None:
     """Raise, for all of them, if any uint16 image holds 8-bit values."""
     reasons = enumerate(map(reason_of_16_bit, images))
     faults = [fault_of(row, None, *reason) for row, reason in reasons if reason is not None]
@@ -504,7 +541,7 @@ def check_16_bit(images):
         raise with_others(faults)
 
 
-def reason_of_16_bit(pixels):
+def reason_of_16_bit(pixels: np.ndarray) -> tuple[str, str] | None:
     """Return why a uint16 image of 8-bit values, which would be black, is refused, and what to do.
 
     None for all other images.

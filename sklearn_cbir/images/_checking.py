@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Iterable, Mapping, Set
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
+from sklearn_cbir._typing import ImagesLike
 from sklearn_cbir._validation import as_numpy, check_integer, shortened
 from sklearn_cbir.images._batches import (
     EXPECTED,
@@ -21,6 +24,7 @@ from sklearn_cbir.images._opening import MAX_PIXELS
 from sklearn_cbir.images._sources import (
     BYTES_ARRAY,
     Files,
+    ImageSource,
     LazyImages,
     ListOfImages,
     Paths,
@@ -34,7 +38,7 @@ from sklearn_cbir.images._sources import (
 )
 
 
-def is_feature_rows(X):
+def is_feature_rows(X: object) -> bool:
     """Say whether `X` is meant as 2-D feature rows, not as images.
 
     Parameters
@@ -64,24 +68,30 @@ def is_feature_rows(X):
         return True
     if is_single(X):
         return False
-    X = _structures_as_list(X)
-    if isinstance(X, (list, tuple)):
-        return len(X) > 0 and _is_row(X[0]) and not any(is_single(value) for value in X)
-    shape = getattr(X, "shape", None)
-    if shape is None and hasattr(X, "__array__"):
-        return is_feature_rows(np.asarray(X))
+    rows = _structures_as_list(X)
+    if isinstance(rows, (list, tuple)):
+        return len(rows) > 0 and _is_row(rows[0]) and not any(is_single(value) for value in rows)
+    shape = getattr(rows, "shape", None)
+    if shape is None and hasattr(rows, "__array__"):
+        return is_feature_rows(np.asarray(rows))
     if shape is None:
-        return _is_sequence(X) and len(X) > 0 and _is_row(X[0]) and _is_number_like(X[0])
-    if _is_table(X):
+        return (
+            _is_sequence(rows) and len(rows) > 0 and _is_row(rows[0]) and _is_number_like(rows[0])
+        )
+    if _is_table(rows):
         return False
     if len(shape) == 2:
-        return 0 in shape or not _is_photo(_first(X))
-    if len(shape) == 1 and shape[0] > 0 and getattr(getattr(X, "dtype", None), "kind", None) == "O":
-        return not any(_is_item(value) for value in np.asarray(X))
-    return len(shape) < 2 and not (len(shape) == 1 and shape[0] > 0 and _is_item(_first(X)))
+        return 0 in shape or not _is_photo(_first(rows))
+    if (
+        len(shape) == 1
+        and shape[0] > 0
+        and getattr(getattr(rows, "dtype", None), "kind", "") == "O"
+    ):
+        return not any(_is_item(value) for value in np.asarray(rows))
+    return len(shape) < 2 and not (len(shape) == 1 and shape[0] > 0 and _is_item(_first(rows)))
 
 
-def _is_row(value):
+def _is_row(value: Any) -> bool:
     """Say whether `value`, an element of a list, is a row of numbers or a number."""
     if is_single(value):
         return False
@@ -92,23 +102,23 @@ def _is_row(value):
     return len(shape) < 2 and not (shape and shape[0] > 0 and is_single(_first(value)))
 
 
-def _is_table(X):
+def _is_table(X: Any) -> bool:
     """Say whether `X` is a data set whose elements are dictionaries, as those of datasets are."""
     is_bare = not hasattr(X, "__array__") and not hasattr(X, "iloc") and _is_sequence(X)
     return is_bare and len(X) > 0 and isinstance(X[0], Mapping)
 
 
-def _is_number_like(value):
+def _is_number_like(value: object) -> bool:
     return isinstance(value, (int, float, list, tuple)) or hasattr(value, "dtype")
 
 
-def _is_sequence(X):
+def _is_sequence(X: object) -> bool:
     """Say whether `X` has a length and elements by position, as data sets have."""
     has_items = hasattr(X, "__len__") and hasattr(X, "__getitem__")
     return has_items and not isinstance(X, (Mapping, Set, type))
 
 
-def _first(X):
+def _first(X: Any) -> Any:
     """Return the first element of a non-empty 1-D or 2-D array, series or frame."""
     head = X.iloc[:1] if hasattr(X, "iloc") else X[:1]
     # Not of arrays, whose dtype is checked by what rows are for.
@@ -116,23 +126,23 @@ def _first(X):
     return _as_dictionary(first) if isinstance(first, np.void) and first.dtype.names else first
 
 
-def _as_dictionary(structure):
+def _as_dictionary(structure: Any) -> dict[str, Any]:
     """Return an element of a structured array, which polars has for its structures."""
     return dict(zip(structure.dtype.names, structure.tolist()))
 
 
-def _is_photo(value):
+def _is_photo(value: object) -> bool:
     """Say whether `value` is one image, other than an array or a dictionary of other things."""
     is_other = isinstance(value, Mapping) and kind_of_item(value) is None
     return is_single(value) and not is_other
 
 
-def _is_item(value):
+def _is_item(value: object) -> bool:
     """Say whether `value`, an element of a 1-D array, is an image."""
     return is_single(value) or getattr(value, "ndim", 0) in (2, 3)
 
 
-def check_images(X, *, max_pixels=None):
+def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
     """Check what a user passed as images; nothing is read yet.
 
     Parameters
@@ -214,12 +224,13 @@ def check_images(X, *, max_pixels=None):
         raise ValueError(
             f"X is {kind_of_item(X)}, not a sequence of images: wrap it in a list, [X]."
         )
-    X = X if isinstance(X, Images) else _as_array_or_list(X)
-    if len(X) == 0:
+    images = X if isinstance(X, Images) else _as_array_or_list(X)
+    if len(images) == 0:
         raise ValueError(
-            f"Found array with 0 sample(s) (shape={_shape_of(X)}) while a minimum of 1 is required."
+            f"Found array with 0 sample(s) (shape={_shape_of(images)}) while a minimum of 1 is "
+            "required."
         )
-    source = _source_of(X, MAX_PIXELS if max_pixels is None else max_pixels)
+    source = _source_of(images, MAX_PIXELS if max_pixels is None else max_pixels)
     return Images(source, np.arange(len(source)))
 
 
@@ -227,7 +238,7 @@ def _shape_of(X):
     return np.shape(X) if isinstance(X, (list, np.ndarray)) else getattr(X, "shape", (0,))
 
 
-def _source_of(X, max_pixels):
+def _source_of(X: Any, max_pixels: float) -> ImageSource:
     """Return where the images of a checked array, list or other sequence come from."""
     if isinstance(X, list):
         return _from_list(X, max_pixels)
@@ -246,7 +257,7 @@ def _source_of(X, max_pixels):
     return ArrayOfImages(check_stack(X))
 
 
-def _as_array_or_list(X):
+def _as_array_or_list(X: Any) -> Any:
     """Return a numeric or str array, a list of things to look at one by one, or a lazy sequence."""
     if isinstance(X, (list, tuple)):
         if len(X) and isinstance(X[0], (list, tuple)) and not _is_pair(X[0]):
@@ -271,7 +282,7 @@ def _as_array_or_list(X):
     return list(X) if X.ndim == 1 and X.dtype.kind == "O" else X
 
 
-def _structures_as_list(X):
+def _structures_as_list(X: Any) -> Any:
     """Return a column of structures of polars as dictionaries, anything else as it is."""
     if hasattr(X, "to_series") and hasattr(X, "to_dicts") and X.shape[1] == 1:
         X = X.to_series()
@@ -279,12 +290,12 @@ def _structures_as_list(X):
     return X.to_list() if is_structured and hasattr(X, "to_list") else X
 
 
-def _is_pair(value):
+def _is_pair(value: Any) -> bool:
     """Say whether `value` is an image with its label, as data sets of torch have them."""
     return len(value) == 2 and is_single(value[0]) and not is_single(value[1])
 
 
-def _refusal_of_no_sequence(X):
+def _refusal_of_no_sequence(X: Any) -> str:
     """Say why something without length or elements by position is no sequence of images."""
     if is_open_file(X):
         return "X is an open file, not a sequence of images. Pass its path in a list, [X.name]."
@@ -299,7 +310,7 @@ def _refusal_of_no_sequence(X):
     return f"{kind}. {EXPECTED}."
 
 
-def _nested_array(X):
+def _nested_array(X: Any) -> np.ndarray:
     """Return nested lists of numbers as an array."""
     try:
         return np.asarray(X)
@@ -307,7 +318,7 @@ def _nested_array(X):
         raise ValueError(f"X is a list of lists of different lengths. {EXPECTED}.") from error
 
 
-def _check_path_array(paths):
+def _check_path_array(paths: NDArray[np.str_]) -> NDArray[np.str_]:
     """Return an array of paths if none is empty."""
     empty = np.flatnonzero(paths == "")
     if len(empty):
@@ -315,7 +326,7 @@ def _check_path_array(paths):
     return paths
 
 
-def _from_list(items, max_pixels):
+def _from_list(items: list[Any], max_pixels: float) -> ImageSource:
     """Return the source for a list of images of one kind."""
     kinds = [_kind(item, row) for row, item in enumerate(items)]
     other = next((row for row, kind in enumerate(kinds) if kind != kinds[0]), None)
@@ -338,7 +349,7 @@ def _from_list(items, max_pixels):
     return ListOfImages(objects, max_pixels)
 
 
-def _kind(item, row):
+def _kind(item: object, row: int) -> str:
     """Return what one element of a sequence is."""
     kind = kind_of_item(item)
     if kind is None:
@@ -346,7 +357,7 @@ def _kind(item, row):
     return kind
 
 
-def _path(item, row):
+def _path(item: Any, row: int) -> str:
     """Return one path as str."""
     path = os.fsdecode(item)
     if not path:

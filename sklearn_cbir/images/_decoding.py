@@ -1,9 +1,11 @@
 """One file, PIL image or array -> upright 8-bit pixels."""
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from sklearn_cbir.images._faults import Refusal
+from sklearn_cbir.images._formats import tags_of
 
 # Bilinear with antialiasing is what torchvision's weights were evaluated with; bicubic rings at
 # the edges of drawings.
@@ -21,19 +23,19 @@ _TURNS = {  # EXIF orientation -> what turns it upright
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value
 
 
-def viewable(image):
+def viewable(image: Image.Image) -> Image.Image:
     """Return a decoded PIL image as RGB or L of 8 bit, upright, without transparency."""
     shown = _in_8_bit(image)
     turn = _TURNS.get(_orientation_of(image))
     return shown if turn is None else shown.transpose(turn)
 
 
-def is_turned(image):
+def is_turned(image: Image.Image) -> bool:
     """Say whether a PIL image carries a tag by which it is turned."""
     return _orientation_of(image) in _TURNS
 
 
-def _in_8_bit(image):
+def _in_8_bit(image: Image.Image) -> Image.Image:
     """Return a decoded PIL image as RGB or L, transparency laid on white."""
     if image.mode.startswith("I;16"):
         return _from_16_bit(image)
@@ -51,7 +53,7 @@ def _in_8_bit(image):
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _orientation_of(image):
+def _orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 if there is none or the EXIF block is broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -59,10 +61,10 @@ def _orientation_of(image):
         return 1
 
 
-def _from_16_bit(image):
+def _from_16_bit(image: Image.Image) -> Image.Image:
     """Return 16-bit gray as 8-bit; Pillow's own conversion clips at 255."""
     pixels = np.asarray(image).astype(np.uint16)
-    tags = getattr(image, "tag_v2", {})
+    tags = tags_of(image)
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]  # 12 in some microscopes' files
     check_high(int(pixels.max()), bits)
     gray = (pixels >> (bits - 8)).astype(np.uint8)
@@ -73,7 +75,7 @@ def _from_16_bit(image):
     return Image.fromarray(gray)
 
 
-def check_high(high, bits=16):
+def check_high(high: int, bits: int = 16) -> None:
     """Raise if pixels of `bits` bit go no higher than would be black in 8 bit."""
     if 0 < high < 2 ** (bits - 8):
         raise Refusal(
@@ -83,7 +85,7 @@ def check_high(high, bits=16):
         )
 
 
-def _from_float(image):
+def _from_float(image: Image.Image) -> Image.Image:
     """Return float gray in [0, 1] as 8-bit; Pillow's own conversion makes it black."""
     pixels = np.asarray(image)
     low, high = pixels.min(), pixels.max()
@@ -94,14 +96,14 @@ def _from_float(image):
     return Image.fromarray(to_uint8(pixels))
 
 
-def to_uint8(pixels):
+def to_uint8(pixels: np.ndarray) -> NDArray[np.uint8]:
     """Return checked float, 16-bit or 8-bit pixels as uint8."""
     if pixels.dtype.kind == "f":
         return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
 
 
-def to_rgb(pixels):
+def to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return uint8 (..., 1, 3 or 4) as (..., 3): gray replicated, transparency on white."""
     if pixels.shape[-1] == 3:
         return pixels
@@ -112,7 +114,7 @@ def to_rgb(pixels):
     return ((blend.astype(np.uint32) + 127) // 255).astype(np.uint8)
 
 
-def fit(image, height, width, resize=None):
+def fit(image: Image.Image, height: int, width: int, resize: int | None = None) -> Image.Image:
     """Resize the short side to `resize`, cut the middle, in one step; None just covers the cut."""
     if resize is None:
         scale = max(width / image.width, height / image.height)
@@ -124,6 +126,7 @@ def fit(image, height, width, resize=None):
     )
     box = (left, top, left + width / scale, top + height / scale)
     if scale == 1:
-        return image.crop(tuple(int(edge) for edge in box))
+        left, top, right, bottom = (int(edge) for edge in box)
+        return image.crop((left, top, right, bottom))
     box = (max(left, 0), max(top, 0), min(box[2], image.width), min(box[3], image.height))
     return image.resize((width, height), FILTER, box=box, reducing_gap=2.0)

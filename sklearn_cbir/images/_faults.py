@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Iterable, Sequence
 
 from sklearn_cbir._validation import shortened
 
@@ -52,25 +53,33 @@ class ImageReadError(ValueError):
     [(0, 'the file does not exist', True), (1, 'the file does not exist', True)]
     """
 
-    def __init__(self, message, index=None, path=None, reason=None, errno=None, faults=()):
+    def __init__(
+        self,
+        message: str,
+        index: int | None = None,
+        path: str | None = None,
+        reason: str | None = None,
+        errno: int | None = None,
+        faults: Sequence["ImageReadError"] = (),
+    ) -> None:
         super().__init__(message)
-        self.index = index
-        self.path = path
-        self.reason = reason
-        self.errno = errno
+        self.index: int | None = index
+        self.path: str | None = path
+        self.reason: str | None = reason
+        self.errno: int | None = errno
         self._faults = tuple(faults)
 
     @property
-    def faults(self):
+    def faults(self) -> tuple["ImageReadError", ...]:
         """Every image that was found unreadable, one ImageReadError each, in order."""
         return self._faults or (self,)
 
     @property
-    def is_temporary(self):
+    def is_temporary(self) -> bool:
         """Whether the fault is one of the place, such as a share that is gone, not of the image."""
         return self.errno is not None
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["ImageReadError"], tuple[object, ...]]:
         known = self.index, self.path, self.reason, self.errno, self._faults
         return type(self), (self.args[0], *known)
 
@@ -78,12 +87,19 @@ class ImageReadError(ValueError):
 class Refusal(Exception):
     """A reason to refuse an image that is ours, not Pillow's, and the way out of it."""
 
-    def __init__(self, reason, way="Repair it"):
+    def __init__(self, reason: str, way: str = "Repair it") -> None:
         super().__init__(reason)
         self.way = way
 
 
-def fault_of(index, path, reason, way="Repair it", errno=None, about=None):
+def fault_of(
+    index: int,
+    path: str | None,
+    reason: str,
+    way: str = "Repair it",
+    errno: int | None = None,
+    about: str | None = None,
+) -> ImageReadError:
     """Return the error for one image.
 
     `reason` is a sentence without its full stop, `way` what to do; `about` says what an image
@@ -97,13 +113,19 @@ def fault_of(index, path, reason, way="Repair it", errno=None, about=None):
     return ImageReadError(f"{where}: {reason}. {way}, or {_LEAVE_OUT}.", index, path, reason, errno)
 
 
-def moved(fault, index):
+def row_of(fault: ImageReadError) -> int:
+    """Return the row of one image at fault, which every fault of one image has."""
+    assert fault.index is not None
+    return fault.index
+
+
+def moved(fault: ImageReadError, index: int) -> ImageReadError:
     """Return the same fault, of another row."""
     message = str(fault).replace(f"X[{fault.index}]", f"X[{index}]", 1)
     return ImageReadError(message, index, fault.path, fault.reason, fault.errno)
 
 
-def noted(fault, note):
+def noted(fault: ImageReadError, note: str) -> ImageReadError:
     """Return the same fault, its message ending in one more sentence."""
     error = ImageReadError(
         f"{fault} {note}", fault.index, fault.path, fault.reason, fault.errno, fault._faults
@@ -112,7 +134,7 @@ def noted(fault, note):
     return error
 
 
-def with_others(faults):
+def with_others(faults: Sequence[ImageReadError]) -> ImageReadError:
     """Return the first fault; its message counts the others, and its `faults` are all."""
     first = faults[0]
     if len(faults) == 1:
@@ -129,9 +151,9 @@ def with_others(faults):
     return error
 
 
-def count_causes(reasons):
+def count_causes(reasons: Iterable[str]) -> str:
     """Count reasons by cause, most frequent first, as one line of text."""
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for reason in reasons:
         cause = reason.split(" (")[0]
         # Sizes and other numbers differ from image to image, and are no other cause.
@@ -140,15 +162,14 @@ def count_causes(reasons):
     return "; ".join(f"{len(causes)} x {causes[0]}" for causes in ordered)
 
 
-def check_process(error):
+def check_process(error: BaseException) -> None:
     """Raise an error of the operating system that is no fault of one image, in clear words."""
-    number = getattr(error, "errno", None)
-    if not isinstance(error, OSError) or number not in _OF_THE_PROCESS:
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_PROCESS:
         return
-    if number == errno.ENOMEM:
+    if error.errno == errno.ENOMEM:
         raise MemoryError(f"No memory is left to open {shortened(error.filename, 300)}.") from error
     raise OSError(
-        number,
+        error.errno,
         "Too many files are open at a time, so that no image can be opened. Close some, or raise "
         "the limit (ulimit -n)",
     ) from error

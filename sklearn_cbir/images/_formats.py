@@ -7,9 +7,12 @@ import os
 import pickle
 import struct
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import IO, Any
 
 from PIL import Image, features
+from PIL.ImageFile import ImageFile
 
 from sklearn_cbir.images._faults import Refusal
 
@@ -21,7 +24,7 @@ _REGISTER_LOCK = threading.Lock()
 # What is read ----------------------------------------------------------------------------------
 
 
-def readable_formats():
+def readable_formats() -> tuple[str, ...]:
     """Return the formats that can be read now, by the names that Pillow has for them.
 
     Those of `FORMATS`; AVIF where Pillow was built with it; HEIF where pi-heif is installed; and
@@ -33,12 +36,12 @@ def readable_formats():
     return tuple(dict.fromkeys([*FORMATS, *avif, *foreign]))
 
 
-def _has_avif():
+def _has_avif() -> bool:
     """Say whether Pillow was built with AVIF; versions that know none warn of being asked."""
-    return "avif" in features.modules and features.check("avif")
+    return "avif" in features.modules and bool(features.check("avif"))
 
 
-def readable_extensions():
+def readable_extensions() -> tuple[str, ...]:
     """Return the endings of files that can be read now.
 
     JPEG, PNG, WebP, BMP, GIF and TIFF always; AVIF where Pillow was built with
@@ -112,13 +115,13 @@ def _load_plugins():
 class _OwnLimit(threading.local):
     """The limit of pixels of what this thread is reading; None outside of this package."""
 
-    max_pixels = None
+    max_pixels: float | None = None
 
 
 _own = _OwnLimit()
 
 
-def check_size(size, max_pixels):
+def check_size(size: tuple[int, int], max_pixels: float) -> None:
     """Raise if an image of `size` px, (width, height), is larger than allowed."""
     width, height = size
     if width * height > max_pixels:
@@ -130,7 +133,7 @@ def check_size(size, max_pixels):
 
 
 @contextmanager
-def own_limit(max_pixels):
+def own_limit(max_pixels: float) -> Iterator[None]:
     """Read under our limit instead of Pillow's, in this thread alone.
 
     Pillow refuses above twice `Image.MAX_IMAGE_PIXELS`, whatever the caller allows, and that is
@@ -220,7 +223,7 @@ _WITHOUT_IMAGE = (
 )
 
 
-def kind_of(head):
+def kind_of(head: bytes) -> str | None:
     """Return what a file is that begins with `head`, such as "a PDF document", or None."""
     if head[4:8] == b"ftyp":
         return _kind_of_container(head)
@@ -237,7 +240,7 @@ def kind_of(head):
     return next((kind for beginning, kind in _TEXTS if text.startswith(beginning)), None)
 
 
-def _kind_of_container(head):
+def _kind_of_container(head: bytes) -> str:
     """Return what a file of ISO base media is, by its brands."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))]
@@ -250,7 +253,7 @@ def _kind_of_container(head):
     return "a video (MP4 or QuickTime)"
 
 
-def way_out_of(kind):
+def way_out_of(kind: str | None) -> str:
     """Return what to do about a file of a kind that is not read here."""
     if kind == "a HEIC image":
         return "Install pi-heif, which reads it (pip install 'sklearn-cbir[heif]')"
@@ -264,7 +267,7 @@ def way_out_of(kind):
 # Whether a file is whole -------------------------------------------------------------------------
 
 
-def looks_whole(image):
+def looks_whole(image: ImageFile) -> bool:
     """Say whether an opened file ends as its format wants it to; False if that is not seen."""
     file = image.fp
     if file is None:  # of an opener that has read all of it
@@ -272,7 +275,7 @@ def looks_whole(image):
     place = file.tell()  # where Pillow goes on reading
     try:
         size = file.seek(0, os.SEEK_END)
-        return _ENDS.get(image.format, _never)(image, file, size)
+        return _ENDS.get(image.format or "", _never)(image, file, size)
     finally:
         file.seek(place)
 
@@ -325,14 +328,19 @@ def _bmp_is_whole(image, file, size):
     return size >= struct.unpack("<I", _read_at(file, 2, 4))[0] > 0
 
 
-def _tiff_is_whole(image, file, size):
+def _tiff_is_whole(image: ImageFile, file: IO[bytes], size: int) -> bool:
     """Say whether the strips or tiles of this page lie inside the file."""
-    tags = image.tag_v2
+    tags = tags_of(image)
     for offsets, lengths in ((273, 279), (324, 325)):
         if offsets in tags and lengths in tags:
             pairs = list(zip(_as_tuple(tags[offsets]), _as_tuple(tags[lengths])))
             return len(pairs) > 0 and all(at > 0 and at + n <= size for at, n in pairs)
     return False
+
+
+def tags_of(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of a TIFF, or of a file whose EXIF block Pillow has taken for one."""
+    return getattr(image, "tag_v2", {})
 
 
 def _as_tuple(value):
@@ -351,7 +359,7 @@ def _container_is_whole(image, file, size):
     return at == size
 
 
-_ENDS = {
+_ENDS: dict[str, Callable[[ImageFile, IO[bytes], int], bool]] = {
     "JPEG": _jpeg_is_whole,
     "MPO": _jpeg_is_whole,
     "PNG": _png_is_whole,
@@ -370,7 +378,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 
 
-def without_text(data):
+def without_text(data: bytes) -> io.BytesIO:
     """Return a PNG as a file without its text, which Pillow reads up to a limit only.
 
     XMP that is not compressed stays: it may say how the image is turned.

@@ -4,7 +4,9 @@ import io
 import math
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -19,10 +21,12 @@ from sklearn_cbir.images._formats import (
     looks_whole,
     own_limit,
     readable_formats,
+    tags_of,
     way_out_of,
     without_text,
 )
 
+Source: TypeAlias = str | bytes  # a path, or what is in a file
 MAX_PIXELS = 300_000_000  # 1.2 GB while it is decoded; phones make up to 200 million
 ALONE = 50_000_000  # px: images above are decoded one at a time, whatever the number of threads
 SMALLEST = 1  # px: lets a JPEG decode itself as small as it can, to see whether it is whole
@@ -46,7 +50,7 @@ _SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating point", 5: "complex"
 # Opening ---------------------------------------------------------------------------------------
 
 
-def check_file(path):
+def check_file(path: str) -> None:
     """Raise unless `path` is a regular file: opening a pipe would block for ever."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -58,7 +62,14 @@ def check_file(path):
 
 
 @contextmanager
-def opened(source, max_pixels, resize=None, decode=True, frame=None, format=None):
+def opened(
+    source: Source,
+    max_pixels: float,
+    resize: int | None = None,
+    decode: bool = True,
+    frame: int | None = None,
+    format: str | None = None,
+) -> Iterator[ImageFile.ImageFile]:
     """Open and decode a path or the bytes of a file, a JPEG no larger than `resize` needs.
 
     `format` is one more that may be read: that of an image which the caller has opened.
@@ -79,7 +90,7 @@ def opened(source, max_pixels, resize=None, decode=True, frame=None, format=None
         yield image
 
 
-def check_whole(source, max_pixels, format=None):
+def check_whole(source: Source, max_pixels: float, format: str | None = None) -> None:
     """Raise if the header, or what is cheap to see of the rest, shows a fault."""
     with opened(source, max_pixels, SMALLEST, decode=False, format=format) as image:
         if image.mode != "F" and looks_whole(image):
@@ -90,9 +101,10 @@ def check_whole(source, max_pixels, format=None):
             viewable(image)  # raises if values are out of range
 
 
-def _identified(source, format=None):
+def _identified(source: Source, format: str | None = None) -> ImageFile.ImageFile:
     """Return the image, its header read."""
-    formats = (*readable_formats(), *([format] if format in Image.OPEN else []))
+    foreign = [format] if format is not None and format in Image.OPEN else []
+    formats = (*readable_formats(), *foreign)
     file = source if isinstance(source, str) else io.BytesIO(source)
     try:
         image = Image.open(file, formats=formats)
@@ -107,14 +119,14 @@ def _identified(source, format=None):
     return image
 
 
-def _all_of(source):
+def _all_of(source: Source) -> bytes:
     if not isinstance(source, str):
         return source
     with open(source, "rb") as file:
         return file.read()
 
 
-def _loaded(image, source, stack):
+def _loaded(image: ImageFile.ImageFile, source: Source, stack: ExitStack) -> ImageFile.ImageFile:
     """Return the decoded image; text of a PNG that is too long for Pillow is left out."""
     raw_mode = _raw_mode_of(image)
     try:
@@ -129,12 +141,12 @@ def _loaded(image, source, stack):
     return image
 
 
-def _choose_page(image, frame):
+def _choose_page(image: ImageFile.ImageFile, frame: int | None) -> None:
     """Go to the frame asked for; of a TIFF that begins with a thumbnail, to the whole image."""
     if frame is not None:
         image.seek(frame)
     elif image.format == "TIFF" and _is_reduced(image):
-        for page in range(1, image.n_frames):
+        for page in range(1, getattr(image, "n_frames", 1)):
             image.seek(page)
             if not _is_reduced(image):
                 return
@@ -143,27 +155,30 @@ def _choose_page(image, frame):
         )
 
 
-def _is_reduced(image):
-    return bool(image.tag_v2.get(_SUBFILE_TYPE, 0) & 1)
+def _is_reduced(image: Image.Image) -> bool:
+    return bool(tags_of(image).get(_SUBFILE_TYPE, 0) & 1)
 
 
-def draft(image, resize):
+def draft(image: Image.Image, resize: int) -> None:
     """Let a JPEG decode itself no larger than needed."""
     # Twice what is wanted leaves the antialiasing to the resize, as for any other format: with
     # once, pixels differ from those of the whole image by 2 levels on average, with twice by 0.3.
     scale = 2 * resize / min(image.size)
     if scale < 1:
-        image.draft(None, tuple(math.ceil(side * scale) for side in image.size))
+        width, height = image.size
+        image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
 
 
-def check_header(image, max_pixels, whole=None):
+def check_header(
+    image: Image.Image, max_pixels: float, whole: tuple[int, int] | None = None
+) -> None:
     """Raise if size or mode show that the image must not or cannot be decoded."""
     if 0 in image.size:
         raise Refusal(f"{image.size[0]} x {image.size[1]} pixels: there is nothing to see")
     # All coefficients of a progressive JPEG are in memory, however small it is decoded.
-    is_progressive = whole is not None and image.info.get("progressive")
-    check_size(whole if is_progressive else image.size, max_pixels)
-    tags = getattr(image, "tag_v2", {})
+    is_progressive = image.info.get("progressive")
+    check_size(whole if whole is not None and is_progressive else image.size, max_pixels)
+    tags = tags_of(image)
     is_signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
     if image.mode == "I" or is_signed:
         kind = f"{'signed ' if is_signed else ''}{tags.get(_BITS, (32,))[0]}-bit integer"
@@ -185,16 +200,21 @@ _LOW_BYTES = {  # how pixels are unpacked -> how else, so that bands hold the lo
 }
 
 
-def _raw_mode_of(image):
+def _raw_mode_of(image: Image.Image):
     """Return how the pixels of an opened image will be unpacked, or None."""
     tile = getattr(image, "tile", None) or [(None, None, None, None)]
     arguments = tile[0][3]
     return arguments[0] if isinstance(arguments, tuple) and arguments else arguments
 
 
-def _is_lit(image):
+def _is_lit(image: Image.Image) -> bool:
     """Say whether any color of a decoded image is above 0."""
-    return any(image.getchannel(band).getextrema()[1] for band in image.getbands() if band != "A")
+    return any(_largest(image, band) for band in image.getbands() if band != "A")
+
+
+def _largest(image: Image.Image, band: str) -> int:
+    """Return the largest value of a band."""
+    return cast(int, image.getchannel(band).getextrema()[1])  # of one band: a number, no pair
 
 
 def _check_low_bytes(source, raw_mode):
@@ -203,7 +223,7 @@ def _check_low_bytes(source, raw_mode):
     with _identified(source) as image:
         image.tile = [_unpacked_as(tile, other) for tile in image.tile]
         image.load()
-        high = max(image.getchannel(band).getextrema()[1] for band in bands)
+        high = max(_largest(image, band) for band in bands)
     check_high(high)
 
 
@@ -216,14 +236,14 @@ def _unpacked_as(tile, raw_mode):
 # PIL images --------------------------------------------------------------------------------------
 
 
-def is_unread(image):
+def is_unread(image: Image.Image) -> TypeGuard[ImageFile.ImageFile]:
     """Say whether a PIL image is a file that was opened and not decoded yet."""
     if not isinstance(image, ImageFile.ImageFile) or getattr(image, "fp", None) is None:
         return False
     return bool(image.tile) or not _has_pixels(image)
 
 
-def _has_pixels(image):
+def _has_pixels(image: Image.Image) -> bool:
     """Say whether a PIL image is decoded; one that was closed is not."""
     try:
         return image.im is not None
@@ -231,7 +251,7 @@ def _has_pixels(image):
         return False
 
 
-def check_opened(image, max_pixels):
+def check_opened(image: Image.Image, max_pixels: float) -> None:
     """Raise if a PIL image must not be decoded, or cannot be as its file is closed."""
     has_file = getattr(image, "fp", None) is not None or hasattr(image, "_heif_file")
     if not has_file and not _has_pixels(image):
@@ -242,13 +262,15 @@ def check_opened(image, max_pixels):
     check_header(image, max_pixels)
 
 
-def bytes_behind(image):
+def bytes_behind(image: ImageFile.ImageFile) -> bytes | None:
     """Return the bytes that an unread PIL image was opened from, leaving it as it is; or None.
 
     Its file has one place to read at, which threads and forked processes share.
     """
     file = image.fp
     try:
+        if file is None:
+            return None
         if isinstance(file, io.BytesIO):
             return file.getvalue()
         if hasattr(os, "pread") and isinstance(getattr(file, "raw", None), io.FileIO):
@@ -263,14 +285,14 @@ def bytes_behind(image):
         return None
 
 
-def is_shared(image):
+def is_shared(image: ImageFile.ImageFile) -> bool:
     """Say whether reading an unread image moves a place that other processes read at too."""
     file = image.fp
     in_place = hasattr(os, "pread") and isinstance(getattr(file, "raw", None), io.FileIO)
     return not in_place and not isinstance(file, io.BytesIO)
 
 
-def _read_in_place(number):
+def _read_in_place(number: int) -> bytes:
     """Return all bytes of an open file, its place left alone."""
     parts, at = [], 0
     while part := os.pread(number, 2**24, at):
@@ -282,7 +304,7 @@ def _read_in_place(number):
 # Reasons -----------------------------------------------------------------------------------------
 
 
-def reason_of(error, source):
+def reason_of(error: Exception, source: Source | None) -> tuple[str, str]:
     """Say what went wrong in words that do not depend on Pillow, and the way out.
 
     `source` is a path, the bytes of a file, or None for an image that is neither.
@@ -304,7 +326,7 @@ def reason_of(error, source):
     return f"the image cannot be decoded ({type(error).__name__}: {text})", "Repair it"
 
 
-def _reason_missing(path):
+def _reason_missing(path: Source | None) -> tuple[str, str]:
     """Say why there is no file at `path`."""
     if isinstance(path, str) and os.path.islink(path):
         return "a link to a file that does not exist", "Mend the link"
@@ -319,10 +341,10 @@ def _reason_missing(path):
     return "the file does not exist", "Check the path"
 
 
-def _reason_unknown(source):
+def _reason_unknown(source: Source | None) -> tuple[str, str]:
     """Say what a file is whose format Pillow does not know."""
     try:
-        head = _head_of(source)
+        head = None if source is None else _head_of(source)
     except OSError:  # gone since
         head = None
     if head == b"":
@@ -330,11 +352,11 @@ def _reason_unknown(source):
             "Get it again"
         )
     kind = kind_of(head) if head else None
-    if _FORMATS_OF.get(kind) in readable_formats():
+    if kind is not None and _FORMATS_OF.get(kind) in readable_formats():
         return f"{kind} that is truncated or damaged", "Repair it"
     if kind is not None:
         return f"{kind}, not an image that can be read{_formats_text()}", way_out_of(kind)
-    if head and head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if source is not None and head and head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _reason_tiff(source)
     if isinstance(source, bytes) and _is_like_a_name(source):
         return f"not an image that can be read{_formats_text()}", (
@@ -343,23 +365,23 @@ def _reason_unknown(source):
     return f"not an image that can be read{_formats_text()}", "Repair it"
 
 
-def _head_of(source):
+def _head_of(source: Source) -> bytes:
     if not isinstance(source, str):
-        return bytes(source[:_HEAD]) if source is not None else None
+        return bytes(source[:_HEAD])
     with open(source, "rb") as file:
         return file.read(_HEAD)
 
 
-def _formats_text():
+def _formats_text() -> str:
     return f" ({', '.join(readable_formats())})"
 
 
-def _is_like_a_name(data):
+def _is_like_a_name(data: bytes) -> bool:
     """Say whether bytes may be a path: short, one line of text."""
     return len(data) < 4096 and all(byte >= 32 for byte in data)
 
 
-def _reason_tiff(source):
+def _reason_tiff(source: Source) -> tuple[str, str]:
     """Say which pixels a TIFF has that Pillow does not decode."""
     try:
         data = io.BytesIO(_all_of(source))

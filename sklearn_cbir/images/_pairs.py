@@ -1,12 +1,16 @@
 """Data sets of (image, label) pairs, as torch and torchvision have them."""
 
+from typing import Any
+
 import numpy as np
 
+from sklearn_cbir._typing import Elements, Labels
 from sklearn_cbir._validation import shortened
+from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._checking import check_images
 
 
-def images_of(dataset, *, max_pixels=None):
+def images_of(dataset: Elements, *, max_pixels: int | None = None) -> tuple[Images, Labels]:
     """Split a data set of torch into images and labels.
 
     Parameters
@@ -56,7 +60,7 @@ def images_of(dataset, *, max_pixels=None):
     return images, np.asarray([_plain(label) for label in _labels_of(dataset)])
 
 
-def _check_pair(element, dataset):
+def _check_pair(element: object, dataset: Elements) -> None:
     if not isinstance(element, (tuple, list)) or len(element) < 2:
         raise ValueError(
             f"dataset[0] is {shortened(element)}, not a pair of an image and a label. Pass a data "
@@ -67,13 +71,13 @@ def _check_pair(element, dataset):
 class _Firsts:
     """The images of a data set of pairs, as a sequence."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: int) -> object:
         image = self.dataset[position][0]
         is_tensor = hasattr(image, "detach") and image.ndim == 3
         if is_tensor and image.shape[0] in (1, 3, 4):  # torch has channels first
@@ -81,7 +85,7 @@ class _Firsts:
         return image
 
 
-def _labels_of(dataset):
+def _labels_of(dataset: Any) -> list[Any]:
     """Return the labels of a data set, without its images where it lists them."""
     inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
     if inner is not None and indices is not None and len(indices) == len(dataset):
@@ -94,11 +98,11 @@ def _labels_of(dataset):
     return [label if change is None else change(label) for label in targets]
 
 
-def _are_as_listed(dataset):
+def _are_as_listed(dataset: object) -> bool:
     """Say whether labels are `targets`, changed by target_transform alone."""
     return type(getattr(dataset, "transforms", None)).__name__ in ("NoneType", "StandardTransform")
 
 
-def _plain(label):
+def _plain(label: Any) -> Any:
     """Return a tensor with a label as what it holds."""
     return label.tolist() if hasattr(label, "detach") else label

@@ -1,21 +1,41 @@
 """All images that cannot be read at once, and what is left without them."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils import Bunch, _safe_indexing
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
+from sklearn_cbir._bunch import Bunch
+from sklearn_cbir._typing import Elements, ImagesLike
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.images._batches import Images
 from sklearn_cbir.images._checking import check_images
-from sklearn_cbir.images._faults import ImageReadError, fault_of, moved, with_others
+from sklearn_cbir.images._faults import ImageReadError, fault_of, moved, row_of, with_others
 
 # More are not looked through after a failure: that would take hours, and the error waits for it.
 MAX_SCANNED = 20_000
 
 
-def readable_images(X, *arrays, verify="decode", progress=False):
+class ReadableImages(Bunch):
+    """What `readable_images` finds."""
+
+    data: ImagesLike
+    arrays: list[Any]  # of the types of those that were passed
+    positions: NDArray[np.int64]
+    faults: list[ImageReadError]
+    temporary: list[ImageReadError]
+
+
+def readable_images(
+    X: ImagesLike,
+    *arrays: ArrayLike | Elements | None,
+    verify: Literal["decode", "header"] = "decode",
+    progress: bool = False,
+) -> ReadableImages:
     """Leave out the images that cannot be read, with their labels and ids.
 
     Parameters
@@ -70,8 +90,8 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     try:
         images = check_images(X) if len(named) else None
     except ImageReadError as error:  # pixels of arrays are looked at here
-        dark = [fault.index for fault in error.faults]
-        faults += [moved(fault, int(named[fault.index])) for fault in error.faults]
+        dark = [row_of(fault) for fault in error.faults]
+        faults += [moved(fault, int(named[row_of(fault)])) for fault in error.faults]
         lit = np.delete(np.arange(len(named)), dark)
         named, X = named[lit], _rows_of(X, lit)
         images = check_images(X) if len(named) else None
@@ -84,14 +104,14 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     left = np.arange(0)
     if images is not None:
         found = images.find_faults(decode=verify == "decode", progress=progress)
-        left = np.flatnonzero(~np.isin(images._rows, [fault.index for fault in found]))
+        left = np.flatnonzero(~np.isin(images._rows, [row_of(fault) for fault in found]))
         if len(named) < n:  # some of X have no name: `images` are the others
-            found = [moved(fault, int(named[fault.index])) for fault in found]
-        faults = sorted([*faults, *found], key=lambda fault: fault.index)
+            found = [moved(fault, int(named[row_of(fault)])) for fault in found]
+        faults = sorted([*faults, *found], key=row_of)
     if not len(left):
         raise with_others(faults)
     positions = named[left]
-    return Bunch(
+    return ReadableImages(
         data=_rows_of(X, left),
         arrays=[None if array is None else _rows_of(array, positions) for array in arrays],
         positions=positions,
@@ -100,7 +120,7 @@ def readable_images(X, *arrays, verify="decode", progress=False):
     )
 
 
-def named_rows(X):
+def named_rows(X: Any) -> tuple[Any, NDArray[np.int64], list[ImageReadError]]:
     """Return the rows of `X` that name an image, their positions, and a fault per other row.
 
     Tables have rows without a path: None, NaN, or empty text.
@@ -119,14 +139,14 @@ def named_rows(X):
     return (_rows_of(X, named) if empty and len(named) else X), named, faults
 
 
-def _names_nothing(value):
+def _names_nothing(value: object) -> bool:
     """Say whether an element of a table is no path: empty or missing."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (float, str)) and (value != value or value == "")
 
 
-def _rows_of(X, positions):
+def _rows_of(X: Any, positions: NDArray[np.int64]) -> Any:
     """Return some rows of what a user passed, of the same type where it can be selected."""
     if isinstance(X, tuple):
         return tuple(X[position] for position in positions)
@@ -136,7 +156,7 @@ def _rows_of(X, positions):
 
 
 @contextmanager
-def telling_all_faults(images, progress=False):
+def telling_all_faults(images: object, progress: bool = False) -> Iterator[None]:
     """Let an error of the block that names one unreadable image name all of `images`.
 
     The call is lost anyway, and who has repaired one image wants no second error.
@@ -146,8 +166,10 @@ def telling_all_faults(images, progress=False):
     except ImageReadError as error:
         if error.index is None or not isinstance(images, Images) or len(images) > MAX_SCANNED:
             raise
-        known = {fault.index: fault for fault in error.faults}
-        found = {fault.index: fault for fault in images.find_faults(decode=True, progress=progress)}
+        known = {row_of(fault): fault for fault in error.faults}
+        found = {
+            row_of(fault): fault for fault in images.find_faults(decode=True, progress=progress)
+        }
         faults = [found.get(index) or known[index] for index in sorted(known | found)]
         if len(faults) == len(known):
             raise

@@ -1,17 +1,28 @@
 """Where images come from: files, one array, or items of a sequence, each opened alone."""
 
+from __future__ import annotations
+
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, Self, TypeAlias, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._typing import Elements
 from sklearn_cbir._validation import shortened
-from sklearn_cbir.images._batches import EXPECTED, check_item, pixels_of, reason_of_16_bit
+from sklearn_cbir.images._batches import (
+    EXPECTED,
+    ArrayOfImages,
+    check_item,
+    pixels_of,
+    reason_of_16_bit,
+)
 from sklearn_cbir.images._decoding import is_turned, to_rgb, to_uint8, viewable
 from sklearn_cbir.images._faults import Refusal
 from sklearn_cbir.images._formats import foreign_openers, own_limit, register_openers
@@ -25,6 +36,9 @@ from sklearn_cbir.images._opening import (
     opened,
 )
 
+# A path, an encoded photo, an image, its pixels, or a dictionary with one of these; rows of images.
+Item: TypeAlias = Any
+Rows: TypeAlias = NDArray[np.integer]
 ENCODED = (bytes, bytearray, memoryview, io.BytesIO)  # a photo as it is in its file
 _ITEM_LOCK = ProcessLock()  # a sequence of the user's need not bear two threads
 
@@ -32,24 +46,28 @@ _ITEM_LOCK = ProcessLock()  # a sequence of the user's need not bear two threads
 class _Source:
     """Images by row; what is common to all that are opened one by one."""
 
-    shape = None
-    is_path = False
-    holds_dictionaries = False
+    shape: tuple[int, ...] | None = None
+    is_path: bool = False
+    holds_dictionaries: bool = False
 
-    def __init__(self, max_pixels):
-        self.max_pixels = max_pixels
+    def __init__(self, max_pixels: float) -> None:
+        self.max_pixels: float = max_pixels
 
-    def limited(self, max_pixels):
+    def names(self, rows: Rows) -> NDArray[np.str_] | None:
+        """Return the paths of some files, as an array of text."""
+        return None
+
+    def limited(self, max_pixels: float) -> Self:
         """Return the same images under another limit."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__, max_pixels=max_pixels)
         return other
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # Another process has not registered what this one has: HEIC, say.
         return self.__dict__ | {"_openers": foreign_openers()}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         register_openers(state.pop("_openers", {}))
         self.__dict__.update(state)
 
@@ -57,45 +75,45 @@ class _Source:
 class Files(_Source):
     """Paths: an array of text, or `Paths`."""
 
-    is_path = True
+    is_path: bool = True
 
-    def __init__(self, paths, max_pixels):
+    def __init__(self, paths: NDArray[np.str_] | Paths, max_pixels: float) -> None:
         super().__init__(max_pixels)
-        self.paths = paths
+        self.paths: NDArray[np.str_] | Paths = paths
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, row):
+    def path(self, row: int) -> str:
         return str(self.paths[row])
 
-    def describe(self, row):
+    def describe(self, row: int) -> tuple[str | None, str | None]:
         return self.path(row), None
 
-    def origin(self, row):
+    def origin(self, row: int) -> str | bytes | None:
         return self.path(row)
 
     @contextmanager
-    def show(self, row, resize):
+    def show(self, row: int, resize: int | None) -> Iterator[Image.Image]:
         with opened(self.path(row), self.max_pixels, resize) as image:
             yield viewable(image)
 
-    def check(self, row):
+    def check(self, row: int) -> None:
         check_whole(self.path(row), self.max_pixels)
 
-    def fingerprint(self, rows):
+    def fingerprint(self, rows: Rows) -> object:
         paths = self.names(rows)
         return paths, [_status_of(path) for path in paths]
 
-    def take(self, rows):
+    def take(self, rows: Rows) -> Files:
         return Files(self.names(rows), self.max_pixels)
 
-    def names(self, rows):
+    def names(self, rows: Rows) -> NDArray[np.str_]:
         """Return some of the paths as an array of text."""
         return self.paths[rows] if isinstance(self.paths, np.ndarray) else self.paths.array(rows)
 
 
-def _status_of(path):
+def _status_of(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
@@ -106,19 +124,19 @@ class Paths:
     An array of text has room for the longest path in every row.
     """
 
-    def __init__(self, paths):
+    def __init__(self, paths: Sequence[str]) -> None:
         encoded = [path.encode("utf-8", "surrogatepass") for path in paths]
-        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.ends: NDArray[np.int64] = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.text: NDArray[np.uint8] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> str:
         start = self.ends[row - 1] if row > 0 else 0
         return self.text[start : self.ends[row]].tobytes().decode("utf-8", "surrogatepass")
 
-    def array(self, rows):
+    def array(self, rows: Rows) -> NDArray[np.str_]:
         """Return some of the paths as an array of text."""
         return np.array([self[row] for row in rows])
 
@@ -126,42 +144,42 @@ class Paths:
 class ListOfImages(_Source):
     """PIL images, encoded photos, dictionaries, or arrays of mixed sizes (H, W, 1 | 3 | 4)."""
 
-    def __init__(self, items, max_pixels):
+    def __init__(self, items: NDArray[np.object_], max_pixels: float) -> None:
         super().__init__(max_pixels)
-        self.items = items
-        self.holds_dictionaries = isinstance(items[0], Mapping)
+        self.items: Any = items  # no array but any sequence in LazyImages
+        self.holds_dictionaries: bool = isinstance(items[0], Mapping)
         # Reading the size of a PIL image would load some kinds of files, for their EXIF block.
         shapes = {getattr(item, "shape", None) for item in items if isinstance(item, np.ndarray)}
         is_one = len(shapes) == 1 and isinstance(items[0], np.ndarray)
-        self.shape = shapes.pop() if is_one else None
+        self.shape: tuple[int, ...] | None = shapes.pop() if is_one else None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         items = self.items.copy()
         for row, item in enumerate(items):
             items[row] = _picklable(item)
         return super().__getstate__() | {"items": items}
 
-    def item(self, row):
+    def item(self, row: int) -> Item:
         return self.items[row]
 
-    def take(self, rows):
+    def take(self, rows: Rows) -> ListOfImages:
         return ListOfImages(self.items[rows], self.max_pixels)
 
-    def describe(self, row):
+    def describe(self, row: int) -> tuple[str | None, str | None]:
         return describe(self.item(row))
 
-    def origin(self, row):
+    def origin(self, row: int) -> str | bytes | None:
         return bytes_or_path(self.item(row))
 
     @contextmanager
-    def show(self, row, resize):
+    def show(self, row: int, resize: int | None) -> Iterator[Image.Image]:
         with shown(self.item(row), self.max_pixels, resize) as image:
             yield image
 
-    def check(self, row):
+    def check(self, row: int) -> None:
         """Raise if what is known without decoding shows a fault; arrays were checked whole."""
         item = self.item(row)
         again = encoded_again(item) if isinstance(item, Image.Image) and is_unread(item) else None
@@ -169,31 +187,31 @@ class ListOfImages(_Source):
             check_whole(again.data, self.max_pixels, again.format)
         elif isinstance(item, Image.Image):
             check_opened(item, self.max_pixels)
-        elif not isinstance(item, np.ndarray):
-            check_whole(bytes_or_path(item), self.max_pixels, getattr(item, "format", None))
+        elif (source := bytes_or_path(item)) is not None:
+            check_whole(source, self.max_pixels, getattr(item, "format", None))
 
-    def fingerprint(self, rows):
+    def fingerprint(self, rows: Rows) -> object:
         return [content_of(self.item(row)) for row in rows]
 
 
 class LazyImages(ListOfImages):
     """A sequence of the user's, whose items are asked for when they are read, and not kept."""
 
-    def __init__(self, sequence, max_pixels):
+    def __init__(self, sequence: Elements, max_pixels: float) -> None:
         _Source.__init__(self, max_pixels)
         self.items = sequence
-        self.n = len(sequence)
+        self.n: int = len(sequence)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return _Source.__getstate__(self)
 
-    def take(self, rows):
+    def take(self, rows: Rows) -> LazyImages:
         return LazyImages(SomeOf(self.items, rows), self.max_pixels)
 
-    def item(self, row):
+    def item(self, row: int) -> Item:
         try:
             with _ITEM_LOCK:
                 item = self.items[int(row)]
@@ -211,33 +229,36 @@ class LazyImages(ListOfImages):
         warn_of_turned([item])
         return item
 
-    def describe(self, row):
+    def describe(self, row: int) -> tuple[str | None, str | None]:
         try:
             return describe(self.item(row))
         except Exception:  # asking again may fail again, or otherwise
             return None, None
 
-    def origin(self, row):
+    def origin(self, row: int) -> str | bytes | None:
         try:
             return bytes_or_path(self.item(row))
         except Exception:
             return None
 
-    def check(self, row):
+    def check(self, row: int) -> None:
         """Do nothing: items are asked for once, when they are read."""
+
+
+ImageSource: TypeAlias = Files | ArrayOfImages | ListOfImages
 
 
 class SomeOf:
     """Some elements of a sequence, as a sequence."""
 
-    def __init__(self, sequence, rows):
-        self.sequence = sequence
-        self.rows = rows
+    def __init__(self, sequence: Elements, rows: Rows) -> None:
+        self.sequence: Elements = sequence
+        self.rows: Rows = rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: int) -> object:
         return self.sequence[int(self.rows[position])]
 
 
@@ -247,16 +268,18 @@ class SomeOf:
 class Encoded:
     """An image that was opened by the user: the bytes behind it, its format and its frame."""
 
-    format = None  # of pickles without one
+    format: str | None = None  # of pickles without one
 
-    def __init__(self, data, frame, filename, format):
+    def __init__(
+        self, data: bytes, frame: int | None, filename: str | None, format: str | None
+    ) -> None:
         self.format = format
-        self.data = data
-        self.frame = frame
-        self.filename = filename
+        self.data: bytes = data
+        self.frame: int | None = frame
+        self.filename: str | None = filename
 
 
-def encoded_again(image):
+def encoded_again(image: ImageFile.ImageFile) -> Encoded | None:
     """Return what an unread PIL image was opened from, so that the image stays unread; or None."""
     data = bytes_behind(image)
     if data is None:
@@ -298,7 +321,7 @@ def _open_again(items, openers=()):
     return [_reopened(item) if isinstance(item, Encoded) else item for item in items]
 
 
-def _reopened(encoded):
+def _reopened(encoded: Encoded) -> Image.Image:
     image = Image.open(io.BytesIO(encoded.data))
     image.filename = encoded.filename or ""
     if encoded.frame is not None:
@@ -306,14 +329,14 @@ def _reopened(encoded):
     return image
 
 
-def kept(item):
+def kept(item: Item) -> Item:
     """Return how an item of a list is kept: a file with a shared place to read at, as its bytes."""
     if isinstance(item, Image.Image) and is_unread(item) and is_shared(item):
         return encoded_again(item) or item
     return item
 
 
-def check_element(item, name):
+def check_element(item: object, name: str) -> Item:
     """Return one element of a sequence as an image that can be opened, or raise."""
     if is_path(item):
         return item
@@ -327,7 +350,7 @@ def check_element(item, name):
     return pixels
 
 
-def warn_of_turned(items):
+def warn_of_turned(items: Sequence[object]) -> None:
     """Warn of PIL images that are no files any more, but carry the tag of one that is turned.
 
     Whether the caller has turned them cannot be known: `rotate` leaves the tag, as `convert` does.
@@ -344,27 +367,27 @@ def warn_of_turned(items):
         )
 
 
-def is_path(value):
+def is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
     """Say whether `value` is the name of a file."""
     return isinstance(value, (str, os.PathLike))
 
 
-def is_arraylike(value):
+def is_arraylike(value: object) -> TypeGuard[np.ndarray]:
     """Say whether `value` is an array, or a tensor of torch."""
     return hasattr(value, "ndim") and hasattr(value, "__array__") and not is_single(value)
 
 
-def is_single(value):
+def is_single(value: object) -> bool:
     """Say whether `value` is one image, other than an array."""
     return is_path(value) or isinstance(value, (*ENCODED, Image.Image, Mapping, Encoded))
 
 
-def is_open_file(value):
+def is_open_file(value: object) -> bool:
     """Say whether `value` is a file that was opened by the user."""
     return hasattr(value, "read") and hasattr(value, "seek")
 
 
-def kind_of_item(item):
+def kind_of_item(item: object) -> str | None:
     """Return what an element of a sequence is, or None."""
     if isinstance(item, np.bytes_):
         return None
@@ -381,7 +404,7 @@ def kind_of_item(item):
     return None
 
 
-def _photo_in(item):
+def _photo_in(item: Mapping[str, Any]) -> Item:
     """Return the bytes of a dictionary, or else the path, or None."""
     for key, kinds in (("bytes", ENCODED), ("path", (str, os.PathLike))):
         if item.get(key) is not None:
@@ -389,7 +412,7 @@ def _photo_in(item):
     return None
 
 
-def refusal_of(item, name):
+def refusal_of(item: object, name: str) -> str:
     """Say why an element of a sequence is no image."""
     if isinstance(item, np.bytes_):
         return BYTES_ARRAY
@@ -415,7 +438,7 @@ BYTES_ARRAY = (
 )
 
 
-def bytes_or_path(item):
+def bytes_or_path(item: Item) -> str | bytes | None:
     """Return the path or the bytes that an item is read from; None for pixels."""
     if isinstance(item, Mapping):
         item = _photo_in(item)
@@ -425,10 +448,10 @@ def bytes_or_path(item):
         return item.getvalue()
     if isinstance(item, Encoded):
         return item.data
-    return bytes(item) if isinstance(item, ENCODED) else None
+    return bytes(item) if isinstance(item, (bytes, bytearray, memoryview)) else None
 
 
-def describe(item):
+def describe(item: Item) -> tuple[str | None, str | None]:
     """Return path, and what else an error says of an item."""
     if isinstance(item, (Image.Image, Encoded)):
         return getattr(item, "filename", None) or None, None
@@ -440,7 +463,7 @@ def describe(item):
 
 
 @contextmanager
-def shown(item, max_pixels, resize):
+def shown(item: Item, max_pixels: float, resize: int | None) -> Iterator[Image.Image]:
     """Give the decoded, upright image of an item, which is left as it is."""
     if isinstance(item, np.ndarray):
         yield Image.fromarray(np.ascontiguousarray(to_rgb(to_uint8(item))))
@@ -454,11 +477,13 @@ def shown(item, max_pixels, resize):
         item = again
     if isinstance(item, Encoded):
         frame, format = item.frame, item.format
-    with opened(bytes_or_path(item), max_pixels, resize, frame=frame, format=format) as image:
+    source = bytes_or_path(item)
+    assert source is not None  # pixels and images were shown above
+    with opened(source, max_pixels, resize, frame=frame, format=format) as image:
         yield viewable(image)
 
 
-def _shown_as_it_is(image, max_pixels):
+def _shown_as_it_is(image: Image.Image, max_pixels: float) -> Image.Image:
     """Return a PIL image that the user has read or made."""
     check_opened(image, max_pixels)
     with PIL_LOCK, own_limit(max_pixels):
@@ -466,7 +491,7 @@ def _shown_as_it_is(image, max_pixels):
     return viewable(image)
 
 
-def content_of(item):
+def content_of(item: Item) -> object:
     """Return what tells an item from others: pixels, bytes, or path, size and time of change."""
     if isinstance(item, np.ndarray):
         return item
