@@ -17,7 +17,7 @@ from sklearn_cbir.backbones import (
     read_weights,
     row_statistics,
 )
-from sklearn_cbir.backbones._trunk import IMAGENET_MEAN, IMAGENET_STD
+from sklearn_cbir.backbones._probe import IMAGENET_MEAN, IMAGENET_STD
 from sklearn_cbir.backbones._weights import load_state
 from sklearn_cbir.pooling import POOLINGS, GeMPooling
 

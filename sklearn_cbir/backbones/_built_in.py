@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from sklearn_cbir.backbones._trunk import Net
+from sklearn_cbir.backbones._probe import Net
 from sklearn_cbir.backbones._weights import load_state, read_weights
 
 

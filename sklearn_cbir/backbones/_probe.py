@@ -1,15 +1,31 @@
 """Trying a network on one black image: what comes out of it, and why nothing does."""
 
 import copy
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from sklearn_cbir._validation import shortened
 
 USUAL_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 OTHER_CHANNELS = (1, 2, 4)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
+
+
+@dataclass
+class Net:
+    """A network without its classifier, and the images it was made for."""
+
+    features: nn.Module
+    image_size: int | None = None
+    mean: tuple = IMAGENET_MEAN
+    std: tuple = IMAGENET_STD
+    one_size: bool = False
+    n_channels: int | None = None  # of its feature maps, where that is known without a trial
 
 
 def prepared(backbone):

@@ -8,7 +8,7 @@ from torch import nn
 
 from sklearn_cbir._validation import shortened
 from sklearn_cbir.backbones._built_in import BACKBONES
-from sklearn_cbir.backbones._trunk import Net
+from sklearn_cbir.backbones._probe import Net
 from sklearn_cbir.backbones._weights import load_state, read_weights
 
 CLASSIFIERS = ("classifier", "fc", "heads", "head")
