@@ -16,9 +16,7 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import subprocess
-import sys
 import time
 import warnings
 from collections import Counter
@@ -27,11 +25,15 @@ from pathlib import Path
 
 from _mutations import forking
 from _mutations.choosing import Tests
-from _mutations.listing import ROOMS, list_mutants
-from _mutations.recording import leave_uncompiled, record, run_tests, test_files
+from _mutations.listing import COMPILING, ROOMS, list_mutants
+from _mutations.recording import find_test_files, record, run_tests
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a second for every mutant
+}
 SECONDS_OF_TESTS = 30  # for one mutant; the slowest are left out
 SECONDS_TO_RECORD = 600  # for one test file
 
@@ -48,7 +50,7 @@ def main():
         waiting.put(tree)
     with ProcessPoolExecutor(options.processes, context, _start, (waiting,)) as pool:
         kernels = sorted({m.file for m in mutants if _is_compiled(trees[0], m.file)})
-        files = test_files(trees[0], options.tests)
+        files = find_test_files(trees[0], options.tests)
         recorded = _record(pool, commit, files, out / "lines")
         reaching = [file for file in files if _reaches(recorded[file], kernels)]
         loops = _record(pool, commit, reaching, out / "lines", kernels)
@@ -102,7 +104,8 @@ def _draw(mutants, n, seed, tree):
 
 
 def _is_compiled(tree, file):
-    return "import compiled" in Path(tree, file).read_text()
+    text = Path(tree, file).read_text()
+    return any(f"\n@{name}\n" in text for name in COMPILING)
 
 
 # In the processes of the pool -------------------------------------------------------------------
@@ -188,7 +191,13 @@ def _run(pool, mutants, tests, kernels, results):
             result = {"key": mutant.key, "tests": n_tests, **future.result()}
             file.write(json.dumps(result) + "\n")
             file.flush()
-            print(f"{number}/{len(waiting)} {result['seconds']:5.1f} s  {mutant.key}  {result['found']}", flush=True)
+            print(
+                f"{number}/{len(waiting)}",
+                result["seconds"],
+                mutant.key,
+                result["found"],
+                flush=True,
+            )
 
 
 def _read(results):
@@ -210,8 +219,9 @@ def _report(mutants, results, tree, title):
             print(mutant.diff(Path(tree, mutant.file).read_text()))
     n = len(mutants)
     caught, late = outcomes["caught"], outcomes["time-out"]
-    print(f"\n{title}: {n} mutants, {caught} caught by a test, {late} time-outs, ", end="")
-    print(f"{outcomes['survived']} survived: {(caught + late) / n:.1%} ({caught / n:.1%} without time-outs)")
+    print(f"\n{title}: of {n} mutants {caught} were caught by a test, {late} ran out of time,")
+    print(f"{outcomes['survived']} survived: {(caught + late) / n:.1%} caught, ", end="")
+    print(f"{caught / n:.1%} without what ran out of time.")
 
 
 if __name__ == "__main__":

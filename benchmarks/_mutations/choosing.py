@@ -45,9 +45,7 @@ class Tests:
         for test in chosen:
             if self.seconds[test] > QUICK:
                 place.setdefault(test.partition("::")[0], len(place) + 1)
-        chosen.sort(
-            key=lambda test: self.seconds[test] > QUICK and place[test.partition("::")[0]]
-        )
+        chosen.sort(key=lambda test: self.seconds[test] > QUICK and place[test.partition("::")[0]])
         return chosen, total
 
     def _executing(self, mutant):
@@ -82,7 +80,9 @@ class Tests:
                 text = (self.tree / other).read_text()
                 if pattern.search(text):
                     inside = _lines_in_functions(ast.parse(text))
-                    lines = [n for n, line in enumerate(text.splitlines(), 1) if pattern.search(line)]
+                    lines = [
+                        n for n, line in enumerate(text.splitlines(), 1) if pattern.search(line)
+                    ]
                     found |= self._of_lines(other, inside & set(lines))
         return found or self._of_lines(file, _lines_in_functions(ast.parse(source)))
 
@@ -108,7 +108,9 @@ def _holds(node, line, column):
 
 def _statement(path):
     """Return the lines of the innermost statement, of which only the head where it has a body."""
-    statement = next(node for node in reversed(path) if isinstance(node, (ast.stmt, ast.excepthandler)))
+    statement = next(
+        node for node in reversed(path) if isinstance(node, (ast.stmt, ast.excepthandler))
+    )
     last = statement.end_lineno
     if getattr(statement, "body", None):
         last = max(statement.lineno, statement.body[0].lineno - 1)

@@ -11,12 +11,34 @@ import time
 import traceback
 from pathlib import Path
 
-LIBRARIES = (
-    "numpy scipy.sparse scipy.stats scipy.optimize sklearn sklearn.utils.estimator_checks "
-    "sklearn.datasets sklearn.linear_model sklearn.neighbors sklearn.model_selection "
-    "sklearn.pipeline torch torchvision torchvision.models skorch numba numba.extending joblib PIL.Image rich.progress "
-    "pandas matplotlib.pyplot pytest _pytest.doctest pytorch_metric_learning.losses"
-).split()
+LIBRARIES = [
+    "numpy",
+    "scipy.sparse",
+    "scipy.stats",
+    "scipy.optimize",
+    "joblib",
+    "pandas",
+    "PIL.Image",
+    "rich.progress",
+    "sklearn",
+    "sklearn.datasets",
+    "sklearn.linear_model",
+    "sklearn.model_selection",
+    "sklearn.neighbors",
+    "sklearn.pipeline",
+    "sklearn.utils.estimator_checks",
+    "torch",
+    "torchvision",
+    "torchvision.models",
+    "skorch",
+    "numba",
+    "numba.extending",
+    "matplotlib.pyplot",
+    "pytorch_metric_learning.losses",
+    "pytest",
+    "hypothesis",
+    "_pytest.doctest",
+]
 MEMORY = 2**33  # bytes that a run may hold
 
 

@@ -73,7 +73,8 @@ SPEED_ALONE = {
 }
 # Functions that change time and no answer; decorators that do.
 SPEED_ALONE_FUNCTIONS = {"prefetch_row": "asks memory for a row before it is read"}
-SPEED_ALONE_DECORATORS = {"compiled", "fast", "inlined", "cache", "lru_cache", "functools.cache"}
+COMPILING = ("compiled", "fast", "inlined")
+SPEED_ALONE_DECORATORS = {*COMPILING, "cache", "lru_cache", "functools.cache"}
 # Leaves that no operator changes.
 LEFT_ALONE = {"name", "newline", "string", "endmarker", "fstring_string"}
 
@@ -206,7 +207,10 @@ def _no_code(module):
                 yield _span(node)
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             yield from map(_span, [*node.exc.args, *node.exc.keywords])
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("warn_user", "warnings.warn"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "warn_user",
+            "warnings.warn",
+        ):
             yield from map(_span, [*node.args, *node.keywords])
         elif isinstance(node, ast.JoinedStr):
             yield _span(node)

@@ -39,19 +39,25 @@ LEFT_OUT = {
     "test_workers": "in processes of its own, where nothing is recorded",
 }
 DOCTESTS = "sklearn_cbir"  # one run for the examples of all docstrings
-OF_SIGNATURES = "tests/test_public_api.py::test_documented_defaults"  # compares defaults with what is documented
+# Tests that compare defaults with what is documented.
+OF_SIGNATURES = "tests/test_public_api.py::test_documented_defaults"
 SECONDS_UNCOMPILED = 20  # of a test whose loops are not compiled
 
 
-# Of every run: one process, nothing remembered.
-OPTIONS = ("-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", "--no-header")
+# Of every run: nothing of the options that contributors run with, no plugins, nothing remembered.
+OPTIONS = (
+    *("-q", "-o", "addopts=", "-p", "no:cacheprovider", "--tb=short", "--no-header"),
+    *("--doctest-modules", "--strict-markers"),
+)
 
 
-def test_files(tree, pattern="*"):
+def find_test_files(tree, pattern="*"):
     """Return the test files of a tree that are run, of those that match."""
     names = sorted(path.stem for path in Path(tree, "tests").glob("test_*.py"))
     files = [DOCTESTS, *(f"tests/{name}.py" for name in names if name not in LEFT_OUT)]
-    return [file for file in files if any(fnmatch(Path(file).stem, part) for part in pattern.split())]
+    return [
+        file for file in files if any(fnmatch(Path(file).stem, part) for part in pattern.split())
+    ]
 
 
 def processor_time():
@@ -123,7 +129,10 @@ def record(file, tree, only=None):
     coverage = Coverage(data_file=None, config_file=False, messages=False, **where)
     recorder = Recorder(coverage, SECONDS_UNCOMPILED if only else None)
     coverage.start()
-    pytest.main([file, *OPTIONS, "-m", "not slow and not ann" if only else "not slow"], [recorder])
+    pytest.main(
+        [file, *OPTIONS, "-m", f"not slow and not nightly{' and not ann' if only else ''}"],
+        [recorder],
+    )
     coverage.stop()
     return _tests(recorder, coverage.get_data(), tree)
 
