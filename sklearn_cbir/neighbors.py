@@ -3,7 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    clone,
+)
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,12 +22,18 @@ from sklearn_cbir._validation import (
     check_verbose,
     progress_bar,
 )
-from sklearn_cbir.index._checking import check_radius, check_rows
-from sklearn_cbir.index._engines import algorithm_for, check_engine_parameters, make_engine
+from sklearn_cbir.index._checking import check_queries, check_radius, encode_queries
+from sklearn_cbir.index._engines import (
+    METRICS,
+    add_rows,
+    check_engine_parameters,
+    check_gallery,
+    exact_in_memory,
+    make_engine,
+)
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, check_ids
 from sklearn_cbir.index._graph_methods import NeighborGraphsMixin
 from sklearn_cbir.index._search import (
-    as_given,
     score_queries,
     search,
     search_radius,
@@ -31,16 +42,14 @@ from sklearn_cbir.index._search import (
     warn_of_copies,
     warn_of_found_copies,
 )
-from sklearn_cbir.index._stored import check_file
 from sklearn_cbir.index._targets import GalleryTargets, hold_labels
 from sklearn_cbir.metrics import mean_over_queries, parse_metric
 from sklearn_cbir.reranking import resolve_reranker
 
 __all__ = ["NeighborsRetriever"]
 
-METRICS = ("cosine", "euclidean", "hamming")
-STATE_FORMAT = 1  # of what is pickled
-HELD = ("_gallery", "n_features_in_", "feature_names_in_")  # replaced together
+STATE_FORMAT = 2  # of what is pickled
+IN_GALLERY = ("n_features_in_", "feature_names_in_")  # what format 1 has twice
 
 
 class NeighborsRetriever(
@@ -181,6 +190,8 @@ class NeighborsRetriever(
     1.0
     """
 
+    _gallery: Gallery | None = None  # all that is fitted, replaced as a whole
+
     def __init__(
         self,
         n_neighbors=10,
@@ -240,18 +251,17 @@ class NeighborsRetriever(
         self._check_parameters(self.metric)
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        columns = self._with_columns({})
-        rows = self._check_gallery(X, columns)
+        rows, names = check_gallery(X, self, type(self).__name__)
         ids = GalleryIds(ids, len(rows))
         labels = hold_labels(y, len(rows))
         engine = make_engine(self, self.metric, *rows.shape).build(rows)
-        gallery = Gallery(self.metric, engine, ids, labels, vars(columns))
+        gallery = Gallery(self.metric, engine, ids, labels, rows.shape[1], names)
         with self._changing:
-            before = self._hold({**gallery.columns, "_gallery": gallery})
+            before, self._gallery = self._gallery, gallery
             try:
                 context.call_on_fit_task_end(estimator=self, X=rows, y=y)
             except BaseException:  # whatever was fitted before goes on working
-                self._hold(before)
+                self._gallery = before
                 raise
         return self
 
@@ -280,15 +290,11 @@ class NeighborsRetriever(
         with self._changing:
             gallery = self._fitted()
             self._check_parameters(gallery.metric)
-            X = self._check_rows(X, gallery)
+            X = check_queries(X, gallery, type(self).__name__)
             gallery.check_labels(y)
             ids = gallery.ids.add(ids, len(X))
             labels = None if y is None else gallery.labels.add(y, len(X))
-            engine = gallery.engine.add(X)
-            exact = engine.exact is engine and engine.in_memory
-            shape = len(engine), X.shape[1]
-            if exact and algorithm_for(self, gallery.metric, *shape) != "exact":
-                engine = make_engine(self, gallery.metric, *shape).build_on(engine)
+            engine = add_rows(gallery.engine, X, self)
             self._gallery = replace(gallery, engine=engine, ids=ids, labels=labels)
         return self
 
@@ -330,7 +336,8 @@ class NeighborsRetriever(
         check_is_fitted(self)
         with self._changing:
             self._gallery = self._gallery.relocate(place)
-            self.uri = getattr(self._gallery.engine, "given_uri", self.uri)
+            if self._gallery.engine.needs_address:
+                self.uri = self._gallery.engine.given_uri
         return self
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, ids=None):
@@ -523,7 +530,7 @@ class NeighborsRetriever(
                [0.6, 0.8]])
         """
         gallery = self._fitted()
-        return as_given(gallery, gallery.queries(None, ids)[0])
+        return gallery.engine.decode(gallery.queries(ids)[0], gallery.n_features)
 
     @property
     def ids_(self):
@@ -544,7 +551,10 @@ class NeighborsRetriever(
     @property
     def collection_(self):
         """Name of the collection of an external gallery."""
-        return self._fitted().engine.collection.name
+        collection = self._fitted().engine.collection
+        if collection is None:
+            raise AttributeError("The gallery is not in a collection.")
+        return collection.name
 
     @property
     def recall_(self):
@@ -557,11 +567,25 @@ class NeighborsRetriever(
         return len(self._fitted())
 
     @property
+    def n_features_in_(self):
+        """Numbers, or bits, per row."""
+        check_is_fitted(self)
+        return self._gallery.n_features
+
+    @property
+    def feature_names_in_(self):
+        """Names of the columns, if the gallery was fitted with such."""
+        check_is_fitted(self)
+        if self._gallery.feature_names is None:
+            raise AttributeError("The gallery was fitted without names of columns.")
+        return self._gallery.feature_names
+
+    @property
     def _n_features_out(self):
         return len(self._gallery)
 
     def __sklearn_is_fitted__(self):
-        return hasattr(self, "_gallery")
+        return self._gallery is not None
 
     def __getstate__(self):
         state = {**super().__getstate__(), "_state_format": STATE_FORMAT}
@@ -574,6 +598,7 @@ class NeighborsRetriever(
                 f"This {type(self).__name__} was saved in format {found}; this version of "
                 f"sklearn_cbir reads up to {STATE_FORMAT}. Install a newer version."
             )
+        state = {name: value for name, value in state.items() if name not in IN_GALLERY}
         super().__setstate__(state)
 
     def __sklearn_tags__(self):
@@ -596,30 +621,9 @@ class NeighborsRetriever(
         check_verbose(self.verbose)
         parse_metric(self.scoring)
 
-    def _check_gallery(self, X, columns):
-        """Return the rows to fit: finite numbers, codes, or a file that is not read yet."""
-        if self.storage == "memory_map":
-            return check_file(columns, X)
-        more = {"dtype": (np.float32,)} if self.storage == "float16" else {}
-        return check_rows(columns, X, self.metric, **more)
-
-    def _check_rows(self, X, gallery):
-        """Return rows that fit the columns of a gallery, whatever another thread fits now."""
-        return check_rows(self._with_columns(gallery.columns), X, gallery.metric, gallery.engine)
-
-    def _with_columns(self, columns):
-        """Return an estimator of this class that knows `columns` and nothing else."""
-        estimator = object.__new__(type(self))
-        vars(estimator).update(columns)
-        return estimator
-
-    def _hold(self, state):
-        """Take a gallery and its columns in place of those before, which are returned."""
-        before = {name: vars(self)[name] for name in HELD if name in vars(self)}
-        vars(self).update(state)
-        for name in before.keys() - state.keys():
-            del vars(self)[name]
-        return before
+    def _alone(self):
+        """Return an unfitted retriever with these parameters that searches arrays exactly."""
+        return clone(self).set_params(**exact_in_memory(self))
 
     @property
     def _changing(self):
@@ -628,35 +632,31 @@ class NeighborsRetriever(
 
     def _fitted(self):
         """Return the gallery as it is now: one state, whatever other threads do to it."""
-        check_is_fitted(self)
-        return self._gallery.at(self.uri)
+        gallery = self._gallery
+        if gallery is None:
+            check_is_fitted(self)
+        given = gallery.engine.given_uri
+        if given is not None and given != self.uri:
+            raise gallery.elsewhere(self.uri)
+        return gallery
 
     def _positions(self, ids):
         """Return the current positions of ids of the gallery."""
         return self._fitted().ask(ids)
 
-    def _queries(self, gallery, X, ids):
-        """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
-        return gallery.queries(None if X is None else self._check_rows(X, gallery), ids)
-
     def _nearest(self, gallery, X, n_neighbors, ids):
         """Return distances and positions of the nearest rows that are not the queries."""
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_integer(k, "n_neighbors", minimum=1)
-        queries, own = self._queries(gallery, X, ids)
-        available = len(gallery) - (own is not None)
-        if k > available:
-            raise ValueError(
-                f"Expected n_neighbors {'<=' if own is None else '<'} n_samples_fit, but "
-                f"n_neighbors = {k}, n_samples_fit = {len(gallery)}, n_samples = {len(queries)}."
-            )
-        rerank = resolve_reranker(self.rerank, gallery.metric)
-        if rerank is None:
+        queries, own = encode_queries(X, ids, gallery, type(self).__name__)
+        if self.rerank is None:
             found = search(gallery.engine, queries, k, own)
         else:
+            rerank = resolve_reranker(self.rerank, gallery.metric)
             depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
             found = search_reranked(gallery.engine, queries, k, own, rerank, depth)
-        warn_of_found_copies(gallery, queries, own, *found)
+        if own is not None:
+            warn_of_found_copies(gallery, queries, own, *found)
         return found
 
     def _within(self, gallery, X, radius, ids, in_order):
@@ -664,20 +664,21 @@ class NeighborsRetriever(
 
         By distance, or by position.
         """
-        queries, own = self._queries(gallery, X, ids)
+        queries, own = encode_queries(X, ids, gallery, type(self).__name__)
         radii = check_radius(radius, len(queries))
         found = [np.empty(len(queries), dtype=object) for _ in range(2)]
         results = search_radius(gallery.engine, queries, radii, own)
         for row, (distances, positions) in enumerate(results):
             order = slice(None) if in_order else np.argsort(positions)
             found[0][row], found[1][row] = distances[order], positions[order]
-        warn_of_found_copies(gallery, queries, own, *found)
+        if own is not None:
+            warn_of_found_copies(gallery, queries, own, *found)
         return found
 
     def _per_query(self, X, y, ids, names):
         """Return the queries' labels and, per metric, one value per query."""
         gallery = self._fitted()
-        queries, own = self._queries(gallery, X, ids)
+        queries, own = encode_queries(X, ids, gallery, type(self).__name__)
         if gallery.labels is None:
             raise ValueError("Scoring needs the labels of the gallery: pass y to fit.")
         y_gallery = gallery.labels.values

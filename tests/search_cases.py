@@ -24,5 +24,5 @@ def assert_sound(retriever, queries, k):
     assert all(len(set(row)) == k for row in positions)
     engine = retriever._gallery.engine
     which = np.repeat(np.arange(len(queries)), k)
-    measured = engine.exact.measure(engine.encode(queries), which, positions.ravel())
+    measured = engine.exact.rescore(engine.encode(queries), which, positions.ravel())
     np.testing.assert_array_equal(distances.ravel(), measured)

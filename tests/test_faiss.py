@@ -48,7 +48,7 @@ def exact(rows):
 
 
 def index_of(retriever):
-    return retriever._gallery.engine._cached_index
+    return retriever._gallery.engine.index
 
 
 def test_the_size_chooses_lists_or_a_graph(retriever, kind):
@@ -94,7 +94,7 @@ def test_radii_and_scores_are_exact(rows, queries):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_an_index_that_scans_every_list_is_exact_in_everything(metric, dtype, rng, monkeypatch):
-    monkeypatch.setattr(_faiss.FaissEngine, "efforts", (10**6,))
+    monkeypatch.setattr(_faiss.FaissEngine, "ef_searches", (10**6,))
     rows = rng.standard_normal((1600, 10)).astype(dtype)
     y, names = rng.integers(5, size=1600), np.array([f"{i}.jpg" for i in range(1600)])
     queries = rng.standard_normal((60, 10))
@@ -126,7 +126,7 @@ def test_an_index_that_scans_every_list_is_exact_in_everything(metric, dtype, rn
 
 
 def test_hostile_answers_of_the_index_are_replaced(retriever, queries, monkeypatch):
-    def ask(self, index, queries, k, effort):
+    def ask(self, index, queries, k, ef_search):
         numbers = np.tile(np.arange(k), (len(queries), 1))
         distances = np.ones(numbers.shape, dtype=np.float32)
         numbers[::3, 1:] = numbers[::3, :1]  # the same row again and again
@@ -145,7 +145,7 @@ def test_hostile_answers_of_the_index_are_replaced(retriever, queries, monkeypat
 def test_slots_that_faiss_leaves_empty_are_filled_exactly(retriever, exact, queries):
     # One list, or a short walk, does not hold 30 rows: faiss answers -1.
     engine = copy.copy(retriever._gallery.engine)
-    distances = engine._ask(engine._index(), engine.encode(queries), 30, 1)[1]
+    distances = engine._ask(engine.index, engine.encode(queries), 30, 1)[1]
     found = engine._query(engine.encode(queries), 30, 1)[1]
     lacking = np.isinf(distances).any(axis=1)
     expected = exact.kneighbors(queries, 30)[1]
@@ -237,7 +237,7 @@ def test_the_seed_fixes_the_index_and_leaves_the_global_generator(rows, queries,
 
 
 def test_low_recall_warns(rng, monkeypatch, recwarn):
-    monkeypatch.setattr(_faiss.FaissEngine, "efforts", (1,))
+    monkeypatch.setattr(_faiss.FaissEngine, "ef_searches", (1,))
     rows = rng.standard_normal((N, 200)).astype(np.float32)
     with pytest.warns(UserWarning, match="algorithm='faiss' finds 0.* less than recall_target"):
         retriever = NeighborsRetriever(algorithm="faiss", random_state=0).fit(rows)
@@ -297,16 +297,16 @@ def test_thread_counts_are_restored_even_if_building_fails(rows, monkeypatch):
 
 def test_an_index_that_is_ready_while_rows_are_removed_fits_what_is_left(rows, monkeypatch):
     fitted = NeighborsRetriever(algorithm="faiss", random_state=0).fit(rows)
-    engine = fitted.remove([int(fitted._gallery.engine.members[0])])._gallery.engine
-    del engine._cached_index
+    engine = fitted.remove([int(fitted._gallery.engine.indexed[0])])._gallery.engine
+    del engine.index
     remove = type(engine.exact).remove
 
     def remove_meanwhile(exact, positions):
-        engine._index()  # as a query of another thread does
+        assert engine.index is not None  # as a query of another thread does
         return remove(exact, positions)
 
     monkeypatch.setattr(type(engine.exact), "remove", remove_meanwhile)
-    left = engine.remove(engine.members[1:2])
+    left = engine.remove(engine.indexed[1:2])
     asked = left.rows[:200]
     assert recall(left.query(asked, 10)[1], left.exact.query(asked, 10)[1]) > 0.95
 

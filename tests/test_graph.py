@@ -51,7 +51,7 @@ def test_joined_links_lead_both_ways(rows):
         for link in kept[row][kept[row] >= 0]:
             expected[row].add(int(link))
             expected[link].add(row)
-    found = links_of(*kernels.join(rows, kept, N))
+    found = links_of(*kernels.symmetrize(rows, kept, N))
     assert [set(links) for links in found] == expected
     assert all(len(set(links)) == len(links) for links in found)
     between = squares_of(rows)
@@ -65,7 +65,7 @@ def test_joined_links_are_few_where_many_link_to_a_row():
     rows[1:] /= np.linalg.norm(rows[1:], axis=1, keepdims=True)
     kept = np.zeros((41, 1), dtype=np.int32)
     kept[0] = -1
-    links = links_of(*kernels.join(rows, kept, 8))
+    links = links_of(*kernels.symmetrize(rows, kept, 8))
     assert 1 <= len(links[0]) <= 8
     between = squares_of(rows)
     assert all(between[a, b] >= 1 for a in links[0] for b in links[0] if a != b)
@@ -74,7 +74,7 @@ def test_joined_links_are_few_where_many_link_to_a_row():
 
 def test_every_row_is_a_neighbor_of_one_that_was_chosen(rows):
     neighbors, _ = find_neighbors(rows)
-    chosen = kernels.cover(neighbors)
+    chosen = kernels.dominating_set(neighbors)
     assert len(chosen) < N / 2
     assert {*neighbors[chosen].ravel(), *chosen} == {-1, *range(N)}
 
@@ -102,7 +102,7 @@ def test_rows_that_come_later_are_linked_and_found(rows):
     graph.extend(rows, neighbors, squares, number)
     assert len(graph) == N
     kept = kernels.prune(rows, neighbors, squares, 24, 1.2)
-    links = links_of(graph.starts, graph.links)
+    links = links_of(graph.starts, graph.edges)
     for new, expected in enumerate(kept, start=250):
         expected = {number[row] for row in expected[expected >= 0]} - {-1}
         assert expected <= set(links[new])
@@ -129,22 +129,22 @@ def test_rows_that_were_removed_are_passed_but_not_found(rows):
 def test_near_rows_have_near_numbers(rows):
     graph, order = link_rows(rows, find_neighbors)
     assert sorted(order) == list(range(N))
-    begin = squares_of(rows)[np.ix_(order, order[graph.first])].argmin(axis=1)
+    begin = squares_of(rows)[np.ix_(order, order[graph.entry_points])].argmin(axis=1)
     assert (np.diff(begin) >= 0).all()
     neighbors = kernels.prune(rows, *find_neighbors(rows), 24, 1.2)
-    for number, links in enumerate(links_of(graph.starts, graph.links)):
+    for number, links in enumerate(links_of(graph.starts, graph.edges)):
         kept = neighbors[order[number]]
         assert set(kept[kept >= 0]) <= set(order[links])
 
 
 def test_groups_without_a_near_row_between_them_are_linked(monkeypatch):
-    monkeypatch.setattr("sklearn_cbir.index._graph.ROWS_TO_BEGIN", 3)
+    monkeypatch.setattr("sklearn_cbir.index._graph.MAX_ENTRY_POINTS", 3)
     rng = np.random.default_rng(0)
     rows = np.repeat(100 * rng.normal(size=(20, 5)), 15, axis=0) + rng.normal(size=(N, 5))
     graph, _ = link_rows(rows, find_neighbors)
-    assert len(graph.first) <= 3
-    reached, waiting = set(), [int(graph.first[0])]
-    links = links_of(graph.starts, graph.links)
+    assert len(graph.entry_points) <= 3
+    reached, waiting = set(), [int(graph.entry_points[0])]
+    links = links_of(graph.starts, graph.edges)
     while waiting:
         row = waiting.pop()
         if row not in reached:

@@ -118,7 +118,7 @@ def test_little_working_memory_gives_the_same_answer(metric, rng):
 @pytest.mark.parametrize("rows_to_copy", [0, 5000])
 @pytest.mark.parametrize("metric", FLOATS)
 def test_galleries_of_several_tiles_are_searched_whole(metric, rows_to_copy, rng, monkeypatch):
-    monkeypatch.setattr("sklearn_cbir.index._exact.AFFINITIES_AT_ONCE", 2**10)
+    monkeypatch.setattr("sklearn_cbir.index._exact.SIMILARITIES_AT_ONCE", 2**10)
     monkeypatch.setattr("sklearn_cbir.index._exact.BYTES_TO_COPY", rows_to_copy * 64)
     gallery = make_rows(rng, 5000, metric)
     queries = gallery[[0, 1023, 1024, 4999]]
@@ -142,7 +142,7 @@ def test_large_galleries_are_searched_as_small_ones_are(metric, dtype, n_queries
     for one, other in zip(itertools.chain(*found), itertools.chain(*expected)):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(large.distances(queries), scores, rtol=1e-5, atol=1e-6)
-    assert "_cached_columns" not in vars(large)
+    assert "_transposed" not in vars(large)
 
 
 @pytest.mark.parametrize("metric", FLOATS)
@@ -202,8 +202,8 @@ def test_the_copy_by_columns_is_neither_pickled_nor_kept_for_other_rows(metric, 
     gallery, queries = make_rows(rng, 200, metric), make_rows(rng, 5, metric)
     engine = build(gallery, metric)
     engine.query(engine.encode(queries), 3)
-    assert engine._cached_columns.shape == (16, 200)
-    assert "_cached_columns" not in vars(pickle.loads(pickle.dumps(engine)))
+    assert engine._transposed.shape == (16, 200)
+    assert "_transposed" not in vars(pickle.loads(pickle.dumps(engine)))
     for changed in (engine.add(queries), engine.remove(np.arange(100))):
         positions = changed.query(changed.encode(queries), 3)[1]
         rows = np.concatenate([gallery, queries]) if len(changed) > 200 else gallery[100:]
@@ -513,7 +513,7 @@ def test_scores_tell_rows_apart_as_neighbors_do(metric, kind, storage, tmp_path)
 def test_ties_and_many_neighbors_stay_within_the_working_memory(
     metric, spread, k, tile, monkeypatch
 ):
-    monkeypatch.setattr("sklearn_cbir.index._exact.AFFINITIES_AT_ONCE", tile * 256)
+    monkeypatch.setattr("sklearn_cbir.index._exact.SIMILARITIES_AT_ONCE", tile * 256)
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=8) + spread * rng.normal(size=(20_000, 8))).astype(np.float32)
     retriever = NeighborsRetriever(k, metric=metric, algorithm="exact").fit(rows)

@@ -114,6 +114,8 @@ def test_every_kind_was_named_otherwise_once_or_is_new():
 class Own(CosineEngine):
     """An engine of a user."""
 
+    pickled = (*CosineEngine.pickled, "of_its_own")
+
 
 @pytest.mark.parametrize("again", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
 def test_a_subclass_of_a_user_stays_what_it_is(again):

@@ -935,7 +935,7 @@ def test_a_pickle_of_a_newer_format_is_refused(rng):
     state = NeighborsRetriever().fit(make_rows(rng, 12)).__getstate__()
     assert state["_state_format"] == neighbors.STATE_FORMAT
     state["_state_format"] += 1
-    with pytest.raises(ValueError, match="saved in format 2.* reads up to 1. Install a newer"):
+    with pytest.raises(ValueError, match="saved in format 3.* reads up to 2. Install a newer"):
         NeighborsRetriever().__setstate__(state)
 
 

@@ -78,8 +78,8 @@ def test_re_rankers_ask_the_graph(rows, queries, monkeypatch):
     monkeypatch.setattr(
         _nndescent.NNDescentEngine,
         "_ask",
-        lambda self, index, queries, k, effort: (
-            asked.append(k) or search(self, index, queries, k, effort)
+        lambda self, index, queries, k, ef_search: (
+            asked.append(k) or search(self, index, queries, k, ef_search)
         ),
     )
     graph.kneighbors(queries)
@@ -110,7 +110,7 @@ def test_scores_are_exact(rows, queries, graph):
 
 def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
     class Broken:
-        def search(self, rows, places, queries, k, effort):
+        def search(self, rows, indexed, queries, k, ef_search):
             numbers = np.tile(np.arange(k), (len(queries), 1))
             squares = np.tile(np.arange(1, k + 1, dtype=np.float32), (len(queries), 1))
             numbers[::3, 1:] = numbers[::3, :1]  # the same row again and again
@@ -118,7 +118,7 @@ def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
             return numbers, squares
 
     engine = copy.copy(graph._gallery.engine)
-    engine.graph = Broken()
+    engine.index = Broken()
     encoded = engine.encode(queries)
     found, expected = engine.query(encoded, 10), engine.exact.query(encoded, 10)
     for row in [*range(0, 300, 3), *range(1, 300, 3)]:
@@ -197,18 +197,18 @@ def test_euclidean_rows_of_any_scale(scale, queries, rows):
 def test_rows_added_and_removed_show_at_once(rows, queries):
     more = make_clusters(400, seed=3)
     graph = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
-    built = graph._gallery.engine.graph
+    built = graph._gallery.engine.index
     graph.partial_fit(more[:100])
     assert (graph.predict(more[:100])[:, 0] == np.arange(N, N + 100)).all()
     victims = graph.predict(queries[:3])[:, :9].ravel()
     graph.remove(np.unique(victims))
-    assert graph._gallery.engine.graph is built  # too little has changed to build again
+    assert graph._gallery.engine.index is built  # too little has changed to build again
     assert not np.isin(graph.predict(queries), victims).any()
     assert_sound(graph, queries, 10)
     loaded = pickle.loads(pickle.dumps(graph))
     np.testing.assert_array_equal(loaded.predict(queries), graph.predict(queries))
     graph.partial_fit(more[100:])
-    assert graph._gallery.engine.graph is not built
+    assert graph._gallery.engine.index is not built
     expected = NeighborsRetriever(algorithm="exact").fit(
         np.delete(np.vstack([rows, more]), np.unique(victims), axis=0)
     )
@@ -234,7 +234,7 @@ def test_the_seed_fixes_the_graph_and_leaves_the_global_generator(rows, queries,
 
 
 def test_low_recall_warns(rows, monkeypatch):
-    monkeypatch.setattr(_nndescent.NNDescentEngine, "efforts", (1,))
+    monkeypatch.setattr(_nndescent.NNDescentEngine, "ef_searches", (1,))
     with pytest.warns(UserWarning, match="less than recall_target=1.0"):
         NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=1.0).fit(
             np.random.default_rng(0).standard_normal((N, 200)).astype(np.float32)
@@ -245,7 +245,7 @@ def test_low_recall_warns(rows, monkeypatch):
 def by_pynndescent(rows):
     """A graph whose neighbors pynndescent finds, few as the rows are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_nndescent, "EXACT_UP_TO_ROWS", 1000)
+        patch.setattr(_nndescent, "PAIRWISE_UP_TO_ROWS", 1000)
         return NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
 
 
@@ -282,7 +282,7 @@ def test_threads_get_the_answers_of_one(graph, queries):
 def test_thread_counts_are_restored(rows, monkeypatch, by_pynndescent):
     import numba
 
-    monkeypatch.setattr(_nndescent, "EXACT_UP_TO_ROWS", 1000)
+    monkeypatch.setattr(_nndescent, "PAIRWISE_UP_TO_ROWS", 1000)
     before = numba.get_num_threads()
     NeighborsRetriever(algorithm="nndescent", n_jobs=1, random_state=0).fit(rows)
     assert numba.get_num_threads() == before
@@ -337,7 +337,7 @@ def test_no_place_for_compiled_code_is_explained(monkeypatch, rows):
             if name == "pynndescent":
                 raise RuntimeError("cannot cache function: no locator available")
 
-    monkeypatch.setattr(_nndescent, "EXACT_UP_TO_ROWS", 1000)
+    monkeypatch.setattr(_nndescent, "PAIRWISE_UP_TO_ROWS", 1000)
     monkeypatch.delitem(sys.modules, "pynndescent", raising=False)
     monkeypatch.setattr(sys, "meta_path", [NoLocator(), *sys.meta_path])
     with pytest.raises(ImportError, match="NUMBA_CACHE_DIR"):

@@ -186,18 +186,18 @@ def test_a_graph_answers_as_before_and_is_not_made_again(graph, path, monkeypatc
 
 @pytest.mark.parametrize(
     ("array", "place", "value"),
-    [("links", 7, 10**6), ("links", 0, -1), ("starts", 3, 10**6), ("first", 0, 1300)],
+    [("edges", 7, 10**6), ("edges", 0, -1), ("starts", 3, 10**6), ("entry_points", 0, 1300)],
 )
 def test_a_graph_that_leads_out_of_the_gallery_is_refused(graph, path, array, place, value):
     # The file is whole: its writer meant it.
-    getattr(graph._gallery.engine.graph, array)[place] = value
+    getattr(graph._gallery.engine.index, array)[place] = value
     save(graph, path)
     with pytest.raises(ValueError, match="damaged"):
         load(path)
 
 
 def test_a_graph_of_other_rows_is_refused(graph, path):
-    graph._gallery.engine.members[5] = 1300
+    graph._gallery.engine.indexed[5] = 1300
     save(graph, path)
     with pytest.raises(ValueError, match="not that of this gallery"):
         load(path)

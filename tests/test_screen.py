@@ -10,16 +10,17 @@ from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import ENGINES
-from sklearn_cbir.index._screen import ByteScreen
+from sklearn_cbir.index._int8_kernels import Int8Rows
 
 EXACT = "sklearn_cbir.index._exact"
+PREFILTER = "sklearn_cbir.index._prefilter"
 
 
 @pytest.fixture
 def at_once(monkeypatch):
     """Screen galleries of any size from the first query on."""
-    monkeypatch.setattr(f"{EXACT}.BYTES_TO_SCREEN", 0)
-    monkeypatch.setattr(f"{EXACT}.QUERIES_BEFORE_SCREEN", 0)
+    monkeypatch.setattr(f"{EXACT}.BYTES_TO_PREFILTER", 0)
+    monkeypatch.setattr(f"{PREFILTER}.QUERIES_BEFORE", 0)
 
 
 def rows_of(kind, rng, n=2000, d=24):
@@ -51,10 +52,10 @@ KINDS = [
 
 
 def test_a_row_by_hand():
-    screen = ByteScreen(np.array([[127.0, -63.4, 0.0], [0.0, 0.0, 0.0]]))
+    screen = Int8Rows(np.array([[127.0, -63.4, 0.0], [0.0, 0.0, 0.0]]))
     assert screen._codes.tolist() == [[127, -63, 0], [0, 0, 0]]
     assert screen._scales.tolist() == [1, 0]
-    np.testing.assert_allclose(screen._rests, [0.4, 0], rtol=1e-5)
+    np.testing.assert_allclose(screen._residuals, [0.4, 0], rtol=1e-5)
     products, slack = screen.multiply(np.array([3.0, 4.0, 0.0]))
     assert products.tolist() == [3 * 127 - 4 * 63, 0]
     np.testing.assert_allclose(slack, [5 * 0.4, 0], rtol=1e-5)
@@ -66,7 +67,7 @@ def test_a_row_by_hand():
 def test_products_lie_within_their_bounds(kind, scale, dtype, rng):
     with np.errstate(under="ignore"):
         rows = (rows_of(kind, rng) * scale).astype(dtype)
-    screen = ByteScreen(rows)
+    screen = Int8Rows(rows)
     for query in rng.normal(size=(5, rows.shape[1])).astype(dtype):
         products, slack = screen.multiply(query)
         exact = rows.astype(np.longdouble) @ query.astype(np.longdouble)
@@ -108,8 +109,8 @@ def test_queries_that_overflow_and_none_at_all_are_answered(n_queries, rng, at_o
 def test_a_screen_leaves_few_rows_to_measure(rng, at_once):
     engine = ENGINES["exact"]("cosine").build(rng.normal(size=(5000, 64)).astype(np.float32))
     measured = []
-    measure = engine.measure
-    engine.measure = lambda *pairs: measured.append(len(pairs[1])) or measure(*pairs)
+    rescore = engine.rescore
+    engine.rescore = lambda *pairs: measured.append(len(pairs[1])) or rescore(*pairs)
     engine.query(engine.encode(rng.normal(size=(1, 64)).astype(np.float32)), 10)
     assert 10 <= measured[0] < 100
 
@@ -121,10 +122,10 @@ def test_rows_that_bytes_cannot_tell_apart_are_read_as_they_are(metric, rng, at_
     queries = engine.encode(rows[:20])
     expected = engine.query(queries, 5)
     for row in range(9):
-        assert row == 0 or isinstance(engine._cached_screen, ByteScreen)
+        assert row == 0 or isinstance(engine._prefilter.int8_rows, Int8Rows)
         for found, known in zip(engine.query(queries[row : row + 1], 5), expected):
             np.testing.assert_array_equal(found, known[row : row + 1])
-    assert engine._cached_screen is None  # given up
+    assert engine._prefilter.int8_rows is None  # given up
 
 
 def test_odd_queries_now_and_then_do_not_end_a_screen(rng, at_once):
@@ -134,12 +135,12 @@ def test_odd_queries_now_and_then_do_not_end_a_screen(rng, at_once):
         for _ in range(5):
             assert engine.query(blank, 2)[1].tolist() == [[0, 1]]
         assert engine.query(other, 1)[1].tolist() == [[0]]
-    assert isinstance(engine._cached_screen, ByteScreen)
+    assert isinstance(engine._prefilter.int8_rows, Int8Rows)
 
 
 def test_threads_that_come_together_make_one_screen(rng, at_once, monkeypatch):
     made = []
-    monkeypatch.setattr(f"{EXACT}._make_screen", lambda rows: made.append(1) or ByteScreen(rows))
+    monkeypatch.setattr(f"{PREFILTER}._quantized", lambda rows: made.append(1) or Int8Rows(rows))
     engine = ENGINES["exact"]("cosine").build(rng.normal(size=(20_000, 64)).astype(np.float32))
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda row: engine.query(engine.rows[row : row + 1], 1), range(8)))
@@ -153,24 +154,24 @@ def test_many_neighbors_are_read_as_they_are(rng, at_once):
     expected = engine.query(rows[:9], 500)
     for found, known in zip(engine.query(rows[:1], 500), expected):
         np.testing.assert_array_equal(found, known[:1])
-    assert engine._cached_screen is not None  # it serves the next question
+    assert engine._prefilter.int8_rows is not None  # it serves the next question
 
 
 def test_a_screen_is_made_once_enough_was_asked_and_not_kept_for_other_rows(rng, monkeypatch):
-    monkeypatch.setattr(f"{EXACT}.BYTES_TO_SCREEN", 0)
-    monkeypatch.setattr(f"{EXACT}.QUERIES_BEFORE_SCREEN", 5)
+    monkeypatch.setattr(f"{EXACT}.BYTES_TO_PREFILTER", 0)
+    monkeypatch.setattr(f"{PREFILTER}.QUERIES_BEFORE", 5)
     retriever = NeighborsRetriever(3, algorithm="exact").fit(rng.normal(size=(500, 8)))
     queries = rng.normal(size=(40, 8))
     retriever.kneighbors(queries)
     for n_queries in (2, 1, 2):
         retriever.kneighbors(queries[:n_queries])
-        assert "_cached_screen" not in vars(retriever._gallery.engine)
+        assert retriever._gallery.engine._prefilter.int8_rows is None
     retriever.kneighbors(queries[:1])
-    assert isinstance(retriever._gallery.engine._cached_screen, ByteScreen)
+    assert isinstance(retriever._gallery.engine._prefilter.int8_rows, Int8Rows)
     copy = pickle.loads(pickle.dumps(retriever))
-    assert not {"_cached_screen", "_cached_asked"} & set(vars(copy._gallery.engine))
+    assert "_prefilter" not in vars(copy._gallery.engine)
     retriever.partial_fit(queries)
-    assert "_cached_screen" not in vars(retriever._gallery.engine)
+    assert "_prefilter" not in vars(retriever._gallery.engine)
     assert retriever.kneighbors(queries[7:8])[1][0, 0] == 507
 
 
@@ -178,18 +179,18 @@ def test_a_screen_is_not_made_beyond_the_working_memory(rng, at_once):
     engine = ENGINES["exact"]("euclidean").build(rng.normal(size=(40_000, 32)))
     with config_context(working_memory=1):  # and 40,000 x 32 bytes are more
         assert engine.query(engine.rows[5:6], 1)[1].tolist() == [[5]]
-        assert "_cached_screen" not in vars(engine)
+        assert engine._prefilter.int8_rows is None
     with config_context(working_memory=2):
         assert engine.query(engine.rows[5:6], 1)[1].tolist() == [[5]]
-    assert isinstance(engine._cached_screen, ByteScreen)
+    assert isinstance(engine._prefilter.int8_rows, Int8Rows)
 
 
 def test_where_numba_cannot_compile_rows_are_read_as_they_are(rng, at_once, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn_cbir.index._screen", None)
+    monkeypatch.setitem(sys.modules, "sklearn_cbir.index._int8_kernels", None)
     rows = rng.normal(size=(300, 8))
     engine = ENGINES["exact"]("euclidean").build(rows)
     assert engine.query(rows[5:6], 1)[1].tolist() == [[5]]
-    assert engine._cached_screen is None
+    assert engine._prefilter.int8_rows is None
 
 
 def test_rows_that_are_not_in_memory_are_not_screened(rng, at_once, tmp_path):
@@ -199,4 +200,4 @@ def test_rows_that_are_not_in_memory_are_not_screened(rng, at_once, tmp_path):
     file = NeighborsRetriever(1, storage="memory_map").fit(np.load(tmp_path / "rows.npy", "r"))
     for retriever in (half, file):
         assert retriever.kneighbors(rows[4:5])[1].tolist() == [[4]]
-        assert "_cached_screen" not in vars(retriever._gallery.engine)
+        assert "_prefilter" not in vars(retriever._gallery.engine)

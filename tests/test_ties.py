@@ -76,7 +76,7 @@ def test_equal_distances_come_by_position(kind, metric, place, rng, tmp_path):
         queries = queries[:20]
         encoded = engine.encode(queries)
     which, positions = np.divmod(np.arange(len(queries) * 300), 300)
-    every = engine.measure(encoded, which, positions).reshape(len(queries), 300)
+    every = engine.rescore(encoded, which, positions).reshape(len(queries), 300)
     order = np.argsort(every, axis=1, kind="stable")
     for _ in range(2):  # before and after it is known what is equal
         for k in (1, 7, 299, 300):
@@ -128,7 +128,7 @@ def test_groups_of_nearly_equal_rows_are_told_apart(far, dtype, metric, rng):
     engine = NeighborsRetriever(6, metric=metric, algorithm="exact").fit(rows)._gallery.engine
     n = len(rows)
     queries = engine.rows
-    every = engine.measure(queries, *np.divmod(np.arange(n * n), n)).reshape(n, n)
+    every = engine.rescore(queries, *np.divmod(np.arange(n * n), n)).reshape(n, n)
     order = np.argsort(every, axis=1, kind="stable")[:, :6]
     for _ in range(2):
         distances, positions = engine.query(queries, 6)
@@ -200,12 +200,12 @@ def test_a_graph_of_rows_that_are_all_equally_far_is_made(rng):
     rows = np.eye(2000, dtype=np.float32)
     retriever = NeighborsRetriever(5, algorithm="nndescent", metric="euclidean", random_state=0)
     assert processor_time(lambda: retriever.fit(rows)) < 20  # it did not end
-    graph = retriever._gallery.engine.graph
-    reached, new = np.zeros(len(graph), dtype=bool), graph.first
+    graph = retriever._gallery.engine.index
+    reached, new = np.zeros(len(graph), dtype=bool), graph.entry_points
     while len(new):
         reached[new] = True
         new = np.unique(
-            np.concatenate([graph.links[graph.starts[i] : graph.starts[i + 1]] for i in new])
+            np.concatenate([graph.edges[graph.starts[i] : graph.starts[i + 1]] for i in new])
         )
         new = new[~reached[new]]
     assert reached.all()

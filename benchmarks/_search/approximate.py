@@ -104,7 +104,7 @@ def _ours(engine, gallery, queries):
         retriever.fit(gallery)
     built = time.process_time() - start
     warned = any("recall_target" in str(warning.message) for warning in caught)
-    effort = getattr(retriever._gallery.engine, "effort", None)
+    effort = getattr(retriever._gallery.engine, "ef_search", None)
     known = {"build_s": built, "warned": warned, "setting": effort}
     return known, lambda: retriever.kneighbors(queries)[1]
 

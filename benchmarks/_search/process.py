@@ -45,8 +45,8 @@ def make():
 # 22,000 rows on, the screen once a hundred single queries were asked.
 small = np.random.default_rng(0).integers(0, 2, (25_000, 64)).astype({dtype!r})
 make().fit(small, np.arange(25_000) % 5).score(small[:9], np.arange(9) % 5)
-from sklearn_cbir.index._screen import ByteScreen
-ByteScreen(np.ones((9, 2), 'f')).multiply(np.ones(2, 'f'))
+from sklearn_cbir.index._int8_kernels import Int8Rows
+Int8Rows(np.ones((9, 2), 'f')).multiply(np.ones(2, 'f'))
 def read(what):
     for line in open('/proc/self/status'):
         if line.startswith(what):

@@ -30,12 +30,12 @@ class Center:
             total += block.sum(axis=0)
             squares += np.vecdot(block, block).sum()
         mean = total / len(rows)
-        length = mean @ mean
-        if not length > FAR * (squares / len(rows) - length):
+        square = mean @ mean
+        if not square > FAR * (squares / len(rows) - square):
             return None
         return cls(rows, mean)
 
-    def affinities(self, rows, queries):
+    def similarities(self, rows, queries):
         """Return queries seen from here, and q.g - |g|^2 / 2 with all rows, (n_queries, n)."""
         queries = queries - self.mean
         found = np.empty((len(queries), len(rows)), dtype=rows.dtype)

@@ -1,52 +1,137 @@
-"""Rows and queries of an estimator, checked before an engine sees them."""
+"""Rows and queries of users, checked and encoded before an engine searches them.
+
+What a gallery knows of its columns, their number and their names, is part of the gallery: queries
+are compared with that of the gallery that they are asked of, whatever another thread fits now.
+"""
 
 import os
 
 import numpy as np
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array
 
-from sklearn_cbir._validation import as_numpy, check_not_masked, shortened
+from sklearn_cbir._validation import as_numpy, check_not_masked, shortened, warn_user
+
+FLOATS = (np.float64, np.float32)
+NAMES_AT_MOST = 5  # in a message
 
 
-def check_rows(estimator, X, metric, engine=None, dtype=(np.float64, np.float32)):
-    """Return `X` as finite floats of the engine's type, or as it is for codes."""
+def check_rows(X, metric, owner, dtype=FLOATS):
+    """Return `X` as finite floats of one of the types, or as it is for codes.
+
+    `owner` is the name of the estimator, for messages.
+    """
+    if metric == "hamming":
+        # uint8 stays uint8; the engine names what is neither 0 nor 1.
+        return check_array(X, input_name="X", estimator=owner, ensure_all_finite=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        X = check_array(
+            X, input_name="X", estimator=owner, dtype=list(dtype), ensure_all_finite=False
+        )
+    check_finite(X)
+    return X
+
+
+def encode_queries(X, ids, gallery, owner):
+    """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
+    if X is None:
+        return gallery.queries(ids)
+    queries = gallery.engine.encode(check_queries(X, gallery, owner))
+    return queries, None if ids is None else gallery.query_positions(ids, len(queries))
+
+
+def check_queries(X, gallery, owner):
+    """Return `X` as rows of the type and the columns of a gallery."""
+    if _is_plain(X, gallery):
+        return X
+    X = as_array(X)
+    _check_names(column_names(X), gallery.feature_names, owner)
+    X = check_rows(X, gallery.metric, owner, (_input_dtype(gallery.engine),))
+    if X.shape[1] != gallery.n_features:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but {owner} is expecting {gallery.n_features} features "
+            "as input."
+        )
+    return X
+
+
+def _is_plain(X, gallery):
+    """Say whether queries are what their check would return, which takes longer than a search.
+
+    Raises for numbers that are not finite. Where columns have names, the check compares them.
+    """
+    if (
+        type(X) is not np.ndarray
+        or X.ndim != 2
+        or len(X) == 0
+        or X.shape[1] != gallery.n_features
+        or gallery.feature_names is not None
+    ):
+        return False
+    if gallery.metric == "hamming":
+        return X.dtype.kind in "bui"
+    if X.dtype != _input_dtype(gallery.engine):
+        return False
+    check_finite(X)
+    return True
+
+
+def _input_dtype(engine):
+    """Return the type in which an engine takes queries."""
+    return engine.input_dtype or engine.rows.dtype
+
+
+def as_array(X):
+    """Return arrays of other libraries as those of numpy, data frames as they are; no paths."""
     if isinstance(X, (str, os.PathLike)):
         raise ValueError(
             f"X={str(X)!r} is a path, not rows. Load it with np.load, or fit with "
             "storage='memory_map' to search a .npy file as it is."
         )
-    X = as_numpy(X)
-    if metric == "hamming":
-        # uint8 stays uint8; the engine names what is neither 0 nor 1.
-        return validate_data(estimator, X, reset=engine is None, ensure_all_finite=False)
-    if engine is not None and _is_plain(estimator, X, engine):
-        check_finite(X)
-        return X
-    dtype = list(dtype) if engine is None else _dtype_of(engine)
-    with np.errstate(over="ignore", invalid="ignore"):
-        X = validate_data(estimator, X, reset=engine is None, dtype=dtype, ensure_all_finite=False)
-    check_finite(X)
-    return X
+    return as_numpy(X)
 
 
-def _is_plain(estimator, X, engine):
-    """Say whether these queries are as `validate_data` would return them.
+def column_names(X):
+    """Return the names of the columns of a data frame, if all are text; None of anything else."""
+    names = getattr(X, "column_names", None)  # of a table of Arrow, whose columns are arrays
+    names = getattr(X, "columns", None) if names is None else names
+    if names is None or not len(names):
+        return None
+    types = sorted({type(name).__qualname__ for name in names})
+    if len(types) > 1 and "str" in types:
+        raise TypeError(
+            "Feature names are only supported if all input features have string names, but your "
+            f"input has {types} as feature name / column name types. Convert them all to strings, "
+            "by X.columns = X.columns.astype(str) for example, or none of them."
+        )
+    return np.asarray(names, dtype=object) if types == ["str"] else None
 
-    It takes longer than a search of a few thousand rows by one query.
+
+def _check_names(names, known, owner):
+    """Raise if columns have other names than those of the gallery; warn if one has none.
+
+    The sentences are scikit-learn's, whose checks of estimators look for them.
     """
-    return (
-        type(X) is np.ndarray
-        and X.ndim == 2
-        and len(X) > 0
-        and X.shape[1] == estimator.n_features_in_
-        and X.dtype == _dtype_of(engine)
-        and not hasattr(estimator, "feature_names_in_")  # it warns of queries without
-    )
+    if names is None and known is None:
+        return
+    if known is None:
+        warn_user(f"X has feature names, but {owner} was fitted without feature names")
+    elif names is None:
+        warn_user(f"X does not have valid feature names, but {owner} was fitted with feature names")
+    elif list(names) != list(known):
+        unseen, missing = sorted(set(names) - set(known)), sorted(set(known) - set(names))
+        message = "The feature names should match those that were passed during fit.\n"
+        if unseen:
+            message += f"Feature names unseen at fit time:\n{_listed(unseen)}"
+        if missing:
+            message += f"Feature names seen at fit time, yet now missing:\n{_listed(missing)}"
+        if not unseen and not missing:
+            message += "Feature names must be in the same order as they were in fit.\n"
+        raise ValueError(message)
 
 
-def _dtype_of(engine):
-    """Return the type in which an engine takes queries: that of its rows, if it says no other."""
-    return getattr(engine, "input_dtype", None) or engine.rows.dtype
+def _listed(names):
+    shown = [f"- {name}\n" for name in names[:NAMES_AT_MOST]]
+    return "".join(shown) + ("- ...\n" if len(names) > NAMES_AT_MOST else "")
 
 
 def check_finite(X, first=0):

@@ -25,8 +25,8 @@ class Copies:
 
     def __init__(self, n, positions=(), firsts=()):
         self.positions, self.firsts = positions, firsts
-        self.n_distinct = n - len(positions)
-        if len(positions):
+        self.n_copies, self.n_distinct = len(positions), n - len(positions)
+        if self.n_copies:
             first = np.arange(n)
             first[positions] = firsts
             self._is_copy = first != np.arange(n)
@@ -40,13 +40,13 @@ class Copies:
         return cls(len(rows), *find_copies(rows))
 
     def __len__(self):
-        return len(self.positions)
+        return self.n_copies
 
-    def leave_out(self, affinity, start=0):
-        """Give copies no affinity; the first column is that of row `start`."""
+    def leave_out(self, similarity, start=0):
+        """Give copies no similarity; the first column is that of row `start`."""
         if len(self):
-            columns = np.flatnonzero(self._is_copy[start : start + affinity.shape[-1]])
-            affinity[..., columns] = -np.inf
+            columns = np.flatnonzero(self._is_copy[start : start + similarity.shape[-1]])
+            similarity[..., columns] = -np.inf
 
     def without(self, positions):
         """Return those of some positions that are first."""

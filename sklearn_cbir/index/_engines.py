@@ -1,33 +1,30 @@
-"""The table of engines, and which of them ``algorithm="auto"`` takes."""
+"""The table of engines; here one is chosen, checked and made from a retriever's parameters.
+
+A new engine is a class that inherits `Engine`, and its line in `ENGINES`.
+"""
+
+import numpy as np
 
 from sklearn_cbir._validation import check_choice, shortened
-from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
+from sklearn_cbir.index._checking import FLOATS, as_array, check_rows, column_names
+from sklearn_cbir.index._engine import Engine, EngineFamily
+from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._faiss import FaissEngine
-from sklearn_cbir.index._hamming import HammingEngine
 from sklearn_cbir.index._milvus import MilvusEngine
 from sklearn_cbir.index._nndescent import NNDescentEngine
-from sklearn_cbir.index._stored import StoredCosineEngine, StoredEuclideanEngine
+from sklearn_cbir.index._stored import check_file
 
-EXACT = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
-STORED = {"cosine": StoredCosineEngine, "euclidean": StoredEuclideanEngine}
-STORAGES = ("copy", "float16", "memory_map")
-# Up to either of these, comparing with every row is fast enough for anybody.
-EXACT_UP_TO_ROWS = 20_000
-EXACT_UP_TO_NUMBERS = 5_000_000
-
-
-def exact_engine(metric, **options):
-    """Return an engine that compares every query with every row."""
-    return EXACT[metric]()
-
-
-ENGINES = {
-    "exact": exact_engine,
+ENGINES: dict[str, type[Engine] | EngineFamily] = {
+    "exact": EXACT,
     "nndescent": NNDescentEngine,
     "faiss": FaissEngine,
     "milvus": MilvusEngine,
 }
-EXTERNAL = {"milvus"}  # engines whose rows live elsewhere, under an address
+METRICS = EXACT.metrics
+IN_FILES = ("memory_map",)  # storages whose rows are in a file of the user's
+# Up to either of these, comparing with every row is fast enough for anybody.
+EXACT_UP_TO_ROWS = 20_000
+EXACT_UP_TO_NUMBERS = 5_000_000
 
 
 def choose_algorithm(metric, n_rows, n_features, expected_queries=None):
@@ -79,46 +76,68 @@ def choose_algorithm(metric, n_rows, n_features, expected_queries=None):
 def check_engine_parameters(metric, algorithm, storage, uri):
     """Raise unless there is an engine of this algorithm, storage and place for the metric."""
     check_choice(algorithm, "algorithm", ("auto", *ENGINES))
-    if metric == "hamming" and algorithm not in ("auto", "exact", *EXTERNAL):
+    line = ENGINES["exact" if algorithm == "auto" else algorithm]
+    if line.find(metric) is None:
+        what = "binary codes" if metric == "hamming" else f"metric={metric!r}"
         raise ValueError(
-            f"algorithm={algorithm!r} does not search binary codes. Exact search is "
+            f"algorithm={algorithm!r} does not search {what}. Exact search is "
             "faster for them: use 'auto' or 'exact'."
         )
-    if uri is not None and algorithm not in EXTERNAL:
+    if uri is not None and not line.needs_address:
+        others = " or ".join(repr(name) for name, other in ENGINES.items() if other.needs_address)
         raise ValueError(
             f"uri={shortened(uri)} is given, but algorithm={algorithm!r} keeps the gallery "
-            "in memory. Use algorithm='milvus', or uri=None."
+            f"in memory. Use algorithm={others}, or uri=None."
         )
-    check_choice(storage, "storage", STORAGES)
-    is_exact = metric != "hamming" and algorithm in ("auto", "exact")
-    if storage != "copy" and not is_exact:
+    check_choice(storage, "storage", EXACT.storages)
+    if line.find(metric, storage) is None:
         raise ValueError(
             f"storage={storage!r} is for floats that are searched exactly, not for "
             f"metric={metric!r} with algorithm={algorithm!r}. Use 'copy'."
         )
 
 
-def algorithm_for(retriever, metric, n_rows, n_features):
-    """Return the name of the algorithm for a gallery of this size."""
-    if retriever.storage != "copy":
+def check_gallery(X, parameters, owner):
+    """Return the rows to fit and the names of their columns, by a retriever's parameters.
+
+    Rows are finite numbers, codes, or a file that is not read yet; names are None if they have
+    none. `owner` is the name of the estimator, for messages.
+    """
+    if parameters.storage in IN_FILES:
+        return check_file(X, owner), None
+    X = as_array(X)
+    names = column_names(X)
+    dtype = (np.float32,) if parameters.storage == "float16" else FLOATS
+    return check_rows(X, parameters.metric, owner, dtype), names
+
+
+def exact_in_memory(parameters):
+    """Return what to change of a retriever's parameters to search arrays exactly, in memory."""
+    changes = {"algorithm": "exact", "uri": None}
+    return changes | {"storage": "copy"} if parameters.storage in IN_FILES else changes
+
+
+def algorithm_for(parameters, metric, n_rows, n_features):
+    """Return the name of the algorithm for a gallery of this size, by a retriever's parameters."""
+    if parameters.algorithm != "auto":
+        return parameters.algorithm
+    if parameters.storage != "copy":
         return "exact"
-    if retriever.algorithm != "auto":
-        return retriever.algorithm
-    return choose_algorithm(metric, n_rows, n_features, retriever.expected_queries)
+    return choose_algorithm(metric, n_rows, n_features, parameters.expected_queries)
 
 
-def make_engine(retriever, metric, n_rows, n_features):
-    """Return an empty engine for a gallery of this size, by the parameters of a retriever."""
-    if retriever.storage != "copy":
-        return STORED[metric]()
-    algorithm = algorithm_for(retriever, metric, n_rows, n_features)
-    if algorithm in EXTERNAL:
-        where = {"uri": retriever.uri, "collection": retriever.collection}
-        return ENGINES[algorithm](metric, **where, verbose=retriever.verbose)
-    return ENGINES[algorithm](
-        metric,
-        n_neighbors=retriever.n_neighbors,
-        recall_target=retriever.recall_target,
-        n_jobs=retriever.n_jobs,
-        random_state=retriever.random_state,
-    )
+def make_engine(parameters, metric, n_rows, n_features):
+    """Return an engine without rows for a gallery of this size, by a retriever's parameters."""
+    line = ENGINES[algorithm_for(parameters, metric, n_rows, n_features)]
+    engine = line.find(metric, parameters.storage)
+    return engine(metric, **{name: getattr(parameters, name) for name in engine.options})
+
+
+def add_rows(engine, rows, parameters):
+    """Return an engine with `rows` appended; many rows may ask for another algorithm."""
+    engine = engine.add(rows)
+    size = engine.metric, len(engine), rows.shape[1]
+    every_row_is_compared = engine.exact is engine and engine.in_memory
+    if every_row_is_compared and algorithm_for(parameters, *size) != engine.name:
+        return make_engine(parameters, *size).build_on(engine)
+    return engine

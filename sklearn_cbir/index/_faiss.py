@@ -13,24 +13,28 @@ from joblib import effective_n_jobs
 
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.codes._search import in_threads, slices
-from sklearn_cbir.index._approximate import NEIGHBORS, ApproximateEngine
+from sklearn_cbir.index._approximate import PRODUCTS_PER_THREAD, ApproximateEngine
 
 # From this many rows on, walking a graph costs less than scanning lists of rows.
 GRAPH_FROM_ROWS = 500_000
-LINKS = 16
-CONSTRUCTION_EFFORT = 100
-NEIGHBORS_AT_MOST = 1000
-# Products of numbers below which a second thread costs more than it saves.
-PRODUCTS_PER_THREAD = 5e8
-
-LOCK = ProcessLock()  # an index is built once, whichever thread needs it first
+MAX_DEGREE = 16  # M of the paper on HNSW
+EF_CONSTRUCTION = 100
 _PROCESS = os.getpid()
 
 
 class FaissEngine(ApproximateEngine):
-    """Lists of rows around centers that k-means finds (IVFFlat), or a layered graph (HNSW)."""
+    """Lists of rows around centers that k-means finds (IVFFlat), or a layered graph (HNSW [1]_).
+
+    References
+    ----------
+    .. [1] Y. Malkov, D. Yashunin. "Efficient and robust approximate nearest neighbor search using
+       Hierarchical Navigable Small World graphs". TPAMI 42 (4), 2020 (arXiv 2016, v4 2018).
+    """
 
     algorithm = "faiss"
+    pickled = (*ApproximateEngine.pickled, "centers")
+    lock = ProcessLock()  # of its own: to build an index takes seconds
+    neighbors_limit = 1000
     centers = None  # of the lists, (n_lists, n_features), once they are found
 
     def __init__(self, metric, **options):
@@ -38,25 +42,16 @@ class FaissEngine(ApproximateEngine):
         super().__init__(metric, **options)
 
     @property
-    def most(self):
-        """The largest number of neighbors that is looked for; more are searched exactly."""
-        return min(max(NEIGHBORS, self.n_neighbors + 1), NEIGHBORS_AT_MOST)
-
-    @property
-    def efforts(self):
-        """Lists to scan (nprobe), or rows to keep in mind while walking (efSearch)."""
+    def ef_searches(self):
+        """Lists to scan (nprobe), or the size of the candidate list of a walk (efSearch)."""
         return (64, 128, 256, 512) if self._is_graph() else (6, 8, 12, 16, 24, 32, 64, 128)
 
     def _is_graph(self):
-        return len(self.members) >= GRAPH_FROM_ROWS
+        return len(self.indexed) >= GRAPH_FROM_ROWS
 
     def _build(self):
         self.centers = None
         super()._build()
-
-    def _index(self):
-        with LOCK:
-            return super()._index()
 
     def _make(self, rows):
         faiss = _import_faiss()
@@ -70,8 +65,8 @@ class FaissEngine(ApproximateEngine):
 
     def _graph(self, faiss, rows):
         """Return an empty graph."""
-        index = faiss.IndexHNSWFlat(rows.shape[1], LINKS)
-        index.hnsw.efConstruction = CONSTRUCTION_EFFORT
+        index = faiss.IndexHNSWFlat(rows.shape[1], MAX_DEGREE)
+        index.hnsw.efConstruction = EF_CONSTRUCTION
         return index
 
     def _lists(self, faiss, rows):
@@ -88,14 +83,14 @@ class FaissEngine(ApproximateEngine):
             index.is_trained = True
         return index
 
-    def _ask(self, index, queries, k, effort):
+    def _ask(self, index, queries, k, ef_search):
         faiss, k = _import_faiss(), int(k)  # faiss takes no integers of numpy
-        effort = int(np.ceil(effort))
+        ef_search = int(np.ceil(ef_search))
         if isinstance(index, faiss.IndexHNSWFlat):
-            parameters = faiss.SearchParametersHNSW(efSearch=max(effort, 2 * k))
-            n_compared = 2 * LINKS * parameters.efSearch
+            parameters = faiss.SearchParametersHNSW(efSearch=max(ef_search, 2 * k))
+            n_compared = 2 * MAX_DEGREE * parameters.efSearch
         else:
-            parameters = faiss.SearchParametersIVF(nprobe=min(effort, index.nlist))
+            parameters = faiss.SearchParametersIVF(nprobe=min(ef_search, index.nlist))
             n_compared = index.nlist + index.ntotal * parameters.nprobe / index.nlist
 
         def ask(part):
@@ -107,8 +102,8 @@ class FaissEngine(ApproximateEngine):
         n_wanted = block.size * n_compared / PRODUCTS_PER_THREAD
         pieces = slices(len(block), max(1, -(-len(block) // 8)) if n_wanted >= 2 else len(block))
         found = list(in_threads(ask, pieces, n_wanted))
-        distances, numbers = (np.concatenate(parts) for parts in zip(*found))
-        return np.maximum(numbers, 0), np.where(numbers >= 0, distances, np.inf)
+        squares, nodes = (np.concatenate(parts) for parts in zip(*found))
+        return np.maximum(nodes, 0), np.where(nodes >= 0, squares, np.inf)
 
 
 def _import_faiss():

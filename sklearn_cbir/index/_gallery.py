@@ -35,10 +35,19 @@ class Gallery(Kept):
     engine: object
     ids: "GalleryIds"
     labels: "GalleryLabels | None"
-    columns: dict  # attributes of the retriever: their number, and their names if they have some
+    n_features: int
+    feature_names: np.ndarray | None = None  # (n_features,), of the columns, if they have some
 
     def __len__(self):
         return len(self.engine)
+
+    def __setstate__(self, state):
+        """Take what was stored; earlier versions stored the columns as a dictionary."""
+        columns = state.pop("columns", {})
+        if columns:
+            state["n_features"] = columns["n_features_in_"]
+            state["feature_names"] = columns.get("feature_names_in_")
+        vars(self).update(state)
 
     def check_labels(self, y):
         """Raise unless new rows come with labels exactly if the gallery has them."""
@@ -88,15 +97,13 @@ class Gallery(Kept):
             )
         return replace(self, engine=engine)
 
-    def at(self, uri):
-        """Return the gallery, unless the parameter of the retriever says that it is elsewhere."""
-        given = getattr(self.engine, "given_uri", uri)
-        if given != uri:
-            raise ValueError(
-                f"uri={shortened(uri)} was set after fit, but the gallery is at {given!r}. Call "
-                "relocate(uri) if it was moved there, or fit again to make one there."
-            )
-        return self
+    def elsewhere(self, uri):
+        """Return the error that the parameter of the retriever is not where the gallery is."""
+        return ValueError(
+            f"uri={shortened(uri)} was set after fit, but the gallery is at "
+            f"{self.engine.given_uri!r}. Call relocate(uri) if it was moved there, or fit again to "
+            "make one there."
+        )
 
     def remove(self, positions):
         """Return the gallery without what stands at `positions`."""
@@ -104,22 +111,20 @@ class Gallery(Kept):
         engine, ids = self.engine.remove(positions), self.ids.remove(positions)
         return replace(self, engine=engine, ids=ids, labels=labels)
 
-    def queries(self, rows, ids):
-        """Return encoded queries, and the position of each in the gallery (-1: none) or None.
-
-        Without `rows`, those of the gallery that have the ids, or all, ask.
-        """
-        if rows is None:
-            if ids is None:
-                return self.engine.rows, np.arange(len(self))
-            own = self.ask(ids)
-            return self.engine.rows[own], own
-        queries = self.engine.encode(rows)
+    def queries(self, ids):
+        """Return the rows that have the ids, or all, as encoded queries, and their positions."""
         if ids is None:
-            return queries, None
-        ids = check_ids(ids, len(queries), unique=False)
+            return self.engine.rows, np.arange(len(self))
+        positions = self.ask(ids)
+        return self.engine.rows[positions], positions
+
+    def query_positions(self, ids, n_queries):
+        """Return the position in the gallery of every query (-1: none), or None for no ids."""
+        if ids is None:
+            return None
+        ids = check_ids(ids, n_queries, unique=False)
         # One rule for all queries with ids, or what one may ask would depend on the others.
-        return queries, self.ids.find(ids) if self.ids.given else None
+        return self.ids.find(ids) if self.ids.given else None
 
 
 class GalleryIds(Kept):

@@ -1,72 +1,97 @@
-"""A graph of near rows, with links between groups of them, that queries walk through."""
+"""A graph of near rows, with edges between groups of them, that queries walk through.
+
+Edges are chosen as in NSG [1]_ and, with a factor alpha, as `RobustPrune` of Vamana [2]_ does. A
+query is a beam search from an entry point near it, as on the lowest layer of HNSW [3]_. Unlike
+there, every entry point is compared with the query, and edges between groups of rows come from the
+same step again, over rows of which all others are neighbors.
+
+References
+----------
+.. [1] C. Fu, C. Xiang, C. Wang, D. Cai. "Fast Approximate Nearest Neighbor Search With The
+   Navigating Spreading-out Graph". VLDB 2019.
+.. [2] S. J. Subramanya, Devvrit, R. Kadekodi, R. Krishnaswamy, H. V. Simhadri. "DiskANN: Fast
+   Accurate Billion-point Nearest Neighbor Search on a Single Node". NeurIPS 2019.
+.. [3] Y. Malkov, D. Yashunin. "Efficient and robust approximate nearest neighbor search using
+   Hierarchical Navigable Small World graphs". TPAMI 42 (4), 2020 (arXiv 2016, v4 2018).
+"""
+
+from typing import ClassVar
 
 import numpy as np
 
 from sklearn_cbir._kinds import Kept
 from sklearn_cbir.index._rows import read_only
 
-# Links that a row makes to its neighbors, and has with those that others make to it.
-LINKS, LINKS_AT_MOST = 24, 48
-# A neighbor is not linked if a linked row is nearer to it by this factor, in squares. With 1 the
+# Edges that a row chooses among its neighbors, and at most has with those of rows that chose it.
+DEGREE, MAX_DEGREE = 24, 48
+# A neighbor is left out if a chosen one is nearer to it by this factor, in squares. With 1 the
 # graph is smallest, but a query meets more rows on its way.
-SLACK = 1.2
-# The same for links between groups.
-LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK = 6, 12, 1.0
-# So few rows are all compared with a query, to begin at the nearest.
-ROWS_TO_BEGIN = 1500
+ALPHA = 1.2
+# The same for edges between groups.
+LONG_DEGREE, LONG_MAX_DEGREE, LONG_ALPHA = 6, 12, 1.0
+# So few rows are all compared with a query, which enters the graph at the nearest.
+MAX_ENTRY_POINTS = 1500
 QUERIES_AT_ONCE = 256  # whose products with them stay in the processor's cache
 
 
 def link_rows(rows, find_neighbors):
-    """Return a `NeighborGraph` of `rows`, and the row of every number of it.
+    """Return a `NeighborGraph` of `rows`, and the row of every node of it.
 
-    `find_neighbors(rows)` returns numbers and squared distances of the rows nearest to every row,
+    `find_neighbors(rows)` returns positions and squared distances of the rows nearest to every row,
     (n, k) each, nearest first, -1 where none was found and for the row itself. Rows of which all
-    others are neighbors are linked among each other in the same way, and so on, until few are left:
-    there a search begins. So every row can be reached from a row where a search begins.
+    others are neighbors get edges among each other in the same way, and so on, until few are left:
+    the entry points. So every row can be reached from an entry point.
     """
-    starts, links, chosen = _linked(rows, find_neighbors, LINKS, LINKS_AT_MOST, SLACK)
-    while len(chosen) > ROWS_TO_BEGIN:
-        long_starts, long_links, chosen_again = _linked(
-            rows[chosen], find_neighbors, LONG_LINKS, LONG_LINKS_AT_MOST, LONG_SLACK
+    starts, edges, chosen = _linked(rows, find_neighbors, DEGREE, MAX_DEGREE, ALPHA)
+    while len(chosen) > MAX_ENTRY_POINTS:
+        long_starts, long_edges, chosen_again = _linked(
+            rows[chosen], find_neighbors, LONG_DEGREE, LONG_MAX_DEGREE, LONG_ALPHA
         )
         heads = np.repeat(chosen, np.diff(long_starts))
-        starts, links = _with_links(starts, links, heads, chosen[long_links])
+        starts, edges = _with_edges(starts, edges, heads, chosen[long_edges])
         before, chosen = chosen, chosen[chosen_again]
-        if len(chosen) > max(ROWS_TO_BEGIN, len(before) / 2):
+        if len(chosen) > max(MAX_ENTRY_POINTS, len(before) / 2):
             # All have the same few neighbors, if they are equally far from each other, say.
-            some = chosen[np.linspace(0, len(chosen) - 1, ROWS_TO_BEGIN).astype(np.int64)]
-            starts, links = _linked_from(rows, starts, links, some, chosen)
+            some = chosen[np.linspace(0, len(chosen) - 1, MAX_ENTRY_POINTS).astype(np.int64)]
+            starts, edges = _linked_from(rows, starts, edges, some, chosen)
             chosen = some
-    lost = np.flatnonzero(~_kernels().reach(starts, links, chosen))
-    starts, links = _linked_from(rows, starts, links, chosen, lost)
-    graph = NeighborGraph(starts, links, chosen, rows[chosen])
+    lost = np.flatnonzero(~_kernels().reachable(starts, edges, chosen))
+    starts, edges = _linked_from(rows, starts, edges, chosen, lost)
+    graph = NeighborGraph(starts, edges, chosen, rows[chosen])
     return graph, graph.renumber(rows)
 
 
 class NeighborGraph(Kept):
-    """Links between near rows, and between groups of rows, however small and far apart.
+    """Edges between near rows, and between groups of rows, however small and far apart.
 
-    Those of number i are ``links[starts[i]:starts[i + 1]]``; a search begins at the nearest of the
-    numbers `first`, whose rows it holds.
+    Those of node i lead to ``edges[starts[i]:starts[i + 1]]``; a search begins at the nearest of
+    the nodes `entry_points`, whose rows it holds.
     """
 
-    def __init__(self, starts, links, first, first_rows):
-        self.starts, self.links, self.first, self.first_rows = starts, links, first, first_rows
-        self.first_squares = np.einsum("ij,ij->i", first_rows, first_rows)
+    renamed: ClassVar = {
+        "links": "edges",
+        "first": "entry_points",
+        "first_rows": "entry_rows",
+        "first_squares": "entry_squares",
+    }
+
+    def __init__(self, starts, edges, entry_points, entry_rows):
+        self.starts, self.edges = starts, edges
+        self.entry_points, self.entry_rows = entry_points, entry_rows
+        self.entry_squares = np.einsum("ij,ij->i", entry_rows, entry_rows)
 
     def renumber(self, rows):
-        """Give near rows near numbers, so that a walk stays in few places of the memory.
+        """Give near rows near node ids, so that a walk stays in few places of the memory.
 
-        Returns the number that each had before.
+        Returns the id that each had before.
         """
-        order = np.argsort(self._begin(rows), kind="stable")
+        order = np.argsort(self._nearest_entry(rows), kind="stable")
         new = np.empty(len(rows), dtype=np.int32)
         new[order] = np.arange(len(rows), dtype=np.int32)
-        lengths = np.diff(self.starts)[order]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        old = np.repeat(self.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])
-        self.links, self.first = new[self.links[old]], new[self.first]
+        degrees = np.diff(self.starts)[order]
+        starts = np.concatenate([[0], np.cumsum(degrees)])
+        old = np.repeat(self.starts[order] - starts[:-1], degrees) + np.arange(starts[-1])
+        self.edges, self.entry_points = new[self.edges[old]], new[self.entry_points]
         fits = starts[-1] <= np.iinfo(np.int32).max
         self.starts = starts.astype(np.int32 if fits else np.int64)
         return order
@@ -76,61 +101,64 @@ class NeighborGraph(Kept):
 
     def __setstate__(self, state):
         """Take what was stored, unless the compiled loops, which check nothing, would leave it."""
-        vars(self).update(state)
-        lengths, n = np.diff(self.starts), len(self)
-        numbers = np.concatenate([self.links, self.first])
+        vars(self).update({self.renamed.get(name, name): value for name, value in state.items()})
+        degrees, n = np.diff(self.starts), len(self)
+        nodes = np.concatenate([self.edges, self.entry_points])
+        arrays = self.starts, self.edges, self.entry_points
+        n_entries = {len(self.entry_points), len(self.entry_rows), len(self.entry_squares)}
         if (
             self.starts[0] != 0
-            or self.starts[-1] != len(self.links)
-            or (lengths < 0).any()
-            or not len(self.first) == len(self.first_rows) == len(self.first_squares) > 0
-            or any(array.dtype.kind != "i" for array in (self.starts, self.links, self.first))
-            or not ((numbers >= 0) & (numbers < n)).all()
+            or self.starts[-1] != len(self.edges)
+            or (degrees < 0).any()
+            or len(n_entries) > 1
+            or 0 in n_entries
+            or any(array.dtype.kind != "i" for array in arrays)
+            or not ((nodes >= 0) & (nodes < n)).all()
         ):
             raise ValueError("The graph of this gallery is damaged. Fit the retriever again.")
 
-    def extend(self, rows, neighbors, squares, number):
-        """Add rows, given their neighbors among `rows`; ``number[i]`` is that of ``rows[i]``.
+    def extend(self, rows, neighbors, squares, node):
+        """Add rows, given their neighbors among `rows`; ``node[i]`` is the id of ``rows[i]``.
 
-        The new numbers are those behind the last; a row without a number is not linked.
+        The new ids are those behind the last; a row without an id (-1) gets no edge.
         """
-        kept = _kernels().prune(rows, neighbors, squares, LINKS, SLACK)
+        kept = _kernels().prune(rows, neighbors, squares, DEGREE, ALPHA)
         new = np.repeat(np.arange(len(self), len(self) + len(kept)), kept.shape[1])
-        old = number[kept.ravel()]
+        old = node[kept.ravel()]
         linked = (old >= 0) & (kept.ravel() >= 0)
         new, old = new[linked], old[linked]
         heads, tails = np.concatenate([new, old]), np.concatenate([old, new])
         order = np.argsort(heads, kind="stable")
         starts = np.pad(self.starts, (0, len(kept)), mode="edge")
-        starts, links = _with_links(starts, self.links, heads[order], tails[order])
-        self.starts, self.links = starts, links.astype(np.int32)
+        starts, edges = _with_edges(starts, self.edges, heads[order], tails[order])
+        self.starts, self.edges = starts, edges.astype(np.int32)
 
-    def search(self, rows, places, queries, k, effort):
-        """Return numbers and squared distances of about the `k` nearest rows, nearest first.
+    def search(self, rows, indexed, queries, k, ef_search):
+        """Return nodes and squared distances of about the `k` nearest rows, nearest first.
 
-        The row of number i is ``rows[places[i]]``; -1 is the place of one that was removed, and the
-        number of one that was not found. `effort`, at least `k`, is how many of the
-        nearest rows are kept in mind on the way.
+        The row of node i is ``rows[indexed[i]]``; -1 is the position of one that was removed, and
+        the node of one that was not found. `ef_search`, at least `k`, is the length of the
+        candidate list.
         """
-        begin = self._begin(queries)
-        turns = np.argsort(begin, kind="stable")  # near queries meet the same rows
+        entries = self._nearest_entry(queries)
+        turns = np.argsort(entries, kind="stable")  # near queries meet the same rows
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
-        arrays = rows, places, self.starts, self.links, queries, self.first[begin], turns
-        _kernels().walk(*map(read_only, arrays), effort, found, squares)
+        arrays = rows, indexed, self.starts, self.edges, queries, self.entry_points[entries], turns
+        _kernels().walk(*map(read_only, arrays), ef_search, found, squares)
         return found, squares
 
-    def _begin(self, queries):
-        """Return which of the first rows is nearest."""
-        return _nearest_of(queries, self.first_rows, self.first_squares / 2)
+    def _nearest_entry(self, queries):
+        """Return which of the entry points is nearest to each query."""
+        return _nearest_of(queries, self.entry_rows, self.entry_squares / 2)
 
 
-def _linked_from(rows, starts, links, few, others):
-    """Return starts and links with one more to each of the `others`, from the nearest of `few`."""
+def _linked_from(rows, starts, edges, few, others):
+    """Return starts and edges with one more to each of the `others`, from the nearest of `few`."""
     half_squares = np.einsum("ij,ij->i", rows[few], rows[few]) / 2
     near = few[_nearest_of(rows[others], rows[few], half_squares)]
     order = np.argsort(near, kind="stable")
-    return _with_links(starts, links, near[order], others[order].astype(np.int32))
+    return _with_edges(starts, edges, near[order], others[order].astype(np.int32))
 
 
 def _nearest_of(queries, rows, half_squares):
@@ -138,25 +166,25 @@ def _nearest_of(queries, rows, half_squares):
     nearest = np.empty(len(queries), dtype=np.int64)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
-        affinity = queries[part] @ rows.T
-        affinity -= half_squares
-        nearest[part] = affinity.argmax(axis=1)
+        similarity = queries[part] @ rows.T
+        similarity -= half_squares
+        nearest[part] = similarity.argmax(axis=1)
     return nearest
 
 
-def _linked(rows, find_neighbors, n_links, at_most, slack):
-    """Return where the links of each row start, the links, and rows of which all are neighbors."""
+def _linked(rows, find_neighbors, degree, max_degree, alpha):
+    """Return where the edges of each row start, the edges, and rows of which all are neighbors."""
     compiled = _kernels()
     neighbors, squares = find_neighbors(rows)
-    kept = compiled.prune(rows, neighbors, squares, n_links, slack)
-    return *compiled.join(rows, kept, at_most), compiled.cover(neighbors)
+    kept = compiled.prune(rows, neighbors, squares, degree, alpha)
+    return *compiled.symmetrize(rows, kept, max_degree), compiled.dominating_set(neighbors)
 
 
-def _with_links(starts, links, heads, tails):
-    """Return starts and links with more links, given in the order of their heads."""
-    links = np.insert(links, starts[heads + 1], tails)
+def _with_edges(starts, edges, heads, tails):
+    """Return starts and edges with more edges, given in the order of their heads."""
+    edges = np.insert(edges, starts[heads + 1], tails)
     more = np.cumsum(np.bincount(heads, minlength=len(starts) - 1))
-    return np.concatenate([starts[:1], starts[1:] + more.astype(starts.dtype)]), links
+    return np.concatenate([starts[:1], starts[1:] + more.astype(starts.dtype)]), edges
 
 
 def _kernels():

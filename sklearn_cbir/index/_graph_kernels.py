@@ -48,14 +48,14 @@ def square(a, b):
 
 
 @compiled
-def prune(rows, neighbors, squares, most, slack):
-    """Keep of every row's neighbors those to which no kept one is nearer by far, at most `most`.
+def prune(rows, neighbors, squares, degree, alpha):
+    """Keep of every row's neighbors those to which no kept one is nearer by far, at most `degree`.
 
-    `neighbors` and `squares` are (n, k), nearest first, -1 where none is; the result is (n, most),
-    -1 at the end. Neighbors are numbers of `rows`, of which there may be more than n.
+    `neighbors` and `squares` are (n, k), nearest first, -1 where none is; the result is
+    (n, degree), -1 at the end. Neighbors are positions of `rows`, which may be more than n.
     """
     n, k = neighbors.shape
-    kept = np.full((n, most), -1, dtype=np.int32)
+    kept = np.full((n, degree), -1, dtype=np.int32)
     for row in range(n):
         size = 0
         for column in range(k):
@@ -65,22 +65,22 @@ def prune(rows, neighbors, squares, most, slack):
             wanted = True
             for other in range(size):
                 between = square(rows[kept[row, other]], rows[candidate])
-                if slack * between < squares[row, column]:
+                if alpha * between < squares[row, column]:
                     wanted = False
                     break
             if wanted:
                 kept[row, size] = candidate
                 size += 1
-                if size == most:
+                if size == degree:
                     break
     return kept
 
 
 @compiled
-def join(rows, kept, most):
-    """Let links lead both ways: starts (n + 1,) and links, those of row i from ``starts[i]`` on.
+def symmetrize(rows, kept, max_degree):
+    """Let edges lead both ways: starts (n + 1,) and edges, those of row i from ``starts[i]`` on.
 
-    A row that too many others link to keeps `most`, chosen as in `prune` without slack.
+    A row that too many others have chosen keeps `max_degree`, as `prune` does with alpha 1.
     """
     n = len(kept)
     degrees = np.zeros(n, dtype=np.int64)
@@ -102,29 +102,29 @@ def join(rows, kept, most):
                 filled[row] += 1
                 filled[other] += 1
     starts = np.zeros(n + 1, dtype=np.int64)
-    links = np.empty(ends[-1], dtype=np.int32)
+    edges = np.empty(ends[-1], dtype=np.int32)
     size = 0
     for row in range(n):
         first, own = size, everything[ends[row] - degrees[row] : ends[row]]
         near = squares[ends[row] - degrees[row] : ends[row]]
-        crowded = len(own) > most
+        crowded = len(own) > max_degree
         for place in np.argsort(near):
             wanted = True
-            for link in links[first:size]:
-                if link == own[place] or (
-                    crowded and square(rows[link], rows[own[place]]) < near[place]
+            for node in edges[first:size]:
+                if node == own[place] or (
+                    crowded and square(rows[node], rows[own[place]]) < near[place]
                 ):
                     wanted = False
                     break
-            if wanted and size - first < most:
-                links[size] = own[place]
+            if wanted and size - first < max_degree:
+                edges[size] = own[place]
                 size += 1
         starts[row + 1] = size
-    return starts, links[:size].copy()
+    return starts, edges[:size].copy()
 
 
 @compiled
-def cover(neighbors):
+def dominating_set(neighbors):
     """Choose rows of which every other row is a neighbor."""
     n, k = neighbors.shape
     covered = np.zeros(n, dtype=np.bool_)
@@ -141,13 +141,13 @@ def cover(neighbors):
 
 
 @compiled
-def reach(starts, links, first):
-    """Say which rows links lead to from the rows `first`."""
+def reachable(starts, edges, entry_points):
+    """Say which rows edges lead to from the entry points."""
     n = len(starts) - 1
     reached = np.zeros(n, dtype=np.bool_)
     waiting = np.empty(n, dtype=np.int64)
     size = 0
-    for row in first:
+    for row in entry_points:
         if not reached[row]:
             reached[row] = True
             waiting[size] = row
@@ -155,84 +155,84 @@ def reach(starts, links, first):
     while size:
         size -= 1
         row = waiting[size]
-        for link in links[starts[row] : starts[row + 1]]:
-            if not reached[link]:
-                reached[link] = True
-                waiting[size] = link
+        for node in edges[starts[row] : starts[row + 1]]:
+            if not reached[node]:
+                reached[node] = True
+                waiting[size] = node
                 size += 1
     return reached
 
 
 @inlined
-def meet(links, seen, mark, fresh, n_fresh):
-    """Append the links that were not seen before, without a branch that nobody foresees."""
-    for link in links:
-        fresh[n_fresh] = link
-        n_fresh += seen[link] != mark
-        seen[link] = mark
+def meet(nodes, visited, visit, fresh, n_fresh):
+    """Append the nodes that were not visited before, without a branch."""
+    for node in nodes:
+        fresh[n_fresh] = node
+        n_fresh += visited[node] != visit
+        visited[node] = visit
     return n_fresh
 
 
 @fast
-def walk(rows, places, starts, links, queries, entries, turns, effort, found, squares):
-    """Follow links to nearer and nearer rows, from one of `entries`, (n_queries,), on.
+def walk(rows, indexed, starts, edges, queries, entries, turns, ef_search, found, squares):
+    """Search the graph by a beam, from one entry point per query, `entries`, (n_queries,).
 
     Queries are answered in the order `turns`.
-    The row of node i is ``rows[places[i]]``; where that is -1 the row was removed, and the way
-    leads through. Of the `effort` nearest nodes met, whose links are all followed, the nearest are
-    written into `found` and `squares`, both (n_queries, k), nearest first.
+    The row of node i is ``rows[indexed[i]]``; where that is -1 the row was removed, and the way
+    leads through. The candidate list holds the `ef_search` nearest nodes met, whose edges are all
+    followed; the nearest are written into `found` and `squares`, both (n_queries, k), in order.
     """
-    n, k = len(places), found.shape[1]
-    seen = np.zeros(n, dtype=np.uint8)
+    n, k = len(indexed), found.shape[1]
+    visited = np.zeros(n, dtype=np.uint8)
     fresh = np.empty(n + 1, dtype=np.int32)
     between = np.empty(n, dtype=np.float32)
     bits = between.view(np.int32)  # of numbers that are not negative: in the same order
-    # Distance, node, and whether its links were followed, in one integer: they move together.
-    pool = np.empty(effort, dtype=np.int64)
-    mark = 0
+    # Distance, node, and whether its edges were followed, in one integer: they move together.
+    candidates = np.empty(ef_search, dtype=np.int64)
+    visit = 0  # what marks the nodes that this query has met
     for row in turns:
         query = queries[row]
-        mark += 1
-        if mark == 256:
-            seen[:] = 0
-            mark = 1
+        visit += 1
+        if visit == 256:
+            visited[:] = 0
+            visit = 1
         size = current = 0
         fresh[0], n_fresh = entries[row], 1
-        seen[entries[row]] = mark
+        visited[entries[row]] = visit
         while True:
             item = 0
             while item < n_fresh:
-                if places[fresh[item]] >= 0:
-                    prefetch_row(rows, places[fresh[item]])
+                if indexed[fresh[item]] >= 0:
+                    prefetch_row(rows, indexed[fresh[item]])
                     item += 1
-                else:  # take the links of a removed row for those that led to it
+                else:  # take the edges of a removed row for those that led to it
                     gone = fresh[item]
                     n_fresh -= 1
                     fresh[item] = fresh[n_fresh]
-                    gone_links = links[starts[gone] : starts[gone + 1]]
-                    n_fresh = meet(gone_links, seen, mark, fresh, n_fresh)
+                    beyond = edges[starts[gone] : starts[gone + 1]]
+                    n_fresh = meet(beyond, visited, visit, fresh, n_fresh)
             for item in range(n_fresh):
-                between[item] = square(query, rows[places[fresh[item]]])
+                between[item] = square(query, rows[indexed[fresh[item]]])
             for item in range(n_fresh):
                 entry = (np.int64(bits[item]) << 32) | (np.int64(fresh[item]) << 1)
-                if size < effort:
+                if size < ef_search:
                     size += 1
-                elif entry >= pool[size - 1]:
+                elif entry >= candidates[size - 1]:
                     continue
                 slot = size - 1
-                while slot > 0 and pool[slot - 1] > entry:
-                    pool[slot] = pool[slot - 1]
+                while slot > 0 and candidates[slot - 1] > entry:
+                    candidates[slot] = candidates[slot - 1]
                     slot -= 1
-                pool[slot] = entry
+                candidates[slot] = entry
                 current = min(current, slot)
-            while current < size and pool[current] & 1:
+            while current < size and candidates[current] & 1:
                 current += 1
             if current == size:
                 break
-            node = (pool[current] & 0xFFFFFFFF) >> 1
-            pool[current] |= 1
-            n_fresh = meet(links[starts[node] : starts[node + 1]], seen, mark, fresh, 0)
+            node = (candidates[current] & 0xFFFFFFFF) >> 1
+            candidates[current] |= 1
+            n_fresh = meet(edges[starts[node] : starts[node + 1]], visited, visit, fresh, 0)
         for slot in range(min(size, k)):
-            found[row, slot] = (pool[slot] & 0xFFFFFFFF) >> 1
-            bits[0] = pool[slot] >> 32
+            found[row, slot] = (candidates[slot] & 0xFFFFFFFF) >> 1
+            bits[0] = candidates[slot] >> 32
             squares[row, slot] = between[0]

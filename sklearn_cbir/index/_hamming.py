@@ -2,20 +2,42 @@
 
 import numpy as np
 
-from sklearn_cbir.codes import HammingDistances, hamming_radius, hamming_top_k, pack_codes
-from sklearn_cbir.index._every_row import EveryRow
+from sklearn_cbir.codes import (
+    HammingDistances,
+    hamming_radius,
+    hamming_top_k,
+    pack_codes,
+    unpack_codes,
+)
+from sklearn_cbir.index._engine import Engine
 
 WORD = 64
 
 
-class HammingEngine(EveryRow):
+class HammingEngine(Engine):
     """Codes of 64-bit words, searched exactly."""
 
+    name = "exact"
     metric = "hamming"
+    metrics = ("hamming",)
+    pickled = ("rows",)
+    rows = None  # packed codes, (n, n_words), word by word in memory
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def build(self, rows):
+        """Hold packed codes of `rows`, (n, n_bits)."""
+        self.rows = self.encode(rows)
+        return self
 
     def encode(self, rows):
         """Return packed codes, (n, n_words)."""
         return pack_codes(rows)
+
+    def decode(self, rows, n_features):
+        """Return bits of packed codes, uint8; all of their words if the number is None."""
+        return unpack_codes(rows[:], WORD * rows.shape[1] if n_features is None else n_features)
 
     def query(self, queries, k):
         """Return differing bits and positions of the `k` nearest codes, both (n_queries, k)."""
@@ -40,12 +62,12 @@ class HammingEngine(EveryRow):
         more = self.encode(rows)
         codes = np.empty((len(self) + len(more), more.shape[1]), more.dtype, order="F")
         codes[: len(self)], codes[len(self) :] = self.rows, more
-        return self._with(codes)
+        return self._like(rows=codes)
 
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
-        return self._with(np.delete(self.rows, positions, axis=0))
+        return self._over(np.delete(self.rows, positions, axis=0))
 
-    def _with(self, rows):
-        """Return an engine like this one over other codes, word by word in memory."""
-        return super()._with(np.asfortranarray(rows))
+    def _over(self, rows):
+        """Return an engine like this one over other codes."""
+        return self._like(rows=np.asfortranarray(rows))

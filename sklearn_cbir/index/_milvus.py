@@ -17,17 +17,16 @@ import re
 import numpy as np
 from sklearn import get_config
 
-from sklearn_cbir._kinds import Kept, former_classes
+from sklearn_cbir._kinds import former_classes
 from sklearn_cbir._validation import progress_bar, shortened
-from sklearn_cbir.codes import HammingDistances, unpack_codes
+from sklearn_cbir.codes import HammingDistances
 from sklearn_cbir.index import _milvus_client as server
-from sklearn_cbir.index._exact import CosineEngine, EuclideanEngine
-from sklearn_cbir.index._hamming import HammingEngine
-from sklearn_cbir.index._milvus_collection import BYTES_PER_ANSWER, WORD, Collection
+from sklearn_cbir.index._engine import Engine, remembered
+from sklearn_cbir.index._exact_engines import EXACT
+from sklearn_cbir.index._milvus_collection import BYTES_PER_ANSWER, Collection
 from sklearn_cbir.index._milvus_rows import FirstResults, ServerRows
 from sklearn_cbir.index._rows import find_copies, row_keys, summed_row_keys
 
-FORMS = {"cosine": CosineEngine, "euclidean": EuclideanEngine, "hamming": HammingEngine}
 QUERIES_PER_CALL = 100
 MOST = 16_384  # results that a server gives at most
 SPARE = 8
@@ -35,16 +34,30 @@ SAMPLE = 16  # rows that are compared when a saved gallery is first used
 NAME = "[A-Za-z_][A-Za-z0-9_]{0,199}"
 
 
-class MilvusEngine(Kept):
+class MilvusEngine(Engine):
     """Rows on a server; keys, and a 64-bit hash of every row, here."""
 
     name = "milvus"
-    recall = 1.0
+    metrics = EXACT.metrics
+    needs_address = True
+    options = ("uri", "collection", "verbose")
+    pickled = (
+        "form",
+        "uri",
+        "given_uri",
+        "prefix",
+        "verbose",
+        "input_dtype",
+        "collection",
+        "keys",
+        "marks",
+        "mark_format",
+    )
     in_memory = False
     mark_format = 1  # of engines that were saved without one
 
-    def __init__(self, metric, *, uri=None, collection=None, verbose=0, **options):
-        self.form = FORMS[metric]()  # holds no rows; how they are encoded and measured
+    def __init__(self, metric, *, uri=None, collection=None, verbose=0):
+        self.form = EXACT(metric)  # holds no rows; how they are encoded and measured
         self.uri, self.given_uri = server.check_address(uri), uri
         self.prefix = "sklearn_cbir" if collection is None else collection
         self.verbose = verbose
@@ -59,7 +72,7 @@ class MilvusEngine(Kept):
         server.clean_up()
         self.input_dtype = rows.dtype.name  # queries are read like rows: both are rounded once
         if self.metric != "hamming":  # a form that has seen the range scales what would overflow
-            self.form = self.form.build(np.array([[rows.max()], [rows.min()]]))._with(None)
+            self.form = self.form.build(np.array([[rows.max()], [rows.min()]]))._over(None)
             if self.metric == "euclidean" and abs(np.log2(self.form.scale)) > 120:
                 raise ValueError(
                     f"X holds numbers of about {1 / self.form.scale:.3g}, and Euclidean distances "
@@ -80,35 +93,17 @@ class MilvusEngine(Kept):
         self.collection.hold(self)
         return self
 
-    def build_on(self, exact):
-        """Write the rows of an exact engine into a new collection."""
-        rows = exact.rows
-        if self.metric == "hamming":
-            rows = unpack_codes(rows, WORD * rows.shape[1])
-        elif self.metric == "euclidean" and exact.scale != 1:
-            rows = rows / rows.dtype.type(exact.scale)
-        return self.build(rows)
-
     def __len__(self):
         return len(self.keys)
 
-    def __getstate__(self):
-        state = vars(self).copy()  # another thread may be remembering something
-        return {key: value for key, value in state.items() if not key.startswith("_cached")}
-
     def __setstate__(self, state):
-        vars(self).update(state)
+        super().__setstate__(state)
         self.collection.hold(self)
 
     @property
     def metric(self):
         """The name of the distance."""
         return self.form.metric
-
-    @property
-    def exact(self):
-        """The engine that answers exactly."""
-        return self
 
     @property
     def rows(self):
@@ -125,9 +120,9 @@ class MilvusEngine(Kept):
         rows = self.form.encode(rows)
         return rows if self.metric == "hamming" else rows.astype(np.float32, copy=False)
 
-    def as_held(self, queries):
-        """Return queries as they would be if they were rows of the gallery."""
-        return queries
+    def decode(self, rows, n_features):
+        """Return a copy of encoded rows in the form in which they can be asked with."""
+        return self.form.decode(rows, n_features)
 
     def add(self, rows):
         """Return an engine with `rows` appended."""
@@ -177,11 +172,14 @@ class MilvusEngine(Kept):
         for start, engine in self._blocks():
             distances[:, start : start + len(engine)] = engine.distances(queries)
         # Products of two blocks may round the distances of equal rows differently.
-        if "_cached_copies" not in vars(self):
-            self._cached_copies = find_copies(self.rows)
-        copies, firsts = self._cached_copies
+        copies, firsts = self._copies
         distances[:, copies] = distances[:, firsts]
         return distances
+
+    @remembered
+    def _copies(self):
+        """Positions of rows that repeat an earlier one, and the first position of each."""
+        return find_copies(self.rows)
 
     def cut_off(self, k):
         """Return an engine whose `distances` stop at the `k`-th nearest row and its ties."""
@@ -261,7 +259,7 @@ class MilvusEngine(Kept):
         self._ready()
         step = self.collection.rows_per_read
         for start in range(0, len(self), step):
-            yield start, self.form._with(self._read(np.arange(start, min(start + step, len(self)))))
+            yield start, self.form._over(self._read(np.arange(start, min(start + step, len(self)))))
 
     def _read(self, positions):
         """Return the rows at a few positions."""
@@ -347,9 +345,7 @@ class MilvusEngine(Kept):
         positions = positions[ours]
         if self.metric == "hamming":
             return values[ours].astype(np.int32), positions
-        engine = self.form._with(rows[ours])
-        pairs = np.zeros(len(ours), dtype=np.int64), np.arange(len(ours))
-        return engine.measure(query, *pairs), positions
+        return self.form.rescore_rows(query, rows[ours]), positions
 
     def _beyond(self, query, values):
         """Return a distance that no row has fallen below that the server held back."""

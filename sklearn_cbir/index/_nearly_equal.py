@@ -52,9 +52,9 @@ def _reached(engine, queries, center, positions, k):
     rows -= middle
     queries -= middle
     squares = np.einsum("ij,ij->i", rows, rows)
-    affinity = queries @ rows.T - squares / 2
-    lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries)) + np.sqrt(squares.max())
+    similarity = queries @ rows.T - squares / 2
+    norms = np.sqrt(np.einsum("ij,ij->i", queries, queries)) + np.sqrt(squares.max())
     limits = np.finfo(np.float64)
-    error = (2 * rows.shape[1] + 16) * (limits.eps * lengths**2 + limits.tiny)
-    best = np.partition(affinity, -k, axis=1)[:, -k]
-    return columns, affinity >= (best - 2 * error)[:, None]
+    error = (2 * rows.shape[1] + 16) * (limits.eps * norms**2 + limits.tiny)
+    best = np.partition(similarity, -k, axis=1)[:, -k]
+    return columns, similarity >= (best - 2 * error)[:, None]

@@ -16,65 +16,61 @@ from threadpoolctl import threadpool_limits
 
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.codes._search import in_threads, slices
-from sklearn_cbir.index._approximate import NEIGHBORS, ROWS_HELD_OUT, ApproximateEngine
-from sklearn_cbir.index._exact import EuclideanEngine
+from sklearn_cbir.index._approximate import (
+    PROBE_ROWS,
+    PRODUCTS_PER_THREAD,
+    ApproximateEngine,
+)
+from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._graph import link_rows
 
-DEGREE = 30  # neighbors of a row, from which its links are chosen
-# Walking further than to some hundred rows costs more than comparing all of them.
-NEIGHBORS_AT_MOST = 256
+DEGREE = 30  # neighbors of a row, from which its edges are chosen
 # Up to so many rows, comparing all with all takes less time than compiling pynndescent.
-EXACT_UP_TO_ROWS = 20_000
-ROWS_MET = 15  # about, for each that is kept in mind
-# Products of numbers below which a second thread costs more than it saves.
-PRODUCTS_PER_THREAD = 5e8
-
-# One lock for the process: a graph is made once, whichever thread needs it first, and numba's
-# simplest threading layer ends the process when two threads enter it.
-LOCK = ProcessLock()
+PAIRWISE_UP_TO_ROWS = 20_000
+ROWS_MET = 15  # about, for each in the candidate list
 _started = []  # the process in which numba's threads were started
 
 
 class NNDescentEngine(ApproximateEngine):
-    """A graph in which every row is linked to near ones."""
+    """A graph in which every row has edges to near ones."""
 
     algorithm = "nndescent"
-    index_name = "graph"
+    pickled = (*ApproximateEngine.pickled, "index")
+    # Of its own: to make a graph takes seconds. And numba's simplest threading layer ends the
+    # process when two threads enter it.
+    lock = ProcessLock()
+    # Walking further than to some hundred rows costs more than comparing all of them.
+    neighbors_limit = 256
     skips_removed = True
-    # Rows that are kept in mind on the way, for each neighbor that is asked for.
-    efforts = (*np.arange(10, 20) / 10, *(2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 5, 6, 8, 12, 18, 27, 40))
+    # Length of the candidate list, for each neighbor that is asked for.
+    ef_searches = (
+        *(1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9),
+        *(2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 5, 6, 8, 12, 18, 27, 40),
+    )
 
     def __setstate__(self, state):
-        vars(self).update(state)
-        if self.index_name in state and not (
-            len(self.members) == len(self.graph)
-            and self.members.max() < len(self.rows)
-            and self.graph.first_rows.shape[1] == self.rows.shape[1]
+        super().__setstate__(state)
+        if self.knows("index") and not (
+            len(self.indexed) == len(self.index)
+            and self.indexed.max() < len(self.rows)
+            and self.index.entry_rows.shape[1] == self.rows.shape[1]
         ):
             raise ValueError("The graph is not that of this gallery. Fit the retriever again.")
-
-    @property
-    def most(self):
-        """Number of neighbors up to which the graph is asked; more are searched exactly."""
-        return min(max(NEIGHBORS, self.n_neighbors + 1), NEIGHBORS_AT_MOST)
 
     def _can_build(self):
         return not _is_forked()
 
-    def _index(self):
-        with LOCK:
-            if self.index_name not in vars(self) and _is_forked():
-                return None
-            return super()._index()
+    def _usable_index(self):
+        return None if not self.knows("index") and _is_forked() else self.index
 
     def _make(self, rows):
         graph, order = link_rows(rows, self._find_neighbors)
-        self.members = self.members[order]
+        self.indexed = self.indexed[order]
         return graph
 
-    def _n_held_out(self, n):
+    def _n_probe(self, n):
         # They are linked in the end, so that many of them cost nothing.
-        return min(ROWS_HELD_OUT * 5, max(ROWS_HELD_OUT, n // 10))
+        return min(PROBE_ROWS * 5, max(PROBE_ROWS, n // 10))
 
     def _admit(self, positions):
         rows = self.exact.rows
@@ -83,53 +79,53 @@ class NNDescentEngine(ApproximateEngine):
             [((rows[n] - rows[p]) ** 2).sum(axis=1) for n, p in zip(near, positions)]
         )
         near[near == positions[:, None]] = -1
-        number = np.full(len(rows), -1, dtype=np.int32)
-        number[self.members] = np.arange(len(self.members))
-        number[positions] = len(self.members) + np.arange(len(positions))
-        self.graph.extend(rows, near.astype(np.int32), squares, number)
+        node = np.full(len(rows), -1, dtype=np.int32)
+        node[self.indexed] = np.arange(len(self.indexed))
+        node[positions] = len(self.indexed) + np.arange(len(positions))
+        self.index.extend(rows, near.astype(np.int32), squares, node)
         return True
 
     def _find_neighbors(self, rows):
-        """Return numbers and squared distances of the rows nearest to every row but itself."""
-        if len(rows) <= EXACT_UP_TO_ROWS:
-            distances, numbers = EuclideanEngine().build(rows).query(rows, DEGREE + 1)
-            return _without_self(numbers), distances**2
+        """Return positions and squared distances of the rows nearest to every row but itself."""
+        if len(rows) <= PAIRWISE_UP_TO_ROWS:
+            distances, found = EXACT("euclidean").build(rows).query(rows, DEGREE + 1)
+            return _without_self(found), distances**2
         nndescent = _import_nndescent()
         centered = np.ascontiguousarray(rows - rows.mean(axis=0), dtype=np.float32)
         with _numba_threads(self.n_jobs) as n_threads, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = nndescent(
+            neighbors = nndescent(
                 centered,
                 metric="euclidean",
                 n_neighbors=DEGREE,
                 random_state=self.seed,
                 n_jobs=n_threads,
             )
-            numbers, distances = found.neighbor_graph
-        return _without_self(numbers), distances**2
+            found, distances = neighbors.neighbor_graph
+        return _without_self(found), distances**2
 
-    def _ask(self, index, queries, k, effort):
-        kept = int(np.ceil(effort * max(k, self.n_neighbors + 1)))
+    def _ask(self, index, queries, k, ef_search):
+        n_candidates = int(np.ceil(ef_search * max(k, self.n_neighbors + 1)))
         rows = self.exact.rows
         block = np.ascontiguousarray(queries, dtype=rows.dtype)
-        n_wanted = block.size * ROWS_MET * kept / PRODUCTS_PER_THREAD
+        n_wanted = block.size * ROWS_MET * n_candidates / PRODUCTS_PER_THREAD
         # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
         step = len(block) if n_wanted < 2 else int(len(block) / max(8, n_wanted))
         found = list(
             in_threads(
-                lambda part: index.search(rows, self.members, block[part], k, kept),
+                lambda part: index.search(rows, self.indexed, block[part], k, n_candidates),
                 slices(len(block), max(1, step)),
                 n_wanted,
             )
         )
-        numbers, squares = (np.concatenate(parts) for parts in zip(*found))
-        return np.maximum(numbers, 0), squares
+        nodes, squares = (np.concatenate(parts) for parts in zip(*found))
+        return np.maximum(nodes, 0), squares
 
 
-def _without_self(numbers):
+def _without_self(neighbors):
     """Return the neighbors of all rows, -1 in place of a row itself."""
-    own = np.arange(len(numbers))[:, None]
-    return np.where(numbers == own, -1, numbers).astype(np.int32)
+    itself = np.arange(len(neighbors))[:, None]
+    return np.where(neighbors == itself, -1, neighbors).astype(np.int32)
 
 
 def _is_forked():

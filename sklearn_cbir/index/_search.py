@@ -6,7 +6,6 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_cbir._validation import shortened
-from sklearn_cbir.codes import unpack_codes
 from sklearn_cbir.index._rows import find_copies, find_rows
 from sklearn_cbir.metrics import (
     mean_over_queries,
@@ -19,6 +18,11 @@ from sklearn_cbir.metrics._scoring import evaluate_each, reads_order
 
 def search(engine, queries, k, own=None):
     """Return the `k` nearest rows but for each query's own, wherever that stands among them."""
+    if k > len(engine) - (own is not None):
+        raise ValueError(
+            f"Expected n_neighbors {'<=' if own is None else '<'} n_samples_fit, but "
+            f"n_neighbors = {k}, n_samples_fit = {len(engine)}, n_samples = {len(queries)}."
+        )
     if own is None:
         return engine.query(queries, k)
     distances, positions = engine.query(queries, k + 1)
@@ -53,9 +57,7 @@ def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, on_r
         k = parse_metric(name)[1]
         # What lies within a distance does so in any order.
         rerank = reranker if reranker is not None and reads_order(name) else None
-        source = engine
-        if k is not None and hasattr(engine, "cut_off"):
-            source = engine.cut_off(k + (own is not None))
+        source = engine if k is None else engine.cut_off(k + (own is not None))
         if engine.metric == "hamming" and rerank is None and source is engine:
             distances = engine.distances(queries)  # metrics count its distances
         else:
@@ -87,7 +89,7 @@ class FullRanking:
         self.engine, self.queries, self.own = engine, queries, own
         self.rerank, self.depth = rerank, min(depth, len(engine) - (own is not None))
         self.shape = len(queries), len(engine)
-        self.block_size = getattr(engine, "block_size", None)
+        self.block_size = engine.block_size
 
     def __len__(self):
         return self.shape[0]
@@ -131,7 +133,7 @@ def warn_of_copies(gallery, queries, own):
 
 def warn_of_found_copies(gallery, queries, own, distances, positions):
     """Do the same for what was found; one query alone may well equal a row of another id."""
-    lost = [] if own is None else np.flatnonzero(own < 0)
+    lost = np.flatnonzero(own < 0)
     if len(lost) < 2:
         return
     equal = np.zeros(len(lost), dtype=bool)
@@ -174,16 +176,6 @@ def _warn_if_many(gallery, equal, has_ids):
         UserWarning,
         stacklevel=5,
     )
-
-
-def as_given(gallery, rows):
-    """Return rows of an engine in the form in which they can be asked with."""
-    rows = rows[:]
-    if gallery.metric == "hamming":
-        return unpack_codes(rows, gallery.columns["n_features_in_"])
-    exact = gallery.engine.exact
-    scale = getattr(getattr(exact, "form", exact), "scale", 1.0)
-    return rows / rows.dtype.type(scale) if scale != 1 else rows.copy()
 
 
 def _rerank(rerank, engine, queries, distances, positions, depth):

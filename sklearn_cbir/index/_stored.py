@@ -9,19 +9,14 @@ from contextlib import suppress
 
 import numpy as np
 from sklearn import get_config
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array
 
 from sklearn_cbir._kinds import Kept
 from sklearn_cbir.index._checking import check_finite
-from sklearn_cbir.index._exact import (
-    BYTES_PER_PAIR,
-    CosineEngine,
-    EuclideanEngine,
-    row_lengths,
-    row_peaks,
-    unit_rows,
-)
+from sklearn_cbir.index._engine import remembered
+from sklearn_cbir.index._exact import BYTES_PER_PAIR, CosineEngine, EuclideanEngine
 from sklearn_cbir.index._growing import append, delete, with_room
+from sklearn_cbir.index._norms import l2_normalize, row_max_abs, row_norms
 from sklearn_cbir.index._rows import row_blocks
 
 # Queries that share one reading of the rows, if the working memory allows.
@@ -74,7 +69,12 @@ class StoredEngine:
     and `_compared(rows, part)`, which turns rows of the store into those that are compared.
     """
 
+    storages = ("float16", "memory_map")
+    pickled = ("store", "scale")
     in_memory = False
+
+    def __len__(self):
+        return len(self.store)
 
     def build(self, rows):
         """Hold rows in half precision, or a file of them, whose numbers are checked here."""
@@ -98,8 +98,8 @@ class StoredEngine:
         if not isinstance(self.store, RowFile):
             return None
         engine = self._with_store(self.store.at(path))
-        if "_cached_norms" in vars(self):
-            engine._cached_norms = self._cached_norms
+        if self.knows("_norms"):
+            engine._norms = self._norms
         return engine
 
     def read(self, part):
@@ -108,7 +108,7 @@ class StoredEngine:
         # Single rows are those that an answer is measured on, few enough to look at twice.
         if self.store.may_change and not isinstance(part, slice):
             norms = self._norms_of(rows.copy())
-            if not np.allclose(norms, self._norms()[:, part], rtol=ROUNDING, atol=0):
+            if not np.allclose(norms, self._norms[:, part], rtol=ROUNDING, atol=0):
                 raise self.store.changed()
         return self._compared(rows, part)
 
@@ -122,34 +122,29 @@ class StoredEngine:
     def add(self, rows):
         """Return an engine with `rows` appended."""
         engine = self._with_store(self.store.add(rows))
-        if "_cached_norms" in vars(self):
+        if self.knows("_norms"):
             new = engine._norms_of(engine.store[len(self) :])
-            engine._cached_norms = np.concatenate([self._cached_norms, new], axis=1)
+            engine._norms = np.concatenate([self._norms, new], axis=1)
         return engine
 
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
         engine = self._with_store(self.store.remove(positions))
-        if "_cached_norms" in vars(self):
-            engine._cached_norms = np.delete(self._cached_norms, positions, axis=1)
+        if self.knows("_norms"):
+            engine._norms = np.delete(self._norms, positions, axis=1)
         return engine
 
     def _with_store(self, store):
-        engine = object.__new__(type(self))
-        vars(engine).update(self.__getstate__())
-        engine.store = store
-        return engine
+        return self._like(store=store)
 
     def _parts(self):
         """Yield slices of rows that fit into the working memory."""
         return row_blocks(*self.store.shape, itemsize=32, largest=ROWS_AT_ONCE)
 
+    @remembered
     def _norms(self):
-        """Return what is computed once per row, (n_numbers, n)."""
-        if "_cached_norms" not in vars(self):
-            parts = [self._norms_of(self.store[part]) for part in self._parts()]
-            self._cached_norms = np.concatenate(parts, axis=1)
-        return self._cached_norms
+        """What is computed once per row, (n_numbers, n)."""
+        return np.concatenate([self._norms_of(self.store[part]) for part in self._parts()], axis=1)
 
     def _blocks(self, n_queries, k=1):
         """Yield blocks of many queries: all of a block share one reading of the rows."""
@@ -162,19 +157,19 @@ class StoredEngine:
         fitting = int(budget // (self.store.shape[1] * self.store.dtype.itemsize))
         return max(1, min(super()._tile(n_queries), fitting))
 
-    def _affinity(self, queries, part, place=None):
-        """Return affinities to a slice of the rows, few of which are in memory at once."""
+    def _similarity(self, queries, part, memory=None):
+        """Return similarities to a slice of the rows, few of which are in memory at once."""
         start, stop, _ = part.indices(len(self))
         tile = self._tile(max(1, len(queries)))
         if stop - start <= tile:
-            return super()._affinity(queries, slice(start, stop), place)
-        affinity = np.empty((len(queries), stop - start), dtype=self.store.dtype)
+            return super()._similarity(queries, slice(start, stop), memory)
+        similarity = np.empty((len(queries), stop - start), dtype=self.store.dtype)
         for first in range(start, stop, tile):
             piece = slice(first, min(first + tile, stop))
-            affinity[:, piece.start - start : piece.stop - start] = super()._affinity(
+            similarity[:, piece.start - start : piece.stop - start] = super()._similarity(
                 queries, piece
             )
-        return affinity
+        return similarity
 
 
 class StoredCosineEngine(StoredEngine, CosineEngine):
@@ -186,17 +181,18 @@ class StoredCosineEngine(StoredEngine, CosineEngine):
         """Do nothing: any row can be made a unit row."""
 
     def _norms_of(self, rows):
-        largest = row_peaks(rows)
-        return np.hstack([largest, row_lengths(rows / largest), ~rows.any(axis=1, keepdims=True)]).T
+        largest = row_max_abs(rows)
+        return np.hstack([largest, row_norms(rows / largest), ~rows.any(axis=1, keepdims=True)]).T
 
     def _compared(self, rows, part):
-        largest, length, _ = self._norms()[:, part]
+        largest, length, _ = self._norms[:, part]
         rows /= largest[:, None]
         rows /= length[:, None]
         return rows
 
-    def _empty_rows(self):
-        return self._norms()[2] > 0
+    @property
+    def _is_zero(self):
+        return self._norms[2] > 0
 
 
 class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
@@ -211,8 +207,9 @@ class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
             rows *= rows.dtype.type(self.scale)
         return rows
 
+    @property
     def _half_squares(self):
-        return self._norms()[0]
+        return self._norms[0]
 
 
 class HalfRows(Kept):
@@ -265,7 +262,7 @@ class HalfRows(Kept):
     def _halve(self, rows, values):
         """Write rows into `values`, in half precision."""
         for part in row_blocks(*rows.shape, itemsize=32, largest=ROWS_AT_ONCE):
-            block = unit_rows(rows[part]) if self.unit else rows[part]
+            block = l2_normalize(rows[part]) if self.unit else rows[part]
             scaled = np.multiply(block, self.factor, dtype=np.float64)
             if np.abs(scaled).max() > HALF_MAX:
                 raise ValueError(
@@ -432,10 +429,10 @@ class RowFile(Kept):
         )
 
 
-def check_file(estimator, X):
+def check_file(X, owner):
     """Return the rows that a path or a memory map of a user stands for; none is read."""
     array = open_rows(X)
-    validate_data(estimator, array, reset=True, dtype=None, ensure_all_finite=False)
+    check_array(array, input_name="X", estimator=owner, dtype=None, ensure_all_finite=False)
     return RowFile(array)
 
 

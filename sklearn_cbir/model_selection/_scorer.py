@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
@@ -119,10 +118,7 @@ class _RetrievalScorer:
     def _score_queries(self, rows, y, retriever, sample_weight):
         """Search the queries among themselves, each left out of its own results."""
         if retriever is not None:
-            alone = clone(retriever).set_params(algorithm="exact", uri=None)  # rows are in memory
-            if alone.storage == "memory_map":
-                alone.set_params(storage="copy")
-            alone.fit(rows, y)
+            alone = retriever._alone().fit(rows, y)
             return alone.evaluate(None, y, sample_weight, scoring=self.metric).score
         distances = _distances(rows)
         n_queries = distances.shape[0]

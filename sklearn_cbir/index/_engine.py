@@ -1,0 +1,207 @@
+"""The contract of search engines: what everything that searches may ask of one, and nothing else.
+
+Rows go in; distances and positions come out. An engine knows no labels, no ids and no estimator.
+
+Engines answer the same for good: `add` and `remove` return another engine, so that a search that
+runs while another thread adds rows sees one consistent gallery. Engines that follow each other
+share memory: arrays grow into room behind them that no earlier one sees. What an engine does
+change is what it remembers: values that follow from its rows, computed when they are first needed.
+They cost memory, save time, and change no answer.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir._kinds import Kept
+from sklearn_cbir._locks import ProcessLock
+
+Value = TypeVar("Value")
+# Distances and positions, one array of each per query.
+Lists = tuple[list[NDArray], list[NDArray]]
+
+
+class remembered(Generic[Value]):  # noqa: N801
+    """A value that an engine computes once, whichever thread asks first, and that is not pickled.
+
+    It is an attribute of the engine from then on, so that asking again costs no call.
+    """
+
+    def __init__(self, make: "Callable[[Any], Value]"):
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, engine: None, owner: type) -> "remembered[Value]": ...
+    @overload
+    def __get__(self, engine: "Engine", owner: type) -> Value: ...
+    def __get__(self, engine, owner):
+        if engine is None:
+            return self
+        with engine.lock:
+            known = vars(engine)
+            if self.name not in known:
+                known[self.name] = self.make(engine)
+            return known[self.name]
+
+
+class Engine(Kept, ABC):
+    """A gallery of rows that answers queries; the table in `_engines` names them all.
+
+    A subclass owes the methods that are abstract here, the attributes below, and in `pickled` the
+    names of those of its attributes that a file has to hold: everything else is made again.
+    """
+
+    # What a subclass owes besides its methods, as attributes or properties.
+    metric: str  # the name of the distance
+    name: str  # the algorithm that answers
+    rows: NDArray  # the gallery as it is compared, (n, n_columns), or what is sliced like an array
+
+    # What an engine can do. It is asked of the class, before there is an engine.
+    metrics: ClassVar[tuple[str, ...]]
+    storages: ClassVar[tuple[str, ...]] = ("copy",)
+    needs_address: ClassVar[bool] = False  # whether its rows live elsewhere, under a `uri`
+    is_exact: ClassVar[bool] = True  # whether `query` finds all of the nearest rows
+    options: ClassVar[tuple[str, ...]] = ()  # the retriever's parameters that it is made with
+    pickled: ClassVar[tuple[str, ...]]
+    # What earlier versions called attributes that were saved, and what they are called now.
+    renamed: ClassVar[dict[str, str]] = {}
+    lock: ClassVar[ProcessLock] = ProcessLock()  # held while something is remembered
+
+    # What holds unless an engine says otherwise.
+    recall: float = 1.0  # share of the true neighbors that `query` finds
+    in_memory: bool = True  # whether all rows are, as they are compared
+    input_dtype: str | None = None  # in which queries are taken; None is the type of the rows
+    block_size: int | None = None  # how many queries to score at once, if that matters
+    given_uri: str | None = None  # where its rows are, as the caller spelled it
+    collection: Any = None  # what holds the rows there, and has a name
+
+    def __init__(self, metric: str | None = None) -> None:
+        """Make an engine without rows; one of a single metric knows it without being told."""
+
+    @classmethod
+    def find(cls, metric: str, storage: str = "copy") -> "type[Engine] | None":
+        """Return the engine of a metric and a storage, which is this one or none."""
+        return cls if metric in cls.metrics and storage in cls.storages else None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def build(self, rows: NDArray) -> Self:
+        """Hold a copy of `rows`, (n, n_features), as the gallery, and return the engine."""
+
+    def build_on(self, exact: "Engine") -> Self:
+        """Hold the rows of an exact engine of the same metric, and return the engine."""
+        return self.build(exact.decode(exact.rows, None))
+
+    @abstractmethod
+    def encode(self, rows: NDArray) -> NDArray:
+        """Return rows in the form in which they are compared; every query comes through here."""
+
+    def decode(self, rows: NDArray, n_features: int | None) -> NDArray:
+        """Return a copy of encoded rows in the form in which they can be asked with."""
+        return np.array(rows[:])
+
+    def as_held(self, queries: NDArray) -> NDArray:
+        """Return encoded queries as they would be if they were rows of the gallery."""
+        return queries
+
+    @abstractmethod
+    def query(self, queries: NDArray, k: int) -> tuple[NDArray, NDArray]:
+        """Return distances and positions of the `k` nearest rows, both (n_queries, k).
+
+        The nearest come first; equal distances are in the order of positions.
+        """
+
+    @abstractmethod
+    def query_radius(self, queries: NDArray, radii: NDArray) -> Lists:
+        """Return lists of distances and positions of all rows within each query's radius, exactly.
+
+        One radius per query, or one for all; each list holds one array per query, nearest first.
+        """
+
+    @abstractmethod
+    def distances(self, queries: NDArray) -> NDArray:
+        """Return the exact distances to all rows, (n_queries, n), for scoring."""
+
+    def cut_off(self, k: int) -> "Engine":
+        """Return an engine for metrics of the first `k` results.
+
+        Where reading all rows is dear, its `distances` are infinite beyond the k-th nearest row
+        and those that tie with it.
+        """
+        return self
+
+    @abstractmethod
+    def add(self, rows: NDArray) -> Self:
+        """Return an engine with `rows` appended."""
+
+    @abstractmethod
+    def remove(self, positions: NDArray) -> Self:
+        """Return an engine without the rows at `positions`; later positions move up."""
+
+    def relocate(self, place: str) -> Self | None:
+        """Return an engine whose rows are in another place; None if they are in memory."""
+        return None
+
+    @property
+    def exact(self) -> "Engine":
+        """An engine over the same rows that answers exactly."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()  # another thread may be remembering something
+        return {name: state[name] for name in self.pickled if name in state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({self.renamed.get(name, name): value for name, value in state.items()})
+
+    def knows(self, name: str) -> bool:
+        """Say whether a value that is remembered was computed yet."""
+        return name in vars(self)
+
+    def _like(self, **changes: Any) -> Self:
+        """Return an engine that differs from this one by `changes` and remembers nothing."""
+        engine = object.__new__(type(self))
+        vars(engine).update({**self.__getstate__(), **changes})
+        return engine
+
+
+class EngineFamily:
+    """Engines of one algorithm, each for some metrics and storages; used as if it were one class.
+
+    Parameters
+    ----------
+    *members : subclasses of Engine
+        No two of them serve the same metric and storage.
+    """
+
+    def __init__(self, *members: type[Engine]):
+        self.members = members
+        self.metrics = _united(member.metrics for member in members)
+        self.storages = _united(member.storages for member in members)
+        self.needs_address = any(member.needs_address for member in members)
+
+    def __call__(self, metric: str, *, storage: str = "copy", **options: Any) -> Engine:
+        """Return an engine without rows."""
+        member = self.find(metric, storage)
+        if member is None:
+            raise ValueError(f"No engine has metric={metric!r} and storage={storage!r}.")
+        return member(metric, **options)
+
+    def find(self, metric: str, storage: str = "copy") -> type[Engine] | None:
+        """Return the engine of a metric and a storage, None if there is none."""
+        found = (member.find(metric, storage) for member in self.members)
+        return next((member for member in found if member is not None), None)
+
+
+def _united(parts):
+    """Return what is in any of the parts, once, in order."""
+    return tuple(dict.fromkeys(item for part in parts for item in part))
