@@ -1,12 +1,15 @@
 """Small nets for two processor cores and images of 28 to 64 pixels: the BACKBONES table."""
 
+from collections.abc import Callable
+
+import torch
 from torch import nn
 
 from sklearn_cbir.backbones._probe import Net
-from sklearn_cbir.backbones._weights import load_state, read_weights
+from sklearn_cbir.backbones._weights import Weights, load_state, read_weights
 
 
-def _convolutions(n_in, *layers):
+def _convolutions(n_in: int, *layers: tuple[int, bool]) -> list[nn.Sequential]:
     """Return 3 x 3 convolutions with batch norm and ReLU, of (channels, whether size halves)."""
     made = []
     for n_out, halves in layers:
@@ -22,21 +25,21 @@ def _convolutions(n_in, *layers):
 class _Residual(nn.Module):
     """Two convolutions beside a shortcut."""
 
-    def __init__(self, n_channels):
+    def __init__(self, n_channels: int) -> None:
         super().__init__()
         layers = [(n_channels, False)] * 2
         self.layers = nn.Sequential(*_convolutions(n_channels, *layers))
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return maps + self.layers(maps)
 
 
-def _small():
+def _small() -> nn.Module:
     """Four convolutions, 32 to 256 channels."""
     return nn.Sequential(*_convolutions(3, (32, True), (64, True), (128, True), (256, False)))
 
 
-def _resnet9():
+def _resnet9() -> nn.Module:
     """Eight convolutions, two residual blocks, 32 to 256 channels."""
     return nn.Sequential(
         *_convolutions(3, (32, False), (64, True)),
@@ -46,11 +49,11 @@ def _resnet9():
     )
 
 
-BACKBONES = {"small": _small, "resnet9": _resnet9}
+BACKBONES: dict[str, Callable[[], nn.Module]] = {"small": _small, "resnet9": _resnet9}
 N_CHANNELS = 256  # of the feature maps of all of them, for images of any size
 
 
-def built_in(name, weights):
+def built_in(name: str, weights: Weights) -> Net:
     if weights == "imagenet":
         raise ValueError(
             f"There are no ImageNet weights for backbone={name!r}. Use weights=None, or a network "

@@ -1,13 +1,14 @@
 """Mean and standard deviation of the colors of pixels."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sklearn_cbir._validation import shortened
 
 SMALLEST_STD = 1e-6  # smaller ones leave nothing but rounding
 
 
-def colors(values, parameter):
+def colors(values: ArrayLike, parameter: str) -> tuple[float, ...]:
     """Return three floats, one per color."""
     try:
         found = np.broadcast_to(np.asarray(values, dtype=np.float64), (3,))
@@ -21,7 +22,7 @@ def colors(values, parameter):
     return tuple(found.tolist())
 
 
-def check_colors(values, parameter):
+def check_colors(values: ArrayLike, parameter: str) -> None:
     """Raise for a mean or std that colors from 0 to 1 cannot have.
 
     Saved networks may have been trained with others, which `build_backbone` takes.

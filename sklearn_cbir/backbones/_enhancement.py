@@ -4,6 +4,8 @@ Gates are twice the published ones, so that weights of 0 make them 1; what follo
 its own, for which a factor of 2 is no difference.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -14,14 +16,14 @@ REDUCTION = 16  # channels per hidden unit of a channel gate
 class ChannelGate(nn.Module):
     """Two layers without biases from one value per channel to another; the second starts at 0."""
 
-    def __init__(self, n_channels):
+    def __init__(self, n_channels: int) -> None:
         super().__init__()
         n_hidden = max(1, n_channels // REDUCTION)
-        self.squeeze = nn.Linear(n_channels, n_hidden, bias=False)
-        self.excite = nn.Linear(n_hidden, n_channels, bias=False)
+        self.squeeze: nn.Linear = nn.Linear(n_channels, n_hidden, bias=False)
+        self.excite: nn.Linear = nn.Linear(n_hidden, n_channels, bias=False)
         nn.init.zeros_(self.excite.weight)
 
-    def forward(self, values):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
         return self.excite(functional.relu(self.squeeze(values)))
 
 
@@ -31,11 +33,11 @@ class SqueezeExcitation(nn.Module):
     J. Hu, L. Shen, G. Sun. "Squeeze-and-excitation networks". CVPR 2018, equations 2 to 4.
     """
 
-    def __init__(self, n_channels):
+    def __init__(self, n_channels: int) -> None:
         super().__init__()
-        self.gate = ChannelGate(n_channels)
+        self.gate: ChannelGate = ChannelGate(n_channels)
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         weights = 2 * torch.sigmoid(self.gate(maps.mean(dim=(2, 3))))
         return maps * weights[:, :, None, None]
 
@@ -47,13 +49,13 @@ class CBAM(nn.Module):
     2018, equations 1 to 3; the places' gate is a 7 x 7 convolution.
     """
 
-    def __init__(self, n_channels):
+    def __init__(self, n_channels: int) -> None:
         super().__init__()
-        self.gate = ChannelGate(n_channels)
-        self.places = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.gate: ChannelGate = ChannelGate(n_channels)
+        self.places: nn.Conv2d = nn.Conv2d(2, 1, 7, padding=3, bias=False)
         nn.init.zeros_(self.places.weight)
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         scores = self.gate(maps.mean(dim=(2, 3))) + self.gate(maps.amax(dim=(2, 3)))
         maps = maps * 2 * torch.sigmoid(scores)[:, :, None, None]
         summary = torch.stack([maps.mean(dim=1), maps.amax(dim=1)], dim=1)  # (n, 2, H, W)
@@ -63,20 +65,25 @@ class CBAM(nn.Module):
 class ResidualConvolution(nn.Module):
     """Add two 3 x 3 convolutions of the maps to them; the scale of the second starts at 0."""
 
-    def __init__(self, n_channels):
+    def __init__(self, n_channels: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        last = nn.BatchNorm2d(n_channels)
+        self.layers: nn.Sequential = nn.Sequential(
             nn.Conv2d(n_channels, n_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(n_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(n_channels, n_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(n_channels),
+            last,
         )
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(last.weight)
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return maps + self.layers(maps)
 
 
 # Each is called with the number of channels.
-ENHANCEMENTS = {"se": SqueezeExcitation, "cbam": CBAM, "conv": ResidualConvolution}
+ENHANCEMENTS: dict[str, Callable[[int], nn.Module]] = {
+    "se": SqueezeExcitation,
+    "cbam": CBAM,
+    "conv": ResidualConvolution,
+}

@@ -1,7 +1,9 @@
 """Trying a network on one black image: what comes out of it, and why nothing does."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -16,19 +18,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 
 
+Pooling: TypeAlias = Literal["auto", "avg", "max", "gem"] | nn.Module
+
+
 @dataclass
 class Net:
     """A network without its classifier, and the images it was made for."""
 
     features: nn.Module
     image_size: int | None = None
-    mean: tuple = IMAGENET_MEAN
-    std: tuple = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     one_size: bool = False
     n_channels: int | None = None  # of its feature maps, where that is known without a trial
 
 
-def prepared(backbone):
+def prepared(backbone: nn.Module) -> nn.Module:
     """Return a copy of a user's module on the CPU, in float32, whatever it was made in."""
     name = name_of(backbone)
     tensors = [*backbone.parameters(), *backbone.buffers()]
@@ -52,7 +57,7 @@ def prepared(backbone):
     return in_float32(module)
 
 
-def detached(module):
+def detached(module: nn.Module) -> dict[int, torch.Tensor]:
     """Return a memo for copy.deepcopy: copies of what torch does not copy.
 
     That is results kept as attributes, such as the weight of the last forward under the older
@@ -61,11 +66,15 @@ def detached(module):
     kept = [value for part in module.modules() for value in vars(part).values()]
     results = [v for v in kept if isinstance(v, torch.Tensor) and v.grad_fn is not None]
     lazy = [buffer for buffer in module.buffers() if isinstance(buffer, UninitializedBuffer)]
-    without_shape = {id(v): UninitializedBuffer(device=v.device, dtype=v.dtype) for v in lazy}
+    without_shape: dict[int, torch.Tensor] = {
+        # Its metaclass is untyped, so that pyright does not see its constructor.
+        id(v): UninitializedBuffer(device=v.device, dtype=v.dtype)  # pyright: ignore[reportCallIssue]
+        for v in lazy
+    }
     return {id(value): value.detach().clone() for value in results} | without_shape
 
 
-def in_float32(module):
+def in_float32(module: nn.Module) -> nn.Module:
     """Convert a module in place if it has weights of another floating type."""
     parameters = {tensor.dtype for tensor in module.parameters()}
     buffers = {tensor.dtype for tensor in module.buffers()}
@@ -74,7 +83,7 @@ def in_float32(module):
     return module.float() if any(dtype.is_floating_point for dtype in other) else module
 
 
-def probe(features, backbone, size):
+def probe(features: nn.Module, backbone: object, size: Sequence[int]) -> tuple[int, int]:
     """Return the numbers of dimensions and of channels that come out for an image of `size`."""
     if any(map(is_lazy, [*features.parameters(), *features.buffers()])):
         _shape_lazy_layers(features, backbone, size)
@@ -91,13 +100,14 @@ def probe(features, backbone, size):
     return output.ndim, output.shape[1]
 
 
-def _is_usable(output):
+def _is_usable(output: object) -> bool:
     """Whether what comes out for one image can be made a vector."""
-    is_tensor = isinstance(output, torch.Tensor) and not output.is_complex()
-    return is_tensor and output.ndim in (2, 4) and len(output) == 1 and output.numel() > 0
+    if not isinstance(output, torch.Tensor) or output.is_complex():
+        return False
+    return output.ndim in (2, 4) and len(output) == 1 and output.numel() > 0
 
 
-def takes_channels_last(features, size):
+def takes_channels_last(features: nn.Module, size: Sequence[int]) -> bool:
     """Whether a network works with torch's channels-last layout, under which ``view`` may fail."""
     try:
         with torch.no_grad():
@@ -109,12 +119,12 @@ def takes_channels_last(features, size):
     return True
 
 
-def name_of(backbone):
+def name_of(backbone: object) -> str:
     """Return how messages call a backbone: by its name, or by the class of a module."""
     return repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
 
 
-def _shape_lazy_layers(features, backbone, size):
+def _shape_lazy_layers(features: nn.Module, backbone: object, size: Sequence[int]) -> None:
     """Let lazy layers take their shape from images of `size`."""
     modes = [(module, module.training) for module in features.modules()]
     try:
@@ -127,7 +137,7 @@ def _shape_lazy_layers(features, backbone, size):
             module.training = training
 
 
-def _outputs(features, size, n_channels=3):
+def _outputs(features: nn.Module, size: Sequence[int], n_channels: int = 3) -> torch.Tensor:
     """What comes out for one black image; counters and buffers of the network stay as they are."""
     # Weights are shared, the rest is copied; lazy layers have no weights to share.
     shared = {id(tensor): tensor for tensor in features.parameters() if not is_lazy(tensor)}
@@ -135,11 +145,11 @@ def _outputs(features, size, n_channels=3):
         return copy.deepcopy(features, shared | detached(features)).eval()(_black(size, n_channels))
 
 
-def _black(size, n_channels=3):
+def _black(size: Sequence[int], n_channels: int = 3) -> torch.Tensor:
     return torch.zeros(1, n_channels, *size, dtype=torch.float32)
 
 
-def _works(features, size, n_channels=3):
+def _works(features: nn.Module, size: Sequence[int], n_channels: int = 3) -> bool:
     try:
         _outputs(features, size, n_channels)
     except Exception:
@@ -147,7 +157,7 @@ def _works(features, size, n_channels=3):
     return True
 
 
-def _explain(features, backbone, size, error):
+def _explain(features: nn.Module, backbone: object, size: Sequence[int], error: Exception) -> str:
     """Say why a network fails: its channels, the size of the images, or something else."""
     name, (height, width) = name_of(backbone), size
     for n_channels in OTHER_CHANNELS:
@@ -172,7 +182,7 @@ def _explain(features, backbone, size, error):
     return f"{found} ({reason}). {advice}"
 
 
-def _describe(output):
+def _describe(output: object) -> str:
     shape = getattr(output, "shape", None)
     if shape is None:
         return type(output).__name__
@@ -180,7 +190,7 @@ def _describe(output):
     return f"a tensor of shape {tuple(shape)}{kind}"
 
 
-def pooled_width(pool, n_dimensions, channels):
+def pooled_width(pool: nn.Module, n_dimensions: int, channels: int) -> int:
     """Length of the vectors that `pool` makes of feature maps."""
     if n_dimensions == 2:
         return channels

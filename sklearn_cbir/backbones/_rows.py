@@ -1,10 +1,28 @@
 """The trunk for rows of features instead of images."""
 
+from typing import TypedDict
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sklearn_cbir._validation import check_integer
+
+
+class RowStatistics(TypedDict):
+    """What rows are standardized with, float64 (n_features,)."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+class RowSpec(RowStatistics):
+    """Arguments of `build_backbone` for rows."""
+
+    backbone: None
+    weights: None
+    in_features: int
 
 
 class RowTrunk(nn.Module):
@@ -28,28 +46,31 @@ class RowTrunk(nn.Module):
     torch.Size([2, 256])
     """
 
-    width = 256
-    image_size = None
-    resize_size = None
+    width: int = 256
+    image_size: None = None
+    resize_size: None = None
 
-    def __init__(self, spec):
+    def __init__(self, spec: RowSpec) -> None:
         super().__init__()
-        self.spec = spec
-        self.layers = nn.Sequential(
+        self.spec: RowSpec = spec
+        self.layers: nn.Sequential = nn.Sequential(
             nn.Linear(spec["in_features"], self.width),
             nn.ReLU(),
             nn.Linear(self.width, self.width),
             nn.ReLU(),
         )
 
-    def forward(self, rows):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Vectors (n, width) of rows (n, n_features)."""
-        mean, std = (torch.as_tensor(self.spec[key]).to(rows) for key in ("mean", "std"))
+        mean = torch.as_tensor(self.spec["mean"]).to(rows)
+        std = torch.as_tensor(self.spec["std"]).to(rows)
         # The bound is out of reach of sane rows and keeps insane ones finite.
         return self.layers(((rows - mean) / std).clamp(-1e6, 1e6).float())
 
 
-def build_mlp(n_features, *, mean=None, std=None):
+def build_mlp(
+    n_features: int, *, mean: ArrayLike | None = None, std: ArrayLike | None = None
+) -> RowTrunk:
     """Build a trunk for rows of features.
 
     Parameters
@@ -57,7 +78,7 @@ def build_mlp(n_features, *, mean=None, std=None):
     n_features : int
         Length of the rows.
 
-    mean, std : ndarray of shape (n_features,), default=None
+    mean, std : array-like of shape (n_features,), default=None
         What rows are standardized with, as `row_statistics` gives it; None
         leaves them as they are.
 
@@ -77,7 +98,7 @@ def build_mlp(n_features, *, mean=None, std=None):
     torch.Size([2, 256])
     """
     check_integer(n_features, "n_features", minimum=1)
-    spec = {
+    spec: RowSpec = {
         "backbone": None,
         "weights": None,
         "in_features": int(n_features),
@@ -87,7 +108,7 @@ def build_mlp(n_features, *, mean=None, std=None):
     return RowTrunk(spec)
 
 
-def row_statistics(X, chunk=4096):
+def row_statistics(X: NDArray[np.floating], chunk: int = 4096) -> RowStatistics:
     """Mean and standard deviation of every column, whatever its scale.
 
     Parameters

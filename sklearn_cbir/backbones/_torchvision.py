@@ -2,20 +2,22 @@
 
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 
 from sklearn_cbir._validation import shortened
 from sklearn_cbir.backbones._built_in import BACKBONES
-from sklearn_cbir.backbones._probe import Net
-from sklearn_cbir.backbones._weights import load_state, read_weights
+from sklearn_cbir.backbones._probe import Net, Pooling
+from sklearn_cbir.backbones._weights import Weights, load_state, read_weights
 
 CLASSIFIERS = ("classifier", "fc", "heads", "head")
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
-def _import_torchvision():
+def _import_torchvision() -> ModuleType:
     try:
         import torchvision
     except Exception as error:
@@ -28,7 +30,7 @@ def _import_torchvision():
     return torchvision
 
 
-def from_torchvision(name, weights, pooling, image_size):
+def from_torchvision(name: str, weights: Weights, pooling: Pooling, image_size: int | None) -> Net:
     models = _import_torchvision().models
     names = models.list_models(module=models)
     if name not in names:
@@ -60,9 +62,9 @@ def from_torchvision(name, weights, pooling, image_size):
     )
 
 
-def _construct(models, name, size):
+def _construct(models: ModuleType, name: str, size: int | None) -> nn.Module:
     """Network with new weights; `size` is that of networks which take one size only."""
-    options = {}
+    options: dict[str, Any] = {}
     if name in ("inception_v3", "googlenet"):
         # Their own initialization takes seconds, and batch normalization makes up for it.
         options = {"aux_logits": False, "init_weights": False, "transform_input": False}
@@ -77,14 +79,14 @@ def _construct(models, name, size):
         ) from error
 
 
-def _last_layer(model):
+def _last_layer(model: nn.Module) -> str:
     """Name of the layer that gives one score per class."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     # SqueezeNet has none: it scores by a convolution.
     return linear[-1] if linear else "classifier"
 
 
-def _without_classifier(model, name, pooling):
+def _without_classifier(model: nn.Module, name: str, pooling: Pooling) -> nn.Module:
     """All that comes before the last layer; before the network's own pooling if it is replaced."""
     if pooling == "auto":
         last = _last_layer(model)
@@ -105,7 +107,7 @@ def _without_classifier(model, name, pooling):
     return nn.Sequential(*layers, *[nn.ReLU()] * name.startswith("densenet"))
 
 
-def _download(published):
+def _download(published: Any) -> dict[str, torch.Tensor]:
     """State dict of torchvision's weights, from its cache or from the network."""
     try:
         return published.get_state_dict(progress=True, check_hash=True, map_location="cpu")

@@ -1,8 +1,11 @@
 """The trunk that all backbones become, and how it is built of a name or a module."""
 
 import copy
+from collections.abc import Sequence
+from typing import Self, TypedDict, cast
 
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from sklearn_cbir._validation import check_integer, resolve, shortened
@@ -10,6 +13,7 @@ from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._colors import colors
 from sklearn_cbir.backbones._probe import (
     Net,
+    Pooling,
     in_float32,
     name_of,
     pooled_width,
@@ -17,12 +21,25 @@ from sklearn_cbir.backbones._probe import (
     probe,
     takes_channels_last,
 )
-from sklearn_cbir.backbones._rows import build_mlp
+from sklearn_cbir.backbones._rows import RowTrunk, build_mlp
 from sklearn_cbir.backbones._torchvision import from_torchvision
-from sklearn_cbir.backbones._weights import load_state, read_weights
+from sklearn_cbir.backbones._weights import Weights, load_state, read_weights
 from sklearn_cbir.pooling import POOLINGS, AveragePooling
 
 PROBED_AT = 96  # px
+
+
+class TrunkSpec(TypedDict):
+    """Arguments of `build_backbone` that build a trunk for images, without its weights."""
+
+    backbone: str | nn.Module | None
+    weights: None
+    pooling: Pooling
+    image_size: int | None
+    resize_size: int | None
+    input_shape: tuple[int, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Trunk(nn.Module):
@@ -72,31 +89,41 @@ class Trunk(nn.Module):
     torch.Size([2, 256])
     """
 
-    def __init__(self, features, pooling, width, spec, n_channels=None):
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        features: nn.Module,
+        pooling: nn.Module,
+        width: int,
+        spec: TrunkSpec,
+        n_channels: int | None = None,
+    ) -> None:
         super().__init__()
-        self.features = features
-        self.pooling = pooling
-        self.width = width
-        self.spec = spec
-        self.n_channels = n_channels
-        self.image_size = spec["image_size"]
-        self.resize_size = spec["resize_size"]
-        self.frozen_batch_norm = False
-        self.memory_format = torch.channels_last
-        self._fresh_norms = []
+        self.features: nn.Module = features
+        self.pooling: nn.Module = pooling
+        self.width: int = width
+        self.spec: TrunkSpec = spec
+        self.n_channels: int | None = n_channels
+        self.image_size: int | None = spec["image_size"]
+        self.resize_size: int | None = spec["resize_size"]
+        self.frozen_batch_norm: bool = False
+        self.memory_format: torch.memory_format = torch.channels_last
+        self._fresh_norms: list[nn.Module] = []
         # In units of uint8, (3, 1, 1); not persistent, since `spec` carries them.
         mean, std = (
-            255 * torch.tensor(spec[key], dtype=torch.float32).reshape(3, 1, 1)
-            for key in ("mean", "std")
+            255 * torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
+            for values in (spec["mean"], spec["std"])
         )
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Vectors (n, width) of uint8 images (n, 3, height, width)."""
         return self.pool(self.unpooled(images))
 
-    def unpooled(self, images):
+    def unpooled(self, images: torch.Tensor) -> torch.Tensor:
         """Return feature maps, or vectors where the network has none.
 
         Parameters
@@ -142,7 +169,7 @@ class Trunk(nn.Module):
             "in training and in evaluation."
         )
 
-    def pool(self, maps):
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
         """Return vectors of what `unpooled` gives.
 
         Parameters
@@ -164,7 +191,7 @@ class Trunk(nn.Module):
             )
         return vectors.float()
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         """Switch to training, leaving frozen batch normalization as it is."""
         super().train(mode)
         if self.frozen_batch_norm:
@@ -174,13 +201,13 @@ class Trunk(nn.Module):
         return self
 
     @property
-    def fresh_norms(self):
+    def fresh_norms(self) -> list[int] | None:
         """Numbers of the batch norms that learn their statistics, None if all of them do."""
         if not self.frozen_batch_norm:
             return None
         return [n for n, norm in enumerate(_running_norms(self)) if norm in self._fresh_norms]
 
-    def keep_statistics(self, fresh=None):
+    def keep_statistics(self, fresh: list[int] | None = None) -> None:
         """Freeze the batch norms, but for those that have no statistics to keep yet.
 
         Parameters
@@ -197,7 +224,7 @@ class Trunk(nn.Module):
             self._fresh_norms = [norms[number] for number in fresh]
 
 
-def is_trained(network):
+def is_trained(network: nn.Module) -> bool:
     """Whether normalization shows training: True without running statistics, which tell nothing.
 
     The statistics decide and not the count of batches, which converted and old files lack.
@@ -206,7 +233,7 @@ def is_trained(network):
     return not norms or not all(map(_is_fresh, norms))
 
 
-def _running_norms(network):
+def _running_norms(network: nn.Module) -> list[nn.Module]:
     """Return the layers that normalize with running statistics: batch norms of any make."""
     return [
         module
@@ -216,12 +243,13 @@ def _running_norms(network):
     ]
 
 
-def _is_fresh(norm):
+def _is_fresh(norm: nn.Module) -> bool:
     """Whether the statistics are those that a new layer has."""
-    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+    mean, var = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
+    return bool((mean == 0).all() and (var == 1).all())
 
 
-def freeze_batch_norm(network):
+def freeze_batch_norm(network: nn.Module) -> None:
     """Let batch normalization use the statistics it has; its weights still train.
 
     So does any other layer with running statistics, such as an instance norm
@@ -237,7 +265,8 @@ def freeze_batch_norm(network):
 
     Examples
     --------
-    >>> from torch import nn
+    >>> from numpy.typing import ArrayLike
+    from torch import nn
     >>> network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> freeze_batch_norm(network)
     >>> network[0].training, network[1].training
@@ -251,17 +280,17 @@ def freeze_batch_norm(network):
 
 
 def build_backbone(
-    backbone,
+    backbone: str | nn.Module | None,
     *,
-    weights=None,
-    pooling="auto",
-    image_size=None,
-    resize_size=None,
-    input_shape=None,
-    mean=None,
-    std=None,
-    in_features=None,
-):
+    weights: Weights = None,
+    pooling: Pooling = "auto",
+    image_size: int | None = None,
+    resize_size: int | None = None,
+    input_shape: Sequence[int] | None = None,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
+    in_features: int | None = None,
+) -> Trunk | RowTrunk:
     """Build a trunk, with or without trained weights.
 
     New weights are torch's own initialization, drawn from torch's global
@@ -269,7 +298,7 @@ def build_backbone(
 
     Parameters
     ----------
-    backbone : str or Module
+    backbone : str, Module or None
         A name in `BACKBONES`, one of torchvision's classification networks,
         or a module from normalized images (n, 3, height, width) to vectors or
         feature maps. A module is copied, with the weights it has, to the CPU
@@ -310,8 +339,8 @@ def build_backbone(
 
     Returns
     -------
-    Trunk
-        In training mode, on the CPU.
+    Trunk or RowTrunk
+        In training mode, on the CPU; a RowTrunk if `in_features` is given.
 
     Raises
     ------
@@ -343,27 +372,28 @@ def build_backbone(
     net = _find(backbone, weights, pooling, image_size)
     image_size = net.image_size if image_size is None else int(image_size)
     resize_size = image_size if resize_size is None else int(resize_size)
+    shape = None
     if input_shape is not None:
-        input_shape = tuple(check_integer(side, "input_shape", minimum=1) for side in input_shape)
-    spec = {
+        shape = tuple(check_integer(side, "input_shape", minimum=1) for side in input_shape)
+    spec: TrunkSpec = {
         "backbone": backbone,
         "weights": None,
         "pooling": pooling,
         "image_size": image_size,
         "resize_size": resize_size,
-        "input_shape": input_shape,
+        "input_shape": shape,
         "mean": tuple(net.mean) if mean is None else colors(mean, "mean"),
         "std": tuple(net.std) if std is None else colors(std, "std"),
     }
     if net.n_channels is not None and isinstance(pooling, str):
         return Trunk(net.features, _named_pooling(pooling), net.n_channels, spec, net.n_channels)
-    size = input_shape if image_size is None else (image_size, image_size)
+    size = shape if image_size is None else (image_size, image_size)
+    size = size or (PROBED_AT,) * 2
     if not net.one_size:
         # What takes 96 pixels takes more, and smaller is faster.
-        size = [min(side, PROBED_AT) for side in size or (PROBED_AT,) * 2]
-    size = size or (PROBED_AT,) * 2
+        size = tuple(min(side, PROBED_AT) for side in size)
     n_dimensions, channels = probe(net.features, backbone, size)
-    if isinstance(backbone, nn.Module) and weights not in (None, "imagenet"):
+    if isinstance(backbone, nn.Module) and weights is not None and weights != "imagenet":
         # Only now have lazy layers the shapes that weights fit into.
         load_state(net.features, read_weights(weights), name_of(backbone))
     pool = _make_pooling(pooling, n_dimensions, backbone)
@@ -374,7 +404,7 @@ def build_backbone(
     return trunk
 
 
-def _find(backbone, weights, pooling, image_size):
+def _find(backbone: object, weights: Weights, pooling: Pooling, image_size: int | None) -> Net:
     """Net of a name or a module, with its weights."""
     if isinstance(backbone, nn.Module):
         return Net(prepared(backbone), one_size=True)
@@ -389,7 +419,7 @@ def _find(backbone, weights, pooling, image_size):
     return from_torchvision(backbone, weights, pooling, image_size)
 
 
-def _make_pooling(pooling, n_dimensions, backbone):
+def _make_pooling(pooling: Pooling, n_dimensions: int, backbone: object) -> nn.Module:
     """Pooling module, if there is a feature map to pool."""
     if n_dimensions == 4:
         if isinstance(pooling, str):
@@ -408,7 +438,7 @@ def _make_pooling(pooling, n_dimensions, backbone):
     return nn.Identity()
 
 
-def _named_pooling(name):
+def _named_pooling(name: str) -> nn.Module:
     """Return a new pooling module; those with a name keep the number of channels."""
     if name == "auto":
         return AveragePooling()

@@ -1,15 +1,20 @@
 """Trained weights: files -> state dicts -> networks."""
 
+import os
 import pickle
 import re
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from sklearn_cbir._files import is_of_content
 
+Weights: TypeAlias = str | os.PathLike[str] | None  # "imagenet", a file, or none
 
-def read_weights(path):
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a state dict from a file.
 
     Parameters
@@ -43,19 +48,19 @@ def read_weights(path):
     ...     read_weights(path)
     {'weight': tensor([1., 1.])}
     """
-    path = Path(path)
-    if not path.is_file():
+    file = Path(path)
+    if not file.is_file():
         raise FileNotFoundError(
-            f"weights={str(path)!r} is not a file. Pass the path of a state dict, 'imagenet' or "
+            f"weights={str(file)!r} is not a file. Pass the path of a state dict, 'imagenet' or "
             "None."
         )
     try:
-        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
         if not is_of_content(error):
             raise
         raise ValueError(
-            f"weights={str(path)!r} cannot be read as a state dict ({_first_line(error)}). Save "
+            f"weights={str(file)!r} cannot be read as a state dict ({_first_line(error)}). Save "
             "it with torch.save(network.state_dict(), path)."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
@@ -64,17 +69,17 @@ def read_weights(path):
     tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
     if not tensors or not state:
         raise ValueError(
-            f"weights={str(path)!r} holds no state dict of names and tensors. Save it with "
+            f"weights={str(file)!r} holds no state dict of names and tensors. Save it with "
             "torch.save(network.state_dict(), path)."
         )
     return {re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in state.items()}
 
 
-def _read_torch(path):
+def _read_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: Path) -> Any:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -89,11 +94,13 @@ def _read_safetensors(path):
         raise ValueError(str(error)) from error
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def load_state(model, state, name, optional=()):
+def load_state(
+    model: nn.Module, state: dict[str, torch.Tensor], name: str, optional: tuple[str, ...] = ()
+) -> None:
     """Load all of `state` into `model`; names that start with `optional` are left as they are."""
     # Torchvision's DenseNet files have one dot more than its networks.
     state = {re.sub(r"(denselayer\d+\.\w+)\.(\d\.)", r"\1\2", k): v for k, v in state.items()}
