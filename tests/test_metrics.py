@@ -21,6 +21,7 @@ from sklearn_cbir.metrics import (
     METRICS,
     _counts,
     _groups,
+    _walk,
     acg_at_k,
     evaluate,
     hamming_mean_average_precision,
@@ -386,8 +387,8 @@ def test_small_blocks_and_threads_change_nothing(rng, monkeypatch):
     expected = score()
     with config_context(working_memory=0.01):
         assert np.array_equal(score(), expected)
-    monkeypatch.setattr(_groups, "PAIRS_PER_THREAD", 10)
-    monkeypatch.setattr(_groups, "PAIRS_AT_ONCE", 200)
+    monkeypatch.setattr(_walk, "PAIRS_PER_THREAD", 10)
+    monkeypatch.setattr(_walk, "PAIRS_AT_ONCE", 200)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert np.array_equal(score(), expected)
 

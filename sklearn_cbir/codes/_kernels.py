@@ -360,7 +360,8 @@ def fill_by_labels(
                 totals[query, far] += 1
                 if shared:
                     hits[query, far] += 1
-                    gain[query, far] += gains[shared]
+                    for number in range(len(gains)):
+                        gain[query, number, far] += gains[number, shared]
                     levels[query, shared] += 1
 
 

@@ -221,12 +221,6 @@ class HammingDistances:
     gallery : array of shape (n_gallery, n_words), uint64
         Packed codes of the same length in bits, of which only the words are checked.
 
-    Attributes
-    ----------
-    on_read : callable or None
-        Called with the number of queries, whenever distances of some were read
-        or counted; None to begin with.
-
     Examples
     --------
     >>> import numpy as np
@@ -238,12 +232,10 @@ class HammingDistances:
 
     queries: PackedCodes
     gallery: PackedCodes
-    on_read: Callable[[int], object] | None
     ndim: int = 2
 
     def __init__(self, queries: ArrayLike, gallery: ArrayLike) -> None:
         self.queries, self.gallery = _check_pair(queries, gallery)
-        self.on_read = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -258,10 +250,7 @@ class HammingDistances:
 
     def __getitem__(self, rows: slice) -> Counted:
         """Return the distances of a slice of the queries."""
-        distances = hamming_distances(self.queries[rows], self.gallery)
-        if self.on_read is not None:
-            self.on_read(len(distances))
-        return distances
+        return hamming_distances(self.queries[rows], self.gallery)
 
 
 @lru_cache(maxsize=1)

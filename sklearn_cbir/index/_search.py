@@ -50,21 +50,39 @@ def search_reranked(engine, queries, k, own, rerank, depth):
     return distances[:, :k], positions[:, :k]
 
 
-def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, on_read):
-    """Return, for every metric, one value per query; `own` is left out of the ranking."""
-    values, reranker = [], rerank
-    for name in names:
-        k = parse_metric(name)[1]
-        # What lies within a distance does so in any order.
-        rerank = reranker if reranker is not None and reads_order(name) else None
-        source = engine if k is None else engine.cut_off(k + (own is not None))
-        if engine.metric == "hamming" and rerank is None and source is engine:
-            distances = engine.distances(queries)  # metrics count its distances
+def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, advance):
+    """Return, for every metric, one value per query; `own` is left out of the ranking.
+
+    Metrics of one ranking share one reading of the gallery. `advance` is told how many values of
+    single queries are there.
+    """
+    values = dict.fromkeys(range(len(names)))
+    for ranking, numbers in _rankings(engine, queries, own, names, rerank, depth):
+        some = [names[number] for number in numbers]
+        values.update(zip(numbers, evaluate_each(some, y, y_gallery, ranking, own, advance)))
+    return list(values.values())
+
+
+def _rankings(engine, queries, own, names, rerank, depth):
+    """Yield the rankings that metrics are computed from, and the numbers of those metrics.
+
+    What lies within a distance does so in any order, so that it is not re-ranked. Where reading
+    the whole gallery is dear, metrics of the first results share the longest list of them.
+    """
+    cutoffs = [parse_metric(name)[1] for name in names]
+    longest = max((k for k in cutoffs if k is not None), default=len(engine))
+    first_results = engine.cut_off(longest + (own is not None))
+    readings = {}
+    for number, (name, k) in enumerate(zip(names, cutoffs)):
+        is_reranked = rerank is not None and reads_order(name)
+        is_whole = k is None or first_results is engine
+        readings.setdefault((is_reranked, is_whole), []).append(number)
+    for (is_reranked, is_whole), numbers in readings.items():
+        source, used = engine if is_whole else first_results, rerank if is_reranked else None
+        if engine.metric == "hamming" and is_whole and not is_reranked:
+            yield engine.distances(queries), numbers  # metrics count its distances
         else:
-            distances = FullRanking(source, queries, own, rerank=rerank, depth=depth)
-        distances.on_read = on_read
-        values.append(evaluate_each(name, y, y_gallery, distances, own))
-    return values
+            yield FullRanking(source, queries, own, rerank=used, depth=depth), numbers
 
 
 def summarize_scores(y, values, sample_weight):
@@ -83,7 +101,6 @@ class FullRanking:
     """Exact distances, in the re-ranker's order, in the blocks of queries that a metric reads."""
 
     ndim = 2
-    on_read = None  # called with the number of queries that were read
 
     def __init__(self, engine, queries, own, *, rerank, depth):
         self.engine, self.queries, self.own = engine, queries, own
@@ -104,8 +121,6 @@ class FullRanking:
         if self.rerank is not None:
             own = None if self.own is None else self.own[rows]
             distances = self._reranked(queries, distances, own)
-        if self.on_read is not None:
-            self.on_read(len(queries))
         return distances
 
     def _reranked(self, queries, distances, own):

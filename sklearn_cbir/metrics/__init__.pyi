@@ -29,17 +29,19 @@ from sklearn_cbir.metrics._precision import (
     weighted_mean_average_precision as weighted_mean_average_precision,
 )
 from sklearn_cbir.metrics._radius import (
-    best_f1_radius as best_f1_radius,
     mean_average_precision_in_radius as mean_average_precision_in_radius,
-    per_class_thresholds as per_class_thresholds,
     precision_in_radius as precision_in_radius,
     recall_in_radius as recall_in_radius,
     success_in_radius as success_in_radius,
-    threshold_f1 as threshold_f1,
-    threshold_f1_curve as threshold_f1_curve,
 )
 from sklearn_cbir.metrics._scoring import (
     METRICS as METRICS,
     evaluate as evaluate,
     parse_metric as parse_metric,
+)
+from sklearn_cbir.metrics._thresholds import (
+    best_f1_radius as best_f1_radius,
+    per_class_thresholds as per_class_thresholds,
+    threshold_f1 as threshold_f1,
+    threshold_f1_curve as threshold_f1_curve,
 )

@@ -1,13 +1,13 @@
 """How many codes, relevant or not, lie at every Hamming distance of a query: no matrix, no sort."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from sklearn_cbir._typing import Floats, Positions
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.codes._search import WORD, kernels, layout, measure, run_in_threads
+from sklearn_cbir.metrics._groups import TieGroups, Within
 from sklearn_cbir.metrics._relevance import Relevance
 
 CODES_AT_ONCE = 1024  # queries whose counts are held at once
@@ -19,27 +19,72 @@ class Counts:
 
     totals: np.ndarray
     hits: np.ndarray  # relevant items
-    gain: np.ndarray | None  # sum of their gains; None: one per relevant item
+    gain: np.ndarray  # (n_queries, n_gains, n_distances): sums of their gains
     levels: np.ndarray  # (n_queries, n_levels): relevant items that share 0, 1, 2, ... labels
     n_results: np.ndarray  # (n_queries,): items that were ranked
 
     def part(self, rows):
         """Return the counts of some of the queries, sharing memory."""
-        gain = None if self.gain is None else self.gain[rows]
-        return Counts(
-            self.totals[rows], self.hits[rows], gain, self.levels[rows], self.n_results[rows]
+        arrays = self.totals, self.hits, self.gain, self.levels, self.n_results
+        return Counts(*(array[rows] for array in arrays))
+
+
+class CountedRankings:
+    """The rankings of a block of queries by Hamming distance: all that `Rankings` says of ties.
+
+    Parameters
+    ----------
+    counts : Counts
+        What lies at each distance.
+
+    gains : list of callables
+        Which gains were counted.
+    """
+
+    def __init__(self, counts: Counts, gains: list[Callable]):
+        self.counts, self.gains = counts, gains
+        self.n_relevant = counts.hits.sum(axis=1)
+
+    def groups(self, ties: str = "average", gains: Callable | None = None) -> TieGroups:
+        """Return the groups of equally distant items: the distances that hold a relevant one."""
+        counts = self.counts
+        place = np.nonzero(counts.hits)
+        sums = [np.cumsum(x, axis=1) - x for x in (counts.totals, counts.hits)]
+        gain = None if gains is None else counts.gain[:, self.gains.index(gains)]
+        return TieGroups(
+            query=place[0],
+            before=sums[0][place],
+            size=counts.totals[place],
+            hits=counts.hits[place],
+            hits_before=sums[1][place],
+            gains=None if gain is None else gain[place],
+            gains_before=None if gain is None else (np.cumsum(gain, axis=1) - gain)[place],
+            n_relevant=self.n_relevant,
+            levels=counts.levels,
+            n_results=counts.n_results,
         )
+
+    def within(self, radii: np.ndarray, max_results: int | None = None) -> Within:
+        """Count what lies within each radius."""
+        n_distances = self.counts.totals.shape[1]
+        reached = np.clip(np.floor(radii), -1, n_distances - 1).astype(np.int64) + 1
+        found, hits = (
+            np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1)[:, reached]
+            for counts in (self.counts.totals, self.counts.hits)
+        )
+        found, hits = found.astype(np.float64, order="C"), hits.astype(np.float64, order="C")
+        return Within(found, hits, self.n_relevant)
 
 
 def count_codes(
     relevance: Relevance,
     distances: HammingDistances,
-    gains: Floats | None,
-    exclude: list[Positions] | None,
-) -> Iterator[Counts]:
-    """Yield the `Counts` of one block of queries after the other.
+    gains: np.ndarray,
+    exclude: list[np.ndarray] | None,
+) -> Iterator[tuple[slice, Counts]]:
+    """Yield blocks of queries and their `Counts`.
 
-    `distances` are `HammingDistances`; `gains` and `exclude` are as in `tie_groups`.
+    ``gains[i]`` are gains of items that share 0, 1, 2, ... labels, (n_gains, n_levels).
     """
     n_queries, n_gallery = distances.shape
     n_distances = WORD * distances.gallery.shape[1] + 1
@@ -50,16 +95,14 @@ def count_codes(
         counts = Counts(
             totals=np.zeros(shape, dtype=np.int64),
             hits=np.zeros(shape, dtype=np.int64),
-            gain=None if gains is None else np.zeros(shape),
+            gain=np.zeros((len(queries), len(gains), n_distances)),
             levels=np.zeros((len(queries), relevance.n_levels), dtype=np.int64),
             n_results=np.full(len(queries), n_gallery),
         )
         _fill(count, queries, counts, n_gallery)
         if exclude is not None:
             _take_out(counts, relevance, distances, gains, queries, exclude)
-        if distances.on_read is not None:
-            distances.on_read(len(queries))
-        yield counts
+        yield slice(start, start + len(queries)), counts
 
 
 def _fill(count, queries, counts, n_gallery):
@@ -92,8 +135,7 @@ def _class_counter(compiled, relevance, distances, gains):
             counts.totals,
             counts.hits,
         )
-        if gains is not None:
-            counts.gain[:] = gains[1] * counts.hits
+        counts.gain[:] = gains[:, 1, None] * counts.hits[:, None]
         counts.levels[:, 1] = stops[queries] - starts[queries]
 
     return count
@@ -112,10 +154,10 @@ def _label_counter(compiled, relevance, distances, gains):
             by_word,
             query_labels[queries],
             gallery_labels,
-            np.zeros(relevance.n_levels) if gains is None else gains,
+            gains,
             counts.totals,
             counts.hits,
-            np.zeros(counts.totals.shape) if gains is None else counts.gain,
+            counts.gain,
             counts.levels,
         )
 
@@ -134,8 +176,8 @@ def _numpy_counter(relevance, distances, gains):
             shared = np.ones(len(items), dtype=np.int64) if shared is None else shared
             counts.totals[row] = np.bincount(far, minlength=n_distances)
             counts.hits[row] = np.bincount(near, minlength=n_distances)
-            if gains is not None:
-                counts.gain[row] = np.bincount(near, weights=gains[shared], minlength=n_distances)
+            for gain, worth in zip(counts.gain[row], gains):
+                gain[:] = np.bincount(near, weights=worth[shared], minlength=n_distances)
             counts.levels[row] = np.bincount(shared, minlength=relevance.n_levels)
 
     return count
@@ -154,6 +196,6 @@ def _take_out(counts, relevance, distances, gains, queries, exclude):
     counts.n_results -= n_excluded
     np.subtract.at(counts.totals, (row, far), 1)
     np.subtract.at(counts.hits, (row, far), relevant)
-    if gains is not None:
-        np.subtract.at(counts.gain, (row, far), np.where(relevant, gains[shared], 0))
+    for number, worth in enumerate(gains):
+        np.subtract.at(counts.gain, (row, number, far), np.where(relevant, worth[shared], 0))
     np.subtract.at(counts.levels, (row[relevant], shared[relevant]), 1)

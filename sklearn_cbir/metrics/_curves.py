@@ -8,9 +8,8 @@ from numpy.typing import ArrayLike
 from sklearn_cbir._typing import Distances, Floats, LabelsLike, Ties
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
-from sklearn_cbir.metrics._groups import tie_groups
-from sklearn_cbir.metrics._radius import _within, check_radii
 from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
+from sklearn_cbir.metrics._walk import TIES, walk, within_radii
 
 __all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
 
@@ -68,22 +67,26 @@ def precision_recall_curve(
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     exclude = check_exclude(exclude, distances.shape)
+    check_choice(ties, "ties", TIES)
     n_ranks = distances.shape[1]
     # Expected hits grow evenly within a group: sum the slopes of all groups, then integrate.
     slopes = np.zeros((2, n_ranks + 1))  # of hits, and of hits / n_relevant
     defined = np.full(distances.shape[0], np.nan)
     weights = check_weights(sample_weight, len(defined))
-    start = 0
     longest = 0
-    for groups in tie_groups(relevance, distances, ties=ties, exclude=exclude):
-        block = slice(start, start + len(groups.n_relevant))
+    for block, groups in walk(
+        lambda rankings: rankings.groups(ties),
+        relevance,
+        distances,
+        exclude,
+        needs_rows=ties != "average",
+    ):
         defined[block] = np.where(groups.n_relevant > 0, 1.0, np.nan)
         slope = groups.hits / groups.size * weights[block][groups.query]
         for line, per_item in zip(slopes, (slope, slope / groups.n_relevant[groups.query])):
             np.add.at(line, groups.before, per_item)
             np.add.at(line, groups.before + groups.size, -per_item)
         longest = max(longest, groups.n_results.max())
-        start = block.stop
     mean_over_queries(defined, sample_weight)  # warns or raises
     hits, recall = np.cumsum(np.cumsum(slopes, axis=1), axis=1)[:, :longest]
     total = weights[~np.isnan(defined)].sum()
@@ -148,9 +151,8 @@ def radius_precision_recall_curve(
     array([0.5, 0.5, 1. ])
     """
     check_choice(average, "average", ("macro", "micro"))
-    found, hits, n_relevant = _within(
-        y_queries, y_gallery, distances, radii=check_radii(radii), exclude=exclude
-    )
+    within = within_radii(y_queries, y_gallery, distances, radii=radii, exclude=exclude)
+    found, hits, n_relevant = within.found, within.hits, within.n_relevant
     defined = np.where(n_relevant > 0, 1.0, np.nan)
     mean_over_queries(defined, sample_weight)  # warns or raises
     weights = np.where(n_relevant > 0, check_weights(sample_weight, len(defined)), 0.0)

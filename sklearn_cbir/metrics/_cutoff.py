@@ -15,7 +15,8 @@ from sklearn_cbir._typing import (
     Ranked,
     Ties,
 )
-from sklearn_cbir.metrics._groups import Cutoff, TieGroups, evaluate_groups
+from sklearn_cbir.metrics._groups import Cutoff, TieGroups
+from sklearn_cbir.metrics._walk import GroupMetric, evaluate_metric
 
 __all__ = ["acg_at_k", "ndcg_at_k", "precision_at_k", "recall_at_k", "set_recall_at_k"]
 
@@ -92,13 +93,11 @@ def precision_at_k(
     >>> precision_at_k([1], [1, 0, 1, 0], [[0.1, 0.2, 0.3, 0.4]], k=2)
     0.5
     """
-    return evaluate_groups(
-        lambda groups, k: _share(groups, k, groups.hits),
+    return evaluate_metric(
+        precision_metric(k, ties),
         y_queries,
         y_gallery,
         distances,
-        k=k,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -179,13 +178,11 @@ def recall_at_k(
     >>> recall_at_k([1, 0], [1, 0, 1], [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]], k=1)
     0.5
     """
-    return evaluate_groups(
-        chance_of_a_hit,
+    return evaluate_metric(
+        recall_metric(k, ties),
         y_queries,
         y_gallery,
         distances,
-        k=k,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -265,13 +262,11 @@ def set_recall_at_k(
     >>> set_recall_at_k([1], [1, 0, 1, 0], [[0.1, 0.2, 0.3, 0.4]], k=2)
     0.5
     """
-    return evaluate_groups(
-        lambda groups, k: _expected(groups, k, groups.hits) / np.maximum(groups.n_relevant, 1),
+    return evaluate_metric(
+        set_recall_metric(k, ties),
         y_queries,
         y_gallery,
         distances,
-        k=k,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -356,14 +351,11 @@ def acg_at_k(
     >>> acg_at_k([[1, 1, 1]], gallery, [[0.1, 0.2, 0.3, 0.4]], k=2)
     1.0
     """
-    return evaluate_groups(
-        lambda groups, k: _share(groups, k, groups.gain),
+    return evaluate_metric(
+        acg_metric(k, ties),
         y_queries,
         y_gallery,
         distances,
-        gains=lambda n_levels: np.arange(n_levels, dtype=np.float64),
-        k=k,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -450,18 +442,46 @@ def ndcg_at_k(
     >>> ndcg_at_k([[1, 1, 1]], gallery, [[0.1, 0.2, 0.3, 0.4]])
     0.6935...
     """
-    return evaluate_groups(
-        _normalized_gain,
+    return evaluate_metric(
+        ndcg_metric(k, ties),
         y_queries,
         y_gallery,
         distances,
-        gains=_exponential_gains,
-        k=k,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
     )
+
+
+def precision_metric(k: int, ties: Ties) -> GroupMetric:
+    """Return the metric of `precision_at_k`."""
+    return GroupMetric(lambda groups, k: _share(groups, k, groups.hits), k=k, ties=ties)
+
+
+def recall_metric(k: int, ties: Ties) -> GroupMetric:
+    """Return the metric of `recall_at_k`."""
+    return GroupMetric(chance_of_a_hit, k=k, ties=ties)
+
+
+def set_recall_metric(k: int, ties: Ties) -> GroupMetric:
+    """Return the metric of `set_recall_at_k`."""
+    return GroupMetric(
+        lambda groups, k: _expected(groups, k, groups.hits) / np.maximum(groups.n_relevant, 1),
+        k=k,
+        ties=ties,
+    )
+
+
+def acg_metric(k: int, ties: Ties) -> GroupMetric:
+    """Return the metric of `acg_at_k`."""
+    return GroupMetric(
+        lambda groups, k: _share(groups, k, groups.gain), k=k, ties=ties, gains=linear_gains
+    )
+
+
+def ndcg_metric(k: int | None, ties: Ties) -> GroupMetric:
+    """Return the metric of `ndcg_at_k`."""
+    return GroupMetric(_normalized_gain, k=k, ties=ties, gains=exponential_gains)
 
 
 def _cutoff(groups: TieGroups, k: Cutoff) -> Positions:
@@ -500,7 +520,12 @@ def chance_of_a_hit(groups: TieGroups, k: Cutoff) -> Floats:
     return values
 
 
-def _exponential_gains(n_levels: int) -> Floats:
+def linear_gains(n_levels: int) -> Floats:
+    """Return the gains 0, 1, 2, ... of items that share so many labels."""
+    return np.arange(n_levels, dtype=np.float64)
+
+
+def exponential_gains(n_levels: int) -> Floats:
     """Return the gains of items that share 0, 1, 2, ... labels."""
     return np.exp2(np.minimum(np.arange(n_levels), 1000)) - 1  # 2 ** 1024 overflows
 
@@ -518,7 +543,7 @@ def _normalized_gain(groups: TieGroups, k: Cutoff) -> Floats:
     start = np.where(inside > 0, groups.before, 0)
     worth = discounts[start + inside] - discounts[start]
     reached = groups.sum(groups.gain * worth / groups.size)
-    gains = _exponential_gains(groups.levels.shape[1])
+    gains = exponential_gains(groups.levels.shape[1])
     # Items that share most labels first.
     descending = groups.levels[:, :0:-1]  # (n_queries, n_levels - 1)
     last = np.minimum(np.cumsum(descending, axis=1), _cutoff(groups, k)[:, None])

@@ -9,37 +9,25 @@ closed form per group [1]_, [2]_; only groups that hold something relevant contr
    CVPR 2018.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from sklearn_cbir._typing import Distances, Floats, LabelsLike, Positions, Sliced, Ties
-from sklearn_cbir._validation import check_boolean, check_choice
-from sklearn_cbir.codes import HammingDistances
-from sklearn_cbir.codes._search import in_threads, kernels, slices
-from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
-from sklearn_cbir.metrics._counts import count_codes
-from sklearn_cbir.metrics._relevance import (
-    Relevance,
-    blocks,
-    check_distances,
-    check_exclude,
-    check_k,
-    read_block,
-)
-
-Relevant: TypeAlias = tuple[Positions, Positions | None]  # gallery rows, and shared labels
-Cutoff: TypeAlias = int | Positions | None  # one for all queries, one for each, or no end
+from sklearn_cbir._typing import Positions
+from sklearn_cbir.codes._search import kernels
+from sklearn_cbir.metrics._relevance import Relevance
 
 TIES = ("average", "stable", "optimistic", "pessimistic")
-PAIRS_AT_ONCE = 2**18  # whose groups fit into a cache
-PAIRS_PER_THREAD = 2**20  # below this a second thread costs more than it saves
 PAIRS_TO_COMPILE = 2e8  # below this, importing compiled loops takes longer than they save
 COMPILED_FOR = (np.float32, np.float64, np.int64)
+
+
+# How many results count: of every query, or one number for all.
+Cutoff: TypeAlias = int | Positions | None
+Relevant: TypeAlias = tuple[Positions, Positions | None]  # gallery rows, and shared labels
 
 
 @dataclass
@@ -61,83 +49,158 @@ class TieGroups:
     n_results: np.ndarray  # (n_queries,): items that were ranked
 
     @property
-    def gain(self) -> np.ndarray:
+    def gain(self):
         """Sum of the gains of the group."""
         return self.hits if self.gains is None else self.gains
 
     @property
-    def gain_before(self) -> np.ndarray:
+    def gain_before(self):
         """Sum of the gains nearer than the group."""
-        return self.hits_before if self.gains_before is None else self.gains_before
+        return self.hits_before if self.gains is None else self.gains_before
 
-    def sum(self, values: np.ndarray) -> np.ndarray:
+    def sum(self, values):
         """Add one value per group up to one per query."""
         return np.bincount(self.query, weights=values, minlength=len(self.n_relevant))
 
 
-def tie_groups(
-    relevance: Relevance,
-    distances: Sliced,
-    *,
-    ties: Ties = "average",
-    gains: Floats | None = None,
-    exclude: list[Positions] | None = None,
-) -> Iterator[TieGroups]:
-    """Yield the `TieGroups` of one block of queries after the other.
+@dataclass
+class Within:
+    """What lies within each of some radii of every query."""
 
-    `gains` gives the gain of an item that shares 0, 1, 2, ... labels; None is 0, 1, 1, ...
+    found: np.ndarray  # (n_queries, n_radii): items
+    hits: np.ndarray  # (n_queries, n_radii): relevant items
+    n_relevant: np.ndarray  # (n_queries,): relevant items at any distance
+
+
+class Rankings:
+    """The rankings of a few queries, of which every metric asks what it needs.
+
+    What was sorted for one metric is kept for the next.
+
+    Parameters
+    ----------
+    block : ndarray of shape (n_queries, n_gallery)
+        Distances.
+
+    relevance : Relevance
+        Labels.
+
+    queries : slice
+        Which of the labelled queries they are.
+
+    exclude : list of n_queries arrays, or None
+        Gallery rows that are not ranked.
+
+    n_pairs : int
+        How many distances all queries have: of many, compiled loops pay.
     """
-    check_choice(ties, "ties", TIES)
-    if isinstance(distances, HammingDistances) and ties == "average":
-        yield from map(_groups_of_counts, count_codes(relevance, distances, gains, exclude))
-        return
-    n_queries, n_gallery = distances.shape
-    compiled = kernels() if n_queries * n_gallery >= PAIRS_TO_COMPILE else None
-    place = _place if compiled is None else partial(_place_compiled, compiled)
-    for rows in blocks(distances.shape, distances):
-        block = read_block(distances, rows)
 
-        def groups_of(part, block=block, first=rows.start):
-            queries = slice(first + part.start, first + part.stop)
-            excluded = None if exclude is None else exclude[queries]
-            return _groups_of_rows(block[part], relevance, queries, ties, gains, excluded, place)
+    def __init__(
+        self,
+        block: np.ndarray,
+        relevance: Relevance,
+        queries: slice,
+        exclude: list[np.ndarray] | None,
+        n_pairs: int,
+    ):
+        self.block, self.exclude, self.n_levels = block, exclude, relevance.n_levels
+        compiled = kernels() if n_pairs >= PAIRS_TO_COMPILE else None
+        self.place = _place if compiled is None else partial(_place_compiled, compiled)
+        self.all_relevant = list(relevance.rows(queries))
+        self.relevant = self.all_relevant
+        if exclude is not None:
+            self.relevant = [_without(*pair, skip) for pair, skip in zip(self.relevant, exclude)]
+        self.n_relevant = np.array([len(items) for items, _ in self.relevant])
+        self._runs = {}  # by how ties are broken
 
-        step = max(1, PAIRS_AT_ONCE // block.shape[1])
-        yield from in_threads(groups_of, slices(len(block), step), block.size / PAIRS_PER_THREAD)
+    @cached_property
+    def ordered(self) -> np.ndarray:
+        """Distances to all gallery rows, excluded ones too, ascending."""
+        return np.sort(self.block, axis=1)
 
+    @cached_property
+    def left_out(self) -> list[np.ndarray]:
+        """Distances to the excluded rows of every query, ascending."""
+        if self.exclude is None:
+            return [self.block[0, :0]] * len(self.block)
+        return [np.sort(row[skip]) for row, skip in zip(self.block, self.exclude)]
 
-def _groups_of_rows(block, relevance, queries, ties, gains, exclude, place):
-    """Return the `TieGroups` of a few queries."""
-    relevant = list(relevance.rows(queries))
-    if ties != "average":
-        block = _ranks(block, relevant, ties)
-    n_results = np.full(len(block), block.shape[1])
-    if exclude is not None:
-        relevant = [_without(*pair, skip) for pair, skip in zip(relevant, exclude)]
-        n_results -= [len(skip) for skip in exclude]
-    n_relevant = np.array([len(items) for items, _ in relevant])
-    query = np.repeat(np.arange(len(block)), n_relevant)
-    before, size = _find(block, relevant, exclude, place)
-    first = _starts_of_runs(before, query)
-    hits = np.diff(first, append=len(before))
-    gain = None
-    if gains is not None:
-        gain = np.add.reduceat(_sorted_gains(block, relevant, gains), first)
-    if len(first) < len(before):
-        query, before, size = query[first], before[first], size[first]
-    ends = np.cumsum(np.bincount(query, minlength=len(block)))
-    return TieGroups(
-        query=query,
-        before=before,
-        size=size,
-        hits=hits,
-        hits_before=_sums_before(hits, ends),
-        gains=gain,
-        gains_before=None if gain is None else _sums_before(gain, ends),
-        n_relevant=n_relevant,
-        levels=_levels(relevant, relevance.n_levels),
-        n_results=n_results,
-    )
+    def groups(self, ties: str = "average", gains: Callable | None = None) -> TieGroups:
+        """Return the groups of equally distant items.
+
+        ``gains(n_levels)`` are the gains of items that share 0, 1, 2, ... labels; None is 0, 1,
+        1, ...
+        """
+        if ties not in self._runs:
+            self._runs[ties] = self._find_groups(ties)
+        block, first, ends, groups = self._runs[ties]
+        if gains is None:
+            return groups
+        gain = np.add.reduceat(_sorted_gains(block, self.relevant, gains(self.n_levels)), first)
+        return replace(groups, gains=gain, gains_before=_sums_before(gain, ends))
+
+    def within(self, radii: np.ndarray, max_results: int | None = None) -> Within:
+        """Count what lies within each radius, of the nearest `max_results` items at most."""
+        limits = np.asarray(radii)
+        if self.block.dtype.kind == "f":  # rounded as the distances are: 0.3 is within 0.3
+            with np.errstate(over="ignore"):
+                limits = limits.astype(self.block.dtype)
+        found = np.empty((len(self.block), len(limits)))
+        hits = np.empty_like(found)
+        for i, (row, ordered, left_out) in enumerate(zip(self.block, self.ordered, self.left_out)):
+            relevant = np.sort(row[self.relevant[i][0]])
+            found[i] = ordered.searchsorted(limits, side="right")
+            found[i] -= left_out.searchsorted(limits, side="right")
+            hits[i] = relevant.searchsorted(limits, side="right")
+            if max_results is not None and len(ordered) - len(left_out) > max_results:
+                ranked = np.delete(ordered, _places_of(left_out, ordered))
+                _cap(found[i], hits[i], ranked, relevant, max_results)
+        return Within(found, hits, self.n_relevant)
+
+    def _find_groups(self, ties):
+        """Return the groups, what they were found in, where each begins, and each query's end."""
+        block, ordered, left_out = self.block, self.ordered, self.left_out
+        if ties != "average":
+            block = _ranks(block, self.all_relevant, ties)
+            ordered = np.sort(block, axis=1)
+            if self.exclude is not None:
+                left_out = [np.sort(row[skip]) for row, skip in zip(block, self.exclude)]
+        query = np.repeat(np.arange(len(block)), self.n_relevant)
+        before, size = self._find(block, ordered, left_out)
+        first = _starts_of_runs(before, query)
+        hits = np.diff(first, append=len(before))
+        if len(first) < len(before):
+            query, before, size = query[first], before[first], size[first]
+        ends = np.cumsum(np.bincount(query, minlength=len(block)))
+        n_results = np.full(len(block), block.shape[1])
+        if self.exclude is not None:
+            n_results -= [len(skip) for skip in self.exclude]
+        groups = TieGroups(
+            query=query,
+            before=before,
+            size=size,
+            hits=hits,
+            hits_before=_sums_before(hits, ends),
+            gains=None,
+            gains_before=None,
+            n_relevant=self.n_relevant,
+            levels=_levels(self.relevant, self.n_levels),
+            n_results=n_results,
+        )
+        return block, first, ends, groups
+
+    def _find(self, block, ordered, left_out):
+        """Return, for relevant items by distance, how many are nearer and how many as far."""
+        found = []
+        for row, everything, skipped, (items, _) in zip(block, ordered, left_out, self.relevant):
+            values = np.sort(row[items])
+            before, size = self.place(everything, values)
+            if len(skipped):
+                smaller = skipped.searchsorted(values)
+                before -= smaller
+                size -= skipped.searchsorted(values, side="right") - smaller
+            found.append((before, size))
+        return [np.concatenate(parts) for parts in zip(*found)]
 
 
 def _without(items, shared, skip):
@@ -146,23 +209,20 @@ def _without(items, shared, skip):
     return items[keep], None if shared is None else shared[keep]
 
 
-def _find(block, relevant, exclude, place):
-    """Return, for relevant items in order of distance, how many are nearer and how many as far."""
-    found = []
-    ordered = np.empty_like(block[0])  # one for all: fresh memory costs as much as sorting it
-    for i, (row, (items, _)) in enumerate(zip(block, relevant)):
-        np.copyto(ordered, row)
-        ordered.sort()
-        values = row[items]
-        values.sort()
-        before, size = place(ordered, values)
-        if exclude is not None and len(exclude[i]):
-            left_out = np.sort(row[exclude[i]])
-            smaller = left_out.searchsorted(values)
-            before -= smaller
-            size -= left_out.searchsorted(values, side="right") - smaller
-        found.append((before, size))
-    return [np.concatenate(parts) for parts in zip(*found)]
+def _places_of(some, ordered):
+    """Return where some of sorted numbers, sorted too, stand among them; equal ones in a row."""
+    return ordered.searchsorted(some) + np.arange(len(some)) - some.searchsorted(some)
+
+
+def _cap(found, hits, everything, relevant, max_results):
+    """Keep the nearest `max_results` items, on average over the orders of equal ones."""
+    last = everything[max_results - 1]
+    nearer, within = np.searchsorted(everything, last), np.searchsorted(everything, last, "right")
+    sure, possible = np.searchsorted(relevant, last), np.searchsorted(relevant, last, "right")
+    share = (max_results - nearer) / (within - nearer)
+    capped = found > max_results
+    found[capped] = max_results
+    hits[capped] = sure + share * (possible - sure)
 
 
 def _sorted_gains(block, relevant, gains):
@@ -215,7 +275,7 @@ def _sums_before(values, ends):
     return sums
 
 
-def _levels(relevant: list[Relevant], n_levels: int) -> Positions:
+def _levels(relevant, n_levels):
     """Count the relevant items of each query that share 0, 1, 2, ... labels."""
     levels = np.zeros((len(relevant), n_levels), dtype=np.int64)
     for level, (items, shared) in zip(levels, relevant):
@@ -226,7 +286,7 @@ def _levels(relevant: list[Relevant], n_levels: int) -> Positions:
     return levels
 
 
-def _ranks(block: np.ndarray, relevant: list[Relevant], ties: Ties) -> Positions:
+def _ranks(block, relevant, ties):
     """Replace distances by positions in the ranking, in which no two items are equal."""
     if ties == "stable":
         order = np.argsort(block, axis=1, kind="stable")
@@ -237,82 +297,9 @@ def _ranks(block: np.ndarray, relevant: list[Relevant], ties: Ties) -> Positions
     return ranks
 
 
-def _precedence(shape: tuple[int, ...], relevant: list[Relevant], ties: Ties) -> Positions:
+def _precedence(shape, relevant, ties):
     """Return what equally distant items are sorted by: how many labels they share."""
     shared_labels = np.zeros(shape, dtype=np.int64)
     for row, (items, shared) in zip(shared_labels, relevant):
         row[items] = 1 if shared is None else shared
     return -shared_labels if ties == "optimistic" else shared_labels
-
-
-def _groups_of_counts(counts):
-    """Return the groups of a block of queries: the distances that hold something relevant."""
-    place = np.nonzero(counts.hits)
-    sums = [np.cumsum(x, axis=1) - x for x in (counts.totals, counts.hits)]
-    gain = counts.gain
-    return TieGroups(
-        query=place[0],
-        before=sums[0][place],
-        size=counts.totals[place],
-        hits=counts.hits[place],
-        hits_before=sums[1][place],
-        gains=None if gain is None else gain[place],
-        gains_before=None if gain is None else (np.cumsum(gain, axis=1) - gain)[place],
-        n_relevant=counts.hits.sum(axis=1),
-        levels=counts.levels,
-        n_results=counts.n_results,
-    )
-
-
-def evaluate_groups(
-    value: Callable[[TieGroups, Cutoff], np.ndarray],
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    *,
-    k: int | None = None,
-    cutoffs: Positions | None = None,
-    gains: Callable[[int], Floats] | None = None,
-    ties: Ties = "average",
-    exclude: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    per_query: bool = False,
-) -> float | Floats:
-    """Evaluate ``value(groups, k)`` block by block, then average over queries.
-
-    `cutoffs` are one `k` per query. A query whose value is NaN although something in the gallery
-    is relevant is one that the metric skips.
-    """
-    per_query = check_boolean(per_query, "per_query")
-    distances = check_distances(distances)
-    relevance = Relevance(y_queries, y_gallery, distances.shape)
-    k = check_k(k, len(relevance.y_gallery))
-    left_out = check_exclude(exclude, distances.shape)
-    of_levels = None if gains is None else gains(relevance.n_levels)
-    values = np.full(len(relevance.y_queries), np.nan)
-    skipped = np.zeros(len(values), dtype=bool)
-    start = 0
-    for groups in tie_groups(relevance, distances, ties=ties, gains=of_levels, exclude=left_out):
-        block = slice(start, start + len(groups.n_relevant))
-        of_block = value(groups, k if cutoffs is None else cutoffs[block])
-        values[block] = np.where(groups.n_relevant > 0, of_block, np.nan)
-        skipped[block] = np.isnan(values[block]) & (groups.n_relevant > 0)
-        start = block.stop
-    if per_query:
-        return values
-    if skipped.any():
-        values, sample_weight = _without_skipped(values, skipped, sample_weight)
-    return mean_over_queries(values, sample_weight)
-
-
-def _without_skipped(
-    values: Floats, skipped: NDArray[np.bool_], sample_weight: ArrayLike | None
-) -> tuple[Floats, Floats]:
-    """Return values and weights of the queries that count, of which there must be some."""
-    weights = check_weights(sample_weight, len(values))
-    if np.isnan(values[~skipped]).all():
-        raise ValueError(
-            f"no_hits='skip' leaves none of the {len(values)} queries: no result of any is "
-            "relevant. Use no_hits='zero'."
-        )
-    return values[~skipped], weights[~skipped]

@@ -16,8 +16,8 @@ from sklearn_cbir._typing import (
     Ties,
 )
 from sklearn_cbir._validation import check_choice
-from sklearn_cbir.metrics._cutoff import chance_of_a_hit
-from sklearn_cbir.metrics._groups import evaluate_groups
+from sklearn_cbir.metrics._cutoff import chance_of_a_hit, linear_gains
+from sklearn_cbir.metrics._walk import GroupMetric, evaluate_metric
 
 __all__ = [
     "map_at_r",
@@ -149,15 +149,11 @@ def mean_average_precision(
     >>> mean_average_precision([1], y_gallery, [[0, 0, 1, 1, 1]])
     0.6703...
     """
-    check_choice(denominator, "denominator", DENOMINATORS)
-    check_choice(no_hits, "no_hits", NO_HITS)
-    return evaluate_groups(
-        lambda groups, k: average_precision(groups, k, denominator, no_hits),
+    return evaluate_metric(
+        map_metric(k, denominator, no_hits, ties),
         y_queries,
         y_gallery,
         distances,
-        k=k,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -251,15 +247,11 @@ def weighted_mean_average_precision(
     >>> weighted_mean_average_precision([[1, 1, 1]], gallery, [[0.1, 0.2, 0.3, 0.4]])
     1.5
     """
-    check_choice(denominator, "denominator", DENOMINATORS)
-    return evaluate_groups(
-        lambda groups, k: _average_precision(groups, k, denominator),
+    return evaluate_metric(
+        weighted_map_metric(k, denominator, ties),
         y_queries,
         y_gallery,
         distances,
-        gains=lambda n_levels: np.arange(n_levels, dtype=np.float64),
-        k=k,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -338,12 +330,11 @@ def map_at_r(
     >>> map_at_r([1], [1, 0, 1, 0], [[0.1, 0.2, 0.3, 0.4]])  # one of the first two
     0.5
     """
-    return evaluate_groups(
-        lambda groups, k: _average_precision(groups, groups.n_relevant, "relevant"),
+    return evaluate_metric(
+        map_at_r_metric(ties),
         y_queries,
         y_gallery,
         distances,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -424,12 +415,11 @@ def map_c(
     >>> map_c([1], [1, 1, 0], [[0.1, 0.2, 0.3]])  # (1 + 1) / 3
     0.6666...
     """
-    return evaluate_groups(
-        lambda groups, k: _average_precision_of_class(groups),
+    return evaluate_metric(
+        map_c_metric(ties),
         y_queries,
         y_gallery,
         distances,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
@@ -509,20 +499,56 @@ def trapezoid_mean_average_precision(
     >>> trapezoid_mean_average_precision([1], [1, 0, 1, 1], [[0.1, 0.2, 0.3, 0.4]])
     0.7638...
     """
-    return evaluate_groups(
-        lambda groups, k: _trapezoid_average_precision(groups),
+    return evaluate_metric(
+        trapezoid_map_metric(ties),
         y_queries,
         y_gallery,
         distances,
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
     )
 
 
-def _span(before, n):
-    """Return 1 / (before + 1) + ... + 1 / (before + n) of each group."""
+def map_metric(k: int | None, denominator: Denominator, no_hits: NoHits, ties: Ties) -> GroupMetric:
+    """Return the metric of `mean_average_precision`."""
+    check_choice(denominator, "denominator", DENOMINATORS)
+    check_choice(no_hits, "no_hits", NO_HITS)
+    return GroupMetric(
+        lambda groups, k: average_precision(groups, k, denominator, no_hits), k=k, ties=ties
+    )
+
+
+def weighted_map_metric(k: int | None, denominator: Denominator, ties: Ties) -> GroupMetric:
+    """Return the metric of `weighted_mean_average_precision`."""
+    check_choice(denominator, "denominator", DENOMINATORS)
+    return GroupMetric(
+        lambda groups, k: _average_precision(groups, k, denominator),
+        k=k,
+        ties=ties,
+        gains=linear_gains,
+    )
+
+
+def map_at_r_metric(ties: Ties) -> GroupMetric:
+    """Return the metric of `map_at_r`."""
+    return GroupMetric(
+        lambda groups, k: _average_precision(groups, groups.n_relevant, "relevant"), ties=ties
+    )
+
+
+def map_c_metric(ties: Ties) -> GroupMetric:
+    """Return the metric of `map_c`."""
+    return GroupMetric(lambda groups, k: _average_precision_of_class(groups), ties=ties)
+
+
+def trapezoid_map_metric(ties: Ties) -> GroupMetric:
+    """Return the metric of `trapezoid_mean_average_precision`."""
+    return GroupMetric(lambda groups, k: _trapezoid_average_precision(groups), ties=ties)
+
+
+def _harmonic_difference(before, n):
+    """Return H(before + n) - H(before), 1 / (before + 1) + ... + 1 / (before + n), per group."""
     # A single term directly: what has no ties comes out to the last digit.
     return np.where(n == 1, 1 / (before + 1), digamma(before + n + 1.0) - digamma(before + 1.0))
 
@@ -571,7 +597,7 @@ def _sums_of_ties(groups, tied, inside):
     slope = (groups.gain[tied] - mean_gain) / (size - 1)
     # Sum over t = 1..inside of (gain_before + mean_gain + (t - 1) slope) / (before + t).
     start = groups.gain_before[tied] + mean_gain - slope * (before + 1)
-    return hits / size * (start * _span(before, inside) + slope * inside)
+    return hits / size * (start * _harmonic_difference(before, inside) + slope * inside)
 
 
 def _over_hits(groups, inside, sums, split):
@@ -580,14 +606,14 @@ def _over_hits(groups, inside, sums, split):
     total = groups.sum(np.where(whole, sums, 0.0))
     n_hits = groups.sum(np.where(whole, groups.hits, 0))
     values = total / np.maximum(n_hits, 1)
-    spans = _span(groups.before[split], inside[split])
-    for group, span in zip(split, spans):
+    differences = _harmonic_difference(groups.before[split], inside[split])
+    for group, difference in zip(split, differences):
         query, drawn = groups.query[group], inside[group]
         hits, chance = _hypergeometric(groups.size[group], groups.hits[group], drawn)
         mean_gain = groups.gain[group] / groups.hits[group]
         slope = mean_gain * (hits - 1) / max(drawn - 1, 1)
         start = groups.gain_before[group] + mean_gain - slope * (groups.before[group] + 1)
-        sums_of_group = hits / drawn * (start * span + slope * drawn)
+        sums_of_group = hits / drawn * (start * difference + slope * drawn)
         values[query] = chance @ (
             (total[query] + sums_of_group) / np.maximum(n_hits[query] + hits, 1)
         )
@@ -612,11 +638,12 @@ def _trapezoid_average_precision(groups):
     before, size, hits_before = groups.before, groups.size, groups.hits_before
     slope = (groups.hits - 1) / np.maximum(size - 1, 1)
     # Precision at the item: (hits_before + 1 + (t - 1) slope) / (before + t).
-    at = (hits_before + 1 - slope * (before + 1)) * _span(before, size) + slope * size
+    difference = _harmonic_difference(before, size)
+    at = (hits_before + 1 - slope * (before + 1)) * difference + slope * size
     # Precision just before it: (hits_before + (t - 1) slope) / (before + t - 1), and 1 at rank 1.
     at_top = before == 0
-    span = _span(np.maximum(before - 1, 0), np.where(at_top, 0, size))
-    just_before = (hits_before - slope * before) * span + slope * size
+    difference = _harmonic_difference(np.maximum(before - 1, 0), np.where(at_top, 0, size))
+    just_before = (hits_before - slope * before) * difference + slope * size
     just_before = np.where(at_top, 1 + slope * (size - 1), just_before)
     sums = groups.hits / size * (at + just_before) / 2
     return groups.sum(sums) / np.maximum(groups.n_relevant, 1)

@@ -4,61 +4,18 @@ from typing import Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import Bunch
 
-from sklearn_cbir._labels import check_labels
-from sklearn_cbir._typing import (
-    Distances,
-    Floats,
-    Labels,
-    LabelsLike,
-    NoHits,
-    Positions,
-    Ranked,
-    Sliced,
-    Ties,
-    Weighted,
-)
-from sklearn_cbir._validation import (
-    check_boolean,
-    check_choice,
-    check_integer,
-    check_not_masked,
-    check_real,
-    shortened,
-)
-from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
-from sklearn_cbir.metrics._groups import evaluate_groups
+from sklearn_cbir._typing import Distances, Floats, LabelsLike, NoHits, Ranked, Ties, Weighted
+from sklearn_cbir._validation import check_choice
 from sklearn_cbir.metrics._precision import NO_HITS, average_precision
-from sklearn_cbir.metrics._relevance import (
-    Relevance,
-    blocks,
-    check_distances,
-    check_exclude,
-    read_block,
-)
+from sklearn_cbir.metrics._walk import GroupMetric, RadiusMetric, evaluate_metric
 
 __all__ = [
-    "best_f1_radius",
     "mean_average_precision_in_radius",
-    "per_class_thresholds",
     "precision_in_radius",
     "recall_in_radius",
     "success_in_radius",
-    "threshold_f1",
-    "threshold_f1_curve",
 ]
-
-
-class ClassThresholds(Bunch):
-    """What `per_class_thresholds` finds."""
-
-    classes: Labels
-    radius: Floats  # (n_classes,)
-    f1: Floats  # (n_classes,)
-    spread: float
-    universal_radius: float
-    universal_f1: Floats  # (n_classes,)
 
 
 @overload
@@ -129,9 +86,15 @@ def precision_in_radius(
     >>> precision_in_radius([1], [1, 0, 1, 1], [[0, 2, 2, 5]])  # two of three
     0.6666...
     """
-    found, hits, n_relevant = _within_one(y_queries, y_gallery, distances, radius, exclude)
-    values = hits / np.maximum(found, 1)
-    return _mean_or_values(values, n_relevant, sample_weight, per_query)
+    return evaluate_metric(
+        precision_within(radius),
+        y_queries,
+        y_gallery,
+        distances,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
 
 
 @overload
@@ -200,9 +163,15 @@ def recall_in_radius(
     >>> recall_in_radius([1], [1, 0, 1, 1], [[0, 2, 2, 5]])  # two of three
     0.6666...
     """
-    _, hits, n_relevant = _within_one(y_queries, y_gallery, distances, radius, exclude)
-    values = hits / np.maximum(n_relevant, 1)
-    return _mean_or_values(values, n_relevant, sample_weight, per_query)
+    return evaluate_metric(
+        recall_within(radius),
+        y_queries,
+        y_gallery,
+        distances,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
 
 
 @overload
@@ -273,9 +242,15 @@ def success_in_radius(
     >>> success_in_radius([1, 0], [1, 0], [[3, 1], [4, 3]])  # nothing for the second
     0.5
     """
-    found, _, n_relevant = _within_one(y_queries, y_gallery, distances, radius, exclude)
-    values = np.where(found > 0, 1.0, 0.0)
-    return _mean_or_values(values, n_relevant, sample_weight, per_query)
+    return evaluate_metric(
+        success_within(radius),
+        y_queries,
+        y_gallery,
+        distances,
+        exclude=exclude,
+        sample_weight=sample_weight,
+        per_query=per_query,
+    )
 
 
 @overload
@@ -366,427 +341,38 @@ def mean_average_precision_in_radius(
     >>> mean_average_precision_in_radius([1], [1, 0, 1, 1], [[0, 1, 2, 5]])  # (1/1 + 2/3) / 2
     0.8333...
     """
-    check_choice(no_hits, "no_hits", NO_HITS)
-    found, _, _ = _within_one(y_queries, y_gallery, distances, radius, exclude)
-
-    def value(groups, found):
-        values = average_precision(groups, found, "hits", no_hits)
-        return np.where(found > 0, values, 0.0)
-
-    return evaluate_groups(
-        value,
+    return evaluate_metric(
+        average_precision_within(radius, no_hits, ties),
         y_queries,
         y_gallery,
         distances,
-        cutoffs=found.astype(np.int64),
-        ties=ties,
         exclude=exclude,
         sample_weight=sample_weight,
         per_query=per_query,
     )
 
 
-@overload
-def threshold_f1(
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    *,
-    radius: float,
-    max_results: int | None = ...,
-    per_query: Literal[False] = ...,
-    **options: Unpack[Weighted],
-) -> float: ...
-@overload
-def threshold_f1(
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    *,
-    radius: float,
-    max_results: int | None = ...,
-    per_query: Literal[True],
-    **options: Unpack[Weighted],
-) -> Floats: ...
-def threshold_f1(
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    *,
-    radius: float,
-    max_results: int | None = None,
-    exclude: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    per_query: bool = False,
-) -> float | Floats:
-    """F1 of taking everything within one radius for the same.
-
-    Per query ``2 |P & T| / (|P| + |T|)``, where P is what lies within the radius and
-    T what is relevant [1]_. For a cosine threshold t give ``radius=1 - t``. The query
-    itself counts if it is in the gallery and not excluded, as in the Shopee challenge.
-
-    Parameters
-    ----------
-    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
-        One label per query, or 0/1 columns.
-
-    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
-        Labels of the gallery; items are relevant to a query if they share a label.
-
-    distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
-
-    radius : float
-        Largest distance, itself included, in the unit of `distances`.
-
-    max_results : int, default=None
-        At most so many nearest items are taken as the same.
-
-    exclude : array-like, default=None
-        Gallery rows that are not ranked, as in `mean_average_precision`.
-
-    sample_weight : array-like of shape (n_queries,), default=None
-        Weights of the queries.
-
-    per_query : bool, default=False
-        Whether to return one value per query.
-
-    Returns
-    -------
-    float, or ndarray of shape (n_queries,), float64
-        From 0 to 1; NaN as in `mean_average_precision`.
-
-    References
-    ----------
-    .. [1] C. Liu, W. She, M. Chen, X. Li, S. X. Yang. "Consistent penalizing field
-       loss for zero-shot image retrieval". Expert Systems with Applications 2024.
-
-    Examples
-    --------
-    >>> from sklearn_cbir.metrics import threshold_f1
-    >>> threshold_f1([1], [1, 0, 1], [[0.0, 0.2, 0.6]], radius=0.3)  # 2 * 1 / (2 + 2)
-    0.5
-    """
-    values = threshold_f1_curve(
-        y_queries,
-        y_gallery,
-        distances,
-        radii=[check_real(radius, "radius")],
-        max_results=max_results,
-        exclude=exclude,
-    )[:, 0]
-    return (
-        values
-        if check_boolean(per_query, "per_query")
-        else mean_over_queries(values, sample_weight)
-    )
+def precision_within(radius: float) -> RadiusMetric:
+    """Return the metric of `precision_in_radius`."""
+    return RadiusMetric(lambda found, hits, n_relevant: hits / np.maximum(found, 1), radius)
 
 
-def threshold_f1_curve(
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    *,
-    radii: ArrayLike,
-    max_results: int | None = None,
-    exclude: ArrayLike | None = None,
-) -> Floats:
-    """F1 of every query at every radius.
-
-    Parameters
-    ----------
-    y_queries : array-like of shape (n_queries,) or (n_queries, n_labels)
-        One label per query, or 0/1 columns.
-
-    y_gallery : array-like of shape (n_gallery,) or (n_gallery, n_labels)
-        Labels of the gallery; items are relevant to a query if they share a label.
-
-    distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
-
-    radii : array-like of shape (n_radii,)
-        Largest distances, themselves included.
-
-    max_results : int, default=None
-        At most so many nearest items are taken as the same.
-
-    exclude : array-like, default=None
-        Gallery rows that are not ranked, as in `mean_average_precision`.
-
-    Returns
-    -------
-    ndarray of shape (n_queries, n_radii), float64
-        As `threshold_f1` with ``per_query=True``.
-
-    Examples
-    --------
-    >>> from sklearn_cbir.metrics import threshold_f1_curve
-    >>> threshold_f1_curve([1], [1, 0, 1], [[0.0, 0.2, 0.6]], radii=[0.1, 0.3, 0.7])
-    array([[0.66666667, 0.5       , 0.8       ]])
-    """
-    if max_results is not None:
-        max_results = check_integer(max_results, "max_results", minimum=1)
-    found, hits, n_relevant = _within(
-        y_queries,
-        y_gallery,
-        distances,
-        radii=check_radii(radii),
-        max_results=max_results,
-        exclude=exclude,
-    )
-    values = 2 * hits / np.maximum(found + n_relevant[:, None], 1)
-    values[n_relevant == 0] = np.nan
-    return values
+def recall_within(radius: float) -> RadiusMetric:
+    """Return the metric of `recall_in_radius`."""
+    return RadiusMetric(lambda found, hits, n_relevant: hits / np.maximum(n_relevant, 1), radius)
 
 
-def best_f1_radius(
-    radii: ArrayLike, curve: ArrayLike, *, y_queries: LabelsLike | None = None
-) -> tuple[float, float] | tuple[Floats, Floats]:
-    """Find the radius with the highest mean F1, for all queries or for each class.
-
-    How far the best radii of the classes spread tells how well one threshold can
-    serve them all.
-
-    Parameters
-    ----------
-    radii : array-like of shape (n_radii,)
-        Candidates.
-
-    curve : ndarray of shape (n_queries, n_radii)
-        What `threshold_f1_curve` returned for them.
-
-    y_queries : array-like of shape (n_queries,), default=None
-        Labels of the queries, to find one radius per class.
-
-    Returns
-    -------
-    radius : float, or ndarray of shape (n_classes,)
-        The smallest of equally good ones; classes sorted by label.
-
-    f1 : float, or ndarray of shape (n_classes,)
-        Mean F1 at that radius.
-
-    Examples
-    --------
-    >>> from sklearn_cbir.metrics import best_f1_radius, threshold_f1_curve
-    >>> radii = [0.1, 0.3, 0.7]
-    >>> curve = threshold_f1_curve([1], [1, 0, 1], [[0.0, 0.2, 0.6]], radii=radii)
-    >>> best_f1_radius(radii, curve)
-    (0.7, 0.8)
-    """
-    radii = check_radii(radii)
-    order = np.argsort(radii, kind="stable")
-    radii, curve = radii[order], np.asarray(curve)[:, order]
-    if y_queries is None:
-        mean_over_queries(curve[:, 0])  # warns or raises
-        f1 = curve[~np.isnan(curve[:, 0])].mean(axis=0)
-        best = int(np.argmax(f1))
-        return float(radii[best]), float(f1[best])
-    # (n_classes, n_radii); a class with nothing relevant anywhere is left out.
-    f1 = np.stack([mean_per_class(y_queries, column)[1] for column in curve.T], axis=1)
-    f1 = f1[~np.isnan(f1).any(axis=1)]
-    return radii[np.argmax(f1, axis=1)], f1.max(axis=1)
+def success_within(radius: float) -> RadiusMetric:
+    """Return the metric of `success_in_radius`."""
+    return RadiusMetric(lambda found, hits, n_relevant: np.where(found > 0, 1.0, 0.0), radius)
 
 
-def per_class_thresholds(
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    *,
-    radii: ArrayLike | None = None,
-    radius: float | None = None,
-    max_results: int | None = None,
-    exclude: ArrayLike | None = None,
-) -> ClassThresholds:
-    """Find the best radius of every class, and how far they spread.
+def average_precision_within(radius: float, no_hits: NoHits, ties: Ties) -> GroupMetric:
+    """Return the metric of `mean_average_precision_in_radius`."""
+    check_choice(no_hits, "no_hits", NO_HITS)
 
-    One threshold serves all classes as well as their best radii lie close to each
-    other: [1]_ claims that its loss makes the spread shrink. Choose the one
-    `radius` on other classes, as `CPFEmbedder` does; chosen on the same queries,
-    it looks better than it will be.
+    def value(groups, found):
+        values = average_precision(groups, found, "hits", no_hits)
+        return np.where(found > 0, values, 0.0)
 
-    Parameters
-    ----------
-    y_queries : array-like of shape (n_queries,)
-        One label per query.
-
-    y_gallery : array-like of shape (n_gallery,)
-        Labels of the gallery.
-
-    distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
-
-    radii : array-like of shape (n_radii,), default=None
-        Candidates; None takes 201 quantiles of `distances`, most of them small.
-
-    radius : float, default=None
-        The one radius for all classes; None takes the candidate with the highest
-        mean F1 over these queries.
-
-    max_results : int, default=None
-        At most so many nearest items are taken as the same.
-
-    exclude : array-like, default=None
-        Gallery rows that are not ranked, as in `mean_average_precision`.
-
-    Returns
-    -------
-    Bunch
-        With ``classes``, sorted, those whose queries have something relevant;
-        ``radius`` and ``f1`` of shape (n_classes,), the smallest best radius of
-        each class and the mean F1 of its queries there; ``spread``, the standard
-        deviation of ``radius``; ``universal_radius``; ``universal_f1`` of shape
-        (n_classes,), the mean F1 of each class at that one radius.
-
-    References
-    ----------
-    .. [1] C. Liu, W. She, M. Chen, X. Li, S. X. Yang. "Consistent penalizing field
-       loss for zero-shot image retrieval". Expert Systems with Applications 2024.
-
-    Examples
-    --------
-    >>> from sklearn_cbir.metrics import per_class_thresholds
-    >>> rows = [[0.1, 0.5, 0.9], [0.9, 0.5, 0.3]]
-    >>> found = per_class_thresholds(["a", "b"], ["a", "a", "b"], rows, radii=[0.1, 0.3, 0.5])
-    >>> found.radius, found.universal_radius
-    (array([0.5, 0.3]), 0.3)
-    >>> round(found.spread, 3)
-    0.1
-    """
-    distances = check_distances(distances)
-    y_queries = check_labels(y_queries, name="y_queries")
-    if y_queries.ndim == 2:
-        raise ValueError("y_queries has several columns. Thresholds of classes need one label.")
-    if radii is None:
-        radii = _candidates(distances)
-    given = [] if radius is None else [check_real(radius, "radius")]
-    radii = np.sort(check_radii(radii))
-    curve = threshold_f1_curve(
-        y_queries,
-        y_gallery,
-        distances,
-        radii=[*radii, *given],
-        max_results=max_results,
-        exclude=exclude,
-    )
-    defined = ~np.isnan(curve[:, 0])
-    mean_over_queries(curve[:, 0])  # warns or raises
-    classes, members = np.unique(y_queries[defined], return_inverse=True)
-    f1 = np.stack([curve[defined][members == i].mean(axis=0) for i in range(len(classes))])
-    if radius is None:
-        column = int(np.argmax(curve[defined, : len(radii)].mean(axis=0)))
-        radius = float(radii[column])
-    else:
-        column = len(radii)
-    best = np.argmax(f1[:, : len(radii)], axis=1)
-    return ClassThresholds(
-        classes=classes,
-        radius=radii[best],
-        f1=f1[np.arange(len(classes)), best],
-        spread=float(np.std(radii[best])),
-        universal_radius=radius,
-        universal_f1=f1[:, column],
-    )
-
-
-def check_radii(radii: ArrayLike) -> Floats:
-    """Return radii, at least one and all of them finite numbers, as float64."""
-    check_not_masked(radii, "radii")
-    try:
-        checked = np.asarray(radii, dtype=np.float64)
-    except (TypeError, ValueError):
-        checked = np.empty(0)
-    if checked.ndim != 1 or not len(checked) or not np.isfinite(checked).all():
-        raise ValueError(
-            f"radii={shortened(radii)} must be a list of at least one finite number. To take "
-            "everything, give a radius larger than all distances."
-        )
-    return checked
-
-
-def _candidates(distances: Sliced) -> Floats:
-    """Return quantiles of distances; similar pairs are near, so most of them are small ones."""
-    values = np.concatenate(
-        [read_block(distances, rows).ravel() for rows in blocks(distances.shape, distances)]
-    )
-    return np.unique(np.quantile(values, np.linspace(0, 1, 201) ** 2))
-
-
-def _mean_or_values(
-    values: Floats, n_relevant: Positions, sample_weight: ArrayLike | None, per_query: bool
-) -> float | Floats:
-    """Return one value per query, NaN where nothing is relevant, or their mean."""
-    values = np.where(n_relevant > 0, values, np.nan)
-    return (
-        values
-        if check_boolean(per_query, "per_query")
-        else mean_over_queries(values, sample_weight)
-    )
-
-
-def _within_one(
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    radius: float,
-    exclude: ArrayLike | None,
-) -> tuple[Floats, Floats, Positions]:
-    """Count what lies within one radius: found, hits, relevant in all, (n_queries,) each."""
-    radii = np.array([check_real(radius, "radius")])
-    found, hits, n_relevant = _within(y_queries, y_gallery, distances, radii=radii, exclude=exclude)
-    return found[:, 0], hits[:, 0], n_relevant
-
-
-def _within(
-    y_queries: LabelsLike,
-    y_gallery: LabelsLike,
-    distances: Distances,
-    *,
-    radii: Floats,
-    max_results: int | None = None,
-    exclude: ArrayLike | None = None,
-) -> tuple[Floats, Floats, Positions]:
-    """Count what lies within each radius: found and hits (n_queries, n_radii), relevant in all."""
-    radii = np.asarray(radii)
-    distances = check_distances(distances)
-    relevance = Relevance(y_queries, y_gallery, distances.shape)
-    exclude = check_exclude(exclude, distances.shape)
-    found = np.empty((distances.shape[0], len(radii)))
-    hits = np.empty_like(found)
-    n_relevant = np.empty(distances.shape[0], dtype=np.int64)
-    for rows in blocks(distances.shape, distances):
-        block = read_block(distances, rows)
-        limits = radii
-        if block.dtype.kind == "f":  # rounded as the distances are: 0.3 is within 0.3
-            with np.errstate(over="ignore"):
-                limits = radii.astype(block.dtype)
-        for query, row, (positions, _) in zip(
-            range(rows.start, rows.stop), block, relevance.rows(rows)
-        ):
-            if exclude is not None and len(exclude[query]):
-                keep = np.ones(len(row), dtype=bool)
-                keep[exclude[query]] = False
-                positions = positions[keep[positions]]
-                everything = np.sort(row[keep])
-            else:
-                everything = np.sort(row)
-            relevant = np.sort(row[positions])
-            found[query] = np.searchsorted(everything, limits, side="right")
-            hits[query] = np.searchsorted(relevant, limits, side="right")
-            n_relevant[query] = len(positions)
-            if max_results is not None and len(everything) > max_results:
-                _cap(found[query], hits[query], everything, relevant, max_results)
-    return found, hits, n_relevant
-
-
-def _cap(
-    found: Floats, hits: Floats, everything: np.ndarray, relevant: np.ndarray, max_results: int
-) -> None:
-    """Keep the nearest `max_results` items, on average over the orders of equal ones."""
-    last = everything[max_results - 1]
-    nearer, within = np.searchsorted(everything, last), np.searchsorted(everything, last, "right")
-    sure, possible = np.searchsorted(relevant, last), np.searchsorted(relevant, last, "right")
-    share = (max_results - nearer) / (within - nearer)
-    capped = found > max_results
-    found[capped] = max_results
-    hits[capped] = sure + share * (possible - sure)
+    return GroupMetric(value, radius=radius, ties=ties)

@@ -16,8 +16,8 @@ from sklearn_cbir._labels import (
     label_names,
     shared_labels,
 )
-from sklearn_cbir._typing import LabelsLike, Positions, Sliced
-from sklearn_cbir._validation import as_numpy, check_integer, check_not_masked
+from sklearn_cbir._typing import Floats, LabelsLike, Positions, Sliced
+from sklearn_cbir._validation import as_numpy, check_integer, check_not_masked, shortened
 
 MAX_ROWS_AT_ONCE = 128
 
@@ -191,3 +191,18 @@ def _check_excluded(rows: list[Positions], n_queries: int, n_gallery: int) -> No
             raise ValueError(
                 f"exclude[{query}] names a gallery row outside 0 to {n_gallery - 1}: {row}."
             )
+
+
+def check_radii(radii: ArrayLike) -> Floats:
+    """Return radii, at least one and all of them finite numbers, as float64."""
+    check_not_masked(radii, "radii")
+    try:
+        checked = np.asarray(radii, dtype=np.float64)
+    except (TypeError, ValueError):
+        checked = np.empty(0)
+    if checked.ndim != 1 or not len(checked) or not np.isfinite(checked).all():
+        raise ValueError(
+            f"radii={shortened(radii)} must be a list of at least one finite number. To take "
+            "everything, give a radius larger than all distances."
+        )
+    return checked

@@ -1,34 +1,52 @@
 """Metrics by name: "map@100" is `mean_average_precision` with ``k=100``."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, TypeVar, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from sklearn_cbir._typing import Distances, Floats, LabelsLike, Metric, Positions
 from sklearn_cbir._validation import resolve, shortened
 from sklearn_cbir.metrics._cutoff import (
     acg_at_k,
+    acg_metric,
     ndcg_at_k,
+    ndcg_metric,
     precision_at_k,
+    precision_metric,
     recall_at_k,
+    recall_metric,
     set_recall_at_k,
+    set_recall_metric,
 )
-from sklearn_cbir.metrics._own import check_callable, is_own, score_by_own
+from sklearn_cbir.metrics._own import OwnMetric, shown_name
 from sklearn_cbir.metrics._precision import (
     map_at_r,
+    map_at_r_metric,
+    map_c,
+    map_c_metric,
+    map_metric,
     mean_average_precision,
+    trapezoid_map_metric,
     trapezoid_mean_average_precision,
+    weighted_map_metric,
     weighted_mean_average_precision,
 )
 from sklearn_cbir.metrics._radius import (
+    average_precision_within,
     mean_average_precision_in_radius,
     precision_in_radius,
+    precision_within,
     recall_in_radius,
+    recall_within,
     success_in_radius,
+    success_within,
 )
+from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
+from sklearn_cbir.metrics._thresholds import f1_within, threshold_f1
+from sklearn_cbir.metrics._walk import GroupMetric, RadiusMetric, evaluate_metrics
 
 __all__ = ["METRICS", "evaluate", "parse_metric"]
 
@@ -163,24 +181,87 @@ def evaluate(
     return function(y_queries, y_gallery, distances, **options)
 
 
+def is_own(function: Callable[..., object]) -> bool:
+    """Say whether a metric is the user's, and not one of this package, with parameters or not."""
+    while isinstance(function, partial):
+        function = function.func
+    return not str(getattr(function, "__module__", None)).startswith("sklearn_cbir.metrics.")
+
+
+def check_callable(function: Callable[..., object], **options: object) -> None:
+    """Raise unless a metric can be called with labels, distances and these options."""
+    try:
+        inspect.signature(function).bind("y_queries", "y_gallery", "distances", **options)
+    except ValueError:  # of compiled functions nothing is known
+        return
+    except TypeError as error:
+        raise ValueError(
+            f"scoring={shown_name(function)} is no function of y_queries, y_gallery and distances "
+            f"that returns one number per query: {error}. Set other parameters with "
+            "functools.partial."
+        ) from error
+
+
 def evaluate_each(
-    scoring: str | Metric,
+    scorings: list[str | Metric],
     y_queries: LabelsLike,
     y_gallery: LabelsLike,
     distances: Distances,
     own: Positions | None = None,
+    advance: Callable[[int], None] = lambda n_values: None,
 ) -> Floats:
-    """Return the value of a metric for every query, whose own gallery row is not ranked.
+    """Return one value per query of every metric, from one reading of the distances.
 
-    `own` is its position, -1 if it has none. Metrics of the user's own are called as `score_by_own`
-    says.
+    Parameters
+    ----------
+    scorings : list of str or callable
+        Metrics, as `parse_metric` takes them; functions of the user's are called as `OwnMetric`
+        says.
+
+    y_queries, y_gallery : array-like
+        Labels.
+
+    distances : array-like of shape (n_queries, n_gallery)
+        Smaller is nearer; also anything that gives rows of it when sliced.
+
+    own : ndarray of shape (n_queries,), default=None
+        Row of the gallery that is not ranked for a query, -1 for none.
+
+    advance : callable
+        Called with a number of values of single queries, whenever so many more are there.
+
+    Returns
+    -------
+    ndarray of shape (n_metrics, n_queries), float64
+        NaN where nothing is relevant.
     """
-    function = parse_metric(scoring)[0]
+    distances = check_distances(distances)
+    relevance = Relevance(y_queries, y_gallery, distances.shape)
+    n_gallery = distances.shape[1]
+    metrics = [_metric(scoring, own).checked(n_gallery) for scoring in scorings]
+    exclude = check_exclude(own, distances.shape)
+    return evaluate_metrics(metrics, relevance, distances, exclude, advance)[0]
+
+
+def _metric(scoring, own):
+    """Return what evaluates a metric, with the parameters that a `partial` of it has."""
+    function, k = parse_metric(scoring)
     if is_own(function):
-        return score_by_own(function, y_queries, y_gallery, distances, own)
+        metric = OwnMetric(function, own)
+        check_callable(function, **metric.options)
+        return metric
     check_callable(function, exclude=own, per_query=True)
-    values = evaluate(scoring, y_queries, y_gallery, distances, exclude=own, per_query=True)
-    return np.asarray(values)
+    given = {} if k is None else {"k": k}
+    base = function
+    while isinstance(base, partial):
+        given = {**base.keywords, **given}
+        base = base.func
+    make = MAKERS.get(base)
+    if make is None:  # not of this package, though its module says so
+        return OwnMetric(function, own)
+    defaults = inspect.signature(base).parameters
+    names = inspect.signature(make).parameters
+    return make(**{name: given.get(name, defaults[name].default) for name in names})
 
 
 def reads_order(scoring: str | Metric) -> bool:
@@ -216,3 +297,20 @@ METRICS: dict[str, Callable[..., float | Floats]] = {
 }
 NEED_K = {"precision", "recall", "set_recall", "acg"}
 WITHOUT_K = {"map_at_r", "trapezoid_map", *(name for name in METRICS if "in_radius" in name)}
+MAKERS: dict[Callable[..., object], Callable[..., GroupMetric | RadiusMetric]] = {
+    mean_average_precision: map_metric,
+    precision_at_k: precision_metric,
+    recall_at_k: recall_metric,
+    set_recall_at_k: set_recall_metric,
+    ndcg_at_k: ndcg_metric,
+    acg_at_k: acg_metric,
+    weighted_mean_average_precision: weighted_map_metric,
+    map_at_r: map_at_r_metric,
+    map_c: map_c_metric,
+    trapezoid_mean_average_precision: trapezoid_map_metric,
+    precision_in_radius: precision_within,
+    recall_in_radius: recall_within,
+    mean_average_precision_in_radius: average_precision_within,
+    success_in_radius: success_within,
+    threshold_f1: f1_within,
+}

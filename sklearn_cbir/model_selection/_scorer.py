@@ -10,7 +10,7 @@ from sklearn_cbir._labels import check_labels
 from sklearn_cbir._validation import as_numpy, check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import evaluate, mean_over_queries, parse_metric
-from sklearn_cbir.metrics._own import check_callable, is_own, score_by_own
+from sklearn_cbir.metrics._scoring import check_callable, evaluate_each, is_own
 
 __all__ = ["retrieval_scorer"]
 
@@ -125,7 +125,7 @@ class _RetrievalScorer:
         y, own = check_labels(y, n=n_queries), np.arange(n_queries)
         function = parse_metric(self.metric)[0]
         if is_own(function):
-            values = score_by_own(function, y, y, distances, own)
+            values = evaluate_each([function], y, y, distances, own)[0]
             return mean_over_queries(values, sample_weight)
         check_callable(function, exclude=own, sample_weight=sample_weight)
         return evaluate(self.metric, y, y, distances, exclude=own, sample_weight=sample_weight)
