@@ -7,6 +7,7 @@ here, but not loaded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeAlias, TypedDict
 
@@ -22,6 +23,8 @@ Labels: TypeAlias = NDArray[np.generic]  # one per row, or columns of 0/1; of an
 Codes: TypeAlias = NDArray[np.uint8]  # 0 or 1, one column per bit
 PackedCodes: TypeAlias = NDArray[np.uint64]  # 64 bits in a word
 
+PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+FilePaths: TypeAlias = NDArray[np.str_ | np.object_]  # text, or objects where widths differ much
 RandomState: TypeAlias = int | np.random.RandomState | None
 Ties: TypeAlias = Literal["average", "stable", "optimistic", "pessimistic"]
 NoHits: TypeAlias = Literal["zero", "skip"]

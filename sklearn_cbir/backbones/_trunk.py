@@ -265,8 +265,7 @@ def freeze_batch_norm(network: nn.Module) -> None:
 
     Examples
     --------
-    >>> from numpy.typing import ArrayLike
-    from torch import nn
+    >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> freeze_batch_norm(network)
     >>> network[0].training, network[1].training

@@ -4,12 +4,25 @@ import os
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
+from numpy.typing import NDArray
+
+from sklearn_cbir._bunch import Bunch
 
 __all__ = ["load_drawings"]
 
 
-def load_drawings(path):
+class Drawings(Bunch):
+    """What `load_drawings` loads."""
+
+    data: NDArray[np.uint8]
+    target: NDArray[np.str_]
+    alphabet: NDArray[np.str_]
+    drawer: NDArray[np.int8]
+    target_names: list[str]
+    DESCR: str
+
+
+def load_drawings(path: str | os.PathLike[str]) -> Drawings:
     """Load small drawings of characters, by alphabet and drawer (Omniglot [1]_).
 
     Parameters
@@ -50,7 +63,7 @@ def load_drawings(path):
         missing = sorted(wanted - set(file))
         if missing:
             raise ValueError(f"{os.fspath(path)!r} is no file of drawings: it lacks {missing}.")
-        return Bunch(
+        return Drawings(
             data=file["x"],
             target=file["character_names"][file["y"]],
             target_names=file["character_names"].tolist(),

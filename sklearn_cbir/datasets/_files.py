@@ -1,21 +1,24 @@
 """Folders and files of data sets: found, or named in the error with where they come from."""
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_cbir._files import is_there
+from sklearn_cbir._typing import PathLike
 
 
-def check_folder(folder):
+def check_folder(folder: PathLike) -> str:
     """Return the path of an existing folder as str."""
-    folder = os.path.expanduser(os.fsdecode(folder))
-    if not is_there(folder):
-        raise FileNotFoundError(f"folder={folder!r} does not exist.")
-    if not os.path.isdir(folder):
-        raise NotADirectoryError(f"folder={folder!r} is a file. Pass the folder it lies in.")
-    return folder
+    path = os.path.expanduser(os.fsdecode(folder))
+    if not is_there(path):
+        raise FileNotFoundError(f"folder={path!r} does not exist.")
+    if not os.path.isdir(path):
+        raise NotADirectoryError(f"folder={path!r} is a file. Pass the folder it lies in.")
+    return path
 
 
 @dataclass(frozen=True)
@@ -26,34 +29,34 @@ class Distribution:
     layout: str  # what the folder holds, ending a sentence
     url: str
 
-    def locate(self, folder, subfolders, marker):
+    def locate(self, folder: str, subfolders: Iterable[str], marker: str) -> str | None:
         """Return the first of `folder` and its `subfolders` that holds `marker`, or None."""
         for part in ("", *subfolders):
             if is_there(os.path.join(folder, part, marker)):
                 return os.path.join(folder, part)
         return None
 
-    def find(self, folder, *names):
+    def find(self, folder: str, *names: str) -> str:
         """Return the path of the first of `names` that exists in `folder`."""
         for name in names:
             if is_there(os.path.join(folder, name)):
                 return os.path.join(folder, name)
         raise self.missing(folder, " or ".join(names))
 
-    def missing(self, folder, what):
+    def missing(self, folder: str, what: str) -> FileNotFoundError:
         """Return the error for something that is not there."""
         return FileNotFoundError(
             f"folder={folder!r} lacks {what}. {self.loader} reads {self.layout}. Nothing is "
             f"downloaded: get the data from {self.url}."
         )
 
-    def damaged(self, path, why):
+    def damaged(self, path: str, why: str) -> ValueError:
         """Return the error for a file that holds something else."""
         return ValueError(
             f"{path!r} {why}, which {self.loader} cannot read. Get the data from {self.url} again."
         )
 
-    def rows(self, path, n_columns):
+    def rows(self, path: str, n_columns: int) -> list[list[str]]:
         """Return the words of every line of a text file, `n_columns` a line."""
         with open(path, encoding="utf-8") as file:
             rows = [line.split(maxsplit=n_columns - 1) for line in file if line.strip()]
@@ -62,14 +65,14 @@ class Distribution:
                 raise self.damaged(path, f"has {len(row)} words on line {number}, not {n_columns}")
         return [[word.strip() for word in row] for row in rows]
 
-    def integers(self, path, words):
+    def integers(self, path: str, words: Iterable[str]) -> NDArray[np.int64]:
         """Return words of a text file as an array of integers."""
         try:
             return np.array([int(word) for word in words], dtype=np.int64)
         except ValueError as error:
             raise self.damaged(path, f"holds no integers where they belong ({error})") from error
 
-    def existing(self, folder, paths, listed_in):
+    def existing(self, folder: str, paths: Sequence[str], listed_in: str) -> NDArray[np.str_]:
         """Return `paths` as an array if all of them exist."""
         absent = [path for path in paths if not is_there(path)]
         if absent:

@@ -4,10 +4,14 @@ import os
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from sklearn.utils import Bunch, check_random_state
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
 
+from sklearn_cbir._bunch import Bunch
+from sklearn_cbir._typing import FilePaths, PathLike, RandomState
 from sklearn_cbir._validation import check_boolean, printable, text_array
 from sklearn_cbir.datasets._files import check_folder
 from sklearn_cbir.datasets._walk import look_through, warn_of_faults
@@ -28,7 +32,27 @@ PHOTOS = (
 )
 
 
-def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random_state=0):
+class ImageFolder(Bunch):
+    """What `load_image_folder` lists."""
+
+    data: FilePaths
+    target: NDArray[np.str_] | None
+    target_names: list[str]
+    n_ignored: int
+    ignored: dict[str, int]
+    excluded: dict[str, int]
+    faults: list[tuple[str, str]]
+    DESCR: str
+
+
+def load_image_folder(
+    folder: PathLike,
+    *,
+    labels: bool = True,
+    exclude: Sequence[str] | None = None,
+    shuffle: bool = True,
+    random_state: RandomState = 0,
+) -> ImageFolder:
     """List the images of a folder; its sub-folders are the classes.
 
     Nothing is read: the paths go to any estimator as they are. An image
@@ -109,7 +133,8 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
     folder = check_folder(folder)
     tree = look_through(folder, exclude, apart=labels)
     endings = readable_extensions()
-    images, others = [], []
+    images: list[tuple[str, ...]] = []
+    others: list[tuple[str, ...]] = []
     for parts in tree.files:
         (images if parts[-1].lower().endswith(endings) else others).append(parts)
     ignored = _count_endings(parts[-1] for parts in others)
@@ -123,9 +148,9 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
         order = check_random_state(random_state).permutation(len(images))
         images = [images[i] for i in order]
     target = np.array([parts[0] for parts in images]) if labelled else None
-    target_names = np.unique(target).tolist() if labelled else []
+    target_names = [] if target is None else np.unique(target).tolist()
     n_ignored = sum(ignored.values())
-    return Bunch(
+    return ImageFolder(
         data=text_array(os.path.join(folder, *parts) for parts in images),
         target=target,
         target_names=target_names,
@@ -141,20 +166,26 @@ def load_image_folder(folder, *, labels=True, exclude=None, shuffle=True, random
     )
 
 
-def _count_endings(names):
+def _count_endings(names: Iterable[str]) -> dict[str, int]:
     """Count files by their ending in lower case, most frequent first."""
     counts = Counter(os.path.splitext(name)[1].lower() for name in names)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _in_brackets(counts, n=8):
+def _in_brackets(counts: Mapping[str, int], n: int = 8) -> str:
     """Return counts by name, such as `` (.txt: 3, no ending: 1)``."""
     shown = [f"{printable(name) or 'no ending'}: {count}" for name, count in counts.items()]
     more = ", ..." if len(shown) > n else ""
     return f" ({', '.join(shown[:n])}{more})" if shown else ""
 
 
-def _check_found(folder, images, ignored, excluded, labels):
+def _check_found(
+    folder: str,
+    images: list[tuple[str, ...]],
+    ignored: dict[str, int],
+    excluded: dict[str, int],
+    labels: bool,
+) -> None:
     """Raise unless there are images, and under `labels` all of them in sub-folders or none."""
     if not images:
         endings = readable_extensions()
@@ -177,7 +208,7 @@ def _check_found(folder, images, ignored, excluded, labels):
         )
 
 
-def _warn_of_photos(folder, ignored):
+def _warn_of_photos(folder: str, ignored: dict[str, int]) -> None:
     """Warn of photos that are left out as nothing here can read them."""
     photos = {ending: n for ending, n in ignored.items() if ending in PHOTOS}
     if photos:
@@ -188,7 +219,7 @@ def _warn_of_photos(folder, ignored):
         )
 
 
-def _way_to_read(ignored):
+def _way_to_read(ignored: dict[str, int]) -> str:
     """Return what makes the photos among the ignored files readable, as further sentences."""
     ways = ""
     if any(ending in HEIF for ending in ignored):
@@ -200,9 +231,9 @@ def _way_to_read(ignored):
     return ways
 
 
-def _warn_of_twins(names):
+def _warn_of_twins(names: set[str]) -> None:
     """Warn of classes that look alike: they differ in case, or in how accents are encoded."""
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for name in sorted(names):
         groups.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
     twins = [group for group in groups.values() if len(group) > 1]

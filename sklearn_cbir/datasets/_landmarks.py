@@ -2,18 +2,23 @@
 
 import os
 import re
+from collections.abc import Set
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from sklearn.utils import Bunch
 
+from sklearn_cbir._bunch import Bunch
+from sklearn_cbir._typing import Elements, PathLike
 from sklearn_cbir._validation import printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 from sklearn_cbir.datasets._walk import walk
-from sklearn_cbir.images import check_images
+from sklearn_cbir.images import Images, check_images
 
 __all__ = ["crop_images", "load_holidays", "load_oxford5k", "load_paris6k"]
 
+Name = TypeVar("Name", str, int)
 OXFORD = Distribution(
     "load_oxford5k",
     "the images (*.jpg) and the lists *_query.txt, *_good.txt, *_ok.txt and *_junk.txt, in any "
@@ -41,7 +46,22 @@ PARIS_WITHOUT_IMAGE = frozenset(
 )
 
 
-def load_oxford5k(folder):
+class Buildings(Bunch):
+    """What `load_oxford5k` and `load_paris6k` list."""
+
+    data: NDArray[np.str_]
+    target: NDArray[np.uint8]
+    query_data: NDArray[np.str_]
+    query_boxes: NDArray[np.float64]
+    query_target: NDArray[np.uint8]
+    query_names: list[str]
+    query: NDArray[np.int64]
+    junk: list[NDArray[np.int64]]
+    n_ignored: int
+    DESCR: str
+
+
+def load_oxford5k(folder: PathLike) -> Buildings:
     r"""List Oxford5k [1]_: 5,062 photos and 55 queries of eleven buildings.
 
     A query is the part of a photo inside a box: pass
@@ -107,7 +127,7 @@ def load_oxford5k(folder):
     return _load_buildings(OXFORD, "Oxford5k", folder, frozenset())
 
 
-def load_paris6k(folder):
+def load_paris6k(folder: PathLike) -> Buildings:
     r"""List Paris6k [1]_: 6,392 photos and 55 queries of eleven places.
 
     As `load_oxford5k`. Twenty files of the archive hold no image; they are left
@@ -157,10 +177,14 @@ def load_paris6k(folder):
     return _load_buildings(PARIS, "Paris6k", folder, PARIS_WITHOUT_IMAGE)
 
 
-def _load_buildings(distribution, title, folder, without_image):
+def _load_buildings(
+    distribution: Distribution, title: str, folder: PathLike, without_image: Set[str]
+) -> Buildings:
     """Return the Bunch of Oxford5k or Paris6k."""
     folder = check_folder(folder)
-    images, lists, n_ignored = {}, {}, 0
+    images: dict[str, str] = {}
+    lists: dict[str, str] = {}
+    n_ignored = 0
     for parts in walk(folder):
         stem, extension = os.path.splitext(parts[-1])
         path = os.path.join(folder, *parts)
@@ -176,7 +200,7 @@ def _load_buildings(distribution, title, folder, without_image):
     names = sorted(images)
     position = {name: row for row, name in enumerate(names)}
 
-    def rows_of(query, kind):
+    def rows_of(query: str, kind: str) -> NDArray[np.int64]:
         path = lists.get(f"{query}_{kind}")
         if path is None:
             raise distribution.missing(folder, repr(f"{query}_{kind}.txt"))
@@ -200,7 +224,7 @@ def _load_buildings(distribution, title, folder, without_image):
         photos.append(position[photo])
         boxes.append(box)
     data = np.array([images[name] for name in names])
-    return Bunch(
+    return Buildings(
         data=data,
         target=target,
         query_data=data[photos],
@@ -216,7 +240,9 @@ def _load_buildings(distribution, title, folder, without_image):
     )
 
 
-def _add_once(distribution, folder, files, stem, path):
+def _add_once(
+    distribution: Distribution, folder: str, files: dict[Name, str], stem: Name, path: str
+) -> None:
     """Keep the path of a file unless another one has its name."""
     if stem in files:
         raise ValueError(
@@ -226,7 +252,7 @@ def _add_once(distribution, folder, files, stem, path):
     files[stem] = path
 
 
-def _read_query(distribution, path):
+def _read_query(distribution: Distribution, path: str) -> tuple[str, list[float]]:
     """Return the name of the photo of a query, and its box."""
     (row, *_) = distribution.rows(path, 5) or [[]]
     try:
@@ -236,7 +262,9 @@ def _read_query(distribution, path):
     return photo.removeprefix("oxc1_"), box  # Oxford's queries alone carry the prefix
 
 
-def crop_images(paths, boxes, *, max_pixels=None):
+def crop_images(
+    paths: Elements, boxes: ArrayLike, *, max_pixels: int | None = None
+) -> list[Image.Image]:
     """Cut boxes out of images: the queries of Oxford5k and Paris6k.
 
     Images are read as estimators read them: turned upright by EXIF, 16 bit
@@ -281,23 +309,24 @@ def crop_images(paths, boxes, *, max_pixels=None):
     >>> parts[0].size
     (40, 30)
     """
-    boxes = np.asarray(boxes, dtype=np.float64)
-    if boxes.shape != (len(paths), 4) or not np.isfinite(boxes).all():
+    edges = np.asarray(boxes, dtype=np.float64)
+    if edges.shape != (len(paths), 4) or not np.isfinite(edges).all():
         raise ValueError(
-            f"boxes has shape {boxes.shape} for {len(paths)} images. Pass four finite numbers per "
+            f"boxes has shape {edges.shape} for {len(paths)} images. Pass four finite numbers per "
             "image: left, top, right and bottom."
         )
     images = check_images(paths, max_pixels=max_pixels)
-    return [_crop(images, row, np.rint(box).astype(int)) for row, box in enumerate(boxes)]
+    return [_crop(images, row, np.rint(box).astype(int)) for row, box in enumerate(edges)]
 
 
-def _crop(images, row, box):
+def _crop(images: Images, row: int, box: NDArray[np.int64]) -> Image.Image:
     """Return the part of one image that lies inside a box."""
     image = images.pil_image(row)
     left, top = np.maximum(box[:2], 0)
     right, bottom = np.minimum(box[2:], image.size)
     if left >= right or top >= bottom:
-        name = repr(images[row].paths[0]) if images.is_path else f"image {row}"
+        paths = images[row].paths
+        name = f"image {row}" if paths is None else repr(paths[0])
         raise ValueError(
             f"Nothing of {name}, {image.width} x {image.height} px, is inside its box "
             f"{box.tolist()}. Boxes are left, top, right and bottom of the upright image."
@@ -305,7 +334,16 @@ def _crop(images, row, box):
     return Image.fromarray(np.asarray(image)[top:bottom, left:right].copy())
 
 
-def load_holidays(folder):
+class Holidays(Bunch):
+    """What `load_holidays` lists."""
+
+    data: NDArray[np.str_]
+    target: NDArray[np.int64]
+    query: NDArray[np.int64]
+    DESCR: str
+
+
+def load_holidays(folder: PathLike) -> Holidays:
     """List INRIA Holidays [1]_: 1,491 photos in 500 groups of one place each.
 
     The first photo of a group is its query and is left out of its own results::
@@ -357,7 +395,7 @@ def load_holidays(folder):
     (array([1000, 1000, 1001, 1001, 1001]), array([0, 2]))
     """
     folder = check_folder(folder)
-    photos = {}
+    photos: dict[int, str] = {}
     for parts in walk(folder):
         match = re.fullmatch(r"(\d+)\.jpg", parts[-1], flags=re.IGNORECASE)
         if match:
@@ -370,7 +408,7 @@ def load_holidays(folder):
     without_query = np.setdiff1d(groups, groups[query])
     if len(without_query):
         raise HOLIDAYS.missing(folder, f"'{without_query[0] * 100}.jpg', the query of its group")
-    return Bunch(
+    return Holidays(
         data=np.array([photos[number] for number in numbers.tolist()]),
         target=groups,
         query=query,

@@ -2,11 +2,15 @@
 
 import os
 import re
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
-from sklearn.utils import Bunch
+from numpy.typing import NDArray
 
+from sklearn_cbir._bunch import Bunch
 from sklearn_cbir._files import is_there
+from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import check_boolean, check_choice, printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
@@ -26,7 +30,31 @@ MIRFLICKR = Distribution(
 N_CONCEPTS = 81
 
 
-def load_nuswide(folder, *, n_labels=21, drop_unlabelled=True, skip_missing=False):
+class LabelledPhotos(Bunch):
+    """Photos with several labels each."""
+
+    data: NDArray[np.str_]
+    target: NDArray[np.uint8]
+    target_names: list[str]
+    n_unlabelled: int
+    DESCR: str
+
+
+class NUSWide(LabelledPhotos):
+    """What `load_nuswide` lists."""
+
+    train: NDArray[np.int64] | None
+    test: NDArray[np.int64] | None
+    n_missing: int
+
+
+def load_nuswide(
+    folder: PathLike,
+    *,
+    n_labels: Literal[21, 81] = 21,
+    drop_unlabelled: bool = True,
+    skip_missing: bool = False,
+) -> NUSWide:
     r"""List NUS-WIDE [1]_: 269,648 photos with 81 labels, checked by people.
 
     Parameters
@@ -106,7 +134,7 @@ def load_nuswide(folder, *, n_labels=21, drop_unlabelled=True, skip_missing=Fals
     if len(kept) == 0:
         raise NUSWIDE.missing(folder, f"every image that {list_file!r} lists")
     n_unlabelled, n_missing = np.sum(~labelled), np.sum(labelled) - len(kept)
-    return Bunch(
+    return NUSWide(
         data=NUSWIDE.existing(folder, [paths[row] for row in kept], repr(list_file)),
         target=target[kept],
         target_names=names,
@@ -119,13 +147,13 @@ def load_nuswide(folder, *, n_labels=21, drop_unlabelled=True, skip_missing=Fals
     )
 
 
-def _listed(path):
+def _listed(path: str) -> list[tuple[str, ...]]:
     """Return the parts of every path that a list of NUS-WIDE holds; it is written on Windows."""
     with open(path, encoding="utf-8") as file:
         return [tuple(re.split(r"[\\/]", line.strip())) for line in file if line.strip()]
 
 
-def _read_concepts(folder, list_file, n):
+def _read_concepts(folder: str, list_file: str, n: int) -> tuple[list[str], NDArray[np.uint8]]:
     """Return the names of the 81 labels, sorted, and their 0/1 columns (n, 81)."""
     place = NUSWIDE.find(folder, "Groundtruth/AllLabels", "AllLabels")
     files = sorted(name for name in os.listdir(place) if re.fullmatch(r"Labels_.+\.txt", name))
@@ -146,7 +174,9 @@ def _read_concepts(folder, list_file, n):
     return [name[len("Labels_") : -len(".txt")] for name in files], target
 
 
-def _rows_of_part(folder, part, listed, kept):
+def _rows_of_part(
+    folder: str, part: str, listed: list[tuple[str, ...]], kept: Iterable[int]
+) -> NDArray[np.int64] | None:
     """Return the rows, among those kept, of an official part; None if its list is not there."""
     path = os.path.join(folder, "ImageList", f"{part.capitalize()}Imagelist.txt")
     if not is_there(path):
@@ -158,7 +188,9 @@ def _rows_of_part(folder, part, listed, kept):
     return np.flatnonzero([listed[row] in members for row in kept])
 
 
-def load_mirflickr(folder, *, n_labels=24, drop_unlabelled=True):
+def load_mirflickr(
+    folder: PathLike, *, n_labels: Literal[24, 38] = 24, drop_unlabelled: bool = True
+) -> LabelledPhotos:
     r"""List MIRFLICKR-25K [1]_: 25,000 photos with 24 or 38 labels.
 
     Parameters
@@ -221,7 +253,7 @@ def load_mirflickr(folder, *, n_labels=24, drop_unlabelled=True):
     n_unlabelled = len(numbers) - len(kept)
     if len(kept) == 0:
         raise MIRFLICKR.missing(folder, "a label for any of its images")
-    return Bunch(
+    return LabelledPhotos(
         data=np.array([os.path.join(place, f"im{numbers[row]}.jpg") for row in kept]),
         target=target[kept],
         target_names=names,
@@ -231,7 +263,7 @@ def load_mirflickr(folder, *, n_labels=24, drop_unlabelled=True):
     )
 
 
-def _numbered_photos(folder):
+def _numbered_photos(folder: str) -> tuple[str, NDArray[np.int64]]:
     """Return where im1.jpg, im2.jpg, ... lie, and their numbers, ascending."""
     place = MIRFLICKR.locate(folder, ["mirflickr", "images"], "im1.jpg")
     if place is None:
@@ -240,7 +272,9 @@ def _numbered_photos(folder):
     return place, np.sort([int(match.group(1)) for match in found if match])
 
 
-def _read_annotations(folder, n_labels, numbers):
+def _read_annotations(
+    folder: str, n_labels: int, numbers: NDArray[np.int64]
+) -> tuple[list[str], NDArray[np.uint8]]:
     """Return the names of the labels, sorted, and their 0/1 columns (n, n_labels)."""
     places = ["mirflickr25k_annotations_v080", "annotations_v080", "annotations"]
     place = MIRFLICKR.find(folder, *places, *(f"mirflickr/{name}" for name in places))

@@ -2,11 +2,14 @@
 
 import os
 import pickle
+from typing import Any
 
 import numpy as np
-from sklearn.utils import Bunch
+from numpy.typing import NDArray
 
+from sklearn_cbir._bunch import Bunch
 from sklearn_cbir._files import is_of_content
+from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 
@@ -31,7 +34,24 @@ SVHN = Distribution(
 )
 
 
-def load_cifar10(folder):
+class LabelledPixels(Bunch):
+    """Images as arrays of pixels, each with one label."""
+
+    data: NDArray[np.uint8]
+    target: NDArray[np.int64]
+    target_names: list[str]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    DESCR: str
+
+
+class Digits(LabelledPixels):
+    """What `load_svhn` loads."""
+
+    extra: NDArray[np.int64]  # if asked for
+
+
+def load_cifar10(folder: PathLike) -> LabelledPixels:
     """Load CIFAR-10 [1]_: 60,000 images of 32 x 32 px in ten classes.
 
     Both versions hold the same images. The binary one is preferred if both are
@@ -92,7 +112,7 @@ def load_cifar10(folder):
     pixels, target = (np.concatenate(parts) for parts in zip(*batches))
     n_test = len(batches[-1][1])
     rows = np.arange(len(target))
-    return Bunch(
+    return LabelledPixels(
         # Planes of colors, as they are stored, to colors of pixels.
         data=np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)),
         target=target,
@@ -105,7 +125,7 @@ def load_cifar10(folder):
     )
 
 
-def _read_binary_batch(path):
+def _read_binary_batch(path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return pixels (n, 3072) and labels (n,) of one file of the binary version."""
     rows = np.fromfile(path, dtype=np.uint8)
     if len(rows) == 0 or len(rows) % (1 + IMAGE_BYTES):
@@ -114,7 +134,7 @@ def _read_binary_batch(path):
     return rows[:, 1:], _check_classes(path, rows[:, 0])
 
 
-def _read_pickled_batch(path):
+def _read_pickled_batch(path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return pixels (n, 3072) and labels (n,) of one file of the Python version."""
     with open(path, "rb") as file:
         try:
@@ -130,7 +150,7 @@ def _read_pickled_batch(path):
     return pixels, _check_classes(path, labels)
 
 
-def _check_classes(path, labels):
+def _check_classes(path: str, labels: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return labels as int64 if all of them are classes of CIFAR-10."""
     labels = labels.astype(np.int64)
     if labels.min() < 0 or labels.max() > 9:
@@ -184,7 +204,7 @@ class _InertUnpickler(pickle.Unpickler):
         return self.KNOWN[module, name]
 
 
-def load_svhn(folder, *, extra=False):
+def load_svhn(folder: PathLike, *, extra: bool = False) -> Digits:
     """Load SVHN [1]_: house numbers cut into digits of 32 x 32 px.
 
     Parameters
@@ -239,7 +259,7 @@ def load_svhn(folder, *, extra=False):
     ends = np.cumsum([len(labels) for _, labels in read])
     rows = dict(zip(parts, np.split(np.arange(len(target)), ends[:-1])))
     sizes = ", ".join(f"{len(rows[part])} {part}" for part in parts)
-    return Bunch(
+    return Digits(
         data=data,
         target=target,
         target_names=[str(digit) for digit in range(10)],
@@ -248,7 +268,7 @@ def load_svhn(folder, *, extra=False):
     )
 
 
-def _read_digits(path):
+def _read_digits(path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return images (n, 32, 32, 3) and digits (n,) of one file."""
     file = read_matlab(SVHN, path)
     if not {"X", "y"} <= set(file):
@@ -261,7 +281,7 @@ def _read_digits(path):
     return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), digits % 10
 
 
-def read_matlab(distribution, path, **options):
+def read_matlab(distribution: Distribution, path: str, **options: Any) -> dict[str, Any]:
     """Return the variables of a MATLAB file."""
     from scipy.io import loadmat
 

@@ -2,11 +2,14 @@
 
 import csv
 import os
+from typing import Any
 
 import numpy as np
-from sklearn.utils import Bunch
+from numpy.typing import NDArray
 
+from sklearn_cbir._bunch import Bunch
 from sklearn_cbir._files import is_there
+from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 from sklearn_cbir.datasets._pixels import read_matlab
@@ -38,7 +41,39 @@ SHOPEE = Distribution(
 )
 
 
-def load_cub(folder):
+class Photos(Bunch):
+    """Photos with one label each, in two official parts."""
+
+    data: NDArray[np.str_]
+    target: NDArray[np.int64]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    DESCR: str
+
+
+class NamedPhotos(Photos):
+    """What `load_cub` and `load_cars` list."""
+
+    target_names: list[str]
+
+
+class Products(Photos):
+    """What `load_sop` lists."""
+
+    super_target: NDArray[np.str_]
+
+
+class Offers(Bunch):
+    """What `load_shopee` lists."""
+
+    data: NDArray[np.str_]
+    target: NDArray[np.int64]
+    title: NDArray[np.str_]
+    posting_id: NDArray[np.str_]
+    DESCR: str
+
+
+def load_cub(folder: PathLike) -> NamedPhotos:
     r"""List CUB-200-2011 [1]_: 11,788 photos of 200 species of birds.
 
     Parameters
@@ -97,7 +132,7 @@ def load_cub(folder):
     position = {number: i for i, number in enumerate(classes)}
     paths = [os.path.join(root, "images", *name.split("/")) for name in images.values()]
     in_training = np.array([parts[number] == "1" for number in images])
-    return Bunch(
+    return NamedPhotos(
         data=CUB.existing(root, paths, "images.txt"),
         target=np.array([position[labels[number]] for number in images], dtype=np.int64),
         target_names=list(classes.values()),
@@ -107,7 +142,7 @@ def load_cub(folder):
     )
 
 
-def load_cars(folder):
+def load_cars(folder: PathLike) -> NamedPhotos:
     """List Cars-196 [1]_: 16,185 photos of 196 models of cars.
 
     Both layouts in which it was distributed are known. Rows are in the order of
@@ -172,7 +207,7 @@ def load_cars(folder):
     if target.min() < 0 or target.max() >= len(names):
         raise CARS.damaged(folder, f"has classes from {target.min() + 1} to {target.max() + 1}")
     in_test = np.array(in_test, dtype=bool)
-    return Bunch(
+    return NamedPhotos(
         data=CARS.existing(folder, paths, "its annotations"),
         target=target,
         target_names=names,
@@ -182,7 +217,7 @@ def load_cars(folder):
     )
 
 
-def _read_cars_of_one_list(folder):
+def _read_cars_of_one_list(folder: str) -> tuple[list[str], list[tuple[str, int, bool]]]:
     """Return the class names, and path, class and part of every image of cars_annos.mat."""
     path = os.path.join(folder, "cars_annos.mat")
     file = _read_annotations(path, ["relative_im_path", "class", "test"])
@@ -190,7 +225,7 @@ def _read_cars_of_one_list(folder):
     return _class_names(path, file), rows
 
 
-def _read_cars_of_the_devkit(folder):
+def _read_cars_of_the_devkit(folder: str) -> tuple[list[str], list[tuple[str, int, bool]]]:
     """Return the same from the two lists of the newer layout."""
     meta = CARS.find(folder, "devkit/cars_meta.mat", "cars_annos.mat")
     train = CARS.find(folder, "devkit/cars_train_annos.mat")
@@ -206,7 +241,7 @@ def _read_cars_of_the_devkit(folder):
     return names, rows
 
 
-def _read_annotations(path, fields):
+def _read_annotations(path: str, fields: list[str]) -> dict[str, Any]:
     """Return the variables of a MATLAB file, and as "rows" the fields of its annotations."""
     file = read_matlab(CARS, path, squeeze_me=True)
     annotations = np.atleast_1d(file.get("annotations", np.empty(0)))
@@ -216,14 +251,14 @@ def _read_annotations(path, fields):
     return file
 
 
-def _class_names(path, file):
+def _class_names(path: str, file: dict[str, Any]) -> list[str]:
     """Return the names of the classes that a MATLAB file holds."""
     if "class_names" not in file:
         raise CARS.damaged(path, "lacks the variable 'class_names'")
     return [str(name) for name in np.atleast_1d(file["class_names"])]
 
 
-def load_sop(folder):
+def load_sop(folder: PathLike) -> Products:
     r"""List Stanford Online Products [1]_: 120,053 photos of 22,634 products.
 
     Parameters
@@ -284,7 +319,7 @@ def load_sop(folder):
     names, target = zip(*rows)
     paths = [os.path.join(root, *name.split("/")) for name in names]
     every = np.arange(len(paths))
-    return Bunch(
+    return Products(
         data=SOP.existing(root, paths, "Ebay_train.txt or Ebay_test.txt"),
         target=np.array(target),
         super_target=np.array([name.split("/")[0].removesuffix("_final") for name in names]),
@@ -295,7 +330,7 @@ def load_sop(folder):
     )
 
 
-def load_shopee(folder):
+def load_shopee(folder: PathLike) -> Offers:
     r"""List the training part of Shopee's product matching challenge [1]_.
 
     34,250 offers with a photo and a title; offers of the same product form one of
@@ -350,7 +385,7 @@ def load_shopee(folder):
     photos = SHOPEE.find(folder, "train_images")
     paths = [os.path.join(photos, row["image"]) for row in rows]
     target = SHOPEE.integers(path, [row["label_group"] for row in rows])
-    return Bunch(
+    return Offers(
         data=SHOPEE.existing(folder, paths, "train.csv"),
         target=target,
         title=np.array([row["title"] for row in rows]),

@@ -1,8 +1,12 @@
 """Images drawn when they are asked for, for docs and tests."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from sklearn_cbir._typing import RandomState
 from sklearn_cbir._validation import check_boolean, check_integer, check_real
 
 __all__ = ["make_shapes"]
@@ -12,8 +16,14 @@ COLORS = ((0.85, 0.2, 0.2), (0.2, 0.7, 0.25), (0.2, 0.35, 0.9), (0.9, 0.8, 0.15)
 
 
 def make_shapes(
-    n_samples=200, *, n_classes=4, image_size=32, multilabel=False, noise=0.05, random_state=0
-):
+    n_samples: int = 200,
+    *,
+    n_classes: int = 4,
+    image_size: int = 32,
+    multilabel: bool = False,
+    noise: float = 0.05,
+    random_state: RandomState = 0,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw small labelled images of colored shapes.
 
     A class is a shape in a color. Position, size, rotation, shade and
@@ -71,13 +81,15 @@ def make_shapes(
     return images, y
 
 
-def _add_others(label, n_classes, rng):
+def _add_others(label: int, n_classes: int, rng: np.random.RandomState) -> list[int]:
     """Return one to three different classes, `label` among them."""
     others = rng.permutation(np.delete(np.arange(n_classes), label))
     return [label, *others[: rng.randint(3)]]
 
 
-def _draw(labels, size, noise, rng):
+def _draw(
+    labels: Sequence[int], size: int, noise: float, rng: np.random.RandomState
+) -> NDArray[np.uint8]:
     """Draw one image with one shape per label."""
     # A background of one shade that changes towards one side.
     axis = np.linspace(-0.1, 0.1, size)
@@ -99,7 +111,9 @@ def _draw(labels, size, noise, rng):
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def _cover(shape, size, center, radius, angle):
+def _cover(
+    shape: str, size: int, center: NDArray[np.float64], radius: float, angle: float
+) -> NDArray[np.float64]:
     """Return how much of every pixel (size, size) a shape covers, 0 to 1."""
     places = (np.arange(size) + 0.5) / size
     down, right = (places[:, None] - center[0]) / radius, (places - center[1]) / radius

@@ -5,12 +5,17 @@ import os
 import re
 import unicodedata
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import shortened
 
+Parts: TypeAlias = tuple[str, ...]  # of a path below a folder
+
 # Names of files and folders, or with a slash the ends of paths, that hold no photos of the user.
-IGNORED_NAMES = (
+IGNORED_NAMES: tuple[str, ...] = (
     ".*",  # hidden: .git, .thumbnails, .Trash-1000, .@__thumb, .AppleDouble, ._photo.jpg, ...
     *("@eaDir", "#recycle", "#snapshot", "SYNOPHOTO_THUMB_*", "SYNOFILE_THUMB_*"),  # Synology
     *("@Recycle", "@Recently-Snapshot", "@Transcode", "@__thumb"),  # QNAP
@@ -29,12 +34,14 @@ IGNORED_NAMES = (
 class Tree:
     """What lies below a folder."""
 
-    files: list = field(default_factory=list)  # parts of the path below the folder, sorted
-    excluded: dict = field(default_factory=dict)  # pattern, in their order -> number of entries
-    faults: list = field(default_factory=list)  # (path, why) of entries that cannot be looked at
+    files: list[Parts] = field(default_factory=list)  # below the folder, sorted
+    excluded: dict[str, int] = field(default_factory=dict)  # pattern, in their order -> entries
+    faults: list[tuple[str, str]] = field(default_factory=list)  # (path, why) of what is not seen
 
 
-def look_through(folder, exclude=None, apart=True):
+def look_through(
+    folder: str, exclude: Iterable[PathLike] | None = None, apart: bool = True
+) -> Tree:
     """Return the `Tree` of a folder.
 
     Links are followed. A folder that they lead to is listed once, under its own place if it has one
@@ -44,9 +51,12 @@ def look_through(folder, exclude=None, apart=True):
     tree = Tree()
     patterns = IGNORED_NAMES if exclude is None else _as_patterns(exclude, folder)
     pattern_of = _matcher(patterns)
-    seen = set()  # folders, each with the top sub-folder that it was listed for
+    seen: set[tuple[Parts, int, int]] = (
+        set()
+    )  # folders, each with the top sub-folder that it was listed for
     # Not by recursion: trees may be deeper than Python's stack.
-    own, linked = [(folder, (), False)], []
+    own: list[tuple[str, Parts, bool]] = [(folder, (), False)]
+    linked: list[tuple[str, Parts, bool]] = []
     while own or linked:
         path, parts, is_linked = (own or linked).pop()
         try:
@@ -61,7 +71,7 @@ def look_through(folder, exclude=None, apart=True):
         except OSError as error:
             if not parts:
                 raise
-            tree.faults.append((path, error.strerror))
+            tree.faults.append((path, str(error.strerror)))
             continue
         for entry in entries:
             found = (*parts, entry.name)
@@ -77,26 +87,27 @@ def look_through(folder, exclude=None, apart=True):
                 else:
                     tree.faults.append((entry.path, "a pipe, socket or device"))
             except OSError as error:
-                tree.faults.append((entry.path, error.strerror))
+                tree.faults.append((entry.path, str(error.strerror)))
     tree.excluded = {name: tree.excluded[name] for name in patterns if name in tree.excluded}
     tree.files.sort()
     tree.faults.sort()
     return tree
 
 
-def _leads_elsewhere(entry):
+def _leads_elsewhere(entry: os.DirEntry[str]) -> bool:
     """Say whether a folder is a link, or a junction of Windows."""
-    return entry.is_symlink() or (hasattr(entry, "is_junction") and entry.is_junction())
+    is_junction = getattr(entry, "is_junction", None)
+    return entry.is_symlink() or (is_junction is not None and is_junction())
 
 
-def walk(folder):
+def walk(folder: str) -> list[Parts]:
     """Return the parts below `folder` of every file, sorted; warn of what cannot be looked at."""
     tree = look_through(folder)
     warn_of_faults(folder, tree, stacklevel=4)
     return tree.files
 
 
-def warn_of_faults(folder, tree, stacklevel):
+def warn_of_faults(folder: str, tree: Tree, stacklevel: int) -> None:
     """Warn once of all entries that were left out because they cannot be looked at."""
     if tree.faults:
         path, why = tree.faults[0]
@@ -108,7 +119,7 @@ def warn_of_faults(folder, tree, stacklevel):
         )
 
 
-def _as_patterns(exclude, folder):
+def _as_patterns(exclude: PathLike | Iterable[PathLike], folder: str) -> tuple[str, ...]:
     """Return patterns as a tuple of str, with slashes and without one at either end."""
     if isinstance(exclude, (str, bytes, os.PathLike)):
         exclude = (exclude,)
@@ -122,7 +133,7 @@ def _as_patterns(exclude, folder):
     return tuple(_below(pattern, os.path.abspath(folder)) for pattern in patterns)
 
 
-def _below(pattern, folder):
+def _below(pattern: str, folder: str) -> str:
     """Return one pattern, its path counted from `folder`."""
     if os.path.isabs(pattern):
         inside = os.path.normpath(pattern).removeprefix(folder.rstrip(os.sep) + os.sep)
@@ -132,7 +143,7 @@ def _below(pattern, folder):
     return pattern[3:] if pattern.startswith("**/") and "/" not in pattern[3:] else pattern
 
 
-def _matcher(patterns):
+def _matcher(patterns: tuple[str, ...]) -> Callable[[Parts], str | None]:
     """Return a function that gives the first pattern that the parts of a path match, or None."""
     names = [pattern for pattern in patterns if "/" not in pattern]
     paths = [pattern for pattern in patterns if "/" in pattern]
@@ -140,25 +151,31 @@ def _matcher(patterns):
     # With a slash in front "**/" may stand for no folder at all.
     by_path = _compiled([pattern if pattern[:3] == "**/" else f"/{pattern}" for pattern in paths])
 
-    def pattern_of(parts):
-        if match := by_name(_plain(parts[-1])):
-            return names[match.lastindex - 1]
-        if paths and (match := by_path(_plain("/" + "/".join(parts)))):
-            return paths[match.lastindex - 1]
+    def pattern_of(parts: Parts) -> str | None:
+        if (number := by_name(_plain(parts[-1]))) is not None:
+            return names[number]
+        if paths and (number := by_path(_plain("/" + "/".join(parts)))) is not None:
+            return paths[number]
         return None
 
     return pattern_of
 
 
-def _compiled(patterns):
-    """Return the match of any of some shell patterns; its last group is which."""
+def _compiled(patterns: Sequence[str]) -> Callable[[str], int | None]:
+    """Return a function that gives the number of the first shell pattern that matches, or None."""
     if not patterns:
         return lambda text: None
-    return re.compile(
+    any_of = re.compile(
         "|".join(f"({fnmatch.translate(_plain(pattern))})" for pattern in patterns)
     ).match
 
+    def number_of(text: str) -> int | None:
+        match = any_of(text)
+        return None if match is None or match.lastindex is None else match.lastindex - 1
 
-def _plain(text):
+    return number_of
+
+
+def _plain(text: str) -> str:
     """Return a name without case, its accents in one form: as Windows and macOS compare names."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
