@@ -34,6 +34,22 @@ Sampling: TypeAlias = Literal["uniform", "balanced"]
 HashLayer: TypeAlias = Literal["linear", "divided", "latent"]
 
 
+class Elements(Protocol):
+    """A sequence in the widest sense, as data sets of torch and columns of a table are."""
+
+    def __len__(self) -> int:
+        """Return the number of elements."""
+        ...
+
+    def __getitem__(self, position: int, /) -> object:
+        """Return the element at a position from 0."""
+        ...
+
+
+# An array of images, or a sequence of paths, encoded photos, PIL images, dictionaries or arrays.
+ImagesLike: TypeAlias = ArrayLike | Elements
+
+
 class Sparse(Protocol):
     """A sparse matrix of scipy."""
 
@@ -126,6 +142,10 @@ class SearchedRows(Protocol):
     @property
     def exact(self) -> HasDistance:
         """What says which distance is used."""
+        ...
+
+    def query(self, queries: NDArray[Any], k: int, /) -> tuple[NDArray[Any], Positions]:
+        """Return the distances and positions of the nearest rows."""
         ...
 
 

@@ -1,12 +1,15 @@
 """Classical image descriptors: images to feature rows, without training."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import gen_batches
+from sklearn.utils import Tags, gen_batches
 
+from sklearn_cbir._typing import ImagesLike
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.images import check_images
 from sklearn_cbir.images._readable import telling_all_faults
@@ -56,10 +59,18 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     ((20, 512), dtype('float32'))
     """
 
-    def __init__(self, image_size=32):
+    if TYPE_CHECKING:
+
+        def fit_transform(
+            self, X: ImagesLike, y: object = None, **fit_params: object
+        ) -> NDArray[np.float32]:
+            """Fit, and transform the same rows."""
+            ...
+
+    def __init__(self, image_size: int = 32) -> None:
         self.image_size = image_size
 
-    def fit(self, X, y=None):
+    def fit(self, X: ImagesLike, y: object = None) -> Self:
         """Check parameters and images; nothing is learned.
 
         Parameters
@@ -81,7 +92,7 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_images(X).check_readable()
         return self
 
-    def transform(self, X):
+    def transform(self, X: ImagesLike) -> NDArray[np.float32]:
         """Return one feature row per image.
 
         Parameters
@@ -103,7 +114,7 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 features[rows] = gist(images.read(rows, size) @ LUMINANCE)
         return features
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -111,15 +122,15 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return True
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return SCALES * ORIENTATIONS * GRID**2
 
 
-def gist(gray):
+def gist(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the descriptors (n, 512) of gray images (n, size, size) in 0..255."""
     n, size, _ = gray.shape
     margin = size // 4
@@ -134,7 +145,7 @@ def gist(gray):
     return features.reshape(n, -1)
 
 
-def even_contrast(gray):
+def even_contrast(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Take away what varies slowly, in the logarithm, and divide by the local contrast."""
     gains = low_pass_gains(gray.shape[1])
     logarithms = np.log1p(gray)
@@ -144,14 +155,14 @@ def even_contrast(gray):
 
 
 @lru_cache
-def low_pass_gains(size):
+def low_pass_gains(size: int) -> NDArray[np.float32]:
     """Return the gains of a Gaussian low-pass, one half at 4 cycles per image."""
     x, y = np.fft.rfftfreq(size, 1 / size), np.fft.fftfreq(size, 1 / size)[:, None]
     return np.exp(-(x**2 + y**2) * np.log(2) / 4**2).astype(np.float32)
 
 
 @lru_cache
-def gabor_gains(size):
+def gabor_gains(size: int) -> NDArray[np.float32]:
     """Return the gains (32, size, size) of filters that pass one direction of waves each."""
     x, y = np.fft.fftfreq(size), np.fft.fftfreq(size)[:, None]  # cycles per px
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
@@ -166,7 +177,7 @@ def gabor_gains(size):
 
 
 @lru_cache
-def cell_averages(size):
+def cell_averages(size: int) -> NDArray[np.float32]:
     """Return the matrix (4, size) that averages the pixels of every cell along a side."""
     cell = np.arange(size) * GRID // size
     member = cell == np.arange(GRID)[:, None]

@@ -4,9 +4,13 @@
 nearer. Each query is looked at alone, with its results and nothing else.
 """
 
+from typing import ClassVar
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from sklearn_cbir._typing import Floats, Positions, Reranker, SearchedRows
 from sklearn_cbir._validation import check_integer, check_real, resolve, shortened
 from sklearn_cbir.codes import hamming_distances
 
@@ -28,9 +32,22 @@ class _Reranker(BaseEstimator):
     are (half) the squared length of a difference.
     """
 
-    metrics = ("cosine", "euclidean", "hamming")
+    metrics: ClassVar[tuple[str, ...]] = ("cosine", "euclidean", "hamming")
+    n_neighbors: int
 
-    def __call__(self, queries, distances, positions, engine):
+    def _check_parameters(self) -> None:
+        raise NotImplementedError
+
+    def _reorder(self, square: Floats, metric: str) -> Floats:
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        queries: np.ndarray,
+        distances: np.ndarray,
+        positions: np.ndarray,
+        engine: SearchedRows,
+    ) -> Floats:
         self._check_parameters()
         metric = engine.exact.metric
         new = np.empty(positions.shape)
@@ -73,13 +90,13 @@ class AverageQueryExpansion(_Reranker):
     array([[0, 1, 2, 3]])
     """
 
-    def __init__(self, n_neighbors=5):
+    def __init__(self, n_neighbors: int = 5) -> None:
         self.n_neighbors = n_neighbors
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         check_integer(self.n_neighbors, "n_neighbors", minimum=0)
 
-    def _reorder(self, square, metric):
+    def _reorder(self, square: Floats, metric: str) -> Floats:
         # |mean - x|^2 is the mean of |member - x|^2 less what is the same for all x.
         members = square[: 1 + self.n_neighbors, 1:]
         return members.mean(axis=0) / (square.max() or 1)
@@ -118,17 +135,17 @@ class AlphaQueryExpansion(_Reranker):
     array([[0, 1, 2]])
     """
 
-    metrics = ("cosine",)
+    metrics: ClassVar[tuple[str, ...]] = ("cosine",)
 
-    def __init__(self, n_neighbors=10, *, alpha=3.0):
+    def __init__(self, n_neighbors: int = 10, *, alpha: float = 3.0) -> None:
         self.n_neighbors = n_neighbors
         self.alpha = alpha
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         check_integer(self.n_neighbors, "n_neighbors", minimum=0)
         check_real(self.alpha, "alpha", minimum=0)
 
-    def _reorder(self, square, metric):
+    def _reorder(self, square: Floats, metric: str) -> Floats:
         cosines = 1 - square[0, : 1 + self.n_neighbors]
         weights = np.where(cosines > 0, cosines, 0) ** self.alpha * (cosines > 0)
         weights[0] = 1  # the query, be it a row of zeros
@@ -177,17 +194,19 @@ class KReciprocalReranker(_Reranker):
     array([[0, 1, 3, 4, 5, 2]])
     """
 
-    def __init__(self, n_neighbors=20, *, n_averaged=6, distance_weight=0.3):
+    def __init__(
+        self, n_neighbors: int = 20, *, n_averaged: int = 6, distance_weight: float = 0.3
+    ) -> None:
         self.n_neighbors = n_neighbors
         self.n_averaged = n_averaged
         self.distance_weight = distance_weight
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
         check_integer(self.n_averaged, "n_averaged", minimum=1)
         check_real(self.distance_weight, "distance_weight", minimum=0, maximum=1)
 
-    def _reorder(self, square, metric):
+    def _reorder(self, square: Floats, metric: str) -> Floats:
         distances = np.sqrt(square) if metric == "euclidean" else square
         distances = distances / (distances.max() or 1)
         order = _neighbor_order(distances)
@@ -253,20 +272,22 @@ class DiffusionReranker(_Reranker):
     array([[0, 1, 2, 3, 4, 5]])
     """
 
-    def __init__(self, n_neighbors=10, *, n_sources=5, alpha=0.9, gamma=3.0):
+    def __init__(
+        self, n_neighbors: int = 10, *, n_sources: int = 5, alpha: float = 0.9, gamma: float = 3.0
+    ) -> None:
         self.n_neighbors = n_neighbors
         self.n_sources = n_sources
         self.alpha = alpha
         self.gamma = gamma
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
         check_integer(self.n_sources, "n_sources", minimum=1)
         check_real(self.gamma, "gamma", minimum=0)
         if check_real(self.alpha, "alpha", minimum=0, maximum=1) == 1:
             raise ValueError("alpha=1 never comes into balance. Use less than 1, such as 0.9.")
 
-    def _reorder(self, square, metric):
+    def _reorder(self, square: Floats, metric: str) -> Floats:
         order = _neighbor_order(square)
         similar = self._similarities(square, order, metric)
         sources = np.zeros(len(square) - 1)
@@ -280,7 +301,7 @@ class DiffusionReranker(_Reranker):
         graph *= scale[:, None] * scale
         return -np.linalg.solve(np.eye(len(graph)) - self.alpha * graph, sources)
 
-    def _similarities(self, square, order, metric):
+    def _similarities(self, square: Floats, order: Positions, metric: str) -> Floats:
         """Return similarities from 0 to 1."""
         if metric == "cosine":
             cosines = 1 - square
@@ -291,7 +312,7 @@ class DiffusionReranker(_Reranker):
         return np.exp(-np.divide(square, unit, out=np.where(square > 0, np.inf, 0), where=unit > 0))
 
 
-RERANKERS = {
+RERANKERS: dict[str, type[_Reranker]] = {
     "query_expansion": AverageQueryExpansion,
     "alpha_query_expansion": AlphaQueryExpansion,
     "k_reciprocal": KReciprocalReranker,
@@ -299,7 +320,7 @@ RERANKERS = {
 }
 
 
-def resolve_reranker(rerank, metric):
+def resolve_reranker(rerank: str | Reranker | None, metric: str) -> Reranker | None:
     """Return the re-ranker that a parameter stands for, or None."""
     if rerank is None:
         return None
@@ -322,7 +343,7 @@ def resolve_reranker(rerank, metric):
     return reranker
 
 
-def _square_distances(rows, metric):
+def _square_distances(rows: np.ndarray, metric: str) -> Floats:
     """Return all distances between rows, squared if they are Euclidean, float64 (n, n)."""
     if metric == "hamming":
         return hamming_distances(rows, rows).astype(np.float64)
@@ -337,14 +358,14 @@ def _square_distances(rows, metric):
     return np.maximum(square, 0, out=square)
 
 
-def _neighbor_order(distances):
+def _neighbor_order(distances: Floats) -> Positions:
     """Return the rows in the order of their distance to each; every row is its own first."""
     distances = distances.copy()
     np.fill_diagonal(distances, -1)
     return np.argsort(distances, axis=1, kind="stable")
 
 
-def _mutual(order, k):
+def _mutual(order: Positions, k: int) -> NDArray[np.bool_]:
     """Say which rows are among the `k` nearest of each other, themselves included."""
     near = np.zeros(order.shape, dtype=bool)
     np.put_along_axis(near, order[:, : 1 + k], True, axis=1)

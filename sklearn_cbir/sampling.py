@@ -1,14 +1,21 @@
 """Batches for training: lists of row numbers, drawn from the generator that the caller gives."""
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_cbir._labels import labeled_rows, shared_labels
+from sklearn_cbir._typing import Positions
 from sklearn_cbir._validation import check_integer
+
+Decks: TypeAlias = dict[str, object]  # where an epoch ends in the rows; empty to begin with
 
 PAIRS_AT_ONCE = 2**24  # distances between queries and pool that are held in memory
 
 
-def uniform_batches(n, batch_size, rng):
+def uniform_batches(n: int, batch_size: int, rng: np.random.Generator) -> list[Positions]:
     """Shuffle all rows and cut them into batches; every row comes once.
 
     Parameters
@@ -42,7 +49,13 @@ def uniform_batches(n, batch_size, rng):
     return np.split(rows, starts)
 
 
-def balanced_batches(y, batch_size, n_per_class, rng, decks=None):
+def balanced_batches(
+    y: NDArray[np.generic],
+    batch_size: int,
+    n_per_class: int,
+    rng: np.random.Generator,
+    decks: Decks | None = None,
+) -> list[Positions]:
     """Draw batches that hold several rows of each of their classes (P x K).
 
     Parameters
@@ -102,22 +115,24 @@ def balanced_batches(y, batch_size, n_per_class, rng, decks=None):
     shares = np.full(n_classes, n_per_class)
     if n_classes == len(members):
         shares = np.diff(np.linspace(0, batch_size, n_classes + 1).astype(np.int64))
-    decks = {} if decks is None else decks
-    if not decks:
-        decks["classes"] = _Deck(np.arange(len(members)))
-        decks["rows"] = [_Deck(row_numbers) for row_numbers in members]
+    kept: dict[str, Any] = {} if decks is None else decks
+    if not kept:
+        kept["classes"] = _Deck(np.arange(len(members)))
+        kept["rows"] = [_Deck(row_numbers) for row_numbers in members]
     return [
         np.concatenate(
             [
-                decks["rows"][c].deal(k, rng)
-                for c, k in zip(decks["classes"].deal(n_classes, rng), shares)
+                kept["rows"][c].deal(k, rng)
+                for c, k in zip(kept["classes"].deal(n_classes, rng), shares)
             ]
         )
         for _ in range(max(1, round(n_rows / batch_size)))
     ]
 
 
-def class_random_batches(y, batch_size, n_per_class, rng):
+def class_random_batches(
+    y: NDArray[np.generic], batch_size: int, n_per_class: int, rng: np.random.Generator
+) -> list[Positions]:
     """Draw classes with replacement, then rows of each with replacement [1]_.
 
     Unlike in `balanced_batches` a row may come twice in a batch and a class
@@ -174,7 +189,15 @@ def class_random_batches(y, batch_size, n_per_class, rng):
     ]
 
 
-def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None, decks=None):
+def mined_batches(
+    y: NDArray[np.generic],
+    batch_size: int,
+    n_negatives: int,
+    pool_size: int,
+    rng: np.random.Generator,
+    embed: Callable[[Positions], NDArray[np.floating]] | None = None,
+    decks: Decks | None = None,
+) -> list[Positions]:
     """Draw tuples: a query, a positive, and the hardest negatives of a pool [1]_.
 
     Every query gets one other row that shares a label, drawn at random. A
@@ -255,7 +278,9 @@ def mined_batches(y, batch_size, n_negatives, pool_size, rng, embed=None, decks=
     return [np.concatenate(tuples[i * n_tuples : (i + 1) * n_tuples]) for i in range(n_batches)]
 
 
-def _draw_pairs(y, n, rng, decks):
+def _draw_pairs(
+    y: np.ndarray, n: int, rng: np.random.Generator, decks: dict[str, Any]
+) -> tuple[Positions, Positions]:
     """Draw `n` queries without favor, and for each another row that shares a label."""
     members = [rows for rows in _members(y) if len(rows) > 1]
     if not members:
@@ -276,7 +301,13 @@ def _draw_pairs(y, n, rng, decks):
     return queries, positives
 
 
-def _hardest_negatives(y_queries, queries, y_pool, pool, n_negatives):
+def _hardest_negatives(
+    y_queries: np.ndarray,
+    queries: np.ndarray,
+    y_pool: np.ndarray,
+    pool: np.ndarray,
+    n_negatives: int,
+) -> list[Positions]:
     """Rows of the pool nearest to each query, one per class and of no label of its own."""
     classes, class_of = np.unique(y_pool, axis=0, return_inverse=True)
     class_of = class_of.reshape(-1)  # numpy 2.0 gives a column
@@ -306,11 +337,11 @@ def _hardest_negatives(y_queries, queries, y_pool, pool, n_negatives):
 class _Deck:
     """Cards dealt in a shuffled order, shuffled again whenever they run out."""
 
-    def __init__(self, cards):
+    def __init__(self, cards: Positions) -> None:
         self.cards = cards
         self.left = cards[:0]
 
-    def deal(self, n_cards, rng):
+    def deal(self, n_cards: int, rng: np.random.Generator) -> Positions:
         """Next cards; none comes twice in one deal unless there are too few."""
         dealt = self.left[:n_cards]
         self.left = self.left[n_cards:]
@@ -323,7 +354,7 @@ class _Deck:
         return dealt
 
 
-def _members(y):
+def _members(y: np.ndarray) -> list[Positions]:
     """Row numbers of every class or label that has any."""
     if y.ndim == 2:
         members = [np.flatnonzero(column) for column in y.T]

@@ -3,12 +3,17 @@
 Plain whitening is ``make_pipeline(PCA(whiten=True), Normalizer())``.
 """
 
+from typing import TYPE_CHECKING, Self
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, eigh
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_cbir._labels import encode_labels, labeled_rows, shared_labels
+from sklearn_cbir._typing import Floats, LabelsLike
 from sklearn_cbir._validation import as_numpy, check_integer, check_real
 
 __all__ = ["LearnedWhitening"]
@@ -74,11 +79,25 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     array([-1., -1.,  1.,  1.])
     """
 
-    def __init__(self, n_components=None, *, shrinkage=0.5):
+    mean_: NDArray[np.floating]
+    components_: NDArray[np.floating]
+    separation_: Floats
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+
+    if TYPE_CHECKING:
+
+        def fit_transform(
+            self, X: ArrayLike, y: LabelsLike | None = None, **fit_params: object
+        ) -> NDArray[np.floating]:
+            """Fit, and transform the same rows."""
+            ...
+
+    def __init__(self, n_components: int | None = None, *, shrinkage: float = 0.5) -> None:
         self.n_components = n_components
         self.shrinkage = shrinkage
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: LabelsLike | None = None) -> Self:
         """Learn the projection from features and labels.
 
         Parameters
@@ -101,21 +120,23 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If no two rows share a label, or all do.
         """
         shrinkage = check_real(self.shrinkage, "shrinkage", minimum=0, maximum=1)
-        X = validate_data(self, as_numpy(X), dtype=[np.float64, np.float32], ensure_min_samples=2)
+        features: np.ndarray = validate_data(
+            self, as_numpy(X), dtype=[np.float64, np.float32], ensure_min_samples=2
+        )
         n_components = self.n_components
         if n_components is not None:
-            check_integer(n_components, "n_components", minimum=1, maximum=X.shape[1])
+            check_integer(n_components, "n_components", minimum=1, maximum=features.shape[1])
         if y is None:
             raise ValueError(
                 "LearnedWhitening requires y to be passed, but the target y is None. Without "
                 "labels, use make_pipeline(PCA(whiten=True), Normalizer())."
             )
-        y, _ = encode_labels(y, n=len(X))
-        labeled = labeled_rows(y)
-        y, rows = y[labeled], X[labeled].astype(np.float64)
+        labels, _ = encode_labels(y, n=len(features))
+        labeled = labeled_rows(labels)
+        labels, rows = labels[labeled], features[labeled].astype(np.float64)
         mean = rows.mean(axis=0)
         rows -= mean
-        similar, others = _pair_covariances(rows, y)
+        similar, others = _pair_covariances(rows, labels)
         noise = np.trace(similar) / len(similar)
         if noise > 0:
             similar *= 1 - shrinkage
@@ -126,19 +147,19 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             separation, components = eigh(others, similar)
         except LinAlgError as error:
             raise ValueError(
-                f"Similar rows do not differ in all {X.shape[1]} directions, so they cannot be "
-                f"whitened with shrinkage={self.shrinkage!r}. Use a larger one, or PCA first."
+                f"Similar rows do not differ in all {features.shape[1]} directions, so they cannot "
+                f"be whitened with shrinkage={self.shrinkage!r}. Use a larger one, or PCA first."
             ) from error
         components = components[:, ::-1][:, :n_components].T
         # A sign that does not depend on the machine: the largest entry is positive.
         largest = np.abs(components).argmax(axis=1)
         components = components * np.sign(components[np.arange(len(components)), largest])[:, None]
-        self.mean_ = mean.astype(X.dtype)
-        self.components_ = np.ascontiguousarray(components, dtype=X.dtype)
+        self.mean_ = mean.astype(features.dtype)
+        self.components_ = np.ascontiguousarray(components, dtype=features.dtype)
         self.separation_ = np.ascontiguousarray(separation[::-1][:n_components])
         return self
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> NDArray[np.floating]:
         """Project features and scale them to unit length.
 
         Parameters
@@ -153,8 +174,12 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             zero.
         """
         check_is_fitted(self)
-        X = validate_data(self, as_numpy(X), dtype=[np.float64, np.float32], reset=False)
-        rows = (X - self.mean_.astype(X.dtype)) @ self.components_.T.astype(X.dtype)
+        features: np.ndarray = validate_data(
+            self, as_numpy(X), dtype=[np.float64, np.float32], reset=False
+        )
+        rows: np.ndarray = (
+            features - self.mean_.astype(features.dtype)
+        ) @ self.components_.T.astype(features.dtype)
         peaks = np.abs(rows).max(axis=1, keepdims=True)
         rows /= np.where(peaks > 0, peaks, 1)
         lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
@@ -162,10 +187,10 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return rows
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return len(self.components_)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.two_d_labels = True
@@ -173,7 +198,7 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return tags
 
 
-def _pair_covariances(rows, y):
+def _pair_covariances(rows: Floats, y: np.ndarray) -> tuple[Floats, Floats]:
     """Return the mean outer products of differences, of similar pairs and of all others.
 
     A sum over pairs i < j of weights a_ij (x_i - x_j)(x_i - x_j)' is X'(diag(a 1) - a)X.

@@ -1,14 +1,19 @@
 """What all hashers share: ``project(X)`` is real, a bit is 1 where it is 0 or more."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.utils import gen_batches
+from sklearn.utils import Tags, gen_batches
 from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_cbir._labels import encode_labels, labeled_rows, shared_labels
+from sklearn_cbir._typing import Codes, Floats, ImagesLike, LabelsLike, Positions
 from sklearn_cbir._validation import as_numpy, check_integer, shortened
 
 ROWS = 4096  # rows projected at a time where a kernel is in between
@@ -37,7 +42,17 @@ class HasherMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
            [1, 0]], dtype=uint8)
     """
 
-    def transform(self, X):
+    project: Callable[..., NDArray[np.floating]]  # what a class owes
+
+    if TYPE_CHECKING:
+
+        def fit_transform(
+            self, X: ImagesLike, y: LabelsLike | None = None, **fit_params: object
+        ) -> Codes:
+            """Fit, and transform the same rows."""
+            ...
+
+    def transform(self, X: ImagesLike) -> Codes:
         """Return one binary code per image or row.
 
         Parameters
@@ -60,9 +75,13 @@ class RowHasher(HasherMixin, BaseEstimator):
     A subclass defines `fit`, which sets ``mean_`` and ``components_``, or a `project` of its own.
     """
 
-    _needs_labels = False
+    n_bits: int
+    n_features_in_: int
+    mean_: Floats
+    components_: Floats
+    _needs_labels: ClassVar[bool] = False
 
-    def project(self, X):
+    def project(self, X: ArrayLike) -> Floats:
         """Return the real outputs whose signs are the bits.
 
         Parameters
@@ -77,7 +96,7 @@ class RowHasher(HasherMixin, BaseEstimator):
         """
         return (self._check_rows(X) - self.mean_) @ self.components_.T
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self._needs_labels
         tags.target_tags.two_d_labels = self._needs_labels
@@ -85,20 +104,20 @@ class RowHasher(HasherMixin, BaseEstimator):
         return tags
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return len(self.components_)  # n_bits may have been set since
 
-    def _check_training_rows(self, X):
+    def _check_training_rows(self, X: ArrayLike) -> Floats:
         """Return the rows that are fitted on, float64."""
         check_integer(self.n_bits, "n_bits", minimum=1)
         return validate_data(self, as_numpy(X), dtype=np.float64, ensure_min_samples=2)
 
-    def _check_rows(self, X):
+    def _check_rows(self, X: ArrayLike) -> Floats:
         """Return the rows that are projected, float64."""
         check_is_fitted(self)
         return validate_data(self, as_numpy(X), dtype=np.float64, reset=False)
 
-    def _check_labeled_rows(self, X, y):
+    def _check_labeled_rows(self, X: Floats, y: LabelsLike | None) -> tuple[Floats, np.ndarray]:
         """Return the rows that have a label, and their class indices or 0/1 columns.
 
         A row of zeros is unlabeled, not unlike all others. At least two labels must differ.
@@ -123,18 +142,18 @@ class RowHasher(HasherMixin, BaseEstimator):
         return X, labels
 
 
-def signs(values):
+def signs(values: Floats) -> Floats:
     """Return -1.0 and +1.0, and +1 for 0: as a bit is 1 where its projection is 0 or more."""
     return np.where(values >= 0, 1.0, -1.0)
 
 
-def center(X):
+def center(X: Floats) -> tuple[Floats, Floats]:
     """Return the mean and the centered rows, which may take the place of `X`."""
     mean = X.mean(axis=0)
     return mean, X - mean
 
 
-def principal_axes(centered, n_axes):
+def principal_axes(centered: Floats, n_axes: int) -> Floats:
     """Return the directions of largest variance, one per row, their signs fixed."""
     n_features = centered.shape[1]
     largest = [n_features - n_axes, n_features - 1]  # eigh counts from the smallest
@@ -142,7 +161,7 @@ def principal_axes(centered, n_axes):
     return svd_flip(None, vectors.T[::-1], u_based_decision=False)[1]
 
 
-def label_groups(labels, drawn_by):
+def label_groups(labels: np.ndarray, drawn_by: str) -> tuple[Positions, Floats]:
     """Return the group of every row and the +-1 similarities of the groups.
 
     Rows of a group have equal labels: one group per class, or per set of labels. Every row has a
@@ -165,16 +184,16 @@ def label_groups(labels, drawn_by):
     return groups.ravel(), np.where(similar, 1.0, -1.0)
 
 
-def gaussian_kernel(X, anchors, squared_width):
+def gaussian_kernel(X: Floats, anchors: Floats, squared_width: float) -> Floats:
     """Return ``exp(-d**2 / (2 * squared_width))`` of all rows and anchors."""
     return np.exp(euclidean_distances(X, anchors, squared=True) / (-2 * squared_width))
 
 
-def mean_squared_distance(X, anchors):
+def mean_squared_distance(X: Floats, anchors: Floats) -> float:
     """Return the width for `gaussian_kernel`; 1 where all are equal."""
     return euclidean_distances(X, anchors, squared=True).mean() or 1.0
 
 
-def in_blocks(function, X):
+def in_blocks(function: Callable[[Floats], Floats], X: Floats) -> Floats:
     """Return ``function(rows)`` of all rows, called on a bounded number of them at a time."""
     return np.concatenate([function(X[rows]) for rows in gen_batches(len(X), ROWS)])

@@ -1,10 +1,14 @@
 """BREHasher: kernel sums whose Hamming distances reconstruct given distances."""
 
+from typing import Literal, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.preprocessing import normalize
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 
+from sklearn_cbir._typing import Floats, LabelsLike, Positions, RandomState
 from sklearn_cbir._validation import check_choice, check_integer, check_real
 from sklearn_cbir.hashing._base import (
     RowHasher,
@@ -99,19 +103,24 @@ class BREHasher(RowHasher):
     (1797, 8)
     """
 
+    anchors_: Floats
+    squared_width_: float
+    losses_: Floats
+    n_iter_: int
+
     def __init__(
         self,
-        n_bits=48,
+        n_bits: int = 48,
         *,
-        n_anchors_per_bit=20,
-        neighbor_frac=0.05,
-        n_train=1000,
-        kernel="linear",
-        supervised=None,
-        max_iter=50,
-        tol=0.001,
-        random_state=None,
-    ):
+        n_anchors_per_bit: int = 20,
+        neighbor_frac: float = 0.05,
+        n_train: int = 1000,
+        kernel: Literal["linear", "rbf"] = "linear",
+        supervised: bool | None = None,
+        max_iter: int = 50,
+        tol: float = 0.001,
+        random_state: RandomState = None,
+    ) -> None:
         self.n_bits = n_bits
         self.n_anchors_per_bit = n_anchors_per_bit
         self.neighbor_frac = neighbor_frac
@@ -122,7 +131,7 @@ class BREHasher(RowHasher):
         self.tol = tol
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: LabelsLike | None = None) -> Self:
         """Draw rows, anchors and pairs, and set the weights.
 
         Parameters
@@ -152,14 +161,14 @@ class BREHasher(RowHasher):
         rng = check_random_state(self.random_state)
         self.mean_ = X.mean(axis=0)
         rows = rng.permutation(len(X))[: self.n_train]
-        X = normalize(X[rows] - self.mean_)
-        self.squared_width_ = mean_squared_distance(X, X)
+        drawn: Floats = normalize(X[rows] - self.mean_)
+        self.squared_width_ = mean_squared_distance(drawn, drawn)
         self._kernel_name = self.kernel
-        self.anchors_ = X
-        kernels = self._kernel(X)  # (n_train, n_train)
-        distances = label_distances(labels[rows]) if supervised else kernel_distances(kernels)
-        i, j = random_pairs(len(X), self.neighbor_frac, rng)
-        anchors = _draw_anchors(len(X), self.n_bits, self.n_anchors_per_bit, rng)
+        self.anchors_ = drawn
+        kernels = self._kernel(drawn)  # (n_train, n_train)
+        distances = kernel_distances(kernels) if labels is None else label_distances(labels[rows])
+        i, j = random_pairs(len(drawn), self.neighbor_frac, rng)
+        anchors = _draw_anchors(len(drawn), self.n_bits, self.n_anchors_per_bit, rng)
         weights = 0.001 * rng.standard_normal(anchors.shape)
         descent = Descent(kernels, anchors, weights, i, j, distances[i, j])
         self.losses_ = descent.run(self.max_iter, self.tol, rng)
@@ -167,7 +176,7 @@ class BREHasher(RowHasher):
         self._keep_used_anchors(anchors, descent.weights)
         return self
 
-    def project(self, X):
+    def project(self, X: ArrayLike) -> Floats:
         """Return the kernel sums whose signs are the bits.
 
         Parameters
@@ -187,13 +196,13 @@ class BREHasher(RowHasher):
             return in_blocks(lambda rows: normalize(rows - self.mean_) @ directions, X)
         return in_blocks(lambda rows: (weights @ self._kernel(normalize(rows - self.mean_)).T).T, X)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.supervised is True
         tags.target_tags.two_d_labels = self.supervised is not False
         return tags
 
-    def _check_settings(self):
+    def _check_settings(self) -> None:
         check_choice(self.kernel, "kernel", ["linear", "rbf"])
         check_choice(self.supervised, "supervised", [None, True, False])
         for name in ("n_anchors_per_bit", "max_iter"):
@@ -202,17 +211,17 @@ class BREHasher(RowHasher):
         check_real(self.neighbor_frac, "neighbor_frac", minimum=0, maximum=1)
         check_real(self.tol, "tol", minimum=0)
 
-    def _fitted_kernel(self):
+    def _fitted_kernel(self) -> str:
         """Return the kernel of `fit`; the parameter may have been set since."""
         return getattr(self, "_kernel_name", self.kernel)  # earlier versions did not store it
 
-    def _kernel(self, X):
+    def _kernel(self, X: Floats) -> Floats:
         """Return the kernels of centered rows of unit length, (n, n_anchors)."""
         if self._fitted_kernel() == "linear":
             return X @ self.anchors_.T
         return gaussian_kernel(X, self.anchors_, self.squared_width_)
 
-    def _keep_used_anchors(self, anchors, weights):
+    def _keep_used_anchors(self, anchors: Positions, weights: Floats) -> None:
         """Store the anchors that some bit uses, and the weights in their order."""
         used, places = np.unique(anchors, return_inverse=True)
         self.anchors_ = self.anchors_[used]
@@ -220,20 +229,22 @@ class BREHasher(RowHasher):
         np.put_along_axis(self.components_, places.reshape(anchors.shape), weights, axis=1)
 
 
-def kernel_distances(kernels):
+def kernel_distances(kernels: Floats) -> Floats:
     """Return half the squared distances in the kernel's space, at most 1."""
     own = np.diag(kernels)
     distances = np.maximum((own[:, None] + own - 2 * kernels) / 2, 0)
     return distances / (distances.max() or 1.0)
 
 
-def label_distances(labels):
+def label_distances(labels: np.ndarray) -> Floats:
     """Return 0 for rows that share a label and 1 for others."""
     groups, similarities = label_groups(labels, "n_train")
     return (similarities[np.ix_(groups, groups)] < 0).astype(np.float64)
 
 
-def random_pairs(n, fraction, rng):
+def random_pairs(
+    n: int, fraction: float, rng: np.random.RandomState
+) -> tuple[Positions, Positions]:
     """Return every row with a share of the others, at least one, as two arrays of rows."""
     count = min(n - 1, max(1, round(fraction * n)))
     keys = rng.random_sample((n, n))
@@ -242,7 +253,9 @@ def random_pairs(n, fraction, rng):
     return np.repeat(np.arange(n), count), others.ravel()
 
 
-def _draw_anchors(n, n_bits, n_anchors_per_bit, rng):
+def _draw_anchors(
+    n: int, n_bits: int, n_anchors_per_bit: int, rng: np.random.RandomState
+) -> Positions:
     """Return different rows for every bit, (n_bits, n_anchors_per_bit)."""
     return np.stack([rng.permutation(n)[:n_anchors_per_bit] for _ in range(n_bits)])
 
@@ -254,7 +267,15 @@ class Descent:
     (i, j); half their squares are the objective.
     """
 
-    def __init__(self, kernels, anchors, weights, i, j, wanted):
+    def __init__(
+        self,
+        kernels: Floats,
+        anchors: Positions,
+        weights: Floats,
+        i: Positions,
+        j: Positions,
+        wanted: Floats,
+    ) -> None:
         self.kernels, self.anchors, self.weights = kernels, anchors, weights
         self.i, self.j, self.wanted = i, j, wanted
         self.n_bits = len(anchors)
@@ -263,11 +284,11 @@ class Descent:
         self.errors = sum(self._differ(bit) for bit in range(self.n_bits)) / self.n_bits - wanted
 
     @property
-    def objective(self):
+    def objective(self) -> float:
         """Half the sum of squared errors."""
-        return self.errors @ self.errors / 2
+        return float(self.errors @ self.errors) / 2
 
-    def run(self, max_iter, tol, rng):
+    def run(self, max_iter: int, tol: float, rng: np.random.RandomState) -> Floats:
         """Sweep until it does not pay; return the objectives."""
         losses = [self.objective]
         for _ in range(max_iter):
@@ -279,7 +300,7 @@ class Descent:
                 break
         return np.array(losses)
 
-    def update(self, bit, k):
+    def update(self, bit: int, k: int) -> None:
         """Set one weight to the middle of the interval with the lowest objective."""
         kernel, sums = self.kernels[:, self.anchors[bit, k]], self.sums[bit]
         rest = self.errors - self._differ(bit) / self.n_bits  # errors without this bit
@@ -297,7 +318,15 @@ class Descent:
         return bits[self.i] != bits[self.j]
 
 
-def best_weight(kernel, sums, weight, i, j, rest, n_bits):
+def best_weight(
+    kernel: Floats,
+    sums: Floats,
+    weight: float,
+    i: Positions,
+    j: Positions,
+    rest: Floats,
+    n_bits: int,
+) -> float | None:
     """Return the best value of one weight of one bit, or None if the bit cannot change.
 
     As the weight grows, the bit of every row flips once, at its crossing. A pair differs between

@@ -1,9 +1,13 @@
 """CCAITQHasher: what features and labels have in common, rotated towards corners."""
 
+from typing import Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import cholesky, solve, solve_triangular
 from sklearn.utils.extmath import svd_flip
 
+from sklearn_cbir._typing import Floats, LabelsLike, RandomState
 from sklearn_cbir._validation import check_boolean, check_integer, check_real
 from sklearn_cbir.hashing._base import RowHasher, center
 from sklearn_cbir.hashing._itq import quantizing_rotation
@@ -74,16 +78,27 @@ class CCAITQHasher(RowHasher):
     (1797, 16)
     """
 
+    correlations_: Floats
+    losses_: Floats
+
     _needs_labels = True
 
-    def __init__(self, n_bits=48, *, reg=1e-4, scale=True, n_iter=50, random_state=None):
+    def __init__(
+        self,
+        n_bits: int = 48,
+        *,
+        reg: float = 1e-4,
+        scale: bool = True,
+        n_iter: int = 50,
+        random_state: RandomState = None,
+    ) -> None:
         self.n_bits = n_bits
         self.reg = reg
         self.scale = scale
         self.n_iter = n_iter
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: LabelsLike | None = None) -> Self:
         """Find the correlated directions and rotate them.
 
         Parameters
@@ -121,7 +136,7 @@ class CCAITQHasher(RowHasher):
         return self
 
 
-def canonical_directions(X, Y, reg):
+def canonical_directions(X: Floats, Y: Floats, reg: float) -> tuple[Floats, Floats]:
     """Return the directions of centered X, W' C_xx W = I, and their correlations with Y."""
     n = len(X)
     C_xx, C_yy, C_xy = X.T @ X / n, Y.T @ Y / n, X.T @ Y / n
@@ -137,13 +152,13 @@ def canonical_directions(X, Y, reg):
     return W, np.sqrt(np.clip(values[::-1], 0, 1))
 
 
-def _regularize(covariance, reg):
+def _regularize(covariance: Floats, reg: float) -> None:
     """Add to the diagonal; never nothing, as labels of one class each are dependent."""
     mean = np.trace(covariance) / len(covariance)
     covariance.flat[:: len(covariance) + 1] += max(reg, 1e-10) * mean or 1.0
 
 
-def _fill(directions, n_bits):
+def _fill(directions: Floats, n_bits: int) -> Floats:
     """Return as many columns as bits, zeros beyond what exists."""
     missing = max(0, n_bits - directions.shape[-1])
     widths = [(0, 0)] * (directions.ndim - 1) + [(0, missing)]

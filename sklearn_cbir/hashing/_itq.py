@@ -1,8 +1,12 @@
 """ITQHasher: principal components, rotated towards the corners of the cube."""
 
+from typing import Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
+from sklearn_cbir._typing import Floats, RandomState
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.hashing._base import RowHasher, center, principal_axes, signs
 
@@ -52,12 +56,16 @@ class ITQHasher(RowHasher):
     (1797, 16)
     """
 
-    def __init__(self, n_bits=48, *, n_iter=50, random_state=None):
+    losses_: Floats
+
+    def __init__(
+        self, n_bits: int = 48, *, n_iter: int = 50, random_state: RandomState = None
+    ) -> None:
         self.n_bits = n_bits
         self.n_iter = n_iter
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find the principal axes and rotate them.
 
         Parameters
@@ -95,7 +103,9 @@ class ITQHasher(RowHasher):
         return self
 
 
-def quantizing_rotation(components, n_iter, random_state):
+def quantizing_rotation(
+    components: Floats, n_iter: int, random_state: RandomState
+) -> tuple[Floats, Floats]:
     """Return the rotation R that makes signs(components @ R) closest to it, and the losses."""
     n_bits = components.shape[1]
     start = check_random_state(random_state).standard_normal((n_bits, n_bits))

@@ -1,12 +1,16 @@
 """KSHHasher: signs of kernel sums, fitted to the similarities of labels bit by bit."""
 
+from typing import Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.linalg import cholesky, eigh, solve_triangular
 from scipy.special import expit
 from sklearn.utils import check_random_state
 from sklearn.utils.extmath import svd_flip
 
+from sklearn_cbir._typing import Floats, LabelsLike, Positions, RandomState
 from sklearn_cbir._validation import check_integer
 from sklearn_cbir.hashing._base import (
     RowHasher,
@@ -87,18 +91,29 @@ class KSHHasher(RowHasher):
     (1797, 8)
     """
 
+    anchors_: Floats
+    squared_width_: float
+    kernel_mean_: Floats
+    n_iter_: int
+
     _needs_labels = True
 
     def __init__(
-        self, n_bits=48, *, n_anchors=300, n_labeled=5000, max_iter=500, random_state=None
-    ):
+        self,
+        n_bits: int = 48,
+        *,
+        n_anchors: int = 300,
+        n_labeled: int = 5000,
+        max_iter: int = 500,
+        random_state: RandomState = None,
+    ) -> None:
         self.n_bits = n_bits
         self.n_anchors = n_anchors
         self.n_labeled = n_labeled
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: LabelsLike | None = None) -> Self:
         """Draw anchors and fit the bits.
 
         Parameters
@@ -136,7 +151,7 @@ class KSHHasher(RowHasher):
         self.components_, self.n_iter_ = fit_bits(kernels, residual, self.n_bits, self.max_iter)
         return self
 
-    def project(self, X):
+    def project(self, X: ArrayLike) -> Floats:
         """Return the kernel sums whose signs are the bits.
 
         Parameters
@@ -152,7 +167,7 @@ class KSHHasher(RowHasher):
         X = self._check_rows(X)
         return in_blocks(lambda rows: self._kernel(rows) @ self.components_.T, X)
 
-    def _kernel(self, X):
+    def _kernel(self, X: Floats) -> Floats:
         """Return the centered kernels, (n, n_anchors)."""
         return gaussian_kernel(X, self.anchors_, self.squared_width_) - self.kernel_mean_
 
@@ -160,23 +175,23 @@ class KSHHasher(RowHasher):
 class Residual:
     """``n_bits * S - B B'``: what the bits so far have left of the similarities."""
 
-    def __init__(self, groups, similarities, n_bits):
+    def __init__(self, groups: Positions, similarities: Floats, n_bits: int) -> None:
         n = len(groups)
         shape = (n, len(similarities))
         self.members = sparse.csr_array((np.ones(n), (np.arange(n), groups)), shape=shape)
         self.similarities = n_bits * similarities
         self.codes = np.empty((n, 0))
 
-    def __matmul__(self, v):
+    def __matmul__(self, v: Floats) -> Floats:
         grouped = self.members @ (self.similarities @ (self.members.T @ v))
         return grouped - self.codes @ (self.codes.T @ v)
 
-    def subtract(self, code):
+    def subtract(self, code: Floats) -> None:
         """Take the part of one more bit away."""
         self.codes = np.column_stack([self.codes, code])
 
 
-def fit_bits(K, residual, n_bits, max_iter):
+def fit_bits(K: Floats, residual: Residual, n_bits: int, max_iter: int) -> tuple[Floats, int]:
     """Return the weights of all bits, (n_bits, n_anchors), and the most steps of a bit."""
     n_anchors = K.shape[1]
     gram = K.T @ K
@@ -201,7 +216,7 @@ def fit_bits(K, residual, n_bits, max_iter):
     return components, n_iter
 
 
-def _spectral_start(objective, L, K):
+def _spectral_start(objective: Floats, L: Floats, K: Floats) -> Floats:
     """Return the weights that are best without signs, scaled to |K a|^2 = n_rows."""
     last = len(objective) - 1
     _, vectors = eigh((objective + objective.T) / 2, subset_by_index=[last, last])
@@ -211,7 +226,7 @@ def _spectral_start(objective, L, K):
     return a * (np.sqrt(len(K)) / length) if length > 0 else a
 
 
-def best_of(K, residual, candidates):
+def best_of(K: Floats, residual: Residual, candidates: list[Floats]) -> Floats:
     """Return the weights whose bits explain most of the residual; the first, if they tie."""
 
     def explained(a):
@@ -221,7 +236,7 @@ def best_of(K, residual, candidates):
     return max(candidates, key=explained)
 
 
-def ascend(K, residual, a, max_iter):
+def ascend(K: Floats, residual: Residual, a: Floats, max_iter: int) -> tuple[Floats, int]:
     """Climb the objective with smooth signs; return the weights and the number of steps.
 
     Nesterov's accelerated gradient with two products with K per step: K times a point follows from
@@ -232,6 +247,7 @@ def ascend(K, residual, a, max_iter):
     previous, previous_sums = a, K @ a
     sums = previous_sums
     cost, _ = smooth_cost(sums, residual)
+    new_cost = cost
     n_steps = 0
     while n_steps < max_iter:
         n_steps += 1
@@ -256,7 +272,7 @@ def ascend(K, residual, a, max_iter):
     return a, n_steps
 
 
-def smooth_cost(sums, residual):
+def smooth_cost(sums: Floats, residual: Residual) -> tuple[float, Floats]:
     """Return ``-phi' R phi`` of the smooth signs of K a, and its slope in every row's sum."""
     phi = 2 * expit(sums) - 1
     product = residual @ phi

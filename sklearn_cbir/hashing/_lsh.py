@@ -1,8 +1,12 @@
 """LSHHasher: the sides of random hyperplanes."""
 
+from typing import Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
+from sklearn_cbir._typing import Floats, RandomState
 from sklearn_cbir._validation import check_boolean
 from sklearn_cbir.hashing._base import RowHasher
 
@@ -56,13 +60,20 @@ class LSHHasher(RowHasher):
     (1797, 16)
     """
 
-    def __init__(self, n_bits=48, *, center=True, orthogonal=False, random_state=None):
+    def __init__(
+        self,
+        n_bits: int = 48,
+        *,
+        center: bool = True,
+        orthogonal: bool = False,
+        random_state: RandomState = None,
+    ) -> None:
         self.n_bits = n_bits
         self.center = center
         self.orthogonal = orthogonal
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Draw the hyperplanes.
 
         Parameters
@@ -88,7 +99,7 @@ class LSHHasher(RowHasher):
         return self
 
 
-def _orthogonal_groups(normals):
+def _orthogonal_groups(normals: Floats) -> Floats:
     """Make every group of n_features rows orthonormal."""
     n_features = normals.shape[1]
     groups = [normals[i : i + n_features] for i in range(0, len(normals), n_features)]

@@ -1,9 +1,13 @@
 """MLHHasher: hyperplanes under a hinge on Hamming distances, by structured prediction."""
 
+from typing import Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.utils import check_random_state
 
+from sklearn_cbir._typing import Floats, LabelsLike, Positions, RandomState
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.hashing._base import RowHasher, center, signs
 
@@ -89,22 +93,25 @@ class MLHHasher(RowHasher):
     (1797, 16)
     """
 
+    intercept_: Floats
+    losses_: Floats
+
     _needs_labels = True
 
     def __init__(
         self,
-        n_bits=48,
+        n_bits: int = 48,
         *,
-        rho=None,
-        lam=0.5,
-        lr=0.1,
-        momentum=0.9,
-        batch_size=100,
-        weight_decay=0.01,
-        balance=1.0,
-        max_epochs=100,
-        random_state=None,
-    ):
+        rho: int | None = None,
+        lam: float = 0.5,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        batch_size: int = 100,
+        weight_decay: float = 0.01,
+        balance: float = 1.0,
+        max_epochs: int = 100,
+        random_state: RandomState = None,
+    ) -> None:
         self.n_bits = n_bits
         self.rho = rho
         self.lam = lam
@@ -116,7 +123,7 @@ class MLHHasher(RowHasher):
         self.max_epochs = max_epochs
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: LabelsLike | None = None) -> Self:
         """Learn the hyperplanes.
 
         Parameters
@@ -139,24 +146,23 @@ class MLHHasher(RowHasher):
             Without labels, for a single class, or if every two rows share a
             label, or no two.
         """
-        X = self._check_training_rows(X)
-        X, labels = self._check_labeled_rows(X, y)
+        rows, labels = self._check_labeled_rows(self._check_training_rows(X), y)
         table = hinge_table(self.n_bits, self._check_settings())
         rng = check_random_state(self.random_state)
-        self.mean_, X = center(X)
-        scale = X.std(axis=0)
+        self.mean_, rows = center(rows)
+        scale = rows.std(axis=0)
         # Rows of about unit length; constant features stay 0.
-        scale = np.where(scale > 0, scale, 1.0) * np.sqrt(X.shape[1])
-        X /= scale
-        weights = 0.1 * rng.standard_normal((self.n_bits, X.shape[1]))
-        start = -np.median(X @ weights.T, axis=0)  # every bit starts balanced
-        X = np.column_stack([X, np.ones(len(X))])
+        scale = np.where(scale > 0, scale, 1.0) * np.sqrt(rows.shape[1])
+        rows /= scale
+        weights = 0.1 * rng.standard_normal((self.n_bits, rows.shape[1]))
+        start = -np.median(rows @ weights.T, axis=0)  # every bit starts balanced
+        rows = np.column_stack([rows, np.ones(len(rows))])
         weights = np.column_stack([weights, start])
-        weights, self.losses_ = self._descend(X, Pairs(labels), table, weights, rng)
+        weights, self.losses_ = self._descend(rows, Pairs(labels), table, weights, rng)
         self.components_, self.intercept_ = weights[:, :-1] / scale, weights[:, -1]
         return self
 
-    def project(self, X):
+    def project(self, X: ArrayLike) -> Floats:
         """Return the real outputs whose signs are the bits.
 
         Parameters
@@ -172,7 +178,7 @@ class MLHHasher(RowHasher):
         linear = super().project(X)
         return linear + self.intercept_
 
-    def _check_settings(self):
+    def _check_settings(self) -> int:
         """Check the parameters and return rho."""
         for name in ("lr", "weight_decay", "balance"):
             check_real(getattr(self, name), name, minimum=0)
@@ -184,7 +190,9 @@ class MLHHasher(RowHasher):
             return max(1, round(0.35 * self.n_bits))
         return check_integer(self.rho, "rho", minimum=1, maximum=self.n_bits)
 
-    def _descend(self, X, pairs, table, weights, rng):
+    def _descend(
+        self, X: Floats, pairs: "Pairs", table: Floats, weights: Floats, rng: np.random.RandomState
+    ) -> tuple[Floats, Floats]:
         """Return the trained weights and the mean bound of every pass."""
         velocity = np.zeros_like(weights)
         n_steps = max(1, len(X) // self.batch_size)
@@ -207,7 +215,7 @@ class MLHHasher(RowHasher):
         return weights, losses
 
 
-def hinge_table(n_bits, rho):
+def hinge_table(n_bits: int, rho: int) -> Floats:
     """Return the loss of a dissimilar and of a similar pair (2, n_bits + 1), by distance."""
     distance = np.arange(n_bits + 1)
     dissimilar = np.maximum(rho - distance + 1, 0) / (rho + 1)
@@ -215,7 +223,7 @@ def hinge_table(n_bits, rho):
     return np.stack([dissimilar, similar])
 
 
-def worst_codes(a, b, losses):
+def worst_codes(a: Floats, b: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the codes that maximize loss(distance) + g'a + h'b for every pair, and that maximum.
 
     `a`, `b` are scores (n, n_bits), `losses` is (n, n_bits + 1). The bits that gain most, or
@@ -236,7 +244,9 @@ def worst_codes(a, b, losses):
     return g, h, maximum
 
 
-def bound_and_descent(weights, x, z, losses):
+def bound_and_descent(
+    weights: Floats, x: Floats, z: Floats, losses: Floats
+) -> tuple[float, Floats]:
     """Return the bound of [1], equation 4, summed over pairs, and minus its gradient."""
     a, b = x @ weights.T, z @ weights.T  # (n, n_bits)
     g, h, maximum = worst_codes(a, b, losses)
@@ -247,7 +257,7 @@ def bound_and_descent(weights, x, z, losses):
 class Pairs:
     """Draws pairs of rows that share a label, and pairs that share none."""
 
-    def __init__(self, labels):
+    def __init__(self, labels: np.ndarray) -> None:
         n = len(labels)
         self.labels = labels
         if labels.ndim == 1:
@@ -272,7 +282,7 @@ class Pairs:
                 "least one label two rows."
             )
 
-    def similar(self, n, rng):
+    def similar(self, n: int, rng: np.random.RandomState) -> Positions:
         """Return n pairs (n, 2): a label of a row, then another row with that label."""
         if n == 0:
             return np.empty((0, 2), dtype=np.int64)
@@ -282,7 +292,7 @@ class Pairs:
         other = (self.places[drawn] + 1 + rng.randint(count - 1)) % count
         return np.column_stack([self.rows[drawn], self.members[self.starts[label] + other]])
 
-    def dissimilar(self, n, rng):
+    def dissimilar(self, n: int, rng: np.random.RandomState) -> Positions:
         """Return n pairs (n, 2) without a common label."""
         i = rng.randint(len(self.labels), size=n)
         if self.labels.ndim == 1:

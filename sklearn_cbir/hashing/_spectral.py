@@ -1,7 +1,11 @@
 """SpectralHasher: waves along the principal axes."""
 
-import numpy as np
+from typing import Literal, Self
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sklearn_cbir._typing import Floats, Positions
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.hashing._base import RowHasher, center, principal_axes
 
@@ -59,11 +63,18 @@ class SpectralHasher(RowHasher):
     [(0, 1), (0, 2)]
     """
 
-    def __init__(self, n_bits=48, *, range="minmax"):
+    modes_: Positions
+    minimum_: Floats
+    extent_: Floats
+    eigenvalues_: Floats
+
+    def __init__(
+        self, n_bits: int = 48, *, range: Literal["minmax", "percentile"] = "minmax"
+    ) -> None:
         self.n_bits = n_bits
         self.range = range
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find the principal axes and the waves along them.
 
         Parameters
@@ -100,7 +111,7 @@ class SpectralHasher(RowHasher):
         self.modes_, self.eigenvalues_ = smoothest_modes(self.extent_, self.n_bits)
         return self
 
-    def project(self, X):
+    def project(self, X: ArrayLike) -> Floats:
         """Return the waves whose signs are the bits.
 
         Parameters
@@ -119,11 +130,11 @@ class SpectralHasher(RowHasher):
         return np.cos(waves * np.pi * (along - self.minimum_)[:, axes] / self.extent_[axes])
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return len(self.modes_)
 
 
-def smoothest_modes(extent, n_modes):
+def smoothest_modes(extent: Floats, n_modes: int) -> tuple[Positions, Floats]:
     """Return axis and number of half waves of the smoothest modes, and their eigenvalues.
 
     As in [1], an axis has the more candidates the longer it is, and every mode runs along one.

@@ -1,11 +1,15 @@
 """Folds of classes."""
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 
 from sklearn_cbir._labels import check_labels
+from sklearn_cbir._typing import Elements, LabelsLike, Positions, RandomState
 from sklearn_cbir._validation import check_boolean, check_integer, shortened
 
 __all__ = ["ClassDisjointKFold"]
@@ -45,12 +49,14 @@ class ClassDisjointKFold(BaseCrossValidator):
     # scikit-learn passes groups to every splitter; this one has none.
     __metadata_request__split = {"groups": UNUSED}
 
-    def __init__(self, n_splits=5, *, shuffle=False, random_state=None):
+    def __init__(
+        self, n_splits: int = 5, *, shuffle: bool = False, random_state: RandomState = None
+    ) -> None:
         self.n_splits = n_splits
         self.shuffle = shuffle
         self.random_state = random_state
 
-    def get_n_splits(self, X=None, y=None, groups=None):
+    def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:
         """Return the number of folds.
 
         Parameters
@@ -65,7 +71,9 @@ class ClassDisjointKFold(BaseCrossValidator):
         """
         return check_integer(self.n_splits, "n_splits", minimum=2)
 
-    def split(self, X, y=None, groups=None):
+    def split(
+        self, X: ArrayLike | Elements, y: LabelsLike | None = None, groups: object = None
+    ) -> Iterator[tuple[Positions, Positions]]:
         """Yield the rows of training and test folds.
 
         Parameters
@@ -95,7 +103,9 @@ class ClassDisjointKFold(BaseCrossValidator):
         """
         yield from super().split(X, y, groups)
 
-    def _iter_test_masks(self, X=None, y=None, groups=None):
+    def _iter_test_masks(
+        self, X: object = None, y: LabelsLike | None = None, groups: object = None
+    ) -> Iterator[NDArray[np.bool_]]:
         """Yield, fold by fold, which rows are of its classes."""
         n_splits = self.get_n_splits()
         check_boolean(self.shuffle, "shuffle")

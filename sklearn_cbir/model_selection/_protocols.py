@@ -1,11 +1,15 @@
 """The splits of published comparisons, as rows drawn by a seed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import Bunch, check_random_state
 
 from sklearn_cbir._labels import check_labels, labeled_rows
+from sklearn_cbir._typing import LabelsLike, Positions, RandomState
 from sklearn_cbir._validation import check_choice, check_integer, shortened
 
 __all__ = ["PROTOCOLS", "split_protocol"]
@@ -13,7 +17,24 @@ __all__ = ["PROTOCOLS", "split_protocol"]
 REQUIRED = object()
 
 
-def split_protocol(protocol, y, *, test=None, n_queries=None, n_train=None, random_state=0):
+class Split(Bunch):
+    """Rows of the parts of a data set."""
+
+    query: Positions
+    train: Positions
+    gallery: Positions
+    exclude: Positions | None
+
+
+def split_protocol(
+    protocol: str,
+    y: LabelsLike,
+    *,
+    test: ArrayLike | None = None,
+    n_queries: int | None = None,
+    n_train: int | None = None,
+    random_state: RandomState = 0,
+) -> Split:
     """Split rows into queries, training and gallery as the papers do.
 
     The numbers that a protocol draws can be changed, so that it fits other data:
@@ -110,10 +131,10 @@ def split_protocol(protocol, y, *, test=None, n_queries=None, n_train=None, rand
 class Protocol:
     """How rows are split, and the options that may be changed with their defaults."""
 
-    split: object
-    options: dict
+    split: Callable[..., Split]
+    options: dict[str, Any]
 
-    def with_given(self, name, given):
+    def with_given(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         """Return the options with what the user gave instead."""
         foreign = sorted(given.keys() - self.options.keys())
         if foreign:
@@ -131,7 +152,7 @@ class Protocol:
         return options
 
 
-def _check_rows(rows, n):
+def _check_rows(rows: ArrayLike, n: int) -> Positions:
     """Return distinct rows, ascending, from rows or a mask."""
     rows = np.asarray(rows)
     if rows.dtype == bool and rows.shape == (n,):
@@ -152,7 +173,14 @@ def _check_rows(rows, n):
 # The protocols --------------------------------------------------------------------------------
 
 
-def _per_class(y, *, rng, n_queries, n_train, train_in_gallery=True):
+def _per_class(
+    y: np.ndarray,
+    *,
+    rng: np.random.RandomState,
+    n_queries: int,
+    n_train: int,
+    train_in_gallery: bool = True,
+) -> Split:
     free = np.ones(len(y), dtype=bool)
     query = _draw_per_class(y, n_queries, free, rng, "n_queries")
     outside = [query]
@@ -162,11 +190,15 @@ def _per_class(y, *, rng, n_queries, n_train, train_in_gallery=True):
     return _parts(query, train, _others(len(y), *outside))
 
 
-def _per_class_apart(y, *, rng, n_queries, n_train):
+def _per_class_apart(
+    y: np.ndarray, *, rng: np.random.RandomState, n_queries: int, n_train: int
+) -> Split:
     return _per_class(y, rng=rng, n_queries=n_queries, n_train=n_train, train_in_gallery=False)
 
 
-def _rest_is_both(y, *, rng, test, n_queries=None):
+def _rest_is_both(
+    y: np.ndarray, *, rng: np.random.RandomState, test: Positions | None, n_queries: int = 0
+) -> Split:
     query = test
     if query is None:
         free = np.ones(len(y), dtype=bool)
@@ -175,11 +207,13 @@ def _rest_is_both(y, *, rng, test, n_queries=None):
     return _parts(query, rest, rest)
 
 
-def _test_searches_itself(y, *, rng, test):
+def _test_searches_itself(y: np.ndarray, *, rng: np.random.RandomState, test: Positions) -> Split:
     return _parts(test, _others(len(y), test), test)
 
 
-def _at_random(y, *, rng, n_queries, n_train=None):
+def _at_random(
+    y: np.ndarray, *, rng: np.random.RandomState, n_queries: int, n_train: int | None = None
+) -> Split:
     labeled = labeled_rows(y)
     wanted = n_queries + (n_train or 0)
     if wanted > len(labeled):
@@ -194,7 +228,7 @@ def _at_random(y, *, rng, n_queries, n_train=None):
     return _parts(query, train, gallery)
 
 
-def _by_class(y, *, rng, test):
+def _by_class(y: np.ndarray, *, rng: np.random.RandomState, test: Positions | None) -> Split:
     _check_single(y)
     if test is None:
         classes = np.unique(y)
@@ -210,13 +244,13 @@ def _by_class(y, *, rng, test):
     return _parts(test, train, test, exclude=np.arange(len(test)))
 
 
-def _first_of_every_group(y, *, rng):
+def _first_of_every_group(y: np.ndarray, *, rng: np.random.RandomState) -> Split:
     _check_single(y)
     query = np.sort(np.unique(y, return_index=True)[1])
     return _parts(query, np.empty(0, dtype=np.int64), np.arange(len(y)), exclude=query)
 
 
-def _check_single(y):
+def _check_single(y: np.ndarray) -> None:
     if y.ndim == 2:
         raise ValueError(
             f"y has {y.shape[1]} label columns, but this protocol splits classes. Pass one label "
@@ -224,7 +258,9 @@ def _check_single(y):
         )
 
 
-def _draw_per_class(y, n, free, rng, parameter):
+def _draw_per_class(
+    y: np.ndarray, n: int, free: np.ndarray, rng: np.random.RandomState, parameter: str
+) -> Positions:
     """Draw `n` free rows of every class or label, and mark them as taken."""
     if y.ndim == 2:
         names, members = np.arange(y.shape[1]), [np.flatnonzero(column) for column in y.T]
@@ -248,7 +284,7 @@ def _draw_per_class(y, n, free, rng, parameter):
     return np.sort(np.concatenate(drawn))
 
 
-def _others(n, *parts):
+def _others(n: int, *parts: Positions) -> Positions:
     """Return the rows that are in none of the parts."""
     mask = np.ones(n, dtype=bool)
     for rows in parts:
@@ -256,11 +292,13 @@ def _others(n, *parts):
     return np.flatnonzero(mask)
 
 
-def _parts(query, train, gallery, exclude=None):
-    return Bunch(query=query, train=train, gallery=gallery, exclude=exclude)
+def _parts(
+    query: Positions, train: Positions, gallery: Positions, exclude: Positions | None = None
+) -> Split:
+    return Split(query=query, train=train, gallery=gallery, exclude=exclude)
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, Protocol] = {
     "cifar10-59k": Protocol(_per_class, {"n_queries": 100, "n_train": 500}),
     "cifar10-54k": Protocol(_per_class_apart, {"n_queries": 100, "n_train": 500}),
     "cifar10-full": Protocol(_rest_is_both, {"test": None, "n_queries": 1000}),

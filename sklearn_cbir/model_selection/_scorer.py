@@ -1,12 +1,17 @@
 """Scorers of retrieval for scikit-learn's searches."""
 
+from typing import Any, Literal, Self, cast
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
+from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from sklearn_cbir._labels import check_labels
+from sklearn_cbir._typing import Floats, ImagesLike, LabelsLike, Metric, Sliced
 from sklearn_cbir._validation import as_numpy, check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import evaluate, mean_over_queries, parse_metric
@@ -17,7 +22,9 @@ __all__ = ["retrieval_scorer"]
 GALLERIES = ("fitted", "queries")
 
 
-def retrieval_scorer(metric="map", *, gallery="fitted"):
+def retrieval_scorer(
+    metric: str | Metric = "map", *, gallery: Literal["fitted", "queries"] = "fitted"
+) -> "_RetrievalScorer":
     """Make a scorer of retrieval for `GridSearchCV` and `cross_val_score`.
 
     Parameters
@@ -68,16 +75,24 @@ def retrieval_scorer(metric="map", *, gallery="fitted"):
 class _RetrievalScorer:
     """Ranks a gallery for every query and averages a metric; see `retrieval_scorer`."""
 
-    def __init__(self, metric, gallery):
+    def __init__(self, metric: str | Metric, gallery: Literal["fitted", "queries"]) -> None:
         parse_metric(metric)
         self.metric = metric
         self.gallery = check_choice(gallery, "gallery", GALLERIES)
         self._requests = {"sample_weight": None, "ids": None}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"retrieval_scorer({self.metric!r}, gallery={self.gallery!r})"
 
-    def __call__(self, estimator, X, y, *, sample_weight=None, ids=None):
+    def __call__(
+        self,
+        estimator: BaseEstimator,
+        X: ImagesLike,
+        y: LabelsLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+    ) -> float:
         rows, retriever = _embed(estimator, X)
         if self.gallery == "queries":
             return self._score_queries(rows, y, retriever, sample_weight)
@@ -88,7 +103,9 @@ class _RetrievalScorer:
             )
         return retriever.evaluate(rows, y, sample_weight, scoring=self.metric, ids=ids).score
 
-    def set_score_request(self, *, sample_weight=None, ids=None):
+    def set_score_request(
+        self, *, sample_weight: bool | str | None = None, ids: bool | str | None = None
+    ) -> Self:
         """Say whether metadata routing passes `sample_weight` and `ids` on.
 
         Parameters
@@ -104,18 +121,20 @@ class _RetrievalScorer:
         self._requests = {"sample_weight": sample_weight, "ids": ids}
         return self
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRequest:
         """Return what this scorer asks metadata routing for."""
         request = MetadataRequest(owner=self)
         for name, alias in self._requests.items():
             request.score.add_request(param=name, alias=alias)
         return request
 
-    def _accept_sample_weight(self):
+    def _accept_sample_weight(self) -> bool:
         # What scikit-learn asks the scorers of a dict when routing is off.
         return True
 
-    def _score_queries(self, rows, y, retriever, sample_weight):
+    def _score_queries(
+        self, rows: Any, y: LabelsLike, retriever: Any, sample_weight: ArrayLike | None
+    ) -> float:
         """Search the queries among themselves, each left out of its own results."""
         if retriever is not None:
             alone = retriever._alone().fit(rows, y)
@@ -128,10 +147,11 @@ class _RetrievalScorer:
             values = evaluate_each([function], y, y, distances, own)[0]
             return mean_over_queries(values, sample_weight)
         check_callable(function, exclude=own, sample_weight=sample_weight)
-        return evaluate(self.metric, y, y, distances, exclude=own, sample_weight=sample_weight)
+        mean = evaluate(self.metric, y, y, distances, exclude=own, sample_weight=sample_weight)
+        return cast(float, mean)  # without per_query
 
 
-def _embed(estimator, X):
+def _embed(estimator: Any, X: ImagesLike) -> tuple[Any, Any]:
     """Return what is compared, and the retriever that compares it if there is one."""
     estimator = _unwrapped(estimator)
     last = estimator
@@ -144,7 +164,7 @@ def _embed(estimator, X):
     return X, last
 
 
-def _unwrapped(estimator):
+def _unwrapped(estimator: Any) -> Any:
     """Return the estimator that a refitted search or a frozen estimator holds."""
     while True:
         if hasattr(estimator, "best_estimator_"):  # of a frozen search, too
@@ -155,7 +175,7 @@ def _unwrapped(estimator):
             return estimator
 
 
-def _distances(rows):
+def _distances(rows: Any) -> Sliced:
     """Return the distances of rows among themselves, to be computed block by block."""
     if sparse.issparse(rows):
         raise ValueError(
@@ -175,7 +195,7 @@ class _CosineDistances:
     In float64: single precision cannot tell rows apart that training has drawn together.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: np.ndarray) -> None:
         if rows.ndim != 2 or rows.dtype.kind not in "iuf" or not rows.shape[1]:
             raise ValueError(
                 f"The estimator's transform gave {rows.dtype} of shape {rows.shape}. Retrieval "
@@ -198,6 +218,6 @@ class _CosineDistances:
         _, first, self.place = np.unique(as_bytes, return_index=True, return_inverse=True)
         self.different = self.rows[first]
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> Floats:
         distances = np.clip(1 - self.rows[rows] @ self.different.T, 0, 2)
         return distances[:, self.place]
