@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,22 +32,6 @@ Denominator: TypeAlias = Literal["relevant", "hits", "min_k"]
 LastLayer: TypeAlias = Literal["classes", "features", "bits"]  # what a network gives to its loss
 Sampling: TypeAlias = Literal["uniform", "balanced"]
 HashLayer: TypeAlias = Literal["linear", "divided", "latent"]
-
-
-class Elements(Protocol):
-    """A sequence in the widest sense, as data sets of torch and columns of a table are."""
-
-    def __len__(self) -> int:
-        """Return the number of elements."""
-        ...
-
-    def __getitem__(self, position: int, /) -> object:
-        """Return the element at a position from 0."""
-        ...
-
-
-# An array of images, or a sequence of paths, encoded photos, PIL images, dictionaries or arrays.
-ImagesLike: TypeAlias = ArrayLike | Elements
 
 
 class Sparse(Protocol):
@@ -170,4 +154,24 @@ class Reranker(Protocol):
         /,
     ) -> ArrayLike:
         """Return one number per result (n_queries, n_results)."""
+        ...
+
+
+class ImageTransformer(Protocol):
+    """What `check_image_estimator` checks: an estimator that turns images into rows."""
+
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None, /) -> Self:
+        """Learn from images, and their labels if it needs them."""
+        ...
+
+    def transform(self, X: ImagesLike, /) -> np.ndarray:
+        """Return one row per image."""
+        ...
+
+    def fit_transform(self, X: ImagesLike, y: LabelsLike | None = None, /) -> np.ndarray:
+        """Fit, and transform the same images."""
+        ...
+
+    def get_feature_names_out(self) -> np.ndarray:
+        """Return one name per column."""
         ...

@@ -3,24 +3,39 @@
 import functools
 import pickle
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import clone
 from sklearn.utils import get_tags
 
+from sklearn_cbir._typing import ImageTransformer
 from sklearn_cbir._validation import check_boolean
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 
 __all__ = ["check_image_estimator"]
 
+Transformer = TypeVar("Transformer")
+
 N_IMAGES = 24
 
 
-def check_image_estimator(estimator, *, generate_only=False):
+@overload
+def check_image_estimator(
+    estimator: ImageTransformer, *, generate_only: Literal[False] = ...
+) -> None: ...
+@overload
+def check_image_estimator(
+    estimator: ImageTransformer, *, generate_only: Literal[True]
+) -> list[tuple[str, Callable[[], None]]]: ...
+def check_image_estimator(
+    estimator: ImageTransformer, *, generate_only: bool = False
+) -> list[tuple[str, Callable[[], None]]] | None:
     """Check that a transformer keeps what this package promises for images.
 
     scikit-learn's own estimator checks pass 2-D rows only; these pass stacks
@@ -54,7 +69,7 @@ def check_image_estimator(estimator, *, generate_only=False):
     True
     """
     check_boolean(generate_only, "generate_only")
-    chosen = list(INPUT_CHECKS)
+    chosen = [*INPUT_CHECKS]
     tags = get_tags(estimator).target_tags
     if tags.required:
         chosen += LABEL_CHECKS
@@ -69,23 +84,23 @@ def check_image_estimator(estimator, *, generate_only=False):
 
 
 @functools.lru_cache
-def _data():
+def _data() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     images, y = make_shapes(N_IMAGES, n_classes=3, random_state=0)
     images.flags.writeable = False
     return images, y
 
 
 @functools.lru_cache
-def _fit_pickled(key):
+def _fit_pickled(key: bytes) -> bytes:
     return pickle.dumps(clone(pickle.loads(key)).fit(*_data()))
 
 
-def _fitted(estimator):
+def _fitted(estimator: Transformer) -> Transformer:
     """Fit once for all checks that only transform."""
     return pickle.loads(_fit_pickled(pickle.dumps(clone(estimator))))
 
 
-def _save(images, folder):
+def _save(images: NDArray[np.uint8], folder: str) -> list[str]:
     paths = []
     for i, image in enumerate(images):
         paths.append(str(Path(folder) / f"{i:02d}.png"))
@@ -93,11 +108,13 @@ def _save(images, folder):
     return paths
 
 
-def _assert_same(actual, expected):
+def _assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def _assert_raises(error, parts, function, *args):
+def _assert_raises(
+    error: type[Exception], parts: list[str], function: Callable[..., object], *args: object
+) -> None:
     message = None
     try:
         function(*args)
@@ -108,7 +125,7 @@ def _assert_raises(error, parts, function, *args):
     assert not missing, f"{missing} is not in the message: {message}"
 
 
-def check_image_with_arrays(estimator):
+def check_image_with_arrays(estimator: ImageTransformer) -> None:
     """One finite row of features or bits per image, and their names."""
     images, _ = _data()
     fitted = _fitted(estimator)
@@ -120,7 +137,7 @@ def check_image_with_arrays(estimator):
     assert len(fitted.get_feature_names_out()) == rows.shape[1]
 
 
-def check_image_with_equal_seeds(estimator):
+def check_image_with_equal_seeds(estimator: ImageTransformer) -> None:
     """Two fits with one seed give the same rows, as does fit_transform."""
     images, y = _data()
     expected = clone(estimator).fit(images, y).transform(images)
@@ -128,7 +145,7 @@ def check_image_with_equal_seeds(estimator):
     np.testing.assert_array_equal(clone(estimator).fit_transform(images, y), expected)
 
 
-def check_image_with_subsets(estimator):
+def check_image_with_subsets(estimator: ImageTransformer) -> None:
     """An image gives the same row alone, in a batch and in another order."""
     images, _ = _data()
     fitted = _fitted(estimator)
@@ -138,7 +155,7 @@ def check_image_with_subsets(estimator):
     _assert_same(transform(images[::-1])[::-1], rows)
 
 
-def check_image_with_paths(estimator):
+def check_image_with_paths(estimator: ImageTransformer) -> None:
     """Paths as str, Path and array give the same rows, and train."""
     images, y = _data()
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +167,7 @@ def check_image_with_paths(estimator):
             np.testing.assert_array_equal(fitted.transform(others), rows)
 
 
-def check_image_with_pil_images(estimator):
+def check_image_with_pil_images(estimator: ImageTransformer) -> None:
     """PIL images give what the files of the same pixels give."""
     images, y = _data()
     pictures = [Image.fromarray(image) for image in images]
@@ -160,7 +177,7 @@ def check_image_with_pil_images(estimator):
         np.testing.assert_array_equal(fitted.transform(pictures), fitted.transform(paths))
 
 
-def check_image_with_encoded_photos(estimator):
+def check_image_with_encoded_photos(estimator: ImageTransformer) -> None:
     """Bytes of files, and a sequence that reads them late, give what the files give."""
     images, y = _data()
     with tempfile.TemporaryDirectory() as folder:
@@ -175,24 +192,24 @@ def check_image_with_encoded_photos(estimator):
 class _Late(Sequence):
     """A sequence that is no list."""
 
-    def __init__(self, items):
+    def __init__(self, items: list[bytes]) -> None:
         self.items = items
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, position):
         return self.items[position]
 
 
-def check_image_with_mixed_sizes(estimator):
+def check_image_with_mixed_sizes(estimator: ImageTransformer) -> None:
     """Images of different sizes train and transform together."""
     images, y = _data()
     mixed = [image[: 24 + i % 8] for i, image in enumerate(images)]
     assert len(clone(estimator).fit(mixed, y).transform(mixed)) == len(mixed)
 
 
-def check_image_with_gray(estimator):
+def check_image_with_gray(estimator: ImageTransformer) -> None:
     """(n, H, W) and (n, H, W, 1) are the same images."""
     images, y = _data()
     gray = images[..., 0]
@@ -201,7 +218,7 @@ def check_image_with_gray(estimator):
     np.testing.assert_array_equal(fitted.transform(gray[..., None]), rows)
 
 
-def check_image_with_floats(estimator):
+def check_image_with_floats(estimator: ImageTransformer) -> None:
     """Floats in [0, 1] mean what uint8 means; values outside are an error."""
     images, _ = _data()
     fitted = _fitted(estimator)
@@ -210,7 +227,7 @@ def check_image_with_floats(estimator):
     _assert_raises(ValueError, ["1"], fitted.transform, images.astype(np.float32))
 
 
-def check_image_with_nan(estimator):
+def check_image_with_nan(estimator: ImageTransformer) -> None:
     """NaN pixels are an error that names the image."""
     images, y = _data()
     bad = images / np.float32(255)
@@ -219,7 +236,7 @@ def check_image_with_nan(estimator):
     _assert_raises(ValueError, ["NaN", "17"], _fitted(estimator).transform, bad)
 
 
-def check_image_with_broken_file(estimator):
+def check_image_with_broken_file(estimator: ImageTransformer) -> None:
     """A file that cannot be read is named with its position, in fit and transform."""
     images, y = _data()
     with tempfile.TemporaryDirectory() as folder:
@@ -230,26 +247,26 @@ def check_image_with_broken_file(estimator):
             _assert_raises(ImageReadError, ["X[5]", "05.png"], function, *args)
 
 
-def check_image_with_single_path(estimator):
+def check_image_with_single_path(estimator: ImageTransformer) -> None:
     """A str is not a list of paths."""
     _, y = _data()
     _assert_raises(ValueError, ["list"], clone(estimator).fit, "photo.jpg", y)
 
 
-def check_image_with_no_images(estimator):
+def check_image_with_no_images(estimator: ImageTransformer) -> None:
     """Zero images are an error."""
     images, y = _data()
     _assert_raises(ValueError, ["0"], clone(estimator).fit, images[:0], y[:0])
 
 
-def check_image_with_channels_first(estimator):
+def check_image_with_channels_first(estimator: ImageTransformer) -> None:
     """(n, 3, H, W) is an error."""
     images, y = _data()
     wrong = images.transpose(0, 3, 1, 2)
     _assert_raises(ValueError, ["shape"], clone(estimator).fit, wrong, y)
 
 
-def check_image_with_read_only_input(estimator):
+def check_image_with_read_only_input(estimator: ImageTransformer) -> None:
     """Read-only, Fortran-ordered and reversed arrays work and stay as they are."""
     images, y = _data()
     before = images.tobytes()
@@ -260,7 +277,7 @@ def check_image_with_read_only_input(estimator):
     assert images.tobytes() == before
 
 
-def check_image_with_pickle(estimator):
+def check_image_with_pickle(estimator: ImageTransformer) -> None:
     """A pickled copy gives the same rows, and a clone is unfitted."""
     images, _ = _data()
     fitted = _fitted(estimator)
@@ -269,7 +286,7 @@ def check_image_with_pickle(estimator):
     assert not [name for name in vars(clone(fitted)) if name.endswith("_")]
 
 
-def check_labels_of_any_type(estimator):
+def check_labels_of_any_type(estimator: ImageTransformer) -> None:
     """Strings, booleans' integers and floats that are classes train alike."""
     images, y = _data()
     expected = clone(estimator).fit(images, y).transform(images)
@@ -280,14 +297,14 @@ def check_labels_of_any_type(estimator):
         )
 
 
-def check_labels_of_wrong_length(estimator):
+def check_labels_of_wrong_length(estimator: ImageTransformer) -> None:
     """A missing label is an error with both numbers; so are no labels at all."""
     images, y = _data()
     _assert_raises(ValueError, [str(len(y)), str(len(y) - 1)], clone(estimator).fit, images, y[:-1])
     _assert_raises(ValueError, ["y"], clone(estimator).fit, images, None)
 
 
-def check_multi_label_targets(estimator):
+def check_multi_label_targets(estimator: ImageTransformer) -> None:
     """0/1 columns train, dense and sparse alike."""
     from scipy import sparse
 

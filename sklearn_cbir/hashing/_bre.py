@@ -103,6 +103,8 @@ class BREHasher(RowHasher):
     (1797, 8)
     """
 
+    mean_: Floats
+    components_: Floats
     anchors_: Floats
     squared_width_: float
     losses_: Floats

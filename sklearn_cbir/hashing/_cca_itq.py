@@ -78,6 +78,8 @@ class CCAITQHasher(RowHasher):
     (1797, 16)
     """
 
+    mean_: Floats
+    components_: Floats
     correlations_: Floats
     losses_: Floats
 

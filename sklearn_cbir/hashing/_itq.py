@@ -56,6 +56,8 @@ class ITQHasher(RowHasher):
     (1797, 16)
     """
 
+    mean_: Floats
+    components_: Floats
     losses_: Floats
 
     def __init__(

@@ -91,6 +91,7 @@ class KSHHasher(RowHasher):
     (1797, 8)
     """
 
+    components_: Floats
     anchors_: Floats
     squared_width_: float
     kernel_mean_: Floats

@@ -60,6 +60,9 @@ class LSHHasher(RowHasher):
     (1797, 16)
     """
 
+    mean_: Floats
+    components_: Floats
+
     def __init__(
         self,
         n_bits: int = 48,

@@ -93,6 +93,8 @@ class MLHHasher(RowHasher):
     (1797, 16)
     """
 
+    mean_: Floats
+    components_: Floats
     intercept_: Floats
     losses_: Floats
 

@@ -63,6 +63,8 @@ class SpectralHasher(RowHasher):
     [(0, 1), (0, 2)]
     """
 
+    mean_: Floats
+    components_: Floats
     modes_: Positions
     minimum_: Floats
     extent_: Floats
