@@ -4,7 +4,7 @@
 nearer. Each query is looked at alone, with its results and nothing else.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -325,7 +325,7 @@ def resolve_reranker(rerank: str | Reranker | None, metric: str) -> Reranker | N
     if rerank is None:
         return None
     own = "a re-ranker with parameters, or a function as NeighborsRetriever describes it"
-    reranker = resolve(rerank, RERANKERS, "rerank", own=own)
+    reranker: Any = resolve(rerank, RERANKERS, "rerank", own=own)
     if isinstance(reranker, type):
         reranker = reranker()
     if isinstance(reranker, _Reranker):

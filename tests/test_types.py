@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ import sklearn_cbir
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PACKAGE = Path(sklearn_cbir.__file__).parent
+# Not the settings of this package, but those that an editor has.
+AS_USERS_HAVE_IT = {"pythonVersion": "3.11", "reportUnnecessaryTypeIgnoreComment": "error"}
 STUBS = sorted(PACKAGE.rglob("*.pyi"))
 
 
@@ -46,9 +49,11 @@ def _readme_example():
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Return what pyright says of a file."""
-    readme = tmp_path_factory.mktemp("readme") / "readme.py"
-    readme.write_text(_readme_example(), encoding="utf-8")
-    report = _pyright(HERE / "typing", readme)
+    folder = tmp_path_factory.mktemp("users")
+    shutil.copytree(HERE / "typing", folder, dirs_exist_ok=True)
+    (folder / "readme.py").write_text(_readme_example(), encoding="utf-8")
+    (folder / "pyrightconfig.json").write_text(json.dumps(AS_USERS_HAVE_IT), encoding="utf-8")
+    report = _pyright("--project", folder)
     assert report["summary"]["filesAnalyzed"] >= 2
 
     def of_file(name):
