@@ -557,3 +557,49 @@ def test_one_query_of_rows_beyond_the_cache_gets_the_answer_of_many(metric, monk
         one = engine.query(queries[row : row + 1], 7)
         np.testing.assert_array_equal(one[0][0], distances[row])
         np.testing.assert_array_equal(one[1][0], positions[row])
+
+
+@pytest.mark.parametrize("n_features", [3, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", FLOATS)
+def test_rounding_errors_of_products_are_bounded_and_the_bound_is_not_loose(
+    metric, dtype, n_features, rng
+):
+    # A bound that is too small loses neighbors; one that is too large measures too many again.
+    engine = build(make_rows(rng, 400, metric, n_features, dtype), metric)
+    queries = engine.encode(make_rows(rng, 20, metric, n_features, dtype))
+    found = engine._similarity(queries, slice(None)).astype(np.longdouble)
+    long_queries, long_rows = queries.astype(np.longdouble), engine.rows.astype(np.longdouble)
+    expected, largest = long_queries @ long_rows.T, 1.0
+    if metric == "euclidean":
+        expected -= (long_rows**2).sum(axis=1) / 2
+        norms = [np.sqrt((x.astype(np.float64) ** 2).sum(axis=1)) for x in (queries, engine.rows)]
+        largest = (norms[0] + norms[1].max()) ** 2
+    bound = engine._error(queries)
+    assert (np.abs(found - expected) <= bound[:, None] / 2).all()
+    relative = bound / (np.finfo(dtype).eps * largest)
+    assert (relative > 1.5 * n_features).all()
+    assert (relative < 3 * n_features + 20).all()
+
+
+@pytest.mark.parametrize("shift", [0, 1000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", FLOATS)
+def test_distances_of_a_product_are_close_enough_wherever_they_are_not_measured(
+    metric, dtype, shift, rng
+):
+    rows = make_rows(rng, 300, metric, 20, dtype)
+    near = rows + (rng.standard_normal(rows.shape) * 10.0 ** -rng.uniform(0, 8, (300, 1))).astype(
+        dtype
+    )
+    engine = build(rows + dtype(shift), metric)
+    queries = engine.encode(near + dtype(shift))
+    distances = engine._by_product(queries)
+    exact = engine.rescore(queries, *np.divmod(np.arange(300 * 300), 300)).reshape(300, 300)
+    close = engine._close(queries)[:, None]
+    far = distances > close
+    np.testing.assert_allclose(distances[far], exact[far], rtol=0.05)
+    if metric == "euclidean" or not shift:
+        # What is measured again is little: rows that agree in half of their digits.
+        assert (close < exact.max() * (0.01 if dtype == np.float64 else 0.2)).all()
+    np.testing.assert_allclose(engine.distances(queries), exact, rtol=0.05, atol=1e-12)

@@ -28,37 +28,49 @@ ROOMS = (
 )
 # Names whose value changes time or memory and no answer, wherever they are assigned.
 SPEED_ALONE = {
-    "AFFINITIES_AT_ONCE": "block of a product",
+    "ALPHA": "shape of a graph: how long a walk of the wanted recall takes",
     "BYTES_PER_ANSWER": "block of rows that a server gives",
-    "BYTES_PER_CALL": "block of rows that are sent",
     "BYTES_PER_PAIR": "guess of memory, which chooses the block",
-    "BYTES_TO_COPY": "size from which a product is turned instead of a copy",
-    "BYTES_TO_SCREEN": "size from which the byte screen pays",
+    "BYTES_PER_WRITE": "block of rows that are sent",
+    "BYTES_TO_COPY": "size up to which a transposed copy is kept",
+    "BYTES_TO_PREFILTER": "size from which an int8 copy pays",
     "BYTES_TO_STREAM": "size from which rows are read one after the other",
     "CODES_AT_ONCE": "block of queries",
+    "DEGREE": "shape of a graph",
     "DIFFERENCES_AT_ONCE": "block of pairs",
+    "EF_CONSTRUCTION": "shape of a graph",
     "EXACT_UP_TO_NUMBERS": "size up to which comparing all is fast enough",
     "EXACT_UP_TO_ROWS": "rows up to which comparing all costs less than an index",
-    "FAILURES_IN_A_ROW": "after which the byte screen is given up",
-    "FEW_QUERIES": "queries whose product is turned",
-    "FIRST_PAUSE, LONGEST_PAUSE": "seconds between two tries",
+    "FAILURES_IN_A_ROW": "after which the int8 copy is given up",
+    "FEW_QUERIES": "queries whose product is transposed instead",
+    "FIRST_PAUSE": "seconds between two tries",
     "GRAPH_FROM_ROWS": "rows from which a graph costs less than lists",
     "IDS_TO_FILL": "block of a table",
     "IDS_TO_SCAN_FOR": "ids that are looked up without a table",
     "LINE": "bytes that memory gives at once",
     "LINES_AHEAD": "lines asked for before a row is compared",
+    "LONGEST_PAUSE": "seconds between two tries",
+    "LONG_ALPHA": "shape of a graph",
+    "LONG_DEGREE": "shape of a graph",
+    "LONG_MAX_DEGREE": "shape of a graph",
+    "MAX_DEGREE": "shape of a graph",
+    "MAX_ENTRY_POINTS": "rows that are all compared before the walk",
     "MAX_ROWS_AT_ONCE": "block of queries",
+    "MIXING": "numbers that mix a hash; others do as well",
+    "NEIGHBORS": "neighbors from which comparing all costs less than a walk",
+    "NEIGHBORS_AT_MOST": "neighbors from which comparing all costs less than a walk",
     "PAIRS_AT_ONCE": "block of pairs",
     "PAIRS_PER_NEIGHBOR": "share of pairs at which a second product pays",
     "PAIRS_PER_THREAD": "work from which a second thread pays",
     "PAIRS_TO_COMPILE": "pairs from which compiled loops are imported",
+    "PAIRWISE_UP_TO_ROWS": "rows up to which comparing all costs less than pynndescent",
     "PRODUCTS_PER_THREAD": "work from which a second thread pays",
-    "PRODUCTS_TO_TURN": "block of a product",
+    "PRODUCTS_TO_TRANSPOSE": "block of a product",
     "QUERIES_AT_LEAST": "queries for which a second product pays",
     "QUERIES_AT_ONCE": "block of queries",
-    "QUERIES_BEFORE_SCREEN": "queries before the byte screen is made",
+    "QUERIES_BEFORE": "queries before the int8 copy is made",
     "QUERIES_PER_CALL": "block of queries that are sent",
-    "QUERIES_TO_SCREEN": "queries that are screened by bytes",
+    "QUERIES_TO_PREFILTER": "queries that are worth an int8 copy",
     "ROOM_AT_LEAST": "rows that may be added without a copy",
     "ROOM_SHARE": "rows that may be added without a copy",
     "ROWS": "block of rows",
@@ -66,9 +78,10 @@ SPEED_ALONE = {
     "ROWS_AT_ONCE": "block of rows",
     "ROWS_MET": "guess of the work of a query, which chooses the number of threads",
     "ROWS_PER_CALL": "block of rows that are asked for",
-    "ROWS_TO_BEGIN": "rows that are all compared before the walk",
     "SECONDS_OF_RETRIES": "seconds that a server is waited for",
     "SECONDS_PER_CALL": "seconds that a server is waited for",
+    "SIMILARITIES_AT_ONCE": "block of a product",
+    "STALE": "share of new rows at which an index is built again",
     "WORDS": "block of words",
 }
 # Functions that change time and no answer; decorators that do.
@@ -202,7 +215,12 @@ def _no_code(module):
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             yield _span(node)
         elif isinstance(node, ast.Assign):
-            names = {ast.unparse(target) for target in node.targets}
+            names = {
+                part.id
+                for target in node.targets
+                for part in ast.walk(target)
+                if isinstance(part, ast.Name)
+            }
             if names & {"__all__", *SPEED_ALONE} or _is_type_alias(node):
                 yield _span(node)
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
