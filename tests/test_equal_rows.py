@@ -124,7 +124,7 @@ def test_a_collection_with_keys_of_before_is_read_and_answers_right(tmp_path, rn
     with monkeypatch.context() as patch:  # what an earlier version wrote
         patch.setattr(_milvus, "row_keys", _rows.summed_row_keys)
         before = fit(X[:120], y[:120], "cosine", options)
-    del before._gallery.engine.mark_format
+    del before._gallery.engine.hash_format
     loaded = pickle.loads(pickle.dumps(before))
     exact = fit(X, y, "cosine", {"algorithm": "exact"})
     loaded.partial_fit(X[120:], y[120:])

@@ -68,7 +68,7 @@ class ExactEngine(Engine):
     _n_left_over = 0  # pairs that products have left beyond those wanted, in all queries so far
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.rows.shape[0]
 
     def build(self, rows):
         """Hold a copy of `rows`, in the form in which they are compared, with room for more."""

@@ -13,6 +13,7 @@ over.
 """
 
 import re
+from typing import ClassVar
 
 import numpy as np
 from sklearn import get_config
@@ -20,6 +21,7 @@ from sklearn import get_config
 from sklearn_cbir._kinds import former_classes
 from sklearn_cbir._validation import progress_bar, shortened
 from sklearn_cbir.codes import HammingDistances
+from sklearn_cbir.codes._search import slices
 from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._engine import Engine, remembered
 from sklearn_cbir.index._exact_engines import EXACT
@@ -35,14 +37,18 @@ NAME = "[A-Za-z_][A-Za-z0-9_]{0,199}"
 
 
 class MilvusEngine(Engine):
-    """Rows on a server; keys, and a 64-bit hash of every row, here."""
+    """Rows on a server; keys, and a 64-bit hash of every row, here.
+
+    `rescorer` is an exact engine without rows, which says how they are encoded, and measures again
+    what the server has found.
+    """
 
     name = "milvus"
     metrics = EXACT.metrics
     needs_address = True
     options = ("uri", "collection", "verbose")
     pickled = (
-        "form",
+        "rescorer",
         "uri",
         "given_uri",
         "prefix",
@@ -50,14 +56,15 @@ class MilvusEngine(Engine):
         "input_dtype",
         "collection",
         "keys",
-        "marks",
-        "mark_format",
+        "row_hashes",
+        "hash_format",
     )
+    renamed: ClassVar = {"form": "rescorer", "marks": "row_hashes", "mark_format": "hash_format"}
     in_memory = False
-    mark_format = 1  # of engines that were saved without one
+    hash_format = 1  # of engines that were saved without one
 
     def __init__(self, metric, *, uri=None, collection=None, verbose=0):
-        self.form = EXACT(metric)  # holds no rows; how they are encoded and measured
+        self.metric, self.rescorer = metric, EXACT(metric)
         self.uri, self.given_uri = server.check_address(uri), uri
         self.prefix = "sklearn_cbir" if collection is None else collection
         self.verbose = verbose
@@ -71,25 +78,27 @@ class MilvusEngine(Engine):
         """Write `rows` into a new collection."""
         server.clean_up()
         self.input_dtype = rows.dtype.name  # queries are read like rows: both are rounded once
-        if self.metric != "hamming":  # a form that has seen the range scales what would overflow
-            self.form = self.form.build(np.array([[rows.max()], [rows.min()]]))._over(None)
-            if self.metric == "euclidean" and abs(np.log2(self.form.scale)) > 120:
+        if self.metric != "hamming":  # one that has seen the range scales what would overflow
+            extremes = np.array([[rows.max()], [rows.min()]])
+            self.rescorer = self.rescorer.build(extremes)._over(None)
+            if self.metric == "euclidean" and abs(np.log2(self.rescorer.scale)) > 120:
                 raise ValueError(
-                    f"X holds numbers of about {1 / self.form.scale:.3g}, and Euclidean distances "
-                    "between rows in single precision cannot be told. Scale all rows before."
+                    f"X holds numbers of about {1 / self.rescorer.scale:.3g}, and Euclidean "
+                    "distances between rows in single precision cannot be told. Scale all rows "
+                    "before."
                 )
         first = self.encode(rows[:1])
         width = rows.shape[1] if self.metric == "hamming" else first.shape[1]
         self.collection = Collection(self.uri, self.prefix, self.metric, width)
-        self.keys, self.marks = np.empty(0, np.int64), np.empty(0, np.uint64)
-        self.mark_format = 2
+        self.keys, self.row_hashes = np.empty(0, np.int64), np.empty(0, np.uint64)
+        self.hash_format = 2
         try:
             self.collection.create()
             written = self._write(rows)
         except BaseException:
             self.collection.release()
             raise
-        self.keys, self.marks = written
+        self.keys, self.row_hashes = written
         self.collection.hold(self)
         return self
 
@@ -98,12 +107,8 @@ class MilvusEngine(Engine):
 
     def __setstate__(self, state):
         super().__setstate__(state)
+        self.metric = self.rescorer.metric
         self.collection.hold(self)
-
-    @property
-    def metric(self):
-        """The name of the distance."""
-        return self.form.metric
 
     @property
     def rows(self):
@@ -117,32 +122,32 @@ class MilvusEngine(Engine):
 
     def encode(self, rows):
         """Return rows in the form in which they are compared: single precision, or packed codes."""
-        rows = self.form.encode(rows)
+        rows = self.rescorer.encode(rows)
         return rows if self.metric == "hamming" else rows.astype(np.float32, copy=False)
 
     def decode(self, rows, n_features):
         """Return a copy of encoded rows in the form in which they can be asked with."""
-        return self.form.decode(rows, n_features)
+        return self.rescorer.decode(rows, n_features)
 
     def add(self, rows):
         """Return an engine with `rows` appended."""
         server.clean_up()
         self._ready()
-        keys, marks = self._write(rows)
-        return self._with(np.append(self.keys, keys), np.append(self.marks, marks))
+        keys, hashes = self._write(rows)
+        return self._with(np.append(self.keys, keys), np.append(self.row_hashes, hashes))
 
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
         server.clean_up()
         self._ready()
         self.collection.discard(self.keys[positions])
-        return self._with(np.delete(self.keys, positions), np.delete(self.marks, positions))
+        return self._with(np.delete(self.keys, positions), np.delete(self.row_hashes, positions))
 
     def query(self, queries, k):
         """Return distances and positions of the `k` nearest rows, both (n_queries, k)."""
         distances = np.empty((len(queries), k), np.int32 if self.metric == "hamming" else float)
         positions = np.empty((len(queries), k), dtype=np.int64)
-        for row, (values, found) in enumerate(self._up_to_kth(queries, k, ties=False)):
+        for row, (values, found) in enumerate(self.up_to_kth(queries, k, ties=False)):
             order = np.lexsort((found, values))[:k]
             distances[row], positions[row] = values[order], found[order]
         return distances, positions
@@ -167,7 +172,8 @@ class MilvusEngine(Engine):
         """Return the exact distances to all rows, which are read in blocks."""
         if self.metric == "hamming":
             return HammingDistances(queries[:], self.rows[:])
-        is_scaled = getattr(self.form, "scale", 1) != 1  # distances may be beyond single precision
+        # Distances of scaled rows may be beyond single precision.
+        is_scaled = getattr(self.rescorer, "scale", 1) != 1
         distances = np.empty((len(queries), len(self)), float if is_scaled else np.float32)
         for start, engine in self._blocks():
             distances[:, start : start + len(engine)] = engine.distances(queries)
@@ -181,14 +187,22 @@ class MilvusEngine(Engine):
         """Positions of rows that repeat an earlier one, and the first position of each."""
         return find_copies(self.rows)
 
+    @remembered
+    def comparable_hashes(self):
+        """One hash per row, as `row_keys` makes it; those of old galleries are made here."""
+        if self.hash_format > 1:
+            return self.row_hashes
+        parts = slices(len(self), self.collection.rows_per_read)
+        return np.concatenate([row_keys(self.rows[part]) for part in parts])
+
     def cut_off(self, k):
         """Return an engine whose `distances` stop at the `k`-th nearest row and its ties."""
         return FirstResults(self, k) if k < len(self) else self
 
-    def _with(self, keys, marks):
+    def _with(self, keys, row_hashes):
         """Return an engine over other rows of the same collection."""
         engine = object.__new__(type(self))
-        engine.__setstate__({**self.__getstate__(), "keys": keys, "marks": marks})
+        engine.__setstate__({**self.__getstate__(), "keys": keys, "row_hashes": row_hashes})
         return engine
 
     def relocate(self, uri):
@@ -200,15 +214,16 @@ class MilvusEngine(Engine):
         engine._check()
         return engine
 
-    def _mark(self, rows):
+    def _hash(self, rows):
         """Return the hash of every row, made as those that this engine has."""
-        return row_keys(rows) if self.mark_format > 1 else summed_row_keys(rows)
+        return row_keys(rows) if self.hash_format > 1 else summed_row_keys(rows)
 
     def _ready(self):
         """Check a gallery that was loaded, once, and erase what nobody holds any more."""
         if not self.collection.is_checked:
             self._check()
-        self.collection.sweep()
+        if len(self.collection.tombstones):
+            self.collection.sweep()
 
     def _check(self):
         """Raise unless the rows are still there, and still the same."""
@@ -219,7 +234,7 @@ class MilvusEngine(Engine):
         wrong = n < len(self)
         if not wrong:
             keys, rows = collection.read(self.keys[sample])
-            wrong = len(keys) < len(sample) or (self._mark(rows) != self.marks[sample]).any()
+            wrong = len(keys) < len(sample) or (self._hash(rows) != self.row_hashes[sample]).any()
         if wrong:
             raise RuntimeError(
                 f"The collection {collection.name!r} of {collection.uri} has {n} rows and is not "
@@ -232,14 +247,14 @@ class MilvusEngine(Engine):
         """Send rows in batches; return their keys and hashes once all are acknowledged."""
         collection = self.collection
         keys = collection.take_keys(len(rows), above=self.keys[-1:].max(initial=-1))
-        marks = np.empty(len(rows), dtype=np.uint64)
+        hashes = np.empty(len(rows), dtype=np.uint64)
         step, sent = collection.rows_per_write, 0
         try:
             with progress_bar(len(rows), "Inserting", self.verbose > 0) as advance:
                 for start in range(0, len(rows), step):
                     part = slice(start, start + step)
                     encoded = self.encode(rows[part])
-                    marks[part] = self._mark(encoded)
+                    hashes[part] = self._hash(encoded)
                     collection.write(keys[part], encoded)
                     sent += len(encoded)
                     advance(len(encoded))
@@ -252,16 +267,17 @@ class MilvusEngine(Engine):
                 f"{error} It had acknowledged {sent} of {len(rows)} new rows, of which none is in "
                 "the gallery: rows come in all or not at all."
             ) from error
-        return keys, marks
+        return keys, hashes
 
     def _blocks(self):
         """Yield the first position of blocks of rows, and an exact engine over each."""
         self._ready()
         step = self.collection.rows_per_read
         for start in range(0, len(self), step):
-            yield start, self.form._over(self._read(np.arange(start, min(start + step, len(self)))))
+            stop = min(start + step, len(self))
+            yield start, self.rescorer._over(self.read(np.arange(start, stop)))
 
-    def _read(self, positions):
+    def read(self, positions):
         """Return the rows at a few positions."""
         wanted = self.keys[positions]
         keys, rows = self.collection.read(wanted)
@@ -276,7 +292,7 @@ class MilvusEngine(Engine):
             f"{collection.uri}: something else has erased them. Fit again."
         )
 
-    def _up_to_kth(self, queries, k, *, ties):
+    def up_to_kth(self, queries, k, *, ties):
         """Yield, per query, distances and positions of all rows as near as the k-th nearest.
 
         In no order, and perhaps with some that are further. Without `ties` only those that
@@ -285,16 +301,15 @@ class MilvusEngine(Engine):
         self._ready()
         for start in range(0, len(queries), QUERIES_PER_CALL):
             block = queries[start : start + QUERIES_PER_CALL]
-            first = np.arange(len(block))
-            copies, firsts = find_copies(block)
-            first[copies] = firsts  # equal queries are asked once: in a tie that is dear
-            distinct, place = np.unique(first, return_inverse=True)
-            found = self._answers(block[distinct], k, ties)
-            yield from (found[number] for number in place)
+            names = [query.tobytes() for query in block]
+            rows = {name: row for row, name in enumerate(names)}
+            # Equal queries are asked once: in a tie that is dear.
+            found = dict(zip(rows, self._answers(block[list(rows.values())], k, ties)))
+            yield from (found[name] for name in names)
 
     def _answers(self, queries, k, ties):
         """Return the same for a few queries."""
-        found = self._screen(queries, k)
+        found = self._ask(queries, k)
         for row, result in enumerate(found):
             if result is None and self.metric == "hamming" and not ties and k < MOST:
                 found[row] = self._first_ties(queries[row : row + 1], k)
@@ -304,7 +319,7 @@ class MilvusEngine(Engine):
                 found[row] = result
         return found
 
-    def _screen(self, queries, k):
+    def _ask(self, queries, k):
         """Ask the server; return one pair per query, None where it cannot be sure."""
         found = [None] * len(queries)
         most = MOST
@@ -312,52 +327,57 @@ class MilvusEngine(Engine):
             most = max(1, min(MOST, BYTES_PER_ANSWER // self.collection.row_bytes))
         left = np.arange(len(queries))
         if self.metric == "cosine":  # what has no length is as far from everything
-            for row in np.flatnonzero(~queries.any(axis=1)):
+            is_zero = ~queries.any(axis=1)
+            for row in np.flatnonzero(is_zero):
                 found[row] = np.ones(len(self)), np.arange(len(self))
-            left = left[queries.any(axis=1)]
+            left = left[~is_zero]
         wanted = min(k + SPARE, most)
         while len(left) and k <= most:
-            for row, answer in zip(left, self.collection.search(queries[left], wanted)):
-                found[row] = self._settle(queries[row : row + 1], k, wanted, *answer)
+            answers = self.collection.search(queries[left], wanted)
+            rescored = self._rescored(queries[left], answers)
+            for row, answer, result in zip(left, answers, rescored):
+                if self._is_sure(queries[row], k, wanted, answer, result[0]):
+                    found[row] = result
             left = np.array([row for row in left if found[row] is None], dtype=np.int64)
             if wanted == most:
                 break
             wanted = min(4 * wanted, most)
         return found
 
-    def _settle(self, query, k, wanted, keys, values, rows):
-        """Return distances and positions if no other row can be among the `k` nearest."""
-        distances, positions = self._measure(query, keys, values, rows)
-        if len(distances) == len(self):
-            return distances, positions
+    def _rescored(self, queries, answers):
+        """Return distances and positions of the rows of this engine among answers, per query."""
+        known, found = np.append(self.keys, -1), []  # -1 is the key of no row
+        for query, (keys, values, rows) in zip(queries, answers):
+            positions = np.searchsorted(self.keys, keys)
+            ours = np.flatnonzero(known[positions] == keys)
+            if self.metric == "hamming":  # what the server has counted is exact
+                distances = values[ours].astype(np.int32)
+            else:
+                distances = self.rescorer.rescore_rows(query[None], rows[ours])
+            found.append((distances, positions[ours]))
+        return found
+
+    def _is_sure(self, query, k, wanted, answer, distances):
+        """Say whether no row that the server held back can be among the `k` nearest."""
+        if len(distances) == len(self.keys):
+            return True
+        keys, values, _ = answer
         if len(keys) < wanted:
             raise self._lost(len(self) - len(distances))
-        if len(distances) >= k and np.partition(distances, k - 1)[k - 1] < self._beyond(
-            query, values
-        ):
-            return distances, positions
-        return None
+        if len(distances) < k:
+            return False
+        return np.partition(distances, k - 1)[k - 1] < self._beyond(query, float(values[-1]))
 
-    def _measure(self, query, keys, values, rows):
-        """Return distances and positions of the rows of this engine among an answer."""
-        positions = np.searchsorted(self.keys, keys)
-        ours = np.flatnonzero(np.append(self.keys, -1)[positions] == keys)
-        positions = positions[ours]
-        if self.metric == "hamming":
-            return values[ours].astype(np.int32), positions
-        return self.form.rescore_rows(query, rows[ours]), positions
-
-    def _beyond(self, query, values):
-        """Return a distance that no row has fallen below that the server held back."""
-        last = float(values[-1])
+    def _beyond(self, query, last):
+        """Return a distance below which no row has fallen that came after the `last` value."""
         if self.metric == "hamming":
             return last
         # No server adds up fewer than four products side by side.
-        error = 2 * (query.shape[1] / 4 + 16) * np.finfo(np.float32).eps
+        error = 2 * (len(query) / 4 + 16) * np.finfo(np.float32).eps
         if self.metric == "cosine":
             return 1 - last - error
-        length = 2 * np.sqrt(np.einsum("ij,ij->", query, query, dtype=float)) + np.sqrt(last)
-        return np.sqrt(max(0.0, last - error * length**2)) / self.form.scale
+        length = 2 * np.sqrt(np.einsum("i,i->", query, query, dtype=float)) + np.sqrt(last)
+        return np.sqrt(max(0.0, last - error * length**2)) / self.rescorer.scale
 
     def _first_ties(self, query, k):
         """Return the `k` nearest of codes of which more tie than a server gives.
@@ -365,7 +385,7 @@ class MilvusEngine(Engine):
         The distance of the k-th is known. Of the rows that have it, those that come first are
         found by asking for leading parts of the gallery, until the part fits.
         """
-        nearest = self._measure(query, *self.collection.search(query, MOST)[0])
+        (nearest,) = self._rescored(query, self.collection.search(query, MOST))
         limit = np.partition(nearest[0], k - 1)[k - 1] if len(nearest[0]) >= k else None
         if limit is None:
             return None
@@ -375,8 +395,8 @@ class MilvusEngine(Engine):
         while low <= high:
             middle = (low + high) // 2
             leading = f"key <= {self.keys[middle - 1]}"
-            answer = self.collection.search(query, MOST, filter=leading)[0]
-            distances, positions = self._measure(query, *answer)
+            (answer,) = self.collection.search(query, MOST, filter=leading)
+            ((distances, positions),) = self._rescored(query, [answer])
             tied = distances == limit
             if np.count_nonzero(tied) < missing:
                 low = middle + 1

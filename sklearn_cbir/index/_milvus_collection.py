@@ -42,7 +42,7 @@ class Collection(Kept):
         self.is_checked = not is_kept
         self._lock, self._writing = ProcessLock(), ProcessLock()
         self._engines = weakref.WeakSet()  # of this process, over rows of this collection
-        self._tombstones = np.empty(0, np.int64)  # keys that were removed and may be erased
+        self.tombstones = np.empty(0, np.int64)  # keys that were removed and may be erased
         self._note(is_kept)
 
     def _note(self, is_kept):
@@ -210,7 +210,7 @@ class Collection(Kept):
     def discard(self, keys):
         """Have rows erased once no engine holds them, unless a pickle may."""
         with self._lock:
-            self._tombstones = np.union1d(self._tombstones, keys)
+            self.tombstones = np.union1d(self.tombstones, keys)
 
     def hold(self, engine):
         """Note that an engine needs its rows."""
@@ -219,17 +219,17 @@ class Collection(Kept):
 
     def sweep(self):
         """Erase what was discarded and nobody holds."""
-        if not len(self._tombstones) or self._ownership.process != os.getpid():
+        if not len(self.tombstones) or self._ownership.process != os.getpid():
             return
         with self._lock:
-            self._tombstones = self._tombstones[self._ownership.may_erase(self._tombstones)]
-            held = [np.isin(self._tombstones, engine.keys) for engine in self._engines]
-            free = self._tombstones[~np.any(held, axis=0)] if held else self._tombstones
+            self.tombstones = self.tombstones[self._ownership.may_erase(self.tombstones)]
+            held = [np.isin(self.tombstones, engine.keys) for engine in self._engines]
+            free = self.tombstones[~np.any(held, axis=0)] if held else self.tombstones
         for start in range(0, len(free), ROWS_PER_CALL):
             keys = free[start : start + ROWS_PER_CALL].tolist()
             self._call("delete", ids=keys, doing="erasing rows")
         with self._lock:
-            self._tombstones = np.setdiff1d(self._tombstones, free)
+            self.tombstones = np.setdiff1d(self.tombstones, free)
 
     def release(self):
         """Drop it, unless it is kept; say nothing if that fails."""

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from sklearn_cbir.codes._search import slices
 from sklearn_cbir.index._milvus_collection import WORD
-from sklearn_cbir.index._rows import row_keys
 
 
 class FirstResults:
@@ -24,7 +22,7 @@ class FirstResults:
     def distances(self, queries):
         """Return the distances up to the k-th nearest row and all that tie with it."""
         distances = np.full((len(queries), len(self)), np.inf)
-        for row, found in enumerate(self.engine._up_to_kth(queries, self.k, ties=True)):
+        for row, found in enumerate(self.engine.up_to_kth(queries, self.k, ties=True)):
             values, positions = found
             near = values <= np.partition(values, self.k - 1)[self.k - 1]
             distances[row, positions[near]] = values[near]
@@ -45,14 +43,8 @@ class ServerRows:
 
     @property
     def row_keys(self):
-        """One 64-bit key per row, as `row_keys` would make it; of old galleries, made here once."""
-        engine = self._engine
-        if engine.mark_format > 1:
-            return engine.marks
-        if "_cached_keys" not in vars(engine):
-            parts = slices(len(self), engine.collection.rows_per_read)
-            engine._cached_keys = np.concatenate([row_keys(self[part]) for part in parts])
-        return engine._cached_keys
+        """One 64-bit key per row, as `row_keys` would make it."""
+        return self._engine.comparable_hashes
 
     def __len__(self):
         return len(self._engine)
@@ -67,7 +59,7 @@ class ServerRows:
         for start in range(0, len(flat), step):
             part = flat[start : start + step]
             unique, place = np.unique(part, return_inverse=True)
-            found[start : start + step] = engine._read(unique)[place]
+            found[start : start + step] = engine.read(unique)[place]
         return found.reshape(*positions.shape, self.shape[1])
 
     def __array__(self, dtype=None, copy=None):

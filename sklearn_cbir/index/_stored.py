@@ -12,6 +12,7 @@ from sklearn import get_config
 from sklearn.utils.validation import check_array
 
 from sklearn_cbir._kinds import Kept
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._checking import check_finite
 from sklearn_cbir.index._engine import remembered
 from sklearn_cbir.index._exact import BYTES_PER_PAIR, CosineEngine, EuclideanEngine
@@ -31,13 +32,18 @@ ROUNDING = 1e-3
 
 
 class StoredRows:
-    """Rows as they are compared, made when they are asked for; stands in for an array of them."""
+    """Rows as they are compared, made when they are asked for; stands in for an array of them.
+
+    A subclass owes `norms_of(rows)`, numbers that are computed once per row of the store,
+    (n_numbers, n), and `compared(rows, part)`, which turns some into those that are compared.
+    """
 
     ndim = 2
+    lock = ProcessLock()  # held while norms are computed
 
-    def __init__(self, engine):
-        self._engine = engine
-        self.shape, self.dtype = engine.store.shape, engine.store.dtype
+    def __init__(self, store, scale):
+        self.store, self.scale = store, scale
+        self.shape, self.dtype = store.shape, store.dtype
         self.itemsize = self.dtype.itemsize
 
     def __len__(self):
@@ -45,11 +51,11 @@ class StoredRows:
 
     def __getitem__(self, part):
         if isinstance(part, slice):
-            return self._engine.read(part)
+            return self.compared(self.store[part], part)
         positions = np.asarray(part)
         if positions.dtype == bool:
             positions = np.flatnonzero(positions)
-        found = self._engine.read(positions.ravel())
+        found = self._checked(positions.ravel())
         return found.reshape(*positions.shape, self.shape[1])
 
     def take(self, positions, axis):
@@ -61,56 +67,82 @@ class StoredRows:
     def __array__(self, dtype=None, copy=None):
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
+    @remembered
+    def norms(self):
+        """What is computed once per row, (n_numbers, n)."""
+        parts = stored_blocks(self.store)
+        return np.concatenate([self.norms_of(self.store[part]) for part in parts], axis=1)
+
+    def _checked(self, positions):
+        """Return single rows, few enough to look at twice: an answer is measured on them."""
+        rows = self.store[positions]
+        if self.store.may_change:
+            norms = self.norms_of(rows.copy())
+            if not np.allclose(norms, self.norms[:, positions], rtol=ROUNDING, atol=0):
+                raise self.store.changed()
+        return self.compared(rows, positions)
+
+
+class UnitRows(StoredRows):
+    """Rows of norm 1: the factors that make them so are kept, and which rows are zero."""
+
+    def norms_of(self, rows):
+        """Return the largest number of every row, the norm of the rest, and whether it is zero."""
+        largest = row_max_abs(rows)
+        return np.hstack([largest, row_norms(rows / largest), ~rows.any(axis=1, keepdims=True)]).T
+
+    def compared(self, rows, part):
+        """Make rows of the store unit rows, in place."""
+        largest, norm, _ = self.norms[:, part]
+        rows /= largest[:, None]
+        rows /= norm[:, None]
+        return rows
+
+
+class ScaledRows(StoredRows):
+    """Rows times a power of two; half their squared norms are kept."""
+
+    def norms_of(self, rows):
+        """Return half the squared norm of every row."""
+        rows = self.compared(rows, None)
+        return np.einsum("ij,ij->i", rows, rows)[None] / 2
+
+    def compared(self, rows, part):
+        """Scale rows of the store, in place."""
+        if self.scale != 1:
+            rows *= rows.dtype.type(self.scale)
+        return rows
+
 
 class StoredEngine:
-    """What exact engines share that read their rows block by block.
-
-    A subclass owes `_norms_of(rows)`, numbers that are computed once per row, (n_numbers, n),
-    and `_compared(rows, part)`, which turns rows of the store into those that are compared.
-    """
+    """What exact engines share that read their rows block by block."""
 
     storages = ("float16", "memory_map")
     pickled = ("store", "scale")
     in_memory = False
-
-    def __len__(self):
-        return len(self.store)
+    row_class = UnitRows  # of the rows as they are compared
 
     def build(self, rows):
         """Hold rows in half precision, or a file of them, whose numbers are checked here."""
         is_file = isinstance(rows, RowFile)
-        self.store = rows if is_file else HalfRows(rows, unit=self.metric == "cosine")
-        peak = 0.0
-        for part in self._parts():
-            rows = self.store[part]
+        store = rows if is_file else HalfRows(rows, unit=self.metric == "cosine")
+        largest = 0.0
+        for part in stored_blocks(store):
+            rows = store[part]
             check_finite(rows, first=part.start)
-            peak = max(peak, float(rows.max()), -float(rows.min()))
-        self._fit_range(peak)
-        return self
+            largest = max(largest, float(rows.max()), -float(rows.min()))
+        self._fit_range(largest)
+        return self._hold(store)
 
-    @property
-    def rows(self):
-        """The gallery, as it is compared."""
-        return StoredRows(self)
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._hold(self.store)
 
     def relocate(self, path):
         """Return an engine whose file is in another place."""
         if not isinstance(self.store, RowFile):
             return None
-        engine = self._with_store(self.store.at(path))
-        if self.knows("_norms"):
-            engine._norms = self._norms
-        return engine
-
-    def read(self, part):
-        """Return some rows as they are compared."""
-        rows = self.store[part]
-        # Single rows are those that an answer is measured on, few enough to look at twice.
-        if self.store.may_change and not isinstance(part, slice):
-            norms = self._norms_of(rows.copy())
-            if not np.allclose(norms, self._norms[:, part], rtol=ROUNDING, atol=0):
-                raise self.store.changed()
-        return self._compared(rows, part)
+        return self._with_store(self.store.at(path), lambda norms, _: norms)
 
     def as_held(self, queries):
         """Return queries as they would be if they were rows of the gallery."""
@@ -121,30 +153,29 @@ class StoredEngine:
 
     def add(self, rows):
         """Return an engine with `rows` appended."""
-        engine = self._with_store(self.store.add(rows))
-        if self.knows("_norms"):
-            new = engine._norms_of(engine.store[len(self) :])
-            engine._norms = np.concatenate([self._norms, new], axis=1)
-        return engine
+
+        def longer(norms, new):
+            more = new.norms_of(new.store[len(self) :])
+            return np.concatenate([norms, more], axis=1)
+
+        return self._with_store(self.store.add(rows), longer)
 
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
-        engine = self._with_store(self.store.remove(positions))
-        if self.knows("_norms"):
-            engine._norms = np.delete(self._norms, positions, axis=1)
+        return self._with_store(
+            self.store.remove(positions), lambda norms, _: np.delete(norms, positions, axis=1)
+        )
+
+    def _hold(self, store):
+        self.store, self.rows = store, self.row_class(store, self.scale)
+        return self
+
+    def _with_store(self, store, norms_after):
+        """Return an engine over another store; known norms become ``norms_after(norms, rows)``."""
+        engine = self._like()._hold(store)
+        if "norms" in vars(self.rows):
+            engine.rows.norms = norms_after(self.rows.norms, engine.rows)
         return engine
-
-    def _with_store(self, store):
-        return self._like(store=store)
-
-    def _parts(self):
-        """Yield slices of rows that fit into the working memory."""
-        return row_blocks(*self.store.shape, itemsize=32, largest=ROWS_AT_ONCE)
-
-    @remembered
-    def _norms(self):
-        """What is computed once per row, (n_numbers, n)."""
-        return np.concatenate([self._norms_of(self.store[part]) for part in self._parts()], axis=1)
 
     def _blocks(self, n_queries, k=1):
         """Yield blocks of many queries: all of a block share one reading of the rows."""
@@ -154,7 +185,7 @@ class StoredEngine:
     def _tile(self, n_queries):
         """Return how many rows are read and screened at once."""
         budget = get_config()["working_memory"] * 2**20 / 4
-        fitting = int(budget // (self.store.shape[1] * self.store.dtype.itemsize))
+        fitting = int(budget // (self.rows.shape[1] * self.rows.itemsize))
         return max(1, min(super()._tile(n_queries), fitting))
 
     def _similarity(self, queries, part, memory=None):
@@ -163,7 +194,7 @@ class StoredEngine:
         tile = self._tile(max(1, len(queries)))
         if stop - start <= tile:
             return super()._similarity(queries, slice(start, stop), memory)
-        similarity = np.empty((len(queries), stop - start), dtype=self.store.dtype)
+        similarity = np.empty((len(queries), stop - start), dtype=self.rows.dtype)
         for first in range(start, stop, tile):
             piece = slice(first, min(first + tile, stop))
             similarity[:, piece.start - start : piece.stop - start] = super()._similarity(
@@ -173,43 +204,26 @@ class StoredEngine:
 
 
 class StoredCosineEngine(StoredEngine, CosineEngine):
-    """Stored rows under the cosine distance: the factors that make them unit rows are kept."""
+    """Stored rows under the cosine distance."""
 
     scale = 1.0
 
     def _fit_range(self, peak):
         """Do nothing: any row can be made a unit row."""
 
-    def _norms_of(self, rows):
-        largest = row_max_abs(rows)
-        return np.hstack([largest, row_norms(rows / largest), ~rows.any(axis=1, keepdims=True)]).T
-
-    def _compared(self, rows, part):
-        largest, length, _ = self._norms[:, part]
-        rows /= largest[:, None]
-        rows /= length[:, None]
-        return rows
-
     @property
     def _is_zero(self):
-        return self._norms[2] > 0
+        return self.rows.norms[2] > 0
 
 
 class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
-    """Stored rows under the Euclidean distance; half their squared lengths are kept."""
+    """Stored rows under the Euclidean distance."""
 
-    def _norms_of(self, rows):
-        rows = self._compared(rows, None)
-        return np.einsum("ij,ij->i", rows, rows)[None] / 2
-
-    def _compared(self, rows, part):
-        if self.scale != 1:
-            rows *= rows.dtype.type(self.scale)
-        return rows
+    row_class = ScaledRows
 
     @property
     def _half_squares(self):
-        return self._norms[0]
+        return self.rows.norms[0]
 
 
 class HalfRows(Kept):
@@ -427,6 +441,11 @@ class RowFile(Kept):
             f"{self.path!r} has changed since this gallery was fitted on it. Put the file back as "
             "it was, say where that is now with relocate(path), or fit again."
         )
+
+
+def stored_blocks(store):
+    """Yield slices of rows of a store that fit into the working memory."""
+    return row_blocks(*store.shape, itemsize=32, largest=ROWS_AT_ONCE)
 
 
 def check_file(X, owner):
