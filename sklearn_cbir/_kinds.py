@@ -5,6 +5,8 @@ classes need no kind: files name them by the path that users import.
 """
 
 import importlib
+from collections.abc import Callable
+from typing import Any, SupportsIndex
 
 PACKAGE = "sklearn_cbir"
 # Kind: where its class is now.
@@ -67,8 +69,7 @@ def class_of(kind: str) -> type:
 
 def of_kind(kind: str) -> object:
     """Return a new object of a kind, without a state; pickles call this, and set the state."""
-    cls = class_of(kind)
-    return cls.__new__(cls)
+    return object.__new__(class_of(kind))
 
 
 # The place that pickles name, which is public and stays.
@@ -78,17 +79,17 @@ of_kind.__module__ = f"{PACKAGE}.index"
 class Kept:
     """What a pickle calls by its kind; a subclass that has none is pickled as any object is."""
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         kind = kind_of(type(self))
         if kind is None:
             return super().__reduce_ex__(protocol)
         return of_kind, (kind,), self.__getstate__()
 
 
-def former_classes(module: str):
+def former_classes(module: str) -> Callable[[str], type]:
     """Return the `__getattr__` of a module that classes have left, for those that pickles seek."""
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> type:
         if f"{module}.{name}" not in FORMER:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         return class_of(FORMER[f"{module}.{name}"])

@@ -1,6 +1,9 @@
 """What an earlier version saved loads, to the same answers: `tests/data/golden` holds its files."""
 
+import pickle
+import sys
 import tarfile
+import types
 from pathlib import Path
 
 import joblib
@@ -8,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cbir import _kinds
 from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir.extraction import load_features
+from sklearn_cbir.index import _exact
 from sklearn_cbir.persistence import load, save
 
 FOLDER = Path(__file__).parent / "data/golden"
@@ -113,3 +118,31 @@ def test_what_is_loaded_is_saved_in_the_newest_format(archive, golden, tmp_path)
     save(retriever, tmp_path / "again.cbir")
     assert b"sklearn_cbir format 2," in (tmp_path / "again.cbir").read_bytes()[-200:]
     check(load(tmp_path / "again.cbir"), "exact_cosine", golden[1][archive])
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """The engine of the cosine has another module and another name, as after a change."""
+    engine, elsewhere = _exact.CosineEngine, types.ModuleType("sklearn_cbir.index._elsewhere")
+    elsewhere.Renamed = engine
+    monkeypatch.setitem(sys.modules, elsewhere.__name__, elsewhere)
+    monkeypatch.delattr(_exact, "CosineEngine")
+    former = _kinds.former_classes(_exact.__name__)
+    monkeypatch.setattr(_exact, "__getattr__", former, raising=False)
+    monkeypatch.setitem(_kinds.KINDS, "cosine", "index._elsewhere.Renamed")
+    monkeypatch.setitem(_kinds._KIND_AT, "sklearn_cbir.index._elsewhere.Renamed", "cosine")
+    before = engine.__module__, engine.__name__, engine.__qualname__
+    engine.__module__, engine.__name__, engine.__qualname__ = elsewhere.__name__, *2 * ["Renamed"]
+    yield
+    engine.__module__, engine.__name__, engine.__qualname__ = before
+
+
+@pytest.mark.parametrize("archive", NAMES)
+def test_all_that_was_saved_loads_after_a_class_has_moved(archive, golden, moved, tmp_path):
+    folder, answers = golden[0] / archive, golden[1][archive]
+    file, stored = load(folder / "exact_cosine.cbir"), joblib.load(folder / "exact_cosine.joblib")
+    save(file, tmp_path / "again.cbir")
+    again = pickle.loads(pickle.dumps(stored)), load(tmp_path / "again.cbir")
+    for retriever in (file, stored, *again):
+        assert type(retriever._gallery.engine).__name__ == "Renamed"
+        check(retriever, "exact_cosine", answers)
