@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import warnings
 
 import numpy as np
@@ -40,25 +39,6 @@ def exact(rows):
     return NeighborsRetriever(algorithm="exact").fit(rows)
 
 
-def test_tight_clusters_are_searched_with_high_recall(graph, exact, queries):
-    assert graph.algorithm_ == "nndescent"
-    assert graph.recall_ >= 0.95
-    expected, found = exact.kneighbors(queries), graph.kneighbors(queries)
-    assert recall(found[1], expected[1]) >= 0.95
-    # Nobody ends in another cluster.
-    np.testing.assert_allclose(found[0][:, 0], expected[0][:, 0], atol=0.05)
-
-
-@pytest.mark.parametrize("k", [1, 10, 11, 30, 128, 129, N])
-def test_any_number_of_neighbors_is_answered_soundly(k, graph, exact, queries):
-    assert_sound(graph, queries[:40], k)
-    found, expected = graph.kneighbors(queries, k)[1], exact.kneighbors(queries, k)[1]
-    if k <= 128:
-        assert recall(found, expected) >= 0.95
-    else:  # beyond what the graph supports: exact
-        np.testing.assert_array_equal(found, expected)
-
-
 def test_more_neighbors_than_the_graph_finds_surely_are_found_exactly(rows, queries, exact):
     class Hasty(_nndescent.NNDescentEngine):
         def _enough(self, queries, k):
@@ -84,28 +64,6 @@ def test_re_rankers_ask_the_graph(rows, queries, monkeypatch):
     )
     graph.kneighbors(queries)
     assert 100 in asked
-
-
-def test_the_gallery_asked_about_itself_leaves_each_row_out(graph, exact):
-    positions = graph.kneighbors(return_distance=False)
-    assert not (positions == np.arange(N)[:, None]).any()
-    assert recall(positions, exact.kneighbors(return_distance=False)) >= 0.95
-
-
-def test_radii_are_exact(graph, exact, queries):
-    for found, expected in zip(
-        graph.radius_neighbors(queries, 0.01)[1], exact.radius_neighbors(queries, 0.01)[1]
-    ):
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_scores_are_exact(rows, queries, graph):
-    labelled = NeighborsRetriever(algorithm="nndescent", random_state=0)
-    labelled.fit(rows, np.arange(N) % 7)
-    exact = NeighborsRetriever(algorithm="exact").fit(rows, np.arange(N) % 7)
-    y_queries = np.arange(300) % 7
-    assert labelled.score(queries, y_queries) == exact.score(queries, y_queries)
-    assert labelled.algorithm_ == "nndescent"
 
 
 def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
@@ -154,69 +112,6 @@ def test_many_small_groups_are_all_reached():
         assert recall(graph.kneighbors(queries)[1], exact.kneighbors(queries)[1]) >= 0.95
 
 
-def test_one_neighbor_is_found_by_the_index(rows, queries, monkeypatch):
-    retriever = NeighborsRetriever(1, algorithm="nndescent", random_state=0).fit(rows)
-    engine = retriever._gallery.engine
-    asked = []
-    exact = engine.exact.query
-    monkeypatch.setattr(engine.exact, "query", lambda q, k: asked.append(len(q)) or exact(q, k))
-    found = retriever.kneighbors(queries)[1]
-    assert asked == []  # no query was given to the exact engine
-    assert (found == exact(engine.encode(queries), 1)[1]).mean() >= 0.95
-
-
-def test_a_gallery_of_mostly_zero_rows(rows):
-    gallery = np.vstack([rows[:1100], np.zeros((15_000, rows.shape[1]), np.float32)])
-    retriever = NeighborsRetriever(5, algorithm="nndescent", random_state=0).fit(gallery)
-    assert (retriever.kneighbors(rows[:50])[1][:, 0] == np.arange(50)).mean() > 0.95
-
-
-def test_zero_and_repeated_rows(rows, queries):
-    gallery = np.vstack([rows, np.zeros((50, 32), np.float32), np.tile(rows[:1], (300, 1))])
-    graph = NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=0).fit(gallery)
-    distances, positions = graph.kneighbors(np.zeros((2, 32)), 5)
-    assert (distances == 1).all()
-    assert positions.tolist() == [[0, 1, 2, 3, 4]] * 2
-    assert_sound(graph, queries, 10)
-    assert not np.isin(graph.kneighbors(queries)[1], np.arange(N, N + 50)).any()
-    distances = graph.kneighbors(rows[:1], 30)[0]
-    assert (distances == 0).all()
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_euclidean_rows_of_any_scale(scale, queries, rows):
-    graph = NeighborsRetriever(algorithm="nndescent", metric="euclidean", random_state=0)
-    exact = NeighborsRetriever(algorithm="exact", metric="euclidean")
-    scaled = rows * np.float32(scale)
-    found = graph.fit(scaled).kneighbors(queries * np.float32(scale))
-    expected = exact.fit(scaled).kneighbors(queries * np.float32(scale))
-    assert recall(found[1], expected[1]) >= 0.95
-    assert graph.recall_ >= 0.95
-
-
-def test_rows_added_and_removed_show_at_once(rows, queries):
-    more = make_clusters(400, seed=3)
-    graph = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
-    built = graph._gallery.engine.index
-    graph.partial_fit(more[:100])
-    assert (graph.predict(more[:100])[:, 0] == np.arange(N, N + 100)).all()
-    victims = graph.predict(queries[:3])[:, :9].ravel()
-    graph.remove(np.unique(victims))
-    assert graph._gallery.engine.index is built  # too little has changed to build again
-    assert not np.isin(graph.predict(queries), victims).any()
-    assert_sound(graph, queries, 10)
-    loaded = pickle.loads(pickle.dumps(graph))
-    np.testing.assert_array_equal(loaded.predict(queries), graph.predict(queries))
-    graph.partial_fit(more[100:])
-    assert graph._gallery.engine.index is not built
-    expected = NeighborsRetriever(algorithm="exact").fit(
-        np.delete(np.vstack([rows, more]), np.unique(victims), axis=0)
-    )
-    found = graph.kneighbors(queries, return_distance=False)
-    assert recall(found, expected.kneighbors(queries, return_distance=False)) >= 0.95
-    assert graph.remove(graph.ids_[900:]).algorithm_ == "exact"  # too few rows for a graph
-
-
 def test_a_pickle_holds_the_graph(graph, queries, monkeypatch):
     stored = pickle.dumps(graph)
     assert len(stored) < graph._gallery.engine.rows.nbytes * 1.1 + 130 * N
@@ -224,21 +119,6 @@ def test_a_pickle_holds_the_graph(graph, queries, monkeypatch):
     loaded = pickle.loads(stored)
     for found, expected in zip(loaded.kneighbors(queries), graph.kneighbors(queries)):
         np.testing.assert_array_equal(found, expected)
-
-
-def test_the_seed_fixes_the_graph_and_leaves_the_global_generator(rows, queries, graph):
-    state = np.random.get_state()[1].copy()  # noqa: NPY002
-    again = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
-    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
-    np.testing.assert_array_equal(again.kneighbors(queries)[1], graph.kneighbors(queries)[1])
-
-
-def test_low_recall_warns(rows, monkeypatch):
-    monkeypatch.setattr(_nndescent.NNDescentEngine, "ef_searches", (1,))
-    with pytest.warns(UserWarning, match="less than recall_target=1.0"):
-        NeighborsRetriever(algorithm="nndescent", random_state=0, recall_target=1.0).fit(
-            np.random.default_rng(0).standard_normal((N, 200)).astype(np.float32)
-        )
 
 
 @pytest.fixture(scope="module")
@@ -254,28 +134,6 @@ def test_the_neighbors_of_pynndescent_make_as_good_a_graph(by_pynndescent, exact
     assert by_pynndescent.recall_ >= 0.95
     expected = exact.kneighbors(queries, return_distance=False)
     assert recall(by_pynndescent.kneighbors(queries)[1], expected) >= 0.95
-
-
-def test_threads_get_the_answers_of_one(graph, queries):
-    expected = graph.kneighbors(queries, return_distance=False)
-    wrong = []
-
-    def ask():
-        for row in range(len(queries)):
-            if (graph.kneighbors(queries[row : row + 1])[1][0] != expected[row]).any():
-                wrong.append(row)
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert wrong == []
 
 
 @pytest.mark.ann
@@ -301,13 +159,6 @@ def test_thread_counts_are_restored(rows, monkeypatch, by_pynndescent):
     assert numba.get_num_threads() == before
 
 
-def test_few_rows_are_searched_exactly():
-    retriever = NeighborsRetriever(3, algorithm="nndescent").fit(np.eye(5))
-    assert retriever.algorithm_ == "exact"
-    assert retriever.recall_ == 1.0
-    assert retriever.predict(np.eye(5))[:, 0].tolist() == [0, 1, 2, 3, 4]
-
-
 def test_auto_builds_the_graph_when_the_gallery_grows(rows, queries, monkeypatch):
     monkeypatch.setattr("sklearn_cbir.index._engines.EXACT_UP_TO_ROWS", 1500)
     monkeypatch.setattr("sklearn_cbir.index._engines.EXACT_UP_TO_NUMBERS", 1500)
@@ -316,19 +167,6 @@ def test_auto_builds_the_graph_when_the_gallery_grows(rows, queries, monkeypatch
     assert retriever.partial_fit(rows[1500:]).algorithm_ == "nndescent"
     assert_sound(retriever, queries, 10)
     assert NeighborsRetriever(expected_queries=10).fit(rows).algorithm_ == "exact"
-
-
-def test_bad_queries_are_refused(graph):
-    for value in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="Input X contains"):
-            graph.kneighbors(np.full((1, 32), value))
-    for width in (31, 33):
-        with pytest.raises(ValueError, match="expecting 32"):
-            graph.kneighbors(np.zeros((1, width)))
-    with pytest.raises(ValueError, match="Reshape your data"):
-        graph.kneighbors(np.zeros(32))
-    with pytest.raises(ValueError, match="n_samples_fit = 3000"):
-        graph.kneighbors(np.zeros((1, 32)), N + 1)
 
 
 def test_no_place_for_compiled_code_is_explained(monkeypatch, rows):
@@ -397,17 +235,3 @@ def test_a_saved_graph_retriever_answers_in_another_process(graph, queries, tmp_
     subprocess.run([sys.executable, "-c", program], check=True)
     found = np.load(tmp_path / "found.npy")
     np.testing.assert_array_equal(found, graph.kneighbors(queries)[1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n_features", [64, 512])
-@pytest.mark.parametrize("spread", [0.05, 0.3, 1.0])
-def test_recall_or_a_warning_on_20000_rows(n_features, spread):
-    rows = make_clusters(20_000, n_features, 100, spread)
-    queries = make_clusters(500, n_features, 100, spread, seed=2)
-    graph = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
-    exact = NeighborsRetriever(algorithm="exact").fit(rows)
-    expected = exact.kneighbors(queries, return_distance=False)
-    found = graph.kneighbors(queries, return_distance=False)
-    assert recall(found, expected) >= 0.95
-    assert abs(recall(found, expected) - graph.recall_) < 0.03
