@@ -6,8 +6,15 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # One thread a process, set before numpy and torch are imported: several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
+
+# The same few examples everywhere; `pytest --hypothesis-profile=many` draws new ones.
+common = {"deadline": None, "database": None, "stateful_step_count": 12}
+hypothesis.settings.register_profile("few", max_examples=15, derandomize=True, **common)
+hypothesis.settings.register_profile("many", max_examples=500, print_blob=True, **common)
+hypothesis.settings.load_profile("few")
 
 
 @pytest.fixture(autouse=True)

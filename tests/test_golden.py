@@ -68,6 +68,8 @@ def test_the_golden_files_are_few_bytes():
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 500_000
 
 
+# Of what it holds of scikit-learn it says so itself.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
 @pytest.mark.parametrize(("archive", "name"), HERE)
 def test_a_file_of_an_earlier_version_loads_to_the_same_answers(archive, name, golden):
     folder, answers = golden

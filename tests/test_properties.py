@@ -1,23 +1,34 @@
 """What holds for any input, tried on those that hypothesis makes up: references are plain loops."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
+from metric_cases import (
+    IN_RADIUS,
+    VARIANTS,
+    call,
+    coded,
+    labels_that_share,
+    loop_average_precision,
+    over_orders,
+)
+from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.codes import (
+    HammingDistances,
     hamming_distances,
     hamming_radius,
     hamming_top_k,
     pack_codes,
     unpack_codes,
 )
-from sklearn_cbir.metrics import mean_average_precision, precision_at_k, recall_in_radius
+from sklearn_cbir.metrics import METRICS, mean_average_precision
 
-hypothesis = pytest.importorskip("hypothesis")
-given, st = hypothesis.given, hypothesis.strategies
-few = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=2 * settings.default.max_examples)
 IDS = st.one_of(
     st.text(max_size=4),
     st.integers(-(2**63), 2**63 - 1),
@@ -108,31 +119,109 @@ def test_codes_are_compared_bit_by_bit(data):
 
 @st.composite
 def rankings(draw):
-    """Distances with ties, what is relevant, and the order of every way to break the ties."""
-    n = draw(st.integers(2, 6))
+    """Distances with ties, labels that are shared with the query, and rows that are left out."""
+    n = draw(st.integers(1, 5))
     number = st.sampled_from([0.0, -0.0, 0.1, 1 / 3, 2.0, 1e300, float("inf")])
-    distances = np.array(draw(st.lists(number, min_size=n, max_size=n)))
-    relevant = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    relevant[draw(st.integers(0, n - 1))] = True
-    orders = [
-        order
-        for order in itertools.permutations(range(n))
-        if all(distances[a] <= distances[b] for a, b in itertools.pairwise(order))
-    ]
-    return distances, relevant, orders
+    distances = draw(st.lists(number, min_size=n, max_size=n))
+    shared = draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
+    left_out = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    return np.array(distances), np.array(shared), left_out
+
+
+def asked(ranking, how):
+    """Return what a metric takes: 0/1 columns, distances, and rows to leave out in one form."""
+    distances, shared, left_out = ranking
+    out = np.flatnonzero(left_out)
+    exclude = {"mask": left_out[None], "rows": [out], "none": None}[how]
+    if how == "none":
+        left_out = np.zeros_like(left_out)
+    return (*labels_that_share(shared, 3), distances[None]), exclude, ~left_out
 
 
 @few
-@given(rankings(), st.integers(1, 6))
-def test_metrics_are_means_over_the_orders_of_ties(ranking, k):
-    distances, relevant, orders = ranking
-    k = min(k, len(distances))
-    hits = np.array([relevant[list(order)] for order in orders])
-    precision = hits.cumsum(axis=1) / np.arange(1, len(distances) + 1)
-    wanted = ((precision * hits).sum(axis=1) / relevant.sum()).mean()
-    labels = np.where(relevant, 1, 0)
-    assert abs(mean_average_precision([1], labels, distances[None]) - wanted) < 1e-12
-    wanted = hits[:, :k].mean()
-    assert abs(precision_at_k([1], labels, distances[None], k=k) - wanted) < 1e-12
-    inside = (distances <= 1 / 3)[relevant].mean()
-    assert abs(recall_in_radius([1], labels, distances[None], radius=1 / 3) - inside) < 1e-12
+@given(rankings(), st.integers(1, 6), st.sampled_from(["mask", "rows", "none"]))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_metrics_are_means_over_the_orders_of_ties(name, ranking, k, how):
+    metric, loop = VARIANTS[name]
+    arguments, exclude, kept = asked(ranking, how)
+    distances, shared = ranking[0][kept], ranking[1][kept]
+    k = min(k, max(len(shared), 1))
+    value = call(metric, name, *arguments, k=k, exclude=exclude, per_query=True)[0]
+    if not shared.any():
+        assert np.isnan(value)
+        return
+    values = over_orders(loop, shared.tolist(), distances, k)
+    assert value == pytest.approx(np.mean(values), abs=1e-12)
+    first, last = (
+        call(metric, name, *arguments, k=k, exclude=exclude, ties=ties, per_query=True)[0]
+        for ties in ("optimistic", "pessimistic")
+    )
+    assert last - 1e-12 <= min(values) <= max(values) <= first + 1e-12
+    by_position = sorted(range(len(shared)), key=lambda i: distances[i])
+    value = call(metric, name, *arguments, k=k, exclude=exclude, ties="stable", per_query=True)[0]
+    assert value == pytest.approx(loop(shared[by_position].tolist(), k), abs=1e-12)
+
+
+def in_radius(shared, n_relevant):
+    """Return what the metrics of a radius say of the items inside, in their order."""
+    n_hits = sum(count > 0 for count in shared)
+    return {
+        "precision_in_radius": n_hits / len(shared) if shared else 0.0,
+        "recall_in_radius": n_hits / n_relevant,
+        "success_in_radius": float(len(shared) > 0),
+        "map_in_radius": loop_average_precision(shared, len(shared), "hits"),
+    }
+
+
+@few
+@given(rankings(), st.sampled_from([0, 0.1, 1 / 3, 2]), st.sampled_from(["mask", "rows", "none"]))
+def test_metrics_of_a_radius_count_what_is_inside(ranking, radius, how):
+    arguments, exclude, kept = asked(ranking, how)
+    distances, shared = ranking[0][kept], ranking[1][kept]
+    inside = distances <= radius
+    for name in IN_RADIUS:
+        value = METRICS[name](*arguments, radius=radius, exclude=exclude, per_query=True)[0]
+        if not shared.any():
+            assert np.isnan(value)
+            continue
+        values = over_orders(
+            lambda counts, k, name=name: in_radius(counts, np.count_nonzero(shared))[name],
+            shared[inside].tolist(),
+            distances[inside],
+            None,
+        )
+        assert value == pytest.approx(np.mean(values), abs=1e-12)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 20), st.booleans())
+@pytest.mark.parametrize("name", METRICS)
+def test_codes_score_as_the_matrix_of_their_distances(name, seed, n_bits, graded):
+    rng = np.random.default_rng(seed)
+    y_queries, y_gallery, *codes = coded(rng, graded, n_bits)
+    exclude = rng.integers(-1, 150, 20)
+    compared = HammingDistances(*map(pack_codes, codes))
+    values = (
+        call(METRICS[name], name, y_queries, y_gallery, d, k=7, exclude=exclude, per_query=True)
+        for d in (compared, hamming_distances(*map(pack_codes, codes)))
+    )
+    np.testing.assert_allclose(*values, rtol=1e-12, atol=1e-14)
+
+
+@few
+@given(st.data())
+def test_a_mean_leaves_out_queries_without_anything_relevant(data):
+    n = data.draw(st.integers(1, 6))
+    labels = st.lists(st.integers(0, 2), min_size=n, max_size=n)
+    y_queries, y_gallery = data.draw(labels), data.draw(labels)
+    weight = data.draw(st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=n, max_size=n))
+    distances = np.random.default_rng(n).random((n, n))
+    values = mean_average_precision(y_queries, y_gallery, distances, per_query=True)
+    assert np.isnan(values).tolist() == [label not in y_gallery for label in y_queries]
+    scored = ~np.isnan(values)
+    if not scored.any():
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        mean = mean_average_precision(y_queries, y_gallery, distances, sample_weight=weight)
+    wanted = sum(v * w for v, w in zip(values, weight) if v == v)
+    assert mean == pytest.approx(wanted / np.array(weight)[scored].sum())
