@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ def load_cifar10(path, part):
         stream, offsets = file[f"jpeg_{part}"], file[f"offset_{part}"]
         y = file[f"y_{part}"]
     images = np.empty((len(y), 32, 32, 3), dtype=np.uint8)
-    for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:])):
+    for i, (start, end) in enumerate(itertools.pairwise(offsets)):
         images[i] = Image.open(io.BytesIO(stream[start:end].tobytes())).convert("RGB")
     return images, y.astype(np.int64)
 

@@ -8,6 +8,7 @@ that are in different files. The fewer, the less a reader has to turn pages.
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -84,7 +85,7 @@ def main():
             call()
             steps = walk(call)
             files = [file for file, _ in steps]
-            n_switches = sum(one != other for one, other in zip(files, files[1:]))
+            n_switches = sum(one != other for one, other in itertools.pairwise(files))
             counts = len(set(files)), len(set(steps)), len(steps), n_switches
             print("{:10}{:>6}{:>11}{:>7}{:>10}".format(name, *counts), flush=True)
             if options.steps:

@@ -130,7 +130,7 @@ def _dense(y: Any, name: str) -> np.ndarray:
 def _from_list(y: list | tuple, name: str) -> np.ndarray:
     """Return an array that keeps what asarray would change: one type for labels of several."""
     types = set(map(type, y))
-    if len(types) < 2 and all(map(_has_dtype, types)) or any(map(_is_row, types)):
+    if (len(types) < 2 and all(map(_has_dtype, types))) or any(map(_is_row, types)):
         try:
             return np.asarray(y)
         except ValueError as error:
@@ -200,7 +200,7 @@ def _check_single(y: np.ndarray, name: str) -> np.ndarray:
             f"{name}[{row}] is {y[row]}: Input {name} contains NaN or infinity. "
             "Drop those rows or label them."
         )
-    if y.dtype.kind == "c" or y.dtype.kind == "f" and (y != np.trunc(y)).any():
+    if y.dtype.kind == "c" or (y.dtype.kind == "f" and (y != np.trunc(y)).any()):
         raise ValueError(
             f"Unknown label type: {name} holds continuous values such as {shortened(y[0])}. "
             "Labels are classes: integers or strings."

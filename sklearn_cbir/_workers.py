@@ -197,7 +197,7 @@ class _Failure:
         raise error
 
 
-def _begin(number):
+def _begin(number):  # noqa: ARG001 - torch gives it
     """Prepare a process: it does not know its number, and ends when that of the training does."""
     # An augmentation that is told that, and in which, process it runs would not do the same.
     torch.utils.data._utils.worker._worker_info = None

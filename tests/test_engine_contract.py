@@ -104,7 +104,7 @@ class Remote(Plain):
         return super().build(rows)
 
     def relocate(self, place):
-        SERVER[place][self.key]  # noqa: B018, raises where it is not there
+        SERVER[place][self.key]
         return self._like(given_uri=place)
 
     def _over(self, rows):
@@ -708,9 +708,11 @@ def test_many_threads_get_the_answers_of_one(case, approximate, near):
     wrong = []
 
     def ask():
-        for row in range(len(near)):
-            if (approximate.kneighbors(near[row : row + 1])[1][0] != expected[row]).any():
-                wrong.append(row)
+        wrong.extend(
+            row
+            for row in range(len(near))
+            if (approximate.kneighbors(near[row : row + 1])[1][0] != expected[row]).any()
+        )
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

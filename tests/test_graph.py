@@ -1,5 +1,7 @@
 """The loops of the graph, beside plain ones."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def find_neighbors(rows):
 
 
 def links_of(starts, links):
-    return [links[start:stop].tolist() for start, stop in zip(starts[:-1], starts[1:])]
+    return [links[start:stop].tolist() for start, stop in itertools.pairwise(starts)]
 
 
 @pytest.mark.parametrize("slack", [1.0, 1.2])

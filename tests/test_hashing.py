@@ -32,7 +32,7 @@ from sklearn_cbir.hashing import (
 
 
 def _legacy_rng(seed):
-    return np.random.RandomState(seed)  # noqa: NPY002
+    return np.random.RandomState(seed)
 
 
 # The family -----------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def test_every_layout_of_memory_comes_back(X, path):
 @pytest.fixture
 def graph():
     X = np.random.default_rng(0).normal(size=(1300, 4))
-    seed = np.random.RandomState(3)  # noqa: NPY002
+    seed = np.random.RandomState(3)
     retriever = NeighborsRetriever(5, algorithm="nndescent", random_state=seed).fit(X)
     return retriever.remove([4, 900])
 

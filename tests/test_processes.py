@@ -156,8 +156,7 @@ def test_several_threads_share_an_extractor_that_was_just_loaded():
 
     def transform():
         barrier.wait()
-        for _ in range(3):
-            found.append(np.array_equal(loaded.transform(IMAGES), rows))
+        found.extend(np.array_equal(loaded.transform(IMAGES), rows) for _ in range(3))
 
     threads = [threading.Thread(target=transform) for _ in range(4)]
     for thread in threads:

@@ -170,7 +170,7 @@ def test_an_index_knows_equal_rows_by_one_of_them(algorithm, kind, rng):
     rows[1000:1300, 0] *= -1
     ids = np.arange(3500)
     retriever = NeighborsRetriever(5, algorithm=algorithm, random_state=0).fit(rows, ids=ids)
-    values, inverse = np.unique(rows, axis=0, return_inverse=True)
+    _values, inverse = np.unique(rows, axis=0, return_inverse=True)
     groups = [np.flatnonzero(inverse == group) for group in np.argsort(-np.bincount(inverse))[:2]]
     for turn in range(4):
         exact = NeighborsRetriever(5, algorithm="exact").fit(rows, ids=ids)

@@ -193,7 +193,7 @@ def test_early_stopping_sees_the_same_held_out_images_in_every_epoch(sampling):
     extractor.set_params(early_stopping=True, validation_fraction=0.25, random_state=0).fit(X, y)
     first, *others = [row["valid_loss"] for row in extractor.history_]
     assert others == pytest.approx([first] * 2, abs=1e-6)
-    kept, held_out = split_rows(extractor, y, LRMLLoss(), 0)
+    _kept, held_out = split_rows(extractor, y, LRMLLoss(), 0)
     batches = plan_batches(extractor, None, y, held_out, LRMLLoss(), 0, training=False)
     assert sorted(np.concatenate(batches.indices)) == sorted(held_out)
 
@@ -566,11 +566,11 @@ def test_validation_of_pair_losses_holds_different_images_of_a_class():
     hasher = DeepHasher(8, early_stopping=True, validation_fraction=0.2)
     y = np.repeat(np.arange(10), 10)
     loss = hasher._training_loss()
-    kept, held_out = split_rows(hasher, y, loss, seed=0)
+    _kept, held_out = split_rows(hasher, y, loss, seed=0)
     assert (np.bincount(y[held_out]) == 2).all()
     plan = plan_batches(hasher, None, y, held_out, loss, 0, training=False)
     assert sorted(np.concatenate(plan.indices)) == sorted(held_out)
-    kept, held_out = split_rows(
+    _kept, held_out = split_rows(
         DeepHasher(8, early_stopping=True, validation_fraction=0.25),
         np.repeat(np.arange(12), [4] * 11 + [8]),
         loss,
@@ -580,7 +580,7 @@ def test_validation_of_pair_losses_holds_different_images_of_a_class():
 
 
 def test_a_failed_refit_leaves_the_fitted_estimator_as_it_was(shapes):
-    images, y = shapes
+    images, _y = shapes
     X, labels = make_blobs(40, 4, centers=3, random_state=0)
     fitted = DeepHasher(8, max_epochs=1, random_state=0).fit(X, labels)
     expected = fitted.project(X)

@@ -161,9 +161,9 @@ def run(cells, task, options, paper):
 def _deep_rows(options):
     """Return the rows of networks; variants of a method with --full or by name."""
     losses = {name: (name, SHARED_LAYER) for name in (*EVERY_LENGTH, *DEEP, *LATER)}
-    for name, own in BY_NAME.items():
-        if options.full or name in (options.rows or ()):
-            losses[name] = own
+    losses |= {
+        name: own for name, own in BY_NAME.items() if options.full or name in (options.rows or ())
+    }
     rates = options.rates or RATES
     return [Row(name, partial(deep, loss, **own), rates) for name, (loss, own) in losses.items()]
 

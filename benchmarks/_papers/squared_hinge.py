@@ -122,8 +122,10 @@ def _line(backbone, name, records):
     values = [spread([r[column] for r in records]) for column in COLUMNS]
     rate = "" if records[0]["lr"] is None else f"{records[0]['lr']:g}"
     curves = [record["losses"] for record in records if record["losses"]]
-    for until in EPOCHS.values():
-        values.append(f"{np.mean([until(losses) for losses in curves]):.1f}" if curves else "")
+    values.extend(
+        f"{np.mean([until(losses) for losses in curves]):.1f}" if curves else ""
+        for until in EPOCHS.values()
+    )
     return f"| {backbone} | {name} | {rate} | {' | '.join(values)} |"
 
 

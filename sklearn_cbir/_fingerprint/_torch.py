@@ -95,7 +95,7 @@ def _operator(walk, operator):
     walk.put("operator", name)
 
 
-def _handle(walk, handle):
+def _handle(walk, handle):  # noqa: ARG001 - as all of this table
     """What takes a hook away again; it knows the hook by a number that counts all of them."""
     walk.put("handle")
 

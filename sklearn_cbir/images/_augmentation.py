@@ -83,7 +83,10 @@ def resolve_augmentation(augment: Augment, image_size: int | None = None) -> Bat
     return partial(_augment_each, transform=augment, draws=Draws(augment))
 
 
-def _augment_nothing(batch: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _augment_nothing(
+    batch: NDArray[np.uint8],
+    rng: np.random.Generator,  # noqa: ARG001 - as every augmentation
+) -> NDArray[np.uint8]:
     """Return the batch."""
     return batch
 

@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 Lists = tuple[list[NDArray], list[NDArray]]
 
 
-class remembered(Generic[Value]):  # noqa: N801
+class remembered(Generic[Value]):
     """A value that an engine computes once, whichever thread asks first, and that is not pickled.
 
     It is an attribute of the engine from then on, so that asking again costs no call.

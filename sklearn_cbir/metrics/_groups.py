@@ -9,6 +9,7 @@ closed form per group [1]_, [2]_; only groups that hold something relevant contr
    CVPR 2018.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -269,7 +270,7 @@ def _starts_of_runs(before, query):
 def _sums_before(values, ends):
     """Sum up, within each query, what comes before each group."""
     sums = np.cumsum(values) - values
-    for start, end in zip(ends[:-1], ends[1:]):
+    for start, end in itertools.pairwise(ends):
         if start < end:
             sums[start:end] -= sums[start]
     return sums
