@@ -16,13 +16,16 @@ import os
 import re
 import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_cbir._files import replacement
 from sklearn_cbir._kinds import FORMER, KINDS, PACKAGE, class_of, kind_of
+from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import shortened
 
 __all__ = ["load", "save"]
@@ -62,7 +65,7 @@ SCIKIT_LEARN = {
     "sklearn.random_projection": ["GaussianRandomProjection"],
 }
 # Values that a text stands for: ids, above all. Types, and what they are called, written and read.
-TEXTS = {
+TEXTS: dict[type, tuple[str, Callable[..., str], Callable[[str], object]]] = {
     bytes: ("bytes", bytes.hex, bytes.fromhex),
     uuid.UUID: ("uuid", str, uuid.UUID),
     datetime.datetime: ("datetime", datetime.datetime.isoformat, datetime.datetime.fromisoformat),
@@ -80,13 +83,13 @@ TEXTS = {
     PurePosixPath: ("pure_posix_path", str, PurePosixPath),
     PureWindowsPath: ("pure_windows_path", str, PureWindowsPath),
 }
-FROM_TEXT = {name: read for name, _, read in TEXTS.values()}
+FROM_TEXT: dict[str, Callable[[str], object]] = {name: read for name, _, read in TEXTS.values()}
 FROM_TEXT["timestamp"] = lambda text: importlib.import_module("pandas").Timestamp(text)
 # Callbacks watch a fit and are no part of its result; memory is a folder of pickles.
 LEFT_OUT = {"_skl_callbacks", "memory"}
 
 
-def save(estimator, path):
+def save(estimator: BaseEstimator, path: PathLike) -> None:
     """Write an estimator or a pipeline to one file, without pickle.
 
     Whoever loads it need not trust whoever wrote it. An existing file is replaced
@@ -153,7 +156,7 @@ def save(estimator, path):
         file.write(digest)
 
 
-def load(path):
+def load(path: PathLike) -> Any:
     """Read what `save` wrote, without pickle.
 
     Nothing in the file is executed, and it cannot name a class but estimators of
@@ -207,7 +210,7 @@ def load(path):
             ) from error
 
 
-def _check(file, path):
+def _check(file: IO[bytes], path: PathLike) -> int:
     """Return the format of a file that is complete, unchanged and of a format that is known."""
     size = file.seek(0, 2)
     file.seek(max(0, size - 200))
@@ -230,7 +233,7 @@ def _check(file, path):
     return found
 
 
-def _digest(file, size):
+def _digest(file: IO[bytes], size: int) -> bytes:
     """Return the SHA-256, in hexadecimal, of all of a file but the place where it stands."""
     digest, left = hashlib.sha256(), size - DIGEST_LENGTH
     file.seek(0)
@@ -241,7 +244,7 @@ def _digest(file, size):
     return digest.hexdigest().encode()
 
 
-def _array_name(number):
+def _array_name(number: int) -> str:
     return f"arrays/{number}.npy"
 
 
@@ -252,7 +255,7 @@ class _Refused(ValueError):
 # Names of classes ----------------------------------------------------------------------------
 
 
-def _name_of(cls):
+def _name_of(cls: type) -> str | None:
     """Return the name that stands for a class in files, its kind or its public path, or None."""
     kind = kind_of(cls)
     if kind is not None:
@@ -265,7 +268,7 @@ def _name_of(cls):
     return f"{module}.{cls.__name__}"
 
 
-def _class_of(name, kinds):
+def _class_of(name: str, kinds: dict[str, str]) -> type:
     """Return the class of a name, which must be one that a file of its format may have."""
     found = class_of(kinds[name]) if name in kinds else _public_class(name)
     if found is None:
@@ -273,7 +276,7 @@ def _class_of(name, kinds):
     return found
 
 
-def _public_class(name):
+def _public_class(name: str) -> type | None:
     """Return the class that users import by a name, or None if no file may have it."""
     module, _, attribute = name.rpartition(".")
     if module not in (*SCIKIT_LEARN, *FAMILIES, LOSSES):
@@ -288,10 +291,10 @@ def _public_class(name):
 class _Encoder:
     """Turn an estimator into JSON; arrays go into a list and are named by number."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.arrays = []
 
-    def encode(self, value, where):
+    def encode(self, value: Any, where: str) -> Any:
         """Return what stands for `value`; `where` names it if it cannot be represented."""
         if value is None or type(value) in (bool, int, str):
             return value
@@ -314,37 +317,37 @@ class _Encoder:
             return self._loss(value, name, where)
         return {"is": "object", "class": name, "state": self._state(value)}
 
-    def _item(self, value, where):
+    def _item(self, value: Any, where: str) -> Any:
         if value.dtype.itemsize > 8 and value.dtype.kind != "U":
             raise ValueError(_cannot(value, where))
         if value.dtype.kind in "mM":  # of some units, Python has no times
             return int(value.astype(np.int64))
         return self.encode(value.item(), where)
 
-    def _float(self, value, where):
+    def _float(self, value: Any, where: str) -> Any:
         return value if math.isfinite(value) else {"is": "float", "value": repr(value)}
 
-    def _list(self, value, where):
+    def _list(self, value: Any, where: str) -> Any:
         return [self.encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
 
-    def _tuple(self, value, where):
+    def _tuple(self, value: Any, where: str) -> Any:
         return {"is": "tuple", "value": self._list(value, where)}
 
-    def _range(self, value, where):
+    def _range(self, value: Any, where: str) -> Any:
         return {"is": "range", "value": [value.start, value.stop, value.step]}
 
-    def _frozenset(self, value, where):
+    def _frozenset(self, value: Any, where: str) -> Any:
         items = self._list(list(value), where)  # in an order that no process changes
         return {"is": "frozenset", "value": sorted(items, key=json.dumps)}
 
-    def _dict(self, value, where):
+    def _dict(self, value: Any, where: str) -> Any:
         keys = self._list(list(value), f"a key of {where}")
         values = [self.encode(item, f"{where}[{key!r}]") for key, item in value.items()]
         if all(type(key) is str for key in value):
             return {"is": "dict", "value": dict(zip(keys, values))}
         return {"is": "dict", "value": list(zip(keys, values))}
 
-    def _array(self, value, where):
+    def _array(self, value: Any, where: str) -> Any:
         if value.dtype.kind == "O":
             items = self._list(value.ravel().tolist(), where)
             return {"is": "objects", "shape": value.shape, "value": items}
@@ -353,20 +356,20 @@ class _Encoder:
         self.arrays.append(value)
         return {"is": "array", "number": len(self.arrays) - 1}
 
-    def _random_state(self, value, where):
+    def _random_state(self, value: Any, where: str) -> Any:
         state = value.get_state()
         if not isinstance(state, tuple):  # a bit generator of another kind
             raise ValueError(_cannot(value, where))
         return {"is": "random_state", "value": self._list(state, where)}
 
-    def _state(self, value):
+    def _state(self, value: Any) -> dict[str, Any]:
         """Return the attributes of an object, each under its name."""
         state = value.__getstate__() or {}
         state = {key: item for key, item in state.items() if key not in LEFT_OUT}
         cls = type(value).__name__
         return {key: self.encode(item, f"{cls}.{key}") for key, item in state.items()}
 
-    def _loss(self, value, name, where):
+    def _loss(self, value: Any, name: str, where: str) -> dict[str, Any]:
         """Return the arguments of a loss; what it learns is never in the user's object."""
         parameters = inspect.signature(type(value)).parameters.values()
         names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -388,13 +391,13 @@ class _Encoder:
     }
 
 
-def _is_timestamp(value):
+def _is_timestamp(value: Any) -> bool:
     """Say whether a value is a moment of pandas, which need not be installed."""
     cls = type(value)
     return cls.__name__ == "Timestamp" and cls.__module__.partition(".")[0] == "pandas"
 
 
-def _cannot(value, where):
+def _cannot(value: Any, where: str) -> str:
     """Say that a value cannot be saved, and what to do."""
     cls = type(value)
     if hasattr(value, "best_estimator_"):
@@ -419,19 +422,19 @@ def _cannot(value, where):
 class _Decoder:
     """Build the estimator of an archive; `kinds` are the kinds by what its format calls them."""
 
-    def __init__(self, archive, folder, kinds):
+    def __init__(self, archive: zipfile.ZipFile, folder: Path, kinds: dict[str, str]) -> None:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise _Refused("holds compressed members, which save does not write.")
         self.archive, self.folder, self.kinds = archive, folder, kinds
 
-    def estimator(self):
+    def estimator(self) -> Any:
         """Return the estimator that the archive describes."""
         estimator = self.decode(json.loads(self.archive.read(DOCUMENT))["estimator"])
         if not isinstance(estimator, BaseEstimator):
             raise _Refused("holds no estimator.")
         return estimator
 
-    def decode(self, node):
+    def decode(self, node: Any) -> Any:
         """Return what a node stands for."""
         if isinstance(node, list):
             return [self.decode(item) for item in node]
@@ -439,38 +442,38 @@ class _Decoder:
             return self._readers[node["is"]](self, node)
         return node
 
-    def _float(self, node):
+    def _float(self, node: Any) -> Any:
         return float(node["value"])
 
-    def _scalar(self, node):
+    def _scalar(self, node: Any) -> Any:
         dtype, value = np.dtype(node["dtype"]), self.decode(node["value"])
         return np.int64(value).view(dtype) if dtype.kind in "mM" else dtype.type(value)
 
-    def _path(self, node):
+    def _path(self, node: Any) -> Any:
         return Path(node["value"])
 
-    def _tuple(self, node):
+    def _tuple(self, node: Any) -> Any:
         return tuple(self.decode(node["value"]))
 
-    def _frozenset(self, node):
+    def _frozenset(self, node: Any) -> Any:
         return frozenset(self.decode(node["value"]))
 
-    def _text(self, node):
+    def _text(self, node: Any) -> Any:
         return FROM_TEXT[node["is"]](node["value"])
 
-    def _range(self, node):
+    def _range(self, node: Any) -> Any:
         return range(*node["value"])
 
-    def _dict(self, node):
+    def _dict(self, node: Any) -> Any:
         pairs = node["value"]
         pairs = pairs.items() if isinstance(pairs, dict) else pairs
         return {self.decode(key): self.decode(item) for key, item in pairs}
 
-    def _objects(self, node):
+    def _objects(self, node: Any) -> Any:
         items = self.decode(node["value"])
         return np.fromiter(items, dtype=object, count=len(items)).reshape(node["shape"])
 
-    def _array(self, node):
+    def _array(self, node: Any) -> Any:
         """Read an array; its header is not believed before it fits the length of the member."""
         info = self.archive.getinfo(_array_name(int(node["number"])))
         with self.archive.open(info) as member:
@@ -484,23 +487,23 @@ class _Decoder:
                 raise _Refused(f"holds an array {info.filename!r} that is not whole.")
             array = np.empty(shape[::-1] if in_columns else shape, dtype)
             if size:
-                view, start = memoryview(array.reshape(-1).view(np.uint8)), 0
+                view, start = memoryview(array.reshape(-1).view(np.uint8).data), 0
                 while start < size:
                     start += member.readinto(view[start:]) or _raise_end()
             return array.T if in_columns else array
 
-    def _random_state(self, node):
+    def _random_state(self, node: Any) -> Any:
         generator = np.random.RandomState()
         generator.set_state(self.decode(node["value"]))
         return generator
 
-    def _object(self, node):
+    def _object(self, node: Any) -> Any:
         cls = _class_of(node["class"], self.kinds)
         nodes = {key: item for key, item in node["state"].items() if key not in LEFT_OUT}
         state = {key: self.decode(item) for key, item in nodes.items()}
         if node["class"] == "sklearn.pipeline.Pipeline":
             state["memory"] = None
-        value = cls.__new__(cls)
+        value: Any = cls.__new__(cls)
         if hasattr(value, "__setstate__"):
             value.__setstate__(state)
         else:
@@ -509,7 +512,7 @@ class _Decoder:
             value.look_in(self.folder)
         return value
 
-    def _loss(self, node):
+    def _loss(self, node: Any) -> Any:
         cls = _class_of(node["class"], self.kinds)
         return cls(**{key: self.decode(item) for key, item in node["arguments"].items()})
 
@@ -530,5 +533,5 @@ class _Decoder:
     }
 
 
-def _raise_end():
+def _raise_end() -> NoReturn:
     raise _Refused("ends within an array.")
