@@ -309,7 +309,7 @@ def unique_labels(y: np.ndarray) -> tuple[np.ndarray, Positions]:
     return classes, codes.astype(np.int64)
 
 
-def expand_labels(classes: np.ndarray, codes: Positions) -> np.ndarray:
+def expand_labels(classes: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Return ``classes[codes]``; text as objects where a fixed width would waste memory.
 
     Parameters

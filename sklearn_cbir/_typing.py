@@ -25,6 +25,9 @@ PackedCodes: TypeAlias = NDArray[np.uint64]  # 64 bits in a word
 
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 FilePaths: TypeAlias = NDArray[np.str_ | np.object_]  # text, or objects where widths differ much
+Ids: TypeAlias = NDArray[np.generic]  # of rows of a gallery
+Found: TypeAlias = NDArray[np.number]  # floats, or numbers of bits
+
 RandomState: TypeAlias = int | np.random.RandomState | None
 Ties: TypeAlias = Literal["average", "stable", "optimistic", "pessimistic"]
 NoHits: TypeAlias = Literal["zero", "skip"]
@@ -72,6 +75,8 @@ class Elements(Protocol):
 
 # An array of images, or a sequence of paths, encoded photos, PIL images, dictionaries or arrays.
 ImagesLike: TypeAlias = ArrayLike | Elements
+# Unique text, whole numbers or other hashable objects.
+IdsLike: TypeAlias = ArrayLike | Elements
 # Some rows: their positions, or one bool for each row.
 Rows: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[np.integer] | NDArray[np.bool_]
 Indices: TypeAlias = SupportsIndex | Rows

@@ -1,8 +1,11 @@
 """Search a gallery: nearest neighbors, ids, and retrieval scores, as a scikit-learn estimator."""
 
+from collections.abc import Set
 from dataclasses import replace
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -10,10 +13,24 @@ from sklearn.base import (
     clone,
 )
 from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._labels import check_labels, check_same_columns
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._typing import (
+    Floats,
+    Found,
+    Ids,
+    IdsLike,
+    Labels,
+    LabelsLike,
+    Metric,
+    PathLike,
+    Positions,
+    RandomState,
+    Reranker,
+)
 from sklearn_cbir._validation import (
     check_boolean,
     check_choice,
@@ -34,6 +51,7 @@ from sklearn_cbir.index._engines import (
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, check_ids
 from sklearn_cbir.index._graph_methods import NeighborGraphsMixin
 from sklearn_cbir.index._search import (
+    Evaluation,
     score_queries,
     search,
     search_radius,
@@ -47,6 +65,9 @@ from sklearn_cbir.metrics import mean_over_queries, parse_metric
 from sklearn_cbir.reranking import resolve_reranker
 
 __all__ = ["NeighborsRetriever"]
+
+Lists: TypeAlias = NDArray[np.object_]  # (n_queries,), one array per query
+Name = TypeVar("Name", bound=str | Metric)
 
 STATE_FORMAT = 2  # of what is pickled
 IN_GALLERY = ("n_features_in_", "feature_names_in_")  # what format 1 has twice
@@ -194,22 +215,22 @@ class NeighborsRetriever(
 
     def __init__(
         self,
-        n_neighbors=10,
+        n_neighbors: int = 10,
         *,
-        metric="cosine",
-        algorithm="auto",
-        storage="copy",
-        rerank=None,
-        rerank_depth=100,
-        scoring="map",
-        expected_queries=None,
-        recall_target=0.95,
-        n_jobs=None,
-        random_state=None,
-        uri=None,
-        collection=None,
-        verbose=0,
-    ):
+        metric: Literal["cosine", "euclidean", "hamming"] = "cosine",
+        algorithm: Literal["auto", "exact", "nndescent", "faiss", "milvus"] = "auto",
+        storage: Literal["copy", "float16", "memory_map"] = "copy",
+        rerank: str | Reranker | None = None,
+        rerank_depth: int = 100,
+        scoring: str | Metric = "map",
+        expected_queries: int | None = None,
+        recall_target: float = 0.95,
+        n_jobs: int | None = None,
+        random_state: RandomState = None,
+        uri: str | None = None,
+        collection: str | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.algorithm = algorithm
@@ -226,7 +247,9 @@ class NeighborsRetriever(
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X, y=None, *, ids=None):
+    def fit(
+        self, X: ArrayLike | PathLike, y: LabelsLike | None = None, *, ids: IdsLike | None = None
+    ) -> Self:
         """Take in a gallery.
 
         Parameters
@@ -252,10 +275,10 @@ class NeighborsRetriever(
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         rows, names = check_gallery(X, self, type(self).__name__)
-        ids = GalleryIds(ids, len(rows))
+        of_rows = GalleryIds(ids, len(rows))
         labels = hold_labels(y, len(rows))
         engine = make_engine(self, self.metric, *rows.shape).build(rows)
-        gallery = Gallery(self.metric, engine, ids, labels, rows.shape[1], names)
+        gallery = Gallery(self.metric, engine, of_rows, labels, rows.shape[1], names)
         with self._changing:
             before, self._gallery = self._gallery, gallery
             try:
@@ -265,7 +288,9 @@ class NeighborsRetriever(
                 raise
         return self
 
-    def partial_fit(self, X, y=None, *, ids=None):
+    def partial_fit(
+        self, X: ArrayLike, y: LabelsLike | None = None, *, ids: IdsLike | None = None
+    ) -> Self:
         """Add rows to the gallery; the next query finds them.
 
         Parameters
@@ -290,15 +315,15 @@ class NeighborsRetriever(
         with self._changing:
             gallery = self._fitted()
             self._check_parameters(gallery.metric)
-            X = check_queries(X, gallery, type(self).__name__)
+            rows = check_queries(X, gallery, type(self).__name__)
             gallery.check_labels(y)
-            ids = gallery.ids.add(ids, len(X))
-            labels = None if y is None else gallery.labels.add(y, len(X))
-            engine = add_rows(gallery.engine, X, self)
-            self._gallery = replace(gallery, engine=engine, ids=ids, labels=labels)
+            all_ids = gallery.ids.add(ids, len(rows))
+            labels = None if gallery.labels is None else gallery.labels.add(y, len(rows))
+            engine = add_rows(gallery.engine, rows, self)
+            self._gallery = replace(gallery, engine=engine, ids=all_ids, labels=labels)
         return self
 
-    def remove(self, ids):
+    def remove(self, ids: IdsLike | Set[object]) -> Self:
         """Take rows out of the gallery.
 
         Parameters
@@ -319,7 +344,7 @@ class NeighborsRetriever(
                 self._gallery = gallery.remove(gallery.find_to_remove(ids))
         return self
 
-    def relocate(self, place):
+    def relocate(self, place: PathLike) -> Self:
         """Say where the rows of the gallery are now, after a move; they are never copied.
 
         Parameters
@@ -335,12 +360,46 @@ class NeighborsRetriever(
         """
         check_is_fitted(self)
         with self._changing:
-            self._gallery = self._gallery.relocate(place)
-            if self._gallery.engine.needs_address:
-                self.uri = self._gallery.engine.given_uri
+            self._gallery = gallery = self._held().relocate(place)
+            if gallery.engine.needs_address:
+                self.uri = gallery.engine.given_uri
         return self
 
-    def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, ids=None):
+    @overload
+    def kneighbors(
+        self,
+        X: ArrayLike | None = ...,
+        n_neighbors: int | None = ...,
+        return_distance: Literal[True] = ...,
+        *,
+        ids: IdsLike | None = ...,
+    ) -> tuple[Found, Positions]: ...
+    @overload
+    def kneighbors(
+        self,
+        X: ArrayLike | None = ...,
+        n_neighbors: int | None = ...,
+        *,
+        return_distance: Literal[False],
+        ids: IdsLike | None = ...,
+    ) -> Positions: ...
+    @overload
+    def kneighbors(
+        self,
+        X: ArrayLike | None,
+        n_neighbors: int | None,
+        return_distance: Literal[False],
+        *,
+        ids: IdsLike | None = ...,
+    ) -> Positions: ...
+    def kneighbors(
+        self,
+        X: ArrayLike | None = None,
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+        *,
+        ids: IdsLike | None = None,
+    ) -> tuple[Found, Positions] | Positions:
         """Find the nearest gallery rows of every query.
 
         Parameters
@@ -373,9 +432,45 @@ class NeighborsRetriever(
         distances, positions = self._nearest(self._fitted(), X, n_neighbors, ids)
         return (distances, positions) if return_distance else positions
 
+    @overload
     def radius_neighbors(
-        self, X=None, radius=None, return_distance=True, sort_results=False, *, ids=None
-    ):
+        self,
+        X: ArrayLike | None = ...,
+        radius: ArrayLike | None = ...,
+        return_distance: Literal[True] = ...,
+        sort_results: bool = ...,
+        *,
+        ids: IdsLike | None = ...,
+    ) -> tuple[Lists, Lists]: ...
+    @overload
+    def radius_neighbors(
+        self,
+        X: ArrayLike | None = ...,
+        radius: ArrayLike | None = ...,
+        *,
+        return_distance: Literal[False],
+        sort_results: bool = ...,
+        ids: IdsLike | None = ...,
+    ) -> Lists: ...
+    @overload
+    def radius_neighbors(
+        self,
+        X: ArrayLike | None,
+        radius: ArrayLike | None,
+        return_distance: Literal[False],
+        sort_results: bool = ...,
+        *,
+        ids: IdsLike | None = ...,
+    ) -> Lists: ...
+    def radius_neighbors(
+        self,
+        X: ArrayLike | None = None,
+        radius: ArrayLike | None = None,
+        return_distance: bool = True,
+        sort_results: bool = False,
+        *,
+        ids: IdsLike | None = None,
+    ) -> tuple[Lists, Lists] | Lists:
         """Find all gallery rows within a distance of every query, exactly.
 
         Parameters
@@ -411,7 +506,7 @@ class NeighborsRetriever(
         distances, positions = self._within(self._fitted(), X, radius, ids, sort_results)
         return (distances, positions) if return_distance else positions
 
-    def predict(self, X=None, *, ids=None):
+    def predict(self, X: ArrayLike | None = None, *, ids: IdsLike | None = None) -> Ids:
         """Return the ids of the nearest gallery rows.
 
         Parameters
@@ -430,7 +525,14 @@ class NeighborsRetriever(
         gallery = self._fitted()
         return gallery.ids.at(self._nearest(gallery, X, None, ids)[1])
 
-    def score(self, X=None, y=None, sample_weight=None, *, ids=None):
+    def score(
+        self,
+        X: ArrayLike | None = None,
+        y: LabelsLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        ids: IdsLike | None = None,
+    ) -> float:
         """Return the mean of the metric `scoring` over queries, by exact search.
 
         Gallery rows are relevant if they share a label with the query. Equal
@@ -467,7 +569,35 @@ class NeighborsRetriever(
         values = self._per_query(X, y, ids, [self.scoring])[1][0]
         return mean_over_queries(values, sample_weight)
 
-    def evaluate(self, X=None, y=None, sample_weight=None, *, scoring=None, ids=None):
+    @overload
+    def evaluate(
+        self,
+        X: ArrayLike | None = ...,
+        y: LabelsLike | None = ...,
+        sample_weight: ArrayLike | None = ...,
+        *,
+        scoring: str | Metric | None = ...,
+        ids: IdsLike | None = ...,
+    ) -> Evaluation: ...
+    @overload
+    def evaluate(
+        self,
+        X: ArrayLike | None = ...,
+        y: LabelsLike | None = ...,
+        sample_weight: ArrayLike | None = ...,
+        *,
+        scoring: list[Name],
+        ids: IdsLike | None = ...,
+    ) -> dict[Name, Evaluation]: ...
+    def evaluate(
+        self,
+        X: ArrayLike | None = None,
+        y: LabelsLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        scoring: Any = None,
+        ids: IdsLike | None = None,
+    ) -> Any:
         """Score queries one by one: by any metric, per query, per class, the worst first.
 
         Parameters
@@ -507,7 +637,7 @@ class NeighborsRetriever(
         results = dict(zip(names, summaries))
         return results if isinstance(scoring, list) else results[names[0]]
 
-    def rows(self, ids=None):
+    def rows(self, ids: IdsLike | None = None) -> Found:
         """Return rows of the gallery, as they can be asked with.
 
         Parameters
@@ -533,23 +663,23 @@ class NeighborsRetriever(
         return gallery.engine.decode(gallery.queries(ids)[0], gallery.n_features)
 
     @property
-    def ids_(self):
+    def ids_(self) -> Ids:
         """Id of every gallery row."""
         return self._fitted().ids.values
 
     @property
-    def y_(self):
+    def y_(self) -> Labels | None:
         """Label of every gallery row, or None."""
         labels = self._fitted().labels
         return None if labels is None else labels.values
 
     @property
-    def algorithm_(self):
+    def algorithm_(self) -> str:
         """The algorithm in use."""
         return self._fitted().engine.name
 
     @property
-    def collection_(self):
+    def collection_(self) -> str:
         """Name of the collection of an external gallery."""
         collection = self._fitted().engine.collection
         if collection is None:
@@ -557,41 +687,40 @@ class NeighborsRetriever(
         return collection.name
 
     @property
-    def recall_(self):
+    def recall_(self) -> float:
         """Share of the true neighbors that the algorithm finds."""
         return self._fitted().engine.recall
 
     @property
-    def n_samples_fit_(self):
+    def n_samples_fit_(self) -> int:
         """Number of gallery rows."""
         return len(self._fitted())
 
     @property
-    def n_features_in_(self):
+    def n_features_in_(self) -> int:
         """Numbers, or bits, per row."""
-        check_is_fitted(self)
-        return self._gallery.n_features
+        return self._held().n_features
 
     @property
-    def feature_names_in_(self):
+    def feature_names_in_(self) -> NDArray[np.object_]:
         """Names of the columns, if the gallery was fitted with such."""
-        check_is_fitted(self)
-        if self._gallery.feature_names is None:
+        names = self._held().feature_names
+        if names is None:
             raise AttributeError("The gallery was fitted without names of columns.")
-        return self._gallery.feature_names
+        return names
 
     @property
-    def _n_features_out(self):
-        return len(self._gallery)
+    def _n_features_out(self) -> int:
+        return len(self._held())
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return self._gallery is not None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = {**super().__getstate__(), "_state_format": STATE_FORMAT}
         return {name: value for name, value in state.items() if name != "_lock"}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         found = state.pop("_state_format", STATE_FORMAT)
         if found > STATE_FORMAT:
             raise ValueError(
@@ -601,12 +730,12 @@ class NeighborsRetriever(
         state = {name: value for name, value in state.items() if name not in IN_GALLERY}
         super().__setstate__(state)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _check_parameters(self, metric):
+    def _check_parameters(self, metric: str) -> None:
         """Raise unless the parameters are sound, and go with the metric of the gallery."""
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
         check_choice(self.metric, "metric", METRICS)
@@ -621,30 +750,37 @@ class NeighborsRetriever(
         check_verbose(self.verbose)
         parse_metric(self.scoring)
 
-    def _alone(self):
+    def _alone(self) -> Self:
         """Return an unfitted retriever with these parameters that searches arrays exactly."""
         return clone(self).set_params(**exact_in_memory(self))
 
     @property
-    def _changing(self):
+    def _changing(self) -> ProcessLock:
         """The lock that is held while the gallery is replaced; no copy shares it."""
-        return vars(self).setdefault("_lock", ProcessLock())
+        return self.__dict__.setdefault("_lock", ProcessLock())
 
-    def _fitted(self):
+    def _held(self) -> Gallery:
+        """Return the gallery, wherever its rows are; an error if there is none."""
+        check_is_fitted(self)
+        return cast(Gallery, self._gallery)
+
+    def _fitted(self) -> Gallery:
         """Return the gallery as it is now: one state, whatever other threads do to it."""
         gallery = self._gallery
         if gallery is None:
-            check_is_fitted(self)
+            return self._held()
         given = gallery.engine.given_uri
         if given is not None and given != self.uri:
             raise gallery.elsewhere(self.uri)
         return gallery
 
-    def _positions(self, ids):
+    def _positions(self, ids: IdsLike) -> Positions:
         """Return the current positions of ids of the gallery."""
         return self._fitted().ask(ids)
 
-    def _nearest(self, gallery, X, n_neighbors, ids):
+    def _nearest(
+        self, gallery: Gallery, X: ArrayLike | None, n_neighbors: int | None, ids: IdsLike | None
+    ) -> tuple[Found, Positions]:
         """Return distances and positions of the nearest rows that are not the queries."""
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_integer(k, "n_neighbors", minimum=1)
@@ -659,7 +795,14 @@ class NeighborsRetriever(
             warn_of_found_copies(gallery, queries, own, *found)
         return found
 
-    def _within(self, gallery, X, radius, ids, in_order):
+    def _within(
+        self,
+        gallery: Gallery,
+        X: ArrayLike | None,
+        radius: ArrayLike | None,
+        ids: IdsLike | None,
+        in_order: bool,
+    ) -> tuple[Lists, Lists]:
         """Return distances and positions within the radius, arrays of arrays, and not the queries.
 
         By distance, or by position.
@@ -673,9 +816,15 @@ class NeighborsRetriever(
             found[0][row], found[1][row] = distances[order], positions[order]
         if own is not None:
             warn_of_found_copies(gallery, queries, own, *found)
-        return found
+        return found[0], found[1]
 
-    def _per_query(self, X, y, ids, names):
+    def _per_query(
+        self,
+        X: ArrayLike | None,
+        y: LabelsLike | None,
+        ids: IdsLike | None,
+        names: list[str | Metric],
+    ) -> tuple[np.ndarray, list[Floats]]:
         """Return the queries' labels and, per metric, one value per query."""
         gallery = self._fitted()
         queries, own = encode_queries(X, ids, gallery, type(self).__name__)

@@ -4,7 +4,7 @@
 nearer. Each query is looked at alone, with its results and nothing else.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -320,6 +320,10 @@ RERANKERS: dict[str, type[_Reranker]] = {
 }
 
 
+@overload
+def resolve_reranker(rerank: None, metric: str) -> None: ...
+@overload
+def resolve_reranker(rerank: str | Reranker, metric: str) -> Reranker: ...
 def resolve_reranker(rerank: str | Reranker | None, metric: str) -> Reranker | None:
     """Return the re-ranker that a parameter stands for, or None."""
     if rerank is None:
@@ -340,7 +344,7 @@ def resolve_reranker(rerank: str | Reranker | None, metric: str) -> Reranker | N
             f"rerank={shortened(rerank)} is not defined for metric={metric!r}. It needs metric="
             f"{' or '.join(map(repr, metrics))}."
         )
-    return reranker
+    return cast(Reranker, reranker)
 
 
 def _square_distances(rows: np.ndarray, metric: str) -> Floats:

@@ -5,6 +5,7 @@ are compared with that of the gallery that they are asked of, whatever another t
 """
 
 import os
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_array
@@ -39,7 +40,7 @@ def encode_queries(X, ids, gallery, owner):
     return queries, None if ids is None else gallery.query_positions(ids, len(queries))
 
 
-def check_queries(X, gallery, owner):
+def check_queries(X: Any, gallery: Any, owner: str) -> np.ndarray:
     """Return `X` as rows of the type and the columns of a gallery."""
     if _is_plain(X, gallery):
         return X

@@ -3,7 +3,10 @@
 A new engine is a class that inherits `Engine`, and its line in `ENGINES`.
 """
 
+from typing import Any, Literal
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_cbir._validation import check_choice, shortened
 from sklearn_cbir.index._checking import FLOATS, as_array, check_rows, column_names
@@ -27,7 +30,12 @@ EXACT_UP_TO_ROWS = 20_000
 EXACT_UP_TO_NUMBERS = 5_000_000
 
 
-def choose_algorithm(metric, n_rows, n_features, expected_queries=None):
+def choose_algorithm(
+    metric: Literal["cosine", "euclidean", "hamming"],
+    n_rows: int,
+    n_features: int,
+    expected_queries: int | None = None,
+) -> str:
     """Return the algorithm that ``"auto"`` stands for.
 
     Codes are searched exactly. So are rows of floats up to 20,000 rows or
@@ -97,7 +105,7 @@ def check_engine_parameters(metric, algorithm, storage, uri):
         )
 
 
-def check_gallery(X, parameters, owner):
+def check_gallery(X: Any, parameters: Any, owner: str) -> tuple[Any, NDArray[np.object_] | None]:
     """Return the rows to fit and the names of their columns, by a retriever's parameters.
 
     Rows are finite numbers, codes, or a file that is not read yet; names are None if they have
@@ -126,14 +134,14 @@ def algorithm_for(parameters, metric, n_rows, n_features):
     return choose_algorithm(metric, n_rows, n_features, parameters.expected_queries)
 
 
-def make_engine(parameters, metric, n_rows, n_features):
+def make_engine(parameters: Any, metric: str, n_rows: int, n_features: int) -> Engine:
     """Return an engine without rows for a gallery of this size, by a retriever's parameters."""
     line = ENGINES[algorithm_for(parameters, metric, n_rows, n_features)]
-    engine = line.find(metric, parameters.storage)
+    engine: Any = line.find(metric, parameters.storage)
     return engine(metric, **{name: getattr(parameters, name) for name in engine.options})
 
 
-def add_rows(engine, rows, parameters):
+def add_rows(engine: Engine, rows: np.ndarray, parameters: Any) -> Engine:
     """Return an engine with `rows` appended; many rows may ask for another algorithm."""
     engine = engine.add(rows)
     size = engine.metric, len(engine), rows.shape[1]

@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +19,12 @@ from sklearn_cbir._labels import (
     unique_labels,
 )
 from sklearn_cbir._validation import is_fair_width, shortened, text_array
+from sklearn_cbir.index._engine import Engine
 from sklearn_cbir.index._growing import BOOLEANS, IdTable, append, delete, id_key
 from sklearn_cbir.index._rows import read_only
+
+if TYPE_CHECKING:
+    from sklearn_cbir.index._targets import GalleryTargets
 
 TEXT, NUMBERS, OBJECTS = "text", "whole numbers", "objects"  # kinds of ids
 IDS_TO_SCAN_FOR = 8  # more are looked up in a table of all
@@ -32,9 +37,9 @@ class Gallery(Kept):
     """One consistent state; a retriever replaces it as a whole when rows come or go."""
 
     metric: str
-    engine: object
+    engine: Engine
     ids: "GalleryIds"
-    labels: "GalleryLabels | None"
+    labels: "GalleryLabels | GalleryTargets | None"
     n_features: int
     feature_names: np.ndarray | None = None  # (n_features,), of the columns, if they have some
 
@@ -272,9 +277,12 @@ class GalleryIds(Kept):
 class GalleryLabels(Kept):
     """The label of every position, stored as small class numbers or 0/1 columns."""
 
-    names = None
+    names: list[str | int] | None = None  # of the columns, where they have some
+    classes: Any  # sorted, of labels that are one each; None for 0/1 columns
+    codes: np.ndarray
+    _room: Any
 
-    def __init__(self, y, n):
+    def __init__(self, y: Any, n: int) -> None:
         names, y = label_names(y), check_labels(y, n=n)
         self.names = names if y.ndim == 2 else None  # of the columns, where they have some
         if y.ndim == 2:
@@ -284,7 +292,7 @@ class GalleryLabels(Kept):
             self.codes = codes.astype(np.min_scalar_type(len(self.classes)))
 
     @property
-    def values(self):
+    def values(self) -> np.ndarray:
         """Labels as they were given."""
         if self.classes is None:
             return read_only(self.codes)

@@ -1,18 +1,39 @@
 """The methods of a retriever that return neighbors as sparse matrices."""
 
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn import get_config
 
+from sklearn_cbir._typing import IdsLike
 from sklearn_cbir._validation import check_boolean, check_choice, check_integer
+from sklearn_cbir.index._gallery import Gallery
 
 MODES = ("connectivity", "distance")
+
+
+Graph: TypeAlias = sparse.csr_array | sparse.csr_matrix  # (n_queries, n_samples_fit_)
 
 
 class NeighborGraphsMixin:
     """Graphs of neighbors, as scikit-learn's estimators of neighbors give them."""
 
-    def kneighbors_graph(self, X=None, n_neighbors=None, mode="connectivity", *, ids=None):
+    n_neighbors: int
+    _fitted: Callable[[], Gallery]
+    _nearest: Callable[..., tuple[np.ndarray, np.ndarray]]
+    _within: Callable[..., tuple[np.ndarray, np.ndarray]]
+
+    def kneighbors_graph(
+        self,
+        X: ArrayLike | None = None,
+        n_neighbors: int | None = None,
+        mode: Literal["connectivity", "distance"] = "connectivity",
+        *,
+        ids: IdsLike | None = None,
+    ) -> Graph:
         """Return the nearest gallery rows of every query as a sparse matrix.
 
         Parameters
@@ -40,8 +61,14 @@ class NeighborGraphsMixin:
         return _sparse(distances, positions, mode, len(gallery))
 
     def radius_neighbors_graph(
-        self, X=None, radius=None, mode="connectivity", sort_results=False, *, ids=None
-    ):
+        self,
+        X: ArrayLike | None = None,
+        radius: ArrayLike | None = None,
+        mode: Literal["connectivity", "distance"] = "connectivity",
+        sort_results: bool = False,
+        *,
+        ids: IdsLike | None = None,
+    ) -> Graph:
         """Return all gallery rows within a distance of every query as a sparse matrix, exactly.
 
         Parameters
@@ -80,7 +107,7 @@ class NeighborGraphsMixin:
         distances, positions = self._within(gallery, X, radius, ids, sort_results)
         return _sparse(distances, positions, mode, len(gallery))
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> Graph:
         """Return the graph of distances, as scikit-learn's `KNeighborsTransformer` does.
 
         Parameters
@@ -99,11 +126,11 @@ class NeighborGraphsMixin:
         return self.kneighbors_graph(X, more, mode="distance")
 
 
-def _sparse(distances, positions, mode, n):
+def _sparse(distances: Any, positions: Any, mode: str, n: int) -> Graph:
     """Return the results of every query as a sparse matrix of n columns."""
     starts = np.concatenate([[0], np.cumsum([len(found) for found in positions])])
-    positions = np.concatenate(positions)
-    values = np.ones(len(positions)) if mode == "connectivity" else np.concatenate(distances)
+    columns = np.concatenate(positions)
+    values = np.ones(len(columns)) if mode == "connectivity" else np.concatenate(distances)
     as_array = get_config()["sparse_interface"] == "sparray"
     graph = sparse.csr_array if as_array else sparse.csr_matrix
-    return graph((values.astype(np.float64), positions, starts), shape=(len(starts) - 1, n))
+    return graph((values.astype(np.float64), columns, starts), shape=(len(starts) - 1, n))

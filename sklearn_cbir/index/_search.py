@@ -1,11 +1,16 @@
 """Searching with any engine: queries left out of their own results, re-ranking, scores."""
 
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 
+from sklearn_cbir._typing import Floats, Labels, Metric, Positions, Reranker
 from sklearn_cbir._validation import shortened
+from sklearn_cbir.index._engine import Engine
 from sklearn_cbir.index._rows import find_copies, find_rows
 from sklearn_cbir.metrics import (
     mean_over_queries,
@@ -16,7 +21,19 @@ from sklearn_cbir.metrics import (
 from sklearn_cbir.metrics._scoring import evaluate_each, reads_order
 
 
-def search(engine, queries, k, own=None):
+class Evaluation(Bunch):
+    """What `NeighborsRetriever.evaluate` says of a metric."""
+
+    score: float  # the mean
+    per_query: Floats
+    classes: Labels
+    per_class: Floats
+    worst: Positions
+
+
+def search(
+    engine: Engine, queries: np.ndarray, k: int, own: Positions | None = None
+) -> tuple[np.ndarray, Positions]:
     """Return the `k` nearest rows but for each query's own, wherever that stands among them."""
     if k > len(engine) - (own is not None):
         raise ValueError(
@@ -32,14 +49,23 @@ def search(engine, queries, k, own=None):
     return distances[keep].reshape(shape), positions[keep].reshape(shape)
 
 
-def search_radius(engine, queries, radii, own=None):
+def search_radius(
+    engine: Engine, queries: np.ndarray, radii: Floats, own: Positions | None = None
+) -> Iterator[tuple[np.ndarray, Positions]]:
     """Yield the distances and positions of all rows within each radius but for each query's own."""
     for row, (distances, positions) in enumerate(zip(*engine.query_radius(queries, radii))):
         keep = slice(None) if own is None else positions != own[row]
         yield distances[keep], positions[keep]
 
 
-def search_reranked(engine, queries, k, own, rerank, depth):
+def search_reranked(
+    engine: Engine,
+    queries: np.ndarray,
+    k: int,
+    own: Positions | None,
+    rerank: Reranker,
+    depth: int,
+) -> tuple[np.ndarray, Positions]:
     """Return the `k` first results after `rerank` has put the first `depth` into its order."""
     depth = min(depth, len(engine) - (own is not None))
     distances, positions = search(engine, queries, max(k, depth), own)
@@ -50,20 +76,37 @@ def search_reranked(engine, queries, k, own, rerank, depth):
     return distances[:, :k], positions[:, :k]
 
 
-def score_queries(engine, queries, own, y, y_gallery, names, rerank, depth, advance):
+def score_queries(
+    engine: Engine,
+    queries: np.ndarray,
+    own: Positions | None,
+    y: np.ndarray,
+    y_gallery: np.ndarray,
+    names: list[str | Metric],
+    rerank: Reranker | None,
+    depth: int,
+    advance: Callable[[int], None],
+) -> list[Floats]:
     """Return, for every metric, one value per query; `own` is left out of the ranking.
 
     Metrics of one ranking share one reading of the gallery. `advance` is told how many values of
     single queries are there.
     """
-    values = dict.fromkeys(range(len(names)))
+    values: dict[int, Any] = dict.fromkeys(range(len(names)))
     for ranking, numbers in _rankings(engine, queries, own, names, rerank, depth):
         some = [names[number] for number in numbers]
         values.update(zip(numbers, evaluate_each(some, y, y_gallery, ranking, own, advance)))
     return list(values.values())
 
 
-def _rankings(engine, queries, own, names, rerank, depth):
+def _rankings(
+    engine: Engine,
+    queries: np.ndarray,
+    own: Positions | None,
+    names: list[str | Metric],
+    rerank: Reranker | None,
+    depth: int,
+) -> Iterator[tuple[Any, list[int]]]:
     """Yield the rankings that metrics are computed from, and the numbers of those metrics.
 
     What lies within a distance does so in any order, so that it is not re-ranked. Where reading
@@ -72,7 +115,7 @@ def _rankings(engine, queries, own, names, rerank, depth):
     cutoffs = [parse_metric(name)[1] for name in names]
     longest = max((k for k in cutoffs if k is not None), default=len(engine))
     first_results = engine.cut_off(longest + (own is not None))
-    readings = {}
+    readings: dict[tuple[bool, bool], list[int]] = {}
     for number, (name, k) in enumerate(zip(names, cutoffs)):
         is_reranked = rerank is not None and reads_order(name)
         is_whole = k is None or first_results is engine
@@ -85,10 +128,10 @@ def _rankings(engine, queries, own, names, rerank, depth):
             yield FullRanking(source, queries, own, rerank=used, depth=depth), numbers
 
 
-def summarize_scores(y, values, sample_weight):
+def summarize_scores(y: np.ndarray, values: Floats, sample_weight: ArrayLike | None) -> Evaluation:
     """Return the mean of one value per query, the means of the classes, and the worst queries."""
     classes, per_class = mean_per_class(y, values)
-    return Bunch(
+    return Evaluation(
         score=mean_over_queries(values, sample_weight),
         per_query=values,
         classes=classes,
