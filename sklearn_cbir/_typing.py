@@ -8,7 +8,7 @@ here, but not loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeAlias, TypedDict
 
 import numpy as np
@@ -80,6 +80,23 @@ IdsLike: TypeAlias = ArrayLike | Elements
 # Some rows: their positions, or one bool for each row.
 Rows: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[np.integer] | NDArray[np.bool_]
 Indices: TypeAlias = SupportsIndex | Rows
+
+
+class Estimator(Protocol):
+    """An estimator of scikit-learn, or what acts like one: a pipeline, a search."""
+
+    def get_params(self, deep: bool = True) -> Mapping[str, object]:
+        """Return its parameters."""
+        ...
+
+
+class Transformer(Protocol):
+    """What makes rows of images, or of other rows."""
+
+    # Any: each takes what it takes.
+    def transform(self, X: Any, /) -> object:
+        """Return one row per row."""
+        ...
 
 
 class Sliced(Protocol):

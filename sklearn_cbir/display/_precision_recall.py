@@ -1,9 +1,14 @@
 """PrecisionRecallDisplay: mean precision over mean recall, rank by rank."""
 
-import warnings
+from __future__ import annotations
 
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from numpy.typing import ArrayLike
 from sklearn.exceptions import UndefinedMetricWarning
 
+from sklearn_cbir._typing import Distances, Estimator, Floats, ImagesLike, LabelsLike
 from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.display._sheet import GRAY, pyplot
 from sklearn_cbir.display._steps import split_steps
@@ -12,6 +17,11 @@ from sklearn_cbir.metrics import (
     mean_over_queries,
     precision_recall_curve,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
 
 
 class PrecisionRecallDisplay:
@@ -65,25 +75,37 @@ class PrecisionRecallDisplay:
     array([0.75, 0.75, 1.  ])
     """
 
-    def __init__(self, precision, recall, *, mean_average_precision=None, name=None):
-        self.precision = precision
-        self.recall = recall
-        self.mean_average_precision = mean_average_precision
-        self.name = name
+    line_: Line2D
+    chance_level_: Line2D | None
+    ax_: Axes
+    figure_: Figure | SubFigure
+
+    def __init__(
+        self,
+        precision: Floats,
+        recall: Floats,
+        *,
+        mean_average_precision: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.precision: Floats = precision
+        self.recall: Floats = recall
+        self.mean_average_precision: float | None = mean_average_precision
+        self.name: str | None = name
 
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        y=None,
+        estimator: Estimator,
+        X: ImagesLike | None,
+        y: LabelsLike | None = None,
         *,
-        ids=None,
-        name=None,
-        plot_chance_level=False,
-        ax=None,
-        **line_options,
-    ):
+        ids: ArrayLike | None = None,
+        name: str | None = None,
+        plot_chance_level: bool = False,
+        ax: Axes | None = None,
+        **line_options: Any,
+    ) -> Self:
         """Rank the whole gallery for every query, exactly, and draw the curve.
 
         Parameters
@@ -129,25 +151,26 @@ class PrecisionRecallDisplay:
         steps, retriever = split_steps(estimator)
         vectors = X if X is None or steps is None else steps.transform(X)
         curve = _Curve()
-        average = retriever.evaluate(vectors, y, scoring=curve, ids=ids).score
+        found = cast("dict[str, float]", retriever.evaluate(vectors, y, scoring=curve, ids=ids))
         if name is None:
             name = type(retriever if steps is None else steps[0]).__name__
+        average = found["score"]
         display = cls(curve.precision, curve.recall, mean_average_precision=average, name=name)
         return display.plot(ax, plot_chance_level=plot_chance_level, **line_options)
 
     @classmethod
     def from_predictions(
         cls,
-        y_queries,
-        y_gallery,
-        distances,
+        y_queries: LabelsLike,
+        y_gallery: LabelsLike,
+        distances: Distances,
         *,
-        exclude=None,
-        name=None,
-        plot_chance_level=False,
-        ax=None,
-        **line_options,
-    ):
+        exclude: ArrayLike | None = None,
+        name: str | None = None,
+        plot_chance_level: bool = False,
+        ax: Axes | None = None,
+        **line_options: Any,
+    ) -> Self:
         """Draw the curve of distances that were computed before.
 
         Parameters
@@ -190,7 +213,14 @@ class PrecisionRecallDisplay:
         display = cls(curve.precision, curve.recall, mean_average_precision=average, name=name)
         return display.plot(ax, plot_chance_level=plot_chance_level, **line_options)
 
-    def plot(self, ax=None, *, name=None, plot_chance_level=False, **line_options):
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        name: str | None = None,
+        plot_chance_level: bool = False,
+        **line_options: Any,
+    ) -> Self:
         """Draw the curve; the data stay as they are.
 
         Parameters
@@ -220,9 +250,10 @@ class PrecisionRecallDisplay:
         """
         check_boolean(plot_chance_level, "plot_chance_level")
         if ax is None:
-            _, ax = pyplot().subplots(figsize=(4.6, 4.0), layout="constrained")
+            ax = _new_axes()
         label = self._label(self.name if name is None else name)
-        (self.line_,) = ax.plot(self.recall, self.precision, **{"label": label} | line_options)
+        options: dict[str, Any] = {"label": label} | line_options
+        (self.line_,) = ax.plot(self.recall, self.precision, **options)
         self.chance_level_ = None
         if plot_chance_level:
             chance = self.precision[-1]
@@ -238,20 +269,35 @@ class PrecisionRecallDisplay:
         self.figure_ = ax.figure
         return self
 
-    def _label(self, name):
+    def _label(self, name: str | None) -> str | None:
         """Return the text of the legend, or None without anything to say."""
         name = None if name is None else printable(name)
-        score = self.mean_average_precision
-        if score is None:
+        if self.mean_average_precision is None:
             return name
-        score = f"mAP = {score:.3f}"
+        score = f"mAP = {self.mean_average_precision:.3f}"
         return score if name is None else f"{name} ({score})"
+
+
+def _new_axes() -> Axes:
+    """Return the axes of a new figure."""
+    return pyplot().subplots(figsize=(4.6, 4.0), layout="constrained")[1]
 
 
 class _Curve:
     """A metric that keeps the curve of what it is asked to score."""
 
-    def __call__(self, y_queries, y_gallery, distances, *, exclude=None, per_query=True):
+    precision: Floats
+    recall: Floats
+
+    def __call__(
+        self,
+        y_queries: LabelsLike,
+        y_gallery: LabelsLike,
+        distances: Distances,
+        *,
+        exclude: ArrayLike | None = None,
+        per_query: Literal[True] = True,
+    ) -> Floats:
         ranked = y_queries, y_gallery, distances
         with warnings.catch_warnings():  # the mean of the values will warn of the same queries
             warnings.simplefilter("ignore", UndefinedMetricWarning)

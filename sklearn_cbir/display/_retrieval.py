@@ -1,17 +1,29 @@
 """RetrievalDisplay: queries and their results, right and wrong ones marked."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
+from sklearn_cbir._typing import Elements, Estimator, ImagesLike, Labels, LabelsLike, Positions
 from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.display._sheet import Sheet, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
-from sklearn_cbir.images import ImageReadError, check_images, is_feature_rows
+from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
 from sklearn_cbir.images._faults import count_causes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Captions: TypeAlias = Sequence[Literal["label", "distance", "id"]]
+Pixels: TypeAlias = NDArray[np.uint8]
 THUMBNAIL = 224  # px: files and images of mixed sizes are cut to squares of this side
 
 
@@ -75,45 +87,48 @@ class RetrievalDisplay:
     (2, 4)
     """
 
+    figure_: Figure
+    axes_: NDArray[np.object_]
+
     def __init__(
         self,
-        query_images,
-        result_images,
+        query_images: Images,
+        result_images: Images,
         *,
-        right=None,
-        distances=None,
-        query_labels=None,
-        result_labels=None,
-        result_ids=None,
-        unit=None,
-    ):
-        self.query_images = query_images
-        self.result_images = result_images
-        self.right = right
-        self.distances = distances
-        self.query_labels = query_labels
-        self.result_labels = result_labels
-        self.result_ids = result_ids
-        self.unit = unit
+        right: NDArray[np.bool_] | None = None,
+        distances: NDArray[np.number] | None = None,
+        query_labels: Sequence[str] | None = None,
+        result_labels: NDArray[np.object_] | None = None,
+        result_ids: NDArray[np.object_] | None = None,
+        unit: str | None = None,
+    ) -> None:
+        self.query_images: Images = query_images
+        self.result_images: Images = result_images
+        self.right: NDArray[np.bool_] | None = right
+        self.distances: NDArray[np.number] | None = distances
+        self.query_labels: Sequence[str] | None = query_labels
+        self.result_labels: NDArray[np.object_] | None = result_labels
+        self.result_ids: NDArray[np.object_] | None = result_ids
+        self.unit: str | None = unit
 
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        y=None,
+        estimator: Estimator,
+        X: ImagesLike | None,
+        y: LabelsLike | None = None,
         *,
-        images=None,
-        gallery_images=None,
-        gallery_labels=None,
-        class_names=None,
-        queries=None,
-        n_queries=5,
-        n_neighbors=5,
-        ids=None,
-        captions=None,
-        ax=None,
-    ):
+        images: ImagesLike | None = None,
+        gallery_images: ImagesLike | None = None,
+        gallery_labels: LabelsLike | None = None,
+        class_names: Sequence[str] | None = None,
+        queries: ArrayLike | None = None,
+        n_queries: int = 5,
+        n_neighbors: int = 5,
+        ids: ArrayLike | None = None,
+        captions: Captions | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
         """Search for some queries and draw what comes out.
 
         Parameters
@@ -201,26 +216,26 @@ class RetrievalDisplay:
             result_ids=_grid(map(_id_text, retriever.ids_[flat]), len(rows)),
             unit="bits" if retriever.metric == "hamming" else None,
         )
-        y = None if y is None else check_labels(y, name="y")[rows]
-        display._set_labels(y, gallery_labels, positions, class_names)
+        labels = None if y is None else check_labels(y, name="y")[rows]
+        display._set_labels(labels, gallery_labels, positions, class_names)
         return display.plot(ax, captions=captions)
 
     @classmethod
     def from_predictions(
         cls,
-        positions,
-        distances=None,
+        positions: ArrayLike,
+        distances: ArrayLike | None = None,
         *,
-        images,
-        gallery_images,
-        y=None,
-        gallery_labels=None,
-        gallery_ids=None,
-        class_names=None,
-        unit=None,
-        captions=None,
-        ax=None,
-    ):
+        images: ImagesLike,
+        gallery_images: ImagesLike,
+        y: LabelsLike | None = None,
+        gallery_labels: LabelsLike | None = None,
+        gallery_ids: Elements | None = None,
+        class_names: Sequence[str] | None = None,
+        unit: str | None = None,
+        captions: Captions | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
         """Draw results that were computed before.
 
         Parameters
@@ -270,22 +285,24 @@ class RetrievalDisplay:
             If shapes do not agree or a position is outside the gallery.
         """
         pyplot()
-        images, gallery = check_images(images), check_images(gallery_images)
-        positions = _check_positions(positions, len(images), len(gallery))
-        flat = positions.ravel()
-        ids = flat if gallery_ids is None else [gallery_ids[position] for position in flat]
+        shown, gallery = check_images(images), check_images(gallery_images)
+        rows = _check_positions(positions, len(shown), len(gallery))
+        flat = rows.ravel()
+        ids = flat if gallery_ids is None else [gallery_ids[row] for row in flat.tolist()]
         display = cls(
-            images,
+            shown,
             gallery[flat],
-            distances=None if distances is None else _check_distances(distances, positions.shape),
-            result_ids=_grid(map(_id_text, ids), len(positions)),
+            distances=None if distances is None else _check_distances(distances, rows.shape),
+            result_ids=_grid(map(_id_text, ids), len(rows)),
             unit=unit,
         )
-        y = None if y is None else check_labels(y, name="y", n=len(positions))
-        display._set_labels(y, gallery_labels, positions, class_names)
+        labels = None if y is None else check_labels(y, name="y", n=len(rows))
+        display._set_labels(labels, gallery_labels, rows, class_names)
         return display.plot(ax, captions=captions)
 
-    def plot(self, ax=None, *, captions=None, image_size=1.1):
+    def plot(
+        self, ax: Axes | None = None, *, captions: Captions | None = None, image_size: float = 1.1
+    ) -> Self:
         """Draw the picture; the data stay as they are.
 
         Parameters
@@ -321,7 +338,8 @@ class RetrievalDisplay:
         lines = self._lines(captions)
         n_queries = len(self.query_images)
         n_results = len(self.result_images) // n_queries
-        has_legend = self.right is not None
+        marks = self.right
+        has_legend = marks is not None
         sheet = Sheet(n_queries, n_results, max(len(lines), 1), image_size, has_legend)
         sheet.open(ax)
         sheet.titles(["query", *range(1, n_results + 1)])
@@ -332,7 +350,7 @@ class RetrievalDisplay:
             axes[row, 0] = _draw(sheet, row, 0, queries[row])
             sheet.caption(row, 0, [] if self.query_labels is None else [self.query_labels[row]])
             for rank in range(n_results):
-                right = bool(self.right[row, rank]) if has_legend else None
+                right = None if marks is None else bool(marks[row, rank])
                 pixels = results[row * n_results + rank]
                 axes[row, 1 + rank] = _draw(sheet, row, 1 + rank, pixels, right)
                 sheet.caption(row, 1 + rank, [line(row, rank) for line in lines])
@@ -342,35 +360,42 @@ class RetrievalDisplay:
         self.axes_ = axes
         return self
 
-    def _set_labels(self, y, gallery_labels, positions, class_names):
+    def _set_labels(
+        self,
+        y: Labels | None,
+        gallery_labels: LabelsLike | None,
+        positions: Positions,
+        class_names: Sequence[str] | None,
+    ) -> None:
         """Set the labels that are known and, where both are, what is right."""
         if y is not None:
             self.query_labels = _label_texts(y, class_names)
         if gallery_labels is None:
             return
-        gallery_labels = check_labels(gallery_labels, name="gallery_labels")
-        texts = _label_texts(gallery_labels[positions.ravel()], class_names)
+        labels = check_labels(gallery_labels, name="gallery_labels")
+        texts = _label_texts(labels[positions.ravel()], class_names)
         self.result_labels = _grid(texts, len(positions))
         if y is not None:
-            check_same_kind(y, gallery_labels)
+            check_same_kind(y, labels)
             if y.ndim == 1:
-                y, gallery_labels = comparable_labels(y, gallery_labels)
-            shared = shared_labels(y, gallery_labels)  # (n_queries, n_gallery)
+                y, labels = comparable_labels(y, labels)
+            shared = shared_labels(y, labels)  # (n_queries, n_gallery)
             self.right = np.take_along_axis(shared, positions, axis=1) > 0
 
-    def _lines(self, captions):
+    def _lines(self, captions: Captions | None) -> list[Callable[[int, int], str]]:
         """Return one function per line of a caption, ``(row, rank) -> text``."""
-        known = {}
-        if self.result_labels is not None:
-            known["label"] = lambda row, rank: self.result_labels[row, rank]
-        elif self.result_ids is not None:
-            known["id"] = lambda row, rank: self.result_ids[row, rank]
-        if self.distances is not None:
-            known["distance"] = lambda row, rank: self._distance_text(self.distances[row, rank])
+        known: dict[str, Callable[[int, int], str]] = {}
+        labels, ids, distances = self.result_labels, self.result_ids, self.distances
+        if labels is not None:
+            known["label"] = lambda row, rank: labels[row, rank]
+        elif ids is not None:
+            known["id"] = lambda row, rank: ids[row, rank]
+        if distances is not None:
+            known["distance"] = lambda row, rank: self._distance_text(distances[row, rank])
         if captions is None:
             return list(known.values())
-        if self.result_ids is not None:
-            known["id"] = lambda row, rank: self.result_ids[row, rank]
+        if ids is not None:
+            known["id"] = lambda row, rank: ids[row, rank]
         for name in captions:
             if name not in known:
                 raise ValueError(
@@ -379,7 +404,7 @@ class RetrievalDisplay:
                 )
         return [known[name] for name in captions]
 
-    def _distance_text(self, distance):
+    def _distance_text(self, distance: Any) -> str:
         """Return a distance with its unit; counts without decimals."""
         if self.unit == "bits":
             return f"{distance:.0f} bit" + ("" if distance == 1 else "s")
@@ -390,7 +415,7 @@ class RetrievalDisplay:
 # Which images ---------------------------------------------------------------------------------
 
 
-def _chosen_rows(queries, n_queries, n):
+def _chosen_rows(queries: ArrayLike | None, n_queries: int, n: int) -> Positions:
     """Return the rows to show: those asked for, or `n_queries` spread evenly over `n`."""
     if queries is None:
         n_queries = min(check_integer(n_queries, "n_queries", minimum=1), n)
@@ -404,7 +429,7 @@ def _chosen_rows(queries, n_queries, n):
     return rows % n
 
 
-def _query_rows(images, asked, rows):
+def _query_rows(images: ImagesLike | None, asked: Any, rows: Positions) -> Images:
     """Return the images of the chosen queries; `asked` are the chosen rows of X."""
     if images is not None:
         return check_images(images)[rows]
@@ -415,16 +440,18 @@ def _query_rows(images, asked, rows):
     return check_images(asked)
 
 
-def _gallery_rows(gallery_images, ids, rows):
+def _gallery_rows(
+    gallery_images: ImagesLike | None, ids: NDArray[np.generic], rows: Positions
+) -> Images:
     """Return the images of the given rows of the gallery."""
     if gallery_images is not None:
-        gallery_images = check_images(gallery_images)
-        if len(gallery_images) != len(ids):
+        images = check_images(gallery_images)
+        if len(images) != len(ids):
             raise ValueError(
-                f"gallery_images has {len(gallery_images)} images, but the gallery has {len(ids)} "
+                f"gallery_images has {len(images)} images, but the gallery has {len(ids)} "
                 "rows. Pass its images in the order of its rows."
             )
-        return gallery_images[rows]
+        return images[rows]
     if np.asarray(ids).dtype.kind not in "USO":
         raise ValueError(
             "gallery_images is None, and the ids of the gallery are numbers, not file names. Pass "
@@ -433,28 +460,27 @@ def _gallery_rows(gallery_images, ids, rows):
     return check_images([ids[row] for row in rows])
 
 
-def _pixels(images):
+def _pixels(images: Images) -> Sequence[Pixels | ImageReadError]:
     """Return pixels (H, W, 3) per image, at the images' own size if they have one, or its fault."""
     size = None if images.image_shape else THUMBNAIL
-    rows = np.arange(len(images))
     try:
-        return list(images.read(rows, size))
+        return list(images.read(slice(None), size))
     except ImageReadError:
-        found = [_pixels_of_one(images, row, size) for row in rows]
+        found = [_pixels_of_one(images, row, size) for row in range(len(images))]
     faults = [one for one in found if isinstance(one, ImageReadError)]
     if len(faults) == len(found):
         raise _nothing_to_draw(faults)
     return found
 
 
-def _pixels_of_one(images, row, size):
+def _pixels_of_one(images: Images, row: int, size: int | None) -> Pixels | ImageReadError:
     try:
         return images.read([row], size)[0]
     except ImageReadError as fault:
         return fault
 
 
-def _nothing_to_draw(faults):
+def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:
     """Return the error for images none of which can be read."""
     first = faults[0]
     causes = count_causes(fault.reason or str(fault) for fault in faults)
@@ -467,7 +493,7 @@ def _nothing_to_draw(faults):
     )
 
 
-def _warn_of_faults(found):
+def _warn_of_faults(found: Iterable[Pixels | ImageReadError]) -> None:
     """Warn once of the images that are drawn as empty squares."""
     faults = [one for one in found if isinstance(one, ImageReadError)]
     if faults:
@@ -480,7 +506,13 @@ def _warn_of_faults(found):
         )
 
 
-def _draw(sheet, row, column, pixels, right=None):
+def _draw(
+    sheet: Sheet,
+    row: int,
+    column: int,
+    pixels: Pixels | ImageReadError,
+    right: bool | None = None,
+) -> Axes:
     """Draw an image, or the reason why there is none; return the axes."""
     if isinstance(pixels, ImageReadError):
         reason = (pixels.reason or "cannot be read").split(" (")[0]  # without details
@@ -488,9 +520,9 @@ def _draw(sheet, row, column, pixels, right=None):
     return sheet.result(row, column, pixels, right)
 
 
-def _check_positions(positions, n_queries, n_gallery):
+def _check_positions(given: ArrayLike, n_queries: int, n_gallery: int) -> Positions:
     """Return positions as an int array (n_queries, n_neighbors) inside the gallery."""
-    positions = np.asarray(positions)
+    positions = np.asarray(given)
     if positions.ndim != 2 or positions.dtype.kind not in "iu" or 0 in positions.shape:
         raise ValueError(
             f"positions has shape {positions.shape} and dtype {positions.dtype}. Pass integers of "
@@ -508,9 +540,9 @@ def _check_positions(positions, n_queries, n_gallery):
     return positions
 
 
-def _check_distances(distances, shape):
+def _check_distances(given: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.number]:
     """Return distances as an array of `shape`."""
-    distances = np.asarray(distances)
+    distances = np.asarray(given)
     if distances.shape != shape:
         raise ValueError(f"distances has shape {distances.shape}, but positions has {shape}.")
     return distances
@@ -519,7 +551,7 @@ def _check_distances(distances, shape):
 # What is written ------------------------------------------------------------------------------
 
 
-def _label_texts(labels, class_names):
+def _label_texts(labels: Labels, class_names: Sequence[str] | None) -> list[str]:
     """Return one line of text per label, or per row of 0/1 columns."""
     if labels.ndim == 2:
         names = np.asarray(np.arange(labels.shape[1]) if class_names is None else class_names)
@@ -529,11 +561,11 @@ def _label_texts(labels, class_names):
     return [str(class_names[label]) for label in labels]
 
 
-def _id_text(value):
+def _id_text(value: object) -> str:
     """Return the name of a file without its folders, or the id as it is."""
     return PurePath(value).name if isinstance(value, (str, PurePath)) else str(value)
 
 
-def _grid(texts, n_queries):
+def _grid(texts: Iterable[str], n_queries: int) -> NDArray[np.object_]:
     """Arrange one text per result as (n_queries, n_neighbors)."""
     return np.array(list(texts), dtype=object).reshape(n_queries, -1)

@@ -1,12 +1,22 @@
 """The sheet that a search is drawn on: a grid of square images with captions, in inches."""
 
+from __future__ import annotations
+
 import itertools
 import textwrap
 import unicodedata
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_cbir._validation import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Bluish green and vermilion of Okabe and Ito: told apart with any color vision.
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#4D4D4D"
@@ -23,7 +33,7 @@ TICK = [(-1, 0), (-0.25, -0.7), (1, 0.75)], [1, 2, 2]
 CROSS = [(-1, -1), (1, 1), (-1, 1), (1, -1)], [1, 2, 1, 2]
 
 
-def pyplot():
+def pyplot() -> ModuleType:
     """Return matplotlib's pyplot, or say how to get it."""
     try:
         import matplotlib.pyplot as plt
@@ -34,7 +44,7 @@ def pyplot():
     return plt
 
 
-def drawable(text):
+def drawable(text: str) -> str:
     """Return text on one line, with a box for every letter that the font in use does not have.
 
     matplotlib would draw boxes too, and warn of each letter whenever the figure is drawn.
@@ -47,14 +57,14 @@ def drawable(text):
     families = FontProperties().get_family()
     fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
 
-    def has(character):
+    def has(character: str) -> bool:
         return any(font.get_char_index(ord(character)) for font in fonts)
 
     joiners = "\u200c\u200d\ufe0e\ufe0f"  # they have no shape of their own
     return "".join(c if has(c) else "" if c in joiners else "\u25a1" for c in text)
 
 
-def shorten(text, width):
+def shorten(text: str, width: int) -> str:
     """Cut `text` to `width` characters, in the middle where it ends like a file name.
 
     A letter of China, Japan or Korea, or an emoji, is as wide as `WIDE` others.
@@ -68,14 +78,14 @@ def shorten(text, width):
     return _cut(text, width - 1 - _width_of(tail)) + "…" + tail
 
 
-def _width_of(text):
+def _width_of(text: str) -> float:
     """Return the width of a text in characters of common width."""
     if text.isascii():
         return len(text)
     return sum(WIDE if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def _cut(text, width):
+def _cut(text: str, width: float) -> str:
     """Return as much of a text as has room."""
     widths = itertools.accumulate(_width_of(letter) for letter in text)
     return "".join(letter for letter, end in zip(text, widths) if end <= width)
@@ -84,20 +94,25 @@ def _cut(text, width):
 class Sheet:
     """Cells in rows, the first of each row set apart; everything scales with the axes given."""
 
-    def __init__(self, n_rows, n_results, n_lines, cell, has_legend):
+    figure: Figure
+    canvas: Axes
+
+    def __init__(
+        self, n_rows: int, n_results: int, n_lines: int, cell: float, has_legend: bool
+    ) -> None:
         self.cell = cell
         self.row_height = cell + n_lines * LINE + ROW_GAP
         self.legend_height = LEGEND if has_legend else 0
         self.width = 2 * MARGIN + cell * (1 + n_results) + QUERY_GAP + GAP * (n_results - 1)
         self.height = MARGIN + HEADER + n_rows * self.row_height + self.legend_height
 
-    def open(self, ax=None):
+    def open(self, ax: Axes | None = None) -> None:
         """Make a figure of the natural size, or fit into `ax`."""
         if ax is None:
             self.figure = pyplot().figure(figsize=(self.width, self.height))
             ax = self.figure.add_axes((0, 0, 1, 1))
         else:
-            self.figure = ax.figure
+            self.figure = cast("Figure", ax.figure)  # a part of one has all that is used
         ax.set_axis_off()
         self.canvas = ax
         box = ax.get_window_extent().transformed(self.figure.dpi_scale_trans.inverted())
@@ -107,11 +122,19 @@ class Sheet:
         self.left = (1 - self.width * self.per_inch[0]) / 2
         self.top = (1 + self.height * self.per_inch[1]) / 2
 
-    def image(self, row, column, pixels, color=NEUTRAL, line_width=1.0):
+    def image(
+        self,
+        row: int,
+        column: int,
+        pixels: NDArray[np.uint8],
+        color: str = NEUTRAL,
+        line_width: float = 1.0,
+    ) -> Axes:
         """Show pixels (H, W, 3) in a framed square, whole and in proportion; return its axes."""
         x, y = self._corner(row, column)
         left, bottom = self._place(x, y + self.cell)
-        ax = self.canvas.inset_axes((left, bottom, *(self.cell * share for share in self.per_inch)))
+        across, down = (self.cell * share for share in self.per_inch)
+        ax = self.canvas.inset_axes((left, bottom, across, down))
         height, width = pixels.shape[:2]
         side = max(height, width)
         is_enlarged = side < 1.5 * self.cell * self.scale * self.figure.dpi
@@ -127,7 +150,7 @@ class Sheet:
             spine.set(color=color, linewidth=line_width * self.scale)
         return ax
 
-    def result(self, row, column, pixels, right):
+    def result(self, row: int, column: int, pixels: NDArray[np.uint8], right: bool | None) -> Axes:
         """Show a result; the color of its frame and a sign say whether it is right."""
         if right is None:
             return self.image(row, column, pixels)
@@ -136,16 +159,17 @@ class Sheet:
         self._sign(ax, inset, 1 - inset, right)
         return ax
 
-    def missing(self, row, column, reason, right=None):
+    def missing(self, row: int, column: int, reason: str, right: bool | None = None) -> Axes:
         """Draw a cell without its image, and why; return its axes."""
         ax = self.result(row, column, np.full((8, 8, 3), 242, dtype=np.uint8), right)
         room = int(self.cell * 72 / (POINTS * CHARACTER)) - 2
         lines = textwrap.wrap(drawable(reason), max(room, 4))[:5]
-        style = {"ha": "center", "va": "center", "color": GRAY, "fontsize": POINTS * self.scale}
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": GRAY}
+        style["fontsize"] = POINTS * self.scale
         ax.text(0.5, 0.5, "\n".join(lines), transform=ax.transAxes, parse_math=False, **style)
         return ax
 
-    def caption(self, row, column, lines):
+    def caption(self, row: int, column: int, lines: Sequence[str]) -> None:
         """Write lines below a cell."""
         x, y = self._corner(row, column)
         room = int((self.cell + GAP) * 72 / (POINTS * CHARACTER))
@@ -154,13 +178,13 @@ class Sheet:
             color = GRAY if i else BLACK
             self._write(x + self.cell / 2, below, shorten(drawable(line), room), color, va="top")
 
-    def titles(self, titles):
+    def titles(self, titles: Iterable[object]) -> None:
         """Write what the columns are."""
         for column, title in enumerate(titles):
             x, y = self._corner(0, column)
             self._write(x + self.cell / 2, y - 0.07, str(title), GRAY, va="bottom")
 
-    def legend(self, texts):
+    def legend(self, texts: Iterable[str]) -> None:
         """Write what the tick and the cross mean."""
         x, y = MARGIN + 0.09, self.height - self.legend_height / 2
         for right, text in zip((True, False), texts):
@@ -168,29 +192,33 @@ class Sheet:
             self._write(x + 0.14, y, text, BLACK, ha="left", va="center")
             x += 0.45 + len(text) * POINTS * 0.5 / 72
 
-    def _corner(self, row, column):
+    def _corner(self, row: int, column: int) -> tuple[float, float]:
         """Return the top left corner of a cell, in inches from that of the sheet."""
         x = MARGIN + column * (self.cell + GAP) + (QUERY_GAP - GAP if column else 0)
         return x, MARGIN + HEADER + row * self.row_height
 
-    def _place(self, x, y):
+    def _place(self, x: float, y: float) -> tuple[float, float]:
         """Turn inches from the top left corner into coordinates of the axes drawn on."""
         return self.left + x * self.per_inch[0], self.top - y * self.per_inch[1]
 
-    def _sign(self, ax, x, y, right):
+    def _sign(self, ax: Axes, x: float, y: float, right: bool) -> None:
         """Draw a tick or a cross on a disk of its color, at `x`, `y` of `ax`."""
         from matplotlib.path import Path
 
-        style = {"transform": ax.transAxes, "clip_on": False, "linestyle": "none", "zorder": 5}
-        disk = {"markersize": 12 * self.scale, "color": RIGHT if right else WRONG}
+        style: dict[str, Any] = {"transform": ax.transAxes, "clip_on": False}
+        style |= {"linestyle": "none", "zorder": 5}
+        disk: dict[str, Any] = {"markersize": 12 * self.scale, "color": RIGHT if right else WRONG}
         ax.plot(x, y, marker="o", markeredgecolor="white", **disk, **style)
-        stroke = {"markeredgecolor": "white", "markeredgewidth": 1.6 * self.scale}
+        stroke: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 1.6 * self.scale}
         shape = Path(*(TICK if right else CROSS))
         stroke |= {"markerfacecolor": "none", "markersize": 5.5 * self.scale}
         ax.plot(x, y, marker=shape, **stroke, **style)
 
-    def _write(self, x, y, text, color, *, ha="center", va):
+    def _write(
+        self, x: float, y: float, text: str, color: str, *, ha: str = "center", va: str
+    ) -> None:
         """Write at a point given in inches; file names may hold dollar signs, so no formulas."""
-        style = {"ha": ha, "va": va, "color": color, "fontsize": POINTS * self.scale}
+        style: dict[str, Any] = {"ha": ha, "va": va, "color": color}
+        style["fontsize"] = POINTS * self.scale
         x, y = self._place(x, y)
         self.canvas.text(x, y, text, transform=self.canvas.transAxes, parse_math=False, **style)

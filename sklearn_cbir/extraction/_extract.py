@@ -1,12 +1,16 @@
 """`extract`: what is finished is kept, what is missing is made."""
 
+import os
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, fitted_parts
+from sklearn_cbir._typing import ImagesLike, Transformer
 from sklearn_cbir._validation import (
     check_choice,
     check_integer,
@@ -31,16 +35,16 @@ from sklearn_cbir.images._faults import count_causes
 
 
 def extract(
-    estimator,
-    X,
-    folder,
+    estimator: Transformer,
+    X: ImagesLike,
+    folder: str | os.PathLike[str],
     *,
-    shard_size=1024,
-    on_error="raise",
-    on_change="raise",
-    n_jobs=None,
-    verbose=0,
-):
+    shard_size: int = 1024,
+    on_error: Literal["raise", "skip"] = "raise",
+    on_change: Literal["raise", "extract"] = "raise",
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> FeatureShards:
     """Transform images shard by shard into files, on as many workers as joblib has.
 
     A call that was cut off, at whatever moment, is continued by the same call:
@@ -139,7 +143,7 @@ def extract(
     check_verbose(verbose)
     check_choice(on_change, "on_change", ("raise", "extract"))
     source = Source(X, shard_size, on_error)
-    folder = Path(folder).absolute()  # workers may stand elsewhere
+    place = Path(folder).absolute()  # workers may stand elsewhere
     manifest = {
         "format": FORMAT,
         **_identity(estimator),
@@ -147,7 +151,7 @@ def extract(
         "n_samples": len(source),
         "shard_size": shard_size,
     }
-    is_new = check_folder(folder, manifest)
+    is_new = check_folder(place, manifest)
     if is_new and "unknown" in manifest:
         warnings.warn(
             f"{manifest['unknown']}. So it cannot be known whether another estimator is the same: "
@@ -155,29 +159,29 @@ def extract(
             UserWarning,
             stacklevel=2,
         )
-    shards = [Shard(folder, number) for number in range(source.n_shards)]
+    shards = [Shard(place, number) for number in range(source.n_shards)]
     looks = [shard.look(source) for shard in shards]
     check_found(looks, on_error, on_change)
     missing = [look for look in looks if not look.is_finished]
     if missing:
-        write_json(folder / MANIFEST, manifest)
+        write_json(place / MANIFEST, manifest)
     with progress_bar(len(source), "Extracting", verbose > 0) as advance:
         advance(len(source) - sum(source.size(look.shard.number) for look in missing))
         for n_images in write_all(estimator, source, missing, on_error, n_jobs):
             advance(n_images)
     found = summary(shards)
-    write_manifest(folder, manifest | found)
+    write_manifest(place, manifest | found)
     for name in (f".{MANIFEST}.*", ".shard-*", ".estimator-*", "..estimator-*"):
-        for left in folder.glob(f"{name}.part"):  # of processes that were killed
+        for left in place.glob(f"{name}.part"):  # of processes that were killed
             with suppress(OSError):  # a finished folder may be for reading only
                 left.unlink()
-    features = FeatureShards(folder)
+    features = FeatureShards(place)
     if features.skipped:
         warnings.warn(_what_is_skipped(features, found["reasons"]), stacklevel=2)
     return features
 
 
-def _identity(estimator):
+def _identity(estimator: Transformer) -> dict[str, object]:
     """Return what a manifest says of an estimator: the same for those that transform alike."""
     identity = {
         "estimator_class": f"{type(estimator).__module__}.{type(estimator).__qualname__}",
@@ -190,7 +194,7 @@ def _identity(estimator):
     return identity | {"estimator": fingerprint(sorted(parts.items())), "parts": parts}
 
 
-def _what_is_skipped(features, reasons):
+def _what_is_skipped(features: FeatureShards, reasons: Mapping[str, str]) -> str:
     """Return the warning of images that have no row, by cause."""
     n_skipped, n_temporary = len(features.skipped), len(features.temporary)
     text = (

@@ -1,15 +1,19 @@
 """The shards of a finished folder as one array-like of rows."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from sklearn_cbir._files import is_there, replacement
+from sklearn_cbir._typing import FilePaths, Positions
 from sklearn_cbir._validation import text_array
 from sklearn_cbir.extraction._shards import Shard, open_rows, read_manifest, strange
 
 
-def load_features(folder):
+def load_features(folder: str | os.PathLike[str]) -> "FeatureShards":
     """Open the folder of a finished `extract`, without the estimator.
 
     Parameters
@@ -98,8 +102,8 @@ class FeatureShards:
     >>> folder.cleanup()
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder: Path = Path(folder)
         manifest = read_manifest(self.folder)
         n_shards = -(-manifest["n_samples"] // manifest["shard_size"])
         shards = [Shard(self.folder, number) for number in range(n_shards)]
@@ -109,32 +113,35 @@ class FeatureShards:
                 f"{str(folder)!r} is not complete: {n_finished} of {n_shards} shards are finished. "
                 "Call extract again, with the same arguments, to go on."
             )
-        self.shards = [shard.rows for shard in shards]
-        self.shape = manifest["n_rows"], manifest["n_features"]
-        self.dtype = np.dtype(manifest["dtype"])
-        self.skipped = {int(position): why for position, why in manifest["skipped"].items()}
-        self.temporary = [int(position) for position in manifest.get("temporary", [])]
-        self.positions = np.delete(np.arange(manifest["n_samples"]), list(self.skipped))
+        skipped = {int(position): why for position, why in manifest["skipped"].items()}
+        self.shards: list[Path] = [shard.rows for shard in shards]
+        self.shape: tuple[int, int] = (manifest["n_rows"], manifest["n_features"])
+        self.dtype: np.dtype[np.generic] = np.dtype(manifest["dtype"])
+        self.skipped: dict[int, str] = skipped
+        self.temporary: list[int] = [int(position) for position in manifest.get("temporary", [])]
+        self.positions: Positions = np.delete(np.arange(manifest["n_samples"]), list(skipped))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         n_rows, n_features = self.shape
         kind = f"{n_rows} rows x {n_features}, {self.dtype}, {len(self.shards)} shards"
         if self.skipped:
             kind += f", {len(self.skipped)} images skipped"
         return f"FeatureShards({kind})"
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.generic]:
         if copy is False:
             raise ValueError("The rows of several files cannot be one array without a copy.")
         return np.asarray(self.load(), dtype=dtype)
 
     @property
-    def ids(self):
+    def ids(self) -> FilePaths | Positions:
         """Paths of the rows' images, or their positions in `X` if those were no files."""
-        found = []
+        found: list[str] = []
         for number, path in enumerate(self.shards):
             about = Shard(path.parent, number).read_about()
             if about["files"] is None:
@@ -144,7 +151,7 @@ class FeatureShards:
             found += [name for position, name in names if str(position) not in dropped]
         return text_array(found)
 
-    def load(self):
+    def load(self) -> NDArray[np.generic]:
         """Read all rows into memory.
 
         Returns
@@ -159,7 +166,7 @@ class FeatureShards:
             start += len(block)
         return rows
 
-    def merge(self, path):
+    def merge(self, path: str | os.PathLike[str]) -> Path:
         """Write all rows to one ``.npy`` file, shard by shard.
 
         No more than one shard is in memory at a time. The file appears when it is
@@ -175,19 +182,19 @@ class FeatureShards:
         Path
             The file.
         """
-        path = Path(path)
+        target = Path(path)
         header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
             "shape": self.shape,
         }
-        with replacement(path) as file:
+        with replacement(target) as file:
             np.lib.format.write_array_header_1_0(file, header)
             for block in self._blocks():
                 file.write(np.ascontiguousarray(block).data)
-        return path
+        return target
 
-    def _blocks(self):
+    def _blocks(self) -> Iterator[np.ndarray]:
         """Yield the rows of every shard, checked against the manifest."""
         n_rows = 0
         for path in self.shards:

@@ -1,12 +1,20 @@
 """The files of a folder: manifest, descriptions and rows."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sklearn_cbir._files import is_there, replace_file
 from sklearn_cbir.images import ImageReadError
+
+if TYPE_CHECKING:
+    from sklearn_cbir.extraction._source import Source
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -24,27 +32,27 @@ WANTED = {
 class Look:
     """A shard as it is found: which of its images have changed, were skipped, can be retried."""
 
-    shard: "Shard"
+    shard: Shard
     is_there: bool = False
-    changed: list = field(default_factory=list)  # paths of other size or time of change
-    gone: list = field(default_factory=list)  # paths that cannot be found now, but have a row
-    skipped: dict = field(default_factory=dict)  # position in X -> why
+    changed: list[str] = field(default_factory=list)  # paths of other size or time of change
+    gone: list[str] = field(default_factory=list)  # paths that cannot be found now, but have a row
+    skipped: dict[int, str] = field(default_factory=dict)  # position in X -> why
     retry: bool = False  # whether an image that was skipped can be read now
 
     @property
-    def is_finished(self):
+    def is_finished(self) -> bool:
         return self.is_there and not self.changed and not self.retry
 
 
 class Shard:
     """The two files of one shard."""
 
-    def __init__(self, folder, number):
-        self.number = number
-        self.rows = folder / f"shard-{number:05d}.npy"
-        self.about = folder / f"shard-{number:05d}.json"
+    def __init__(self, folder: Path, number: int) -> None:
+        self.number: int = number
+        self.rows: Path = folder / f"shard-{number:05d}.npy"
+        self.about: Path = folder / f"shard-{number:05d}.json"
 
-    def look(self, source):
+    def look(self, source: Source) -> Look:
         """Return what is there, compared with the images as they are now."""
         if not is_there(self.rows):
             return Look(self)
@@ -68,12 +76,12 @@ class Shard:
         look.retry = source.any_readable(sorted(retry))
         return look
 
-    def read_about(self):
+    def read_about(self) -> dict[str, Any]:
         """Return what the rows are: position of the first, files, and skipped images."""
         return read_json(self.about)
 
 
-def check_folder(folder, manifest):
+def check_folder(folder: Path, manifest: dict[str, Any]) -> bool:
     """Say whether the folder is new; raise unless it is, or was begun by the same call."""
     if not is_there(folder / MANIFEST):
         if any(folder.glob("shard-*")):
@@ -100,7 +108,7 @@ def check_folder(folder, manifest):
     return False
 
 
-def _check_comparable(folder, found, manifest):
+def _check_comparable(folder: Path, found: dict[str, Any], manifest: dict[str, Any]) -> None:
     """Raise if it cannot be known whether two estimators are the same."""
     if found.get("key_version", 1) < manifest["key_version"]:
         reason = (
@@ -117,7 +125,7 @@ def _check_comparable(folder, found, manifest):
     )
 
 
-def _what_differs(found, manifest):
+def _what_differs(found: dict[str, Any], manifest: dict[str, Any]) -> str:
     """Return a sentence that names the parts of two estimators that are not the same."""
     before, now = found.get("parts", {}), manifest.get("parts", {})
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -125,7 +133,7 @@ def _what_differs(found, manifest):
     return f" What differs: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
 
 
-def check_found(looks, on_error, on_change):
+def check_found(looks: Iterable[Look], on_error: str, on_change: str) -> None:
     """Raise unless the shards that are there can stay, or may be made again."""
     changed = [(path, look.shard) for look in looks for path in look.changed]
     if changed and on_change == "raise":
@@ -150,7 +158,7 @@ def check_found(looks, on_error, on_change):
             )
 
 
-def _what_changed(changed):
+def _what_changed(changed: Sequence[tuple[str, Shard]]) -> str:
     (path, shard), *others = changed
     more = f", and so have {len(others)} more of their shards{_listed(others)}" if others else ""
     return (
@@ -159,13 +167,13 @@ def _what_changed(changed):
     )
 
 
-def _listed(found):
+def _listed(found: Sequence[tuple[str, Shard]]) -> str:
     """Return the paths of `found` as the end of a sentence."""
     names = ", ".join(repr(path) for path, _ in found[:N_LISTED])
     return f": {names}" + (", ..." if len(found) > N_LISTED else "")
 
 
-def read_manifest(folder):
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder if this version can read it."""
     path = folder / MANIFEST
     if not is_there(path):
@@ -185,16 +193,17 @@ def read_manifest(folder):
     return manifest
 
 
-def write_manifest(folder, manifest):
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest of a folder unless it says so already."""
     path = folder / MANIFEST
     if read_json(path) != json.loads(json.dumps(manifest)):
         write_json(path, manifest)
 
 
-def summary(shards):
+def summary(shards: Iterable[Shard]) -> dict[str, Any]:
     """Return what is known of the rows when all shards are there."""
-    kinds, n_rows, skipped, reasons, temporary = {}, 0, {}, {}, []
+    kinds: dict[tuple[str, int], Path] = {}
+    n_rows, skipped, reasons, temporary = 0, {}, {}, []
     for shard in shards:
         rows = open_rows(shard.rows)
         about = shard.read_about()
@@ -225,7 +234,7 @@ def summary(shards):
     }
 
 
-def open_rows(path):
+def open_rows(path: Path) -> np.ndarray:
     """Return the rows of a shard, mapped into memory."""
     try:
         return np.load(path, mmap_mode="r")
@@ -233,19 +242,19 @@ def open_rows(path):
         raise ValueError(strange(path)) from error
 
 
-def strange(path):
+def strange(path: Path) -> str:
     return (
         f"{str(path)!r} is not as it was written: truncated, or replaced. Delete the shard and "
         "call extract again."
     )
 
 
-def read_json(path):
+def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(strange(path)) from error
 
 
-def write_json(path, content):
+def write_json(path: Path, content: dict[str, Any]) -> None:
     replace_file(path, json.dumps(content, indent=1).encode())

@@ -1,7 +1,12 @@
 """The work on missing shards, here or on joblib's workers."""
 
+from __future__ import annotations
+
 import hashlib
 import pickle
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import joblib
 import numpy as np
@@ -10,17 +15,24 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples
 
 from sklearn_cbir._files import replace_file, replacement
-from sklearn_cbir.extraction._shards import strange, write_json
-from sklearn_cbir.extraction._source import some_of
+from sklearn_cbir._typing import Transformer
+from sklearn_cbir.extraction._shards import Look, strange, write_json
+from sklearn_cbir.extraction._source import Source, some_of
 from sklearn_cbir.images import ImageReadError, check_images
-from sklearn_cbir.images._faults import moved, noted, with_others
+from sklearn_cbir.images._faults import moved, noted, row_of, with_others
 from sklearn_cbir.images._readable import MAX_SCANNED
 
 MAX_PASSING = 3  # times that a shard is tried again for a fault that is over when looked for
-_LOADED = {}  # the estimator of the last call, by the hash of its pickle
+_LOADED: dict[str, Transformer] = {}  # the estimator of the last call, by the hash of its pickle
 
 
-def write_all(estimator, source, missing, on_error, n_jobs):
+def write_all(
+    estimator: Transformer,
+    source: Source,
+    missing: list[Look],
+    on_error: str,
+    n_jobs: int | None,
+) -> Iterator[int]:
     """Write the shards of these looks; yield the number of images of each that is finished."""
     if not missing:
         return
@@ -35,9 +47,10 @@ def write_all(estimator, source, missing, on_error, n_jobs):
     _LOADED[key] = estimator  # for work in this process
     tasks = (Task(look, source, path, key, on_error) for look in missing)
     try:
-        for n_images, n_temporary in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+        written = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
             delayed(_write_shard)(task) for task in tasks
-        ):
+        )
+        for n_images, n_temporary in cast("Iterable[tuple[int, int]]", written):
             if n_temporary:
                 source.check_place()
             yield n_images
@@ -46,7 +59,7 @@ def write_all(estimator, source, missing, on_error, n_jobs):
         n = sum(map(source.size, numbers))
         if error.index is None or not source.holds_images or n > MAX_SCANNED:
             raise
-        found = {fault.index: fault for fault in (*source.faults_of(numbers), *error.faults)}
+        found = {row_of(fault): fault for fault in (*source.faults_of(numbers), *error.faults)}
         raise _refusal([found[index] for index in sorted(found)]) from error
     finally:
         _LOADED.pop(key, None)
@@ -56,7 +69,7 @@ def write_all(estimator, source, missing, on_error, n_jobs):
 class Task:
     """One shard to write; one object, as Dask keeps large arguments on a worker that may die."""
 
-    def __init__(self, look, source, path, key, on_error):
+    def __init__(self, look: Look, source: Source, path: Path, key: str, on_error: str) -> None:
         self.shard = look.shard
         # Rows that are there stay until there are at least as many: what was away may go again.
         self.n_rows = 0
@@ -69,7 +82,7 @@ class Task:
         self.key = key
         self.skip = on_error == "skip"
 
-    def estimator(self):
+    def estimator(self) -> Transformer:
         """Return the estimator, read by the first task of a process."""
         estimator = _LOADED.get(self.key)
         if estimator is None:
@@ -82,10 +95,10 @@ class Task:
         return estimator
 
 
-def _write_shard(task):
+def _write_shard(task: Task) -> tuple[int, int]:
     """Write the two files of one shard; return how many images, and how many for now unreadable."""
     rows, faults = _transform(task.estimator(), task.part, task.first, task.skip, task.nameless)
-    faults.sort(key=lambda fault: fault.index)
+    faults.sort(key=row_of)
     n_images, temporary = _num_samples(task.part), [f.index for f in faults if f.is_temporary]
     if len(rows) < task.n_rows:
         return n_images, len(temporary)
@@ -103,11 +116,13 @@ def _write_shard(task):
     return n_images, len(temporary)
 
 
-def _transform(estimator, part, first, skip, nameless):
+def _transform(
+    estimator: Transformer, part: Any, first: int, skip: bool, nameless: list[ImageReadError]
+) -> tuple[np.ndarray, list[ImageReadError]]:
     """Return a row per readable image, and a fault, by its place in `X`, per other image."""
     n, n_passing = _num_samples(part), 0
     faults = list(nameless)
-    kept = np.delete(np.arange(n), [fault.index - first for fault in faults])
+    kept = np.delete(np.arange(n), [row_of(fault) - first for fault in faults])
     while len(kept):
         images = part if len(kept) == n else some_of(part, kept)
         try:
@@ -121,30 +136,30 @@ def _transform(estimator, part, first, skip, nameless):
                 found = [error]  # only the estimator knows why
             if not found:
                 raise  # by no image in particular
-            found_in_X = [moved(fault, int(first + kept[fault.index])) for fault in found]
+            found_in_X = [moved(fault, int(first + kept[row_of(fault)])) for fault in found]
             if not skip:
                 raise _refusal(found_in_X) from error
             faults += found_in_X
-            kept = np.delete(kept, [fault.index for fault in found])
+            kept = np.delete(kept, [row_of(fault) for fault in found])
     return np.empty((0, 0), dtype=np.float32), faults
 
 
-def _refusal(faults):
+def _refusal(faults: list[ImageReadError]) -> ImageReadError:
     """Return the error for images that cannot be read."""
     what = "it" if len(faults) == 1 else "them"
     way = f"call extract again, or pass on_error='skip' to leave {what} out"
     return noted(with_others(faults), f"Finished shards are kept: {way}.")
 
 
-def _check_rows(rows, n, estimator):
+def _check_rows(transformed: Any, n: int, estimator: Transformer) -> np.ndarray:
     """Return what `transform` gave as an array (n, n_features)."""
     name = type(estimator).__name__
-    if sparse.issparse(rows):
+    if sparse.issparse(transformed):
         raise ValueError(
             f"{name}.transform gives a sparse matrix, and shards are dense rows. Leave the "
             "retriever out: pass pipeline[:-1]."
         )
-    rows = np.asarray(rows)
+    rows = np.asarray(transformed)
     if rows.ndim != 2 or len(rows) != n or rows.dtype.kind not in "biuf":
         raise ValueError(
             f"{name}.transform gives {rows.dtype} of shape {rows.shape} for {n} images. Pass an "
