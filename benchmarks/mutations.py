@@ -25,8 +25,8 @@ from pathlib import Path
 
 from _mutations import forking
 from _mutations.choosing import Tests
-from _mutations.listing import COMPILING, ROOMS, list_mutants
-from _mutations.recording import find_test_files, record, run_tests
+from _mutations.listing import COMPILING, ROOMS, files_of, list_mutants
+from _mutations.recording import OF_LOOPS, find_test_files, record, run_tests
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
@@ -49,11 +49,11 @@ def main():
     for tree in trees:
         waiting.put(tree)
     with ProcessPoolExecutor(options.processes, context, _start, (waiting,)) as pool:
-        kernels = sorted({m.file for m in mutants if _is_compiled(trees[0], m.file)})
+        kernels = [file for file in files_of(trees[0]) if _is_compiled(trees[0], file)]
         files = find_test_files(trees[0], options.tests)
         recorded = _record(pool, commit, files, out / "lines")
-        reaching = [file for file in files if _reaches(recorded[file], kernels)]
-        loops = _record(pool, commit, reaching, out / "lines", kernels)
+        of_loops = [file for file in files if Path(file).stem in OF_LOOPS]
+        loops = _record(pool, commit, of_loops, out / "lines", kernels)
         tests = Tests(trees[0], recorded), Tests(trees[0], loops)
         results = out / f"{commit}.jsonl"
         _run(pool, mutants, tests, kernels, results)
@@ -170,10 +170,6 @@ def _record(pool, commit, files, folder, kernels=None):
         seconds = sum(test["seconds"] for test in tests.values())
         print(f"recorded {len(tests)} tests, {seconds:.0f} s: {file}", flush=True)
     return found
-
-
-def _reaches(tests, kernels):
-    return any(kernel in test["lines"] for test in tests.values() for kernel in kernels)
 
 
 def _run(pool, mutants, tests, kernels, results):

@@ -41,7 +41,9 @@ LEFT_OUT = {
 DOCTESTS = "sklearn_cbir"  # one run for the examples of all docstrings
 # Tests that compare defaults with what is documented.
 OF_SIGNATURES = "tests/test_public_api.py::test_documented_defaults"
-SECONDS_UNCOMPILED = 20  # of a test whose loops are not compiled
+# Test files that run the compiled loops as Python; in others they would take minutes.
+OF_LOOPS = ("test_graph", "test_screen")
+SECONDS_UNCOMPILED = 5  # of one of their tests
 
 
 # Of every run: nothing of the options that contributors run with, no plugins, nothing remembered.
@@ -89,11 +91,11 @@ class Recorder:
     def pytest_runtest_protocol(self, item, nextitem):
         start = processor_time()
         if self.seconds_at_most:
-            signal.signal(signal.SIGALRM, _give_up)
-            signal.alarm(self.seconds_at_most)
+            signal.signal(signal.SIGPROF, _give_up)
+            signal.setitimer(signal.ITIMER_PROF, self.seconds_at_most)
         with self.context(item.nodeid):
             result = yield
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         self.seconds[item.nodeid] = processor_time() - start
         self.fixtures[item.nodeid] = item.fixturenames
         return result
