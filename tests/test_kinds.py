@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sklearn_cbir import NeighborsRetriever
-from sklearn_cbir._kinds import FORMER, KINDS, class_of, former_classes, kind_of, of_kind
+from sklearn_cbir._kinds import FORMER, KINDS, Kept, class_of, former_classes, kind_of, of_kind
 from sklearn_cbir.index._exact import CosineEngine
 from sklearn_cbir.persistence import save
 
@@ -91,6 +91,18 @@ def test_a_file_of_a_gallery_names_no_module_but_of_public_classes(retriever, tm
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_that_of_its_class(kind):
     assert kind_of(class_of(kind)) == kind
+
+
+def subclasses(cls):
+    found = [sub for sub in cls.__subclasses__() if sub.__module__.startswith("sklearn_cbir.")]
+    return found + [each for sub in found for each in subclasses(sub)]
+
+
+def test_every_class_that_is_kept_has_a_kind():
+    for kind in KINDS:
+        class_of(kind)
+    without = [cls for cls in subclasses(Kept) if kind_of(cls) is None]
+    assert all(subclasses(cls) for cls in without)  # what others derive from is never made
 
 
 @pytest.mark.parametrize("name", FORMER)

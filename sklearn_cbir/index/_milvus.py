@@ -1,10 +1,9 @@
 """Exact search in a collection of a Milvus server, or of a file that milvus-lite reads.
 
-The server screens: it compares every query with every row (its FLAT index) in float32 and
-returns the nearest with a few to spare. The rows themselves decide: what comes back is
-measured again here, as the exact engines do, so that distances and the order of ties are
-theirs, bit by bit. Where rounding or ties leave open what the server has held back, it is
-asked for more, and in the end all rows are read in blocks.
+The server finds candidates: it compares every query with every row (its FLAT index) in float32
+and returns the nearest with a few to spare. They are re-scored here, as the exact engines do,
+so that distances and the order of ties are theirs, bit by bit. Where rounding or ties leave open
+what the server has held back, it is asked for more, and in the end all rows are read in blocks.
 
 Rows are named by keys, whole numbers that grow with the position and are never used twice.
 A position is the place of its key among the keys that an engine holds, so `remove` moves
