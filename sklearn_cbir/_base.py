@@ -1,47 +1,73 @@
 """What the three network estimators share: input, network, training, inference, state."""
 
-import contextlib
-import functools
-import inspect
+from __future__ import annotations
+
 import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._checkpoint import Checkpoint
-from sklearn_cbir._collapse import warn_of_collapse
 from sklearn_cbir._devices import (
     OwnDraws,
+    Seeds,
     resolve_device,
+    seed_of,
     seeded,
     shielded,
     use_one_thread_if_forked,
 )
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, library_of
-from sklearn_cbir._going_on import Start, training_state
+from sklearn_cbir._going_on import Start
+from sklearn_cbir._labels import encode_labels
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._module_state import warn_of_pickling
-from sklearn_cbir._network import Network, PassRows, portable_state, rebuilt_network
-from sklearn_cbir._plan import RATES, count_classes, plan_batches, plan_settings, split_rows
-from sklearn_cbir._targets import check_target, check_weights
-from sklearn_cbir._training import OPTIMIZERS, SCHEDULES, as_module, infer, train
+from sklearn_cbir._network import (
+    Network,
+    PassRows,
+    infer,
+    portable_state,
+    rebuilt_network,
+    training_state,
+    warn_of_collapse,
+)
+from sklearn_cbir._plan import TrainingParameters, check_loss, check_target, plan_training
+from sklearn_cbir._training import (
+    OPTIMIZERS,
+    SCHEDULES,
+    OnEpoch,
+    as_module,
+    check_optimizer,
+    make_optimizer,
+    train,
+)
 from sklearn_cbir._validation import (
+    Rule,
     as_numpy,
     check_boolean,
     check_choice,
+    check_folder,
     check_integer,
+    check_named,
+    check_parameters,
+    check_path,
     check_rate,
     check_real,
     check_verbose,
+    optional,
     progress,
-    resolve,
     shortened,
+    state_of_version,
     warn_user,
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
@@ -49,13 +75,19 @@ from sklearn_cbir.backbones._colors import check_colors
 from sklearn_cbir.backbones._trunk import is_trained
 from sklearn_cbir.images import (
     ImageReadError,
+    Images,
     check_images,
     is_feature_rows,
     resolve_augmentation,
 )
+from sklearn_cbir.images._augmentation import NAMES as AUGMENTATIONS
 from sklearn_cbir.images._faults import noted
-from sklearn_cbir.images._readable import telling_all_faults
-from sklearn_cbir.losses._base import fresh_loss, set_up
+from sklearn_cbir.images._readable import tell_all_faults
+from sklearn_cbir.losses._base import Demands, demands_of, fresh_loss, set_up
+
+if TYPE_CHECKING:
+    from sklearn_cbir._typing import ImagesLike, LossFunction, Pooling, RandomState
+    from sklearn_cbir.images._augmentation import Augment
 
 STATE_FORMAT = 1
 REBUILDING = ProcessLock()  # one network is enough for all threads
@@ -66,40 +98,124 @@ SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
 # They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
 _NOT_IN_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"}
 
+_at_least_0, _at_least_1 = (partial(check_integer, minimum=least) for least in (0, 1))
+_at_least_2, _not_negative = partial(check_integer, minimum=2), partial(check_real, minimum=0.0)
+
 
 class NetworkTransformer(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    TrainingParameters,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Base of the estimators that train a network on images or on feature rows.
 
     A subclass lists its parameters and says how its network ends (`_network_ending`); it may
-    override `_training_loss` and `_after_training`.
+    override `_training_loss` and `_after_training`. Where it lacks a parameter that is read here,
+    it says which value stands for it.
     """
 
-    _gives = "vector"
-    mixup = 0.0  # a parameter of those whose losses take soft targets
+    # Parameters that are read here, beside those of every training.
+    backbone: str | nn.Module | None
+    weights: str | os.PathLike[str] | None
+    pooling: Pooling | nn.Module
+    image_size: int | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    augment: Augment
+    warm_start: bool
+    checkpoint_dir: str | os.PathLike[str] | None
+    device: str | torch.device
+    random_state: RandomState
+    verbose: int | bool
+
+    # Fitted attributes.
+    history_: list[dict[str, Any]]
+    n_iter_: int
+    classes_: NDArray[Any]
+    n_features_out_: int
+    n_features_in_: int
+    image_shape_: tuple[int, int, int] | None
+    _network_state: dict[str, Any]
+    _network: Network | None
+    _training_state: dict[str, Any]
+
+    _gives: ClassVar[Literal["vector", "code"]] = "vector"
+    # What `transform` reads too: it may have been set after fit.
+    _transform_rules: ClassVar[Mapping[str, Rule]] = {
+        "batch_size": _at_least_1,
+        "verbose": check_verbose,
+    }
+    _rules: ClassVar[Mapping[str, Rule]] = {
+        "batch_size": _at_least_2,
+        "verbose": check_verbose,
+        "warm_start": check_boolean,
+        "max_epochs": _at_least_0,
+        "head_epochs": optional(_at_least_0),
+        "num_workers": _at_least_0,
+        "early_stopping": check_boolean,
+        "n_iter_no_change": _at_least_1,
+        "validation_fraction": partial(check_real, minimum=0.0, maximum=0.9),
+        "tol": _not_negative,
+        "weight_decay": _not_negative,
+        "lr": check_rate,
+        "trunk_lr": optional(check_rate),
+        "loss_lr": optional(check_rate),
+        "schedule": partial(check_choice, options=sorted(SCHEDULES)),
+        "sampling": partial(check_choice, options=SAMPLINGS),
+        "pool_size": _at_least_1,
+        "mixup": _not_negative,
+        "n_per_class": optional(_at_least_2),
+        "autocast": check_boolean,
+        "image_size": optional(_at_least_1),
+        "mean": optional(check_colors),
+        "std": optional(check_colors),
+        "weights": partial(check_path, what="'imagenet', a path to a state dict"),
+        "checkpoint_dir": check_folder,
+        "optimizer": partial(check_named, names=OPTIMIZERS, otherwise=check_optimizer),
+        "augment": partial(check_named, names=AUGMENTATIONS, otherwise=resolve_augmentation),
+    }
 
     # What a subclass owes ------------------------------------------------------------------
 
-    def _network_ending(self, loss, n_classes):
+    @abstractmethod
+    def _network_ending(self, loss: LossFunction | None, demands: Demands | None) -> dict[str, Any]:
         """Return keyword arguments of Network for a loss, which is None if nothing is trained."""
-        raise AssertionError("a subclass defines this")
 
-    def _training_loss(self):
+    def _training_loss(self) -> LossFunction | None:
         """Return a fresh loss, or None to train nothing; the user's object is never trained."""
         return fresh_loss(self.loss)
 
-    def _hold_out_classes(self, y, seed, start=None):
+    def _hold_out_classes(
+        self, y: NDArray[Any], seed: int, start: Start | None = None
+    ) -> NDArray[Any]:
         """Return labels for training; -1 marks images of classes that are not trained on."""
         return y
 
-    def _after_training(self, source, y, target, seed):
+    def _check_network(self, network: Network, data: NDArray[Any] | Images) -> None:
+        """Raise unless the new network does what `transform` is asked for."""
+
+    def _after_training(
+        self,
+        network: Network,
+        source: ArraySource | ImageSource,
+        y: NDArray[Any],
+        target: NDArray[Any],
+        seed: int,
+    ) -> None:
         """Set further fitted attributes; `target` are the labels that were trained on."""
 
     # scikit-learn's interface --------------------------------------------------------------
 
     @with_callbacks
-    def fit(self, X, y=None, *, sample_weight=None):
+    def fit(
+        self,
+        X: ImagesLike,
+        y: ArrayLike | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Train on images or feature rows.
 
         Parameters
@@ -139,8 +255,7 @@ class NetworkTransformer(
         """
         before = vars(self).copy()
         try:
-            with shielded():
-                return self._fit(X, y, sample_weight)
+            return self._fit(X, y, sample_weight)
         except BaseException:
             # As before fit, but for what scikit-learn needs to tear its callbacks down.
             callbacks = {k: v for k, v in vars(self).items() if "_callback" in k}
@@ -148,52 +263,7 @@ class NetworkTransformer(
             vars(self).update(before | callbacks)
             raise
 
-    def _fit(self, X, y, sample_weight):
-        given = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
-        self._check_parameters()
-        start = Start.of(self)
-        data = self._check_input(X, reset=True)
-        loss = self._training_loss()
-        weights = check_weights(self, sample_weight, len(data), loss)
-        classes = None
-        if loss is not None:
-            data, y, weights, classes = check_target(self, data, y, weights, loss)
-        if start is not None:
-            start.check(loss, data, y, classes, vars(self).get("feature_names_in_"))
-        checkpoint = None if loss is None else self._checkpoint(data, y, weights, start)
-        state = checkpoint.load() if checkpoint else None
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        seed = seed if state is None else state["seed"]
-        device = resolve_device(self.device)
-        target = None if loss is None else self._hold_out_classes(y, seed, start)
-        use_one_thread_if_forked()
-        # Training draws from torch's global generators; a network alone need not wait for them.
-        draws = contextlib.nullcontext() if loss is None else seeded(seed, device)
-        with draws, telling_all_faults(data, self.verbose > 0):
-            with OwnDraws(seed):
-                network = self._build_network(data, loss, target, seed, start)
-            if loss is not None:  # before images are decoded
-                rows = split_rows(self, target, loss, seed)
-                settings = plan_settings(self, network, loss, goes_on=start is not None)
-                settings.make_optimizer(network, as_module(loss), head_only=False)
-            source = self._source(data, network.trunk, training=loss is not None)
-            if start is not None and isinstance(source, ImageSource):
-                start.check_reading(source)
-            history = []
-            if loss is not None:
-                run = {"seed": seed, "device": device, "checkpoint": checkpoint, "state": state}
-                plan = {"settings": settings, "rows": rows, "weights": weights}
-                history = self._train(network, loss, source, target, plan, given, run)
-            history = history if start is None else start.continued(history)
-            self._keep(network, source, classes, history)
-            if loss is not None:
-                self._training_state = training_state(self, network, loss, y, target)
-                self._after_training(source, y, target, seed)
-                named = {"gives": self._gives, "loss": loss, "lr": self.lr}
-                warn_of_collapse(network, source, target, seed, device, **named)
-        return self
-
-    def transform(self, X):
+    def transform(self, X: ImagesLike) -> NDArray[Any]:
         """Return one vector per image or row.
 
         Parameters
@@ -211,7 +281,9 @@ class NetworkTransformer(
         """
         return self._embed(X)
 
-    def fit_transform(self, X, y=None, **fit_params):
+    def fit_transform(
+        self, X: ImagesLike, y: ArrayLike | None = None, **fit_params: Any
+    ) -> NDArray[Any]:
         """Train, and return one vector per image or row, as `transform` does.
 
         Parameters
@@ -247,18 +319,18 @@ class NetworkTransformer(
             )
             raise noted(error, note) from error
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.target_tags.required = getattr(self, "loss", "cpf") is not None
+        tags.target_tags.required = self.loss is not None
         tags.target_tags.two_d_labels = True
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return "_network_state" in vars(self)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__().copy()
         network = state.pop("_network", None)
         if network is not None and isinstance(self.backbone, nn.Module):
@@ -267,84 +339,129 @@ class NetworkTransformer(
         state["_state_format"] = STATE_FORMAT
         return state
 
-    def __setstate__(self, state):
-        found = state.pop("_state_format", STATE_FORMAT)
-        if found > STATE_FORMAT:
-            raise ValueError(
-                f"This {type(self).__name__} was saved in format {found}; this version of "
-                f"sklearn_cbir reads up to {STATE_FORMAT}. Install a newer version."
-            )
-        # What was saved before there was a parameter does what its default does.
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            if parameter.default is not parameter.empty:
-                state.setdefault(name, parameter.default)
-        super().__setstate__(state)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state_of_version(type(self), state, STATE_FORMAT))
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.n_features_out_
 
-    # Input -----------------------------------------------------------------------------------
+    # Fit -----------------------------------------------------------------------------------
 
-    def _check_parameters(self):
-        self._check_transform_parameters()
-        check_boolean(self.warm_start, "warm_start")
-        check_integer(self.max_epochs, "max_epochs", minimum=0)
-        if self.head_epochs is not None:
-            check_integer(self.head_epochs, "head_epochs", minimum=0)
-        check_integer(self.batch_size, "batch_size", minimum=2)
-        check_integer(self.num_workers, "num_workers", minimum=0)
-        check_integer(self.n_iter_no_change, "n_iter_no_change", minimum=1)
-        check_real(self.validation_fraction, "validation_fraction", minimum=0.0, maximum=0.9)
-        check_real(self.tol, "tol", minimum=0.0)
-        check_real(self.weight_decay, "weight_decay", minimum=0.0)
-        for name in RATES:
-            if getattr(self, name) is not None or name == "lr":
-                check_rate(getattr(self, name), name)
-        check_choice(self.schedule, "schedule", sorted(SCHEDULES))
-        check_choice(self.sampling, "sampling", SAMPLINGS)
-        check_integer(self.pool_size, "pool_size", minimum=1)
-        check_real(self.mixup, "mixup", minimum=0.0)
-        if self.n_per_class is not None:
-            check_integer(self.n_per_class, "n_per_class", minimum=2)
-        optimizer = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
-        if not callable(optimizer):
+    def _fit(self, X: ImagesLike, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Self:
+        with shielded():
+            device = resolve_device(self.device)
+            check_parameters(self, self._rules)
+            loss = self._training_loss()
+            demands = demands_of(loss)
+            ending = self._network_ending(loss, demands)
+            if sample_weight is not None or self.mixup:
+                check_loss(self, loss, sample_weight)
+            start = self._start() if self.warm_start else None
+            data = self._check_input(X, reset=True)
+            given = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
+            try:
+                if loss is None or demands is None:
+                    self._fit_untrained(data, ending, start)
+                else:
+                    self._fit_trained(data, len(data), loss, demands, ending, start, device, given)
+            except ImageReadError as error:
+                tell_all_faults(error, data, self.verbose > 0)
+                raise
+        return self
+
+    def _start(self) -> Start | None:
+        """Return what an earlier fit has left to go on from, None if nothing was trained."""
+        was_trained = "_network_state" in vars(self) and "classes_" in vars(self)
+        return Start(self) if was_trained else None
+
+    def _fit_untrained(
+        self, data: NDArray[Any] | Images, ending: dict[str, Any], start: Start | None
+    ) -> None:
+        """Take the network as it is built."""
+        if start is not None:
             raise ValueError(
-                f"optimizer={shortened(optimizer)} is no name and no torch optimizer class."
+                "warm_start=True goes on training, and loss=None trains nothing. Use a loss, or "
+                "warm_start=False."
             )
-        for name in ("normalize", "early_stopping", "autocast"):
-            if hasattr(self, name):
-                check_boolean(getattr(self, name), name)
-        self._check_paths()
-        if self.image_size is not None:
-            check_integer(self.image_size, "image_size", minimum=1)
-        for name in ("mean", "std"):
-            if getattr(self, name) is not None:
-                check_colors(getattr(self, name), name)
-        resolve_augmentation(self.augment)
+        use_one_thread_if_forked()
+        with OwnDraws(seed_of(self.random_state)):
+            is_rows = isinstance(data, np.ndarray)
+            trunk = PassRows(data.shape[1]) if is_rows else self._build_trunk(None)
+            network = Network(trunk, **ending)
+        self._check_network(network, data)
+        self._keep(network, self._source(data, network.trunk, training=False), [])
+        for name in ("classes_", "_training_state"):
+            vars(self).pop(name, None)
 
-    def _check_transform_parameters(self):
-        """Check what `transform` reads too: it may have been set after fit."""
-        check_integer(self.batch_size, "batch_size", minimum=1)
-        check_verbose(self.verbose)
-        resolve_device(self.device)
-
-    def _check_paths(self):
-        """Raise for paths of another type, and for a folder that is none."""
-        if not isinstance(self.weights, (str, os.PathLike, type(None))):
-            raise ValueError(
-                f"weights={shortened(self.weights)} must be 'imagenet', a path to a state dict, "
-                "or None."
+    def _fit_trained(
+        self,
+        data: NDArray[Any] | Images,
+        n: int,
+        loss: LossFunction,
+        demands: Demands,
+        ending: dict[str, Any],
+        start: Start | None,
+        device: torch.device,
+        given: dict[str, Any],
+    ) -> None:
+        """Build the network, train it on `n` rows, and keep it; `given` is what `fit` was given."""
+        y, classes = encode_labels(self._given_labels(given["y"]), n=n)
+        data, y, weights, classes = check_target(
+            self, loss, demands, data, y, classes, given["metadata"]["sample_weight"]
+        )
+        if start is not None:
+            start.check(data, y, classes, vars(self).get("feature_names_in_"))
+        checkpoint = state = None
+        if self.checkpoint_dir is not None:
+            checkpoint = self._checkpoint(data, y, weights, start)
+            state = checkpoint.load() if checkpoint else None
+        seed = seed_of(self.random_state)
+        seeds = Seeds.of(seed if state is None else state["seed"])
+        own_draws = OwnDraws(seeds.fit)
+        with seeded(seeds.fit, device):  # torch's global generators: the training draws from them
+            target = self._hold_out_classes(y, seeds.fit, start)
+            ending["n_classes"] = len(classes) if demands.output == "classes" else None
+            with own_draws:
+                network = self._build_network(data, ending, loss, target, seeds.fit, start)
+            self._check_network(network, data)
+            plan = plan_training(
+                self,
+                network,
+                loss,
+                demands,
+                target,
+                weights=weights,
+                goes_on=start is not None,
+                seeds=seeds,
+                device=device,
+                checkpoint=checkpoint,
+                state=state,
             )
-        folder = self.checkpoint_dir
-        if not isinstance(folder, (str, os.PathLike, type(None))):
-            raise ValueError(
-                f"checkpoint_dir={shortened(folder)} must be the path of a folder, or None."
+            if not isinstance(self.optimizer, str):  # tried before images are decoded
+                make_optimizer(plan, network, as_module(loss), head_only=False)
+            source = self._source(data, network.trunk, training=True)
+            if start is not None and isinstance(source, ImageSource):
+                start.check_reading(source)
+            on_epoch = OnEpoch(self, plan, given, partial(self._snapshot, network, source))
+            history = train(network, loss, source, target, plan, on_epoch)
+            self._after_training(network, source, y, target, seeds.fit)
+            self._keep(network, source, history if start is None else start.continued(history))
+            self.classes_ = classes
+            self._training_state = training_state(network, loss, y, target, vars(self))
+            warn_of_collapse(
+                network,
+                source,
+                target,
+                seed=seeds.look,
+                batch_size=2 * self.batch_size,  # without gradients there is room for two
+                device=device,
+                gives=self._gives,
+                loss=loss,
+                lr=self.lr,
             )
-        if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
-            raise ValueError(f"checkpoint_dir={str(folder)!r} is a file. Pass a folder, or None.")
 
-    def _check_input(self, X, *, reset):
+    def _check_input(self, X: ImagesLike, *, reset: bool) -> NDArray[Any] | Images:
         """Return feature rows as an array, or checked images; the kind is fixed by fit."""
         is_rows = is_feature_rows(X)
         if not reset and is_rows != hasattr(self, "n_features_in_"):
@@ -357,115 +474,101 @@ class NetworkTransformer(
             return validate_data(self, as_numpy(X), dtype=[np.float64, np.float32], reset=reset)
         images = check_images(X)
         if reset:
-            self.__dict__.pop("n_features_in_", None)
-            self.__dict__.pop("feature_names_in_", None)
-            self.__dict__.pop("image_shape_", None)
+            for name in ("n_features_in_", "feature_names_in_", "image_shape_"):
+                vars(self).pop(name, None)
+            self.image_shape_ = images.image_shape
         images.check_readable(progress=self.verbose > 0)
         return images
 
     # Network ---------------------------------------------------------------------------------
 
-    def _build_network(self, data, loss, y, seed, start=None):
-        ending = self._network_ending(loss, None if loss is None else count_classes(y))
+    def _build_network(
+        self,
+        data: NDArray[Any] | Images,
+        ending: dict[str, Any],
+        loss: LossFunction,
+        y: NDArray[Any],
+        seed: int,
+        start: Start | None,
+    ) -> Network:
+        """Return the network that is trained, and tell the loss how it ends, and all labels."""
         if isinstance(data, np.ndarray):
-            n_features = data.shape[1]
-            trunk = PassRows(n_features)
-            if loss is not None:
-                statistics = row_statistics(data) if start is None else start.row_statistics()
-                trunk = build_mlp(n_features, **statistics)
+            statistics = row_statistics(data) if start is None else start.row_statistics()
+            trunk = build_mlp(data.shape[1], **statistics)
+            ending = ending | {"enhance": None}  # rows have no feature map
         else:
-            trunk = build_backbone(**self._backbone_parameters(data, start))
-            warn_of_pickling(trunk, type(self).__name__)
+            trunk = self._build_trunk(start)
         network = Network(trunk, **ending)
-        goes_on = start is not None and start.trunk is not None
-        if not isinstance(data, np.ndarray) and not goes_on and self._is_pretrained(trunk):
-            # Statistics estimated again from few photos are worse than those of the weights.
-            trunk.keep_statistics()
-        if loss is not None:
-            generator = torch.Generator().manual_seed(seed)
-            n_outputs = network.classifier.out_features if network.classifier else network.width
-            trained_on = torch.from_numpy(y if y.ndim == 2 else y[y >= 0])
-            set_up(loss, n_outputs=n_outputs, y=trained_on, generator=generator)
+        set_up(
+            loss,
+            n_outputs=network.width if network.classifier is None else ending["n_classes"],
+            y=torch.from_numpy(y if y.ndim == 2 else y[y >= 0]),
+            generator=torch.Generator().manual_seed(seed),
+        )
         if start is not None:
             start.carry_over(network, loss)
         return network
 
-    def _backbone_parameters(self, images, start):
-        """Return keyword arguments of build_backbone, which copies a module."""
-        names = ("weights", "pooling", "image_size", "mean", "std")
-        backbone = DEFAULT_BACKBONE if self.backbone is None else self.backbone
-        shape = (FILE_SIZE, FILE_SIZE) if images.image_shape is None else images.image_shape[:2]
-        own = {"backbone": backbone, "input_shape": shape}
-        own |= {name: getattr(self, name) for name in names}
-        return own if start is None else own | start.backbone_parameters(self.image_size)
+    def _build_trunk(self, start: Start | None) -> nn.Module:
+        """Return a new trunk for images; `build_backbone` copies a module."""
+        shape = (FILE_SIZE, FILE_SIZE) if self.image_shape_ is None else self.image_shape_[:2]
+        parameters = {
+            "backbone": DEFAULT_BACKBONE if self.backbone is None else self.backbone,
+            "weights": self.weights,
+            "pooling": self.pooling,
+            "image_size": self.image_size,
+            "input_shape": shape,
+            "mean": self.mean,
+            "std": self.std,
+        }
+        if start is not None:
+            parameters |= start.backbone_parameters(self.image_size)
+        trunk = build_backbone(**parameters)
+        if isinstance(self.backbone, nn.Module) or isinstance(self.pooling, nn.Module):
+            warn_of_pickling(trunk, type(self).__name__)
+        if start is None or start.trunk is None:
+            pretrained = self.weights is not None
+            if pretrained and self.weights == "imagenet" and isinstance(self.backbone, nn.Module):
+                pretrained = is_trained(trunk)  # its own weights
+            if pretrained:
+                # Statistics estimated again from few photos are worse than those of the weights.
+                trunk.keep_statistics()
+        return trunk
 
-    def _is_pretrained(self, trunk):
-        """Whether the trunk has trained weights: of a file, of a name, or a module's own."""
-        if self.weights != "imagenet" or not isinstance(self.backbone, nn.Module):
-            return self.weights is not None
-        return is_trained(trunk)
-
-    def _source(self, data, trunk, training):
+    def _source(
+        self, data: NDArray[Any] | Images, trunk: nn.Module, *, training: bool
+    ) -> ArraySource | ImageSource:
         """Return the batches' source, decoded once if it fits the cache."""
         if isinstance(data, np.ndarray):
             return ArraySource(data)
-        size, resize = self._read_size(data, trunk)
-        self.image_shape_ = data.image_shape
-        if training:
-            data = data.cached(
-                size, resize=resize, max_bytes=CACHE_BYTES, progress=self.verbose > 0
-            )
-        augment = resolve_augmentation(self.augment, size) if training else None
-        return ImageSource(data, size, resize, augment)
-
-    def _read_size(self, images, trunk):
-        """Return the input size in px, None for the arrays' own, and the size resized to."""
         if trunk.image_size is not None:
-            return trunk.image_size, trunk.resize_size
-        return (None, None) if images.image_shape is not None else (FILE_SIZE, FILE_SIZE)
+            size, resize = trunk.image_size, trunk.resize_size
+        else:  # that of arrays
+            size = resize = FILE_SIZE if self.image_shape_ is None else None
+        augment = resolve_augmentation(self.augment, size) if training else None
+        if training:
+            progress = self.verbose > 0
+            data = data.cached(size, resize=resize, max_bytes=CACHE_BYTES, progress=progress)
+        return ImageSource(data, size, resize, augment, data._selected_from(size, resize))
 
-    # Training --------------------------------------------------------------------------------
+    def _given_labels(self, y: ArrayLike | None) -> ArrayLike:
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None. "
+                f"loss={shortened(self.loss)} learns from labels: pass one per image."
+            )
+        return y
 
-    def _train(self, network, loss, source, y, plan, given, run):
-        """Train the network in place and return the history; `given` is what `fit` was."""
-        settings, (kept, held_out) = plan["settings"], plan["rows"]
-        draw = functools.partial(plan_batches, self, source, y, weights=plan["weights"])
-        batches = draw(kept, loss, run["seed"], training=True)
-        valid = None
-        if len(held_out):
-            valid = draw(held_out, loss, run["seed"], training=False)
-        n_epochs = settings.head_epochs + settings.max_epochs
-        with (
-            self._fit_task(n_epochs, given, network, source) as end_epoch,
-            _epoch_bar(n_epochs, type(self).__name__, self.verbose > 0) as advance,
-        ):
+    # Checkpoint ------------------------------------------------------------------------------
 
-            def on_epoch(record):
-                advance(record)
-                return end_epoch()
-
-            return train(network, loss, batches, valid, settings, on_epoch=on_epoch, **run)
-
-    @contextlib.contextmanager
-    def _fit_task(self, n_epochs, given, network, source):
-        """Give a function that tells scikit-learn's callbacks of an epoch; True is stop."""
-        data = {"estimator": self} | given
-        context = self._init_callback_context(max_subtasks=n_epochs)
-        context.call_on_fit_task_begin(**data)
-
-        def end_epoch():
-            task = context.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(**data)
-            snapshot = functools.partial(self._snapshot, network, source)
-            return task.call_on_fit_task_end(**data, reconstruction_attributes=snapshot)
-
-        yield end_epoch
-        context.call_on_fit_task_end(**data)
-
-    def _checkpoint(self, data, y, weights, start):
-        """Return the file that belongs to these parameters and data, or None."""
-        if self.checkpoint_dir is None:
-            return None
+    def _checkpoint(
+        self,
+        data: NDArray[Any] | Images,
+        y: NDArray[Any],
+        weights: NDArray[np.float32] | None,
+        start: Start | None,
+    ) -> Checkpoint | None:
+        """Return the file that belongs to these parameters and data, None if none can."""
         params = {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_IN_KEY}
         if start is not None and start.trunk is not None:
             del params["weights"]  # not read again
@@ -487,7 +590,7 @@ class NetworkTransformer(
 
     # State -----------------------------------------------------------------------------------
 
-    def _snapshot(self, network, source):
+    def _snapshot(self, network: Network, source: ArraySource | ImageSource) -> dict[str, Any]:
         """Return the fitted attributes that make a copy of this estimator transform."""
         reading = None
         if isinstance(source, ImageSource):
@@ -499,46 +602,47 @@ class NetworkTransformer(
             "history_": [],
         }
 
-    def _keep(self, network, source, classes, history):
-        """Set the fitted attributes; nothing of torch is among them."""
+    def _keep(
+        self,
+        network: Network,
+        source: ArraySource | ImageSource,
+        history: list[dict[str, Any]],
+    ) -> None:
+        """Set the fitted attributes; nothing of torch is among those that are saved."""
         for name, value in self._snapshot(network, source).items():
             setattr(self, name, value)
-        self._network = network.eval()
+        self._network = network
         self.history_ = history
         self.n_iter_ = len(history)
-        self.__dict__.pop("classes_", None)
-        self.__dict__.pop("_training_state", None)
-        if classes is not None:
-            self.classes_ = classes
 
-    def _fitted_network(self):
+    def _fitted_network(self) -> Network:
         """Return the trained network, built again if this came out of a file."""
         use_one_thread_if_forked()
-        if self.__dict__.get("_network") is None:
+        if vars(self).get("_network") is None:
             with REBUILDING:
-                if self.__dict__.get("_network") is None:
+                if vars(self).get("_network") is None:
                     self._network = rebuilt_network(self._network_state)
         return self._network
 
-    def _embed(self, X):
-        """Return the network's vectors, float32 (n, width)."""
+    # Inference -------------------------------------------------------------------------------
+
+    def _embed(self, X: ImagesLike) -> NDArray[np.float32]:
+        """Return the network's vectors, (n, width)."""
         with shielded():
-            return self._embed_shielded(X)
+            check_is_fitted(self)
+            resolve_device(self.device)
+            check_parameters(self, self._transform_rules)
+            data = self._check_input(X, reset=False)
+            network = self._fitted_network()
+            source = ArraySource(data) if isinstance(data, np.ndarray) else self._read_again(data)
+            try:
+                return self._infer(network, source)
+            except ImageReadError as error:
+                tell_all_faults(error, data, self.verbose > 0)
+                raise
 
-    def _embed_shielded(self, X):
-        check_is_fitted(self)
-        self._check_transform_parameters()
-        data = self._check_input(X, reset=False)
-        network = self._fitted_network()
-        if isinstance(data, np.ndarray):
-            source = ArraySource(data)
-        else:
-            source = ImageSource(data, *self._reading(data))
-        with telling_all_faults(data, self.verbose > 0):
-            return self._infer(network, source)
-
-    def _infer(self, network, source):
-        ticks = functools.partial(
+    def _infer(self, network: Network, source: ArraySource | ImageSource) -> NDArray[np.float32]:
+        ticks = partial(
             progress,
             total=-(-len(source) // self.batch_size),
             description=f"{type(self).__name__}: transform",
@@ -546,29 +650,10 @@ class NetworkTransformer(
         )
         return infer(network, source, self.batch_size, resolve_device(self.device), ticks)
 
-    def _reading(self, images):
-        """Return the size that images are read in, and the size resized to, before the cut."""
-        size, resize = (self._network_state["reading"][name] for name in ("size", "resize"))
+    def _read_again(self, images: Images) -> ImageSource:
+        """Return a source of images in the size that the network was fitted on."""
+        reading = self._network_state["reading"]
+        size, resize = reading["size"], reading["resize"]
         if size is None and (images.image_shape or ())[:2] != self.image_shape_[:2]:
             size = self.image_shape_[:2]  # fitted on arrays of their own size
-        return size, resize
-
-
-@contextlib.contextmanager
-def _epoch_bar(n_epochs, name, enabled):
-    """Give a function that shows the record of an epoch on a rich progress bar."""
-    if not enabled:
-        yield lambda record: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{name}: fit", total=n_epochs)
-
-        def advance(record):
-            losses = [f"{key} {record[key]:.4f}" for key in ("loss", "valid_loss") if key in record]
-            text = f"{name}: fit, {', '.join(losses)}"
-            bar.update(task, completed=record["epoch"], description=text)
-
-        yield advance
+        return ImageSource(images, size, resize, None, images._selected_from(size, resize))

@@ -1,18 +1,26 @@
 """Where torch computes, and its seeds."""
 
+from __future__ import annotations
+
 import contextlib
-import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from sklearn_cbir._locks import ProcessLock, in_forked_children, renew_in_forked_children
+from sklearn_cbir._locks import ProcessLock, in_forked_children
 from sklearn_cbir._validation import shortened
 
+if TYPE_CHECKING:
+    from sklearn_cbir._typing import RandomState
 
-def resolve_device(device):
+
+def resolve_device(device: object) -> torch.device:
     """Return the torch device that `device` stands for now; "auto" prefers a GPU.
 
     Raises ValueError for a device that is not there, or that holds no numbers, as "meta".
@@ -41,7 +49,7 @@ def resolve_device(device):
     return found
 
 
-def first_line(error):
+def first_line(error: BaseException) -> str:
     """Return how the message of an error begins."""
     return str(error).strip().partition("\n")[0].rstrip(".")
 
@@ -50,7 +58,7 @@ def first_line(error):
 
 
 @contextlib.contextmanager
-def shielded():
+def shielded() -> Iterator[None]:
     """Compute in float32, with gradients and on the CPU unless told otherwise.
 
     Whatever the caller set for all of torch, in this thread, does not reach the block: default
@@ -84,48 +92,12 @@ class _Float32(TorchFunctionMode):
         return function in _FLOATING
 
 
-# Where a network lies --------------------------------------------------------------------------
-
-
-class Placement:
-    """The device of a network, which is moved only while no thread computes with it."""
-
-    def __init__(self):
-        self.renew()
-        renew_in_forked_children(self)
-
-    def __reduce__(self):
-        return Placement, ()
-
-    def renew(self):
-        """Forget the users, who are threads of the process that this one was forked from."""
-        self._left = threading.Condition()
-        self._n_users = 0
-        self._device = None
-
-    @contextlib.contextmanager
-    def keep(self, network, device):
-        """Keep `network` on `device`, ready to embed, as long as the block runs."""
-        with self._left:
-            self._left.wait_for(lambda: not self._n_users or self._device == device)
-            if not self._n_users:
-                network.to(device, memory_format=network.memory_format).eval()
-                self._device = device
-            self._n_users += 1
-        try:
-            yield
-        finally:
-            with self._left:
-                self._n_users -= 1
-                self._left.notify_all()
-
-
 # Forked processes ------------------------------------------------------------------------------
 
 _forked = False
 
 
-def _note_fork():
+def _note_fork() -> None:
     global _forked
     _forked = True
 
@@ -133,7 +105,7 @@ def _note_fork():
 in_forked_children(_note_fork)
 
 
-def use_one_thread_if_forked():
+def use_one_thread_if_forked() -> None:
     """Compute with one torch thread in a forked process, from its first network on.
 
     A child has none of the threads that torch has started in its parent, but would wait for them.
@@ -150,26 +122,30 @@ LOCK = ProcessLock()  # of the global generators
 
 
 @contextlib.contextmanager
-def seeded(seed, device):
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch on the CPU and on a device; its global generators are untouched afterwards.
 
     Those of other devices are neither seeded nor read. They are shared by all threads, so that one
     block runs at a time.
     """
     use_one_thread_if_forked()
-    with LOCK:
-        generators = {torch.default_generator, generator_of(device)}
-        states = [(one, one.get_state()) for one in generators]
+    with LOCK.lock:
+        states = [(one, one.get_state()) for one in {torch.default_generator, generator_of(device)}]
         try:
-            for one in generators:
-                one.manual_seed(seed)
+            reseed(seed, device)
             yield
         finally:
             for one, state in states:
                 one.set_state(state)
 
 
-def generator_of(device):
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators inside `seeded`."""
+    torch.default_generator.manual_seed(seed)
+    generator_of(device).manual_seed(seed)
+
+
+def generator_of(device: torch.device) -> torch.Generator:
     """Return the global generator that is drawn from on a torch device."""
     if device.type == "mps":
         return torch.mps._get_default_mps_generator()
@@ -189,7 +165,7 @@ class OwnDraws(TorchFunctionMode):
     seed on the CPU.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed: int) -> None:
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -200,7 +176,7 @@ class OwnDraws(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _functions(module, names):
+def _functions(module: Any, names: str) -> set[Callable[..., Any]]:
     return {getattr(module, name) for name in names.split() if hasattr(module, name)}
 
 
@@ -219,6 +195,26 @@ _FLOATING = _functions(torch, "empty eye linspace logspace ones rand randn zeros
 _FLOATING_FOR_FLOATS = _functions(torch, "arange as_tensor full tensor")
 
 
-def derived_seed(*parts):
+@dataclass(frozen=True)
+class Seeds:
+    """The seed of a fit, and those that its parts have of their own."""
+
+    fit: int
+    batches: int
+    held_out_batches: int
+    look: int  # at what the training has led to
+
+    @classmethod
+    def of(cls, fit: int) -> Self:
+        """Derive the seeds of the parts."""
+        return cls(fit, derived_seed(fit, 1), derived_seed(fit, 0), derived_seed(fit, 5))
+
+
+def seed_of(random_state: RandomState) -> int:
+    """Draw the seed of a fit."""
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def derived_seed(*parts: int) -> int:
     """Return a seed that depends on every one of the integers `parts`."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

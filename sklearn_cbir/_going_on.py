@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._hidden_state import hidden_state, set_hidden_state
 from sklearn_cbir._labels import KINDS, comparable_labels
 from sklearn_cbir._module_state import load_values
+from sklearn_cbir._network import as_arrays, class_of, own_attributes
 from sklearn_cbir._validation import shortened
 
 # What of a network's spec follows which parameter; file sizes and the like are in `reading`.
@@ -41,29 +41,18 @@ class Start:
         # Files of earlier versions lack it: parameters of the loss start anew, weights are read.
         kept = fitted.get("_training_state")
         self.trunk = (kept or {}).get("trunk")
-        self.attributes = _own_attributes(estimator)
+        self.attributes = own_attributes(vars(estimator))
         self.loss = kept["loss"] if kept else None
         self.held_out = kept["held_out"] if kept else None
         self.has_columns = kept and self.held_out is None
 
-    @classmethod
-    def of(cls, estimator):
-        """Return what there is to go on from, None if nothing was trained or it is not wanted."""
-        is_trained = "_network_state" in vars(estimator) and "classes_" in vars(estimator)
-        return cls(estimator) if estimator.warm_start and is_trained else None
-
     def key(self):
         """Return what a checkpoint of the next fit depends on."""
         weights = self.network.state_dict()
-        return [_arrays(weights), self.loss, self.held_out, self.trunk]
+        return [as_arrays(weights), self.loss, self.held_out, self.trunk]
 
-    def check(self, loss, data, y, classes, feature_names=None):
-        """Raise unless the next fit has a loss, the same kind of data and the same classes."""
-        if loss is None:
-            raise ValueError(
-                "warm_start=True goes on training, and loss=None trains nothing. Use a loss, or "
-                "warm_start=False."
-            )
+    def check(self, data, y, classes, feature_names=None):
+        """Raise unless the next fit has the same kind of data and the same classes."""
         is_rows = isinstance(data, np.ndarray)
         kinds = [f"{n} features" if n else "images" for n in (self.n_features, 0)]
         kinds[1] = f"{data.shape[1]} features" if is_rows else "images"
@@ -114,7 +103,7 @@ class Start:
             part = getattr(self.network.trunk, name, None)
             if isinstance(part, nn.Module):
                 set_hidden_state(getattr(network.trunk, name), hidden_state(part))
-        if self.loss is not None and self.loss["class"] == _class_of(loss):
+        if self.loss is not None and self.loss["class"] == class_of(loss):
             state = {k: torch.from_numpy(np.array(v)) for k, v in self.loss["state"].items()}
             found = _shapes(state), _shapes(_learned(loss))
             if found[0] != found[1]:
@@ -157,36 +146,6 @@ class Start:
         return [*self.history, *(epoch | {"epoch": done + epoch["epoch"]} for epoch in history)]
 
 
-def training_state(estimator, network, loss, y, target):
-    """Return what the next fit needs beside the network.
-
-    That is what the loss has learned or drawn, which classes of `y` are not trained on, where
-    `target` is -1, None for columns; and of the trunk what the user asked for, and which batch
-    norms had no statistics to keep, None if none are kept.
-    """
-    held_out = None if y.ndim == 2 else np.unique(y[target == -1])
-    state = _arrays(_learned(loss))
-    kept = {"class": _class_of(loss), "state": state} if state else None
-    trunk = {
-        "image_size": None if estimator.image_size is None else int(estimator.image_size),
-        "fresh_norms": getattr(network.trunk, "fresh_norms", None),
-        "attributes": _own_attributes(estimator),
-    }
-    return {"loss": kept, "held_out": held_out, "trunk": trunk}
-
-
-def _own_attributes(estimator):
-    """Return fingerprints of what the user's modules hold beside layers and weights."""
-    found = {}
-    for parameter in ("backbone", "pooling"):
-        module = getattr(estimator, parameter)
-        if isinstance(module, nn.Module):
-            for (path, name), value in hidden_state(module).items():
-                place = ".".join(filter(None, (parameter, path, name)))
-                found[place] = fingerprint(value)
-    return found
-
-
 def _difference(one, two):
     """Return the first lines, or names, of two lists that differ."""
     pairs = zip_longest(one, two, fillvalue="nothing")
@@ -197,15 +156,6 @@ def _learned(loss):
     """Parameters and persistent buffers of a loss."""
     state = loss.state_dict() if isinstance(loss, nn.Module) else {}
     return {name: value for name, value in state.items() if torch.is_tensor(value)}
-
-
-def _arrays(state):
-    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
-    return {name: np.array(v.detach().cpu().numpy(), order="C") for name, v in tensors.items()}
-
-
-def _class_of(loss):
-    return f"{type(loss).__module__}.{type(loss).__qualname__}"
 
 
 def _shapes(state):

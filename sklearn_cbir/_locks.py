@@ -11,16 +11,16 @@ def in_forked_children(function):
         os.register_at_fork(after_in_child=function)
 
 
-_renewed = weakref.WeakSet()
+RENEWED = weakref.WeakSet()  # ``thing.renew()`` is called in every forked child
 
 
 def renew_in_forked_children(thing):
     """Call ``thing.renew()`` in every forked child, as long as there is `thing`."""
-    _renewed.add(thing)
+    RENEWED.add(thing)
 
 
 def _renew_all():
-    for thing in list(_renewed):
+    for thing in list(RENEWED):
         thing.renew()
 
 
@@ -28,19 +28,25 @@ in_forked_children(_renew_all)  # at once: there is no second thread in the chil
 
 
 class ProcessLock:
-    """A reentrant lock that is free in a forked child if another thread of its parent held it."""
+    """A reentrant lock that is free in a forked child if another thread of its parent held it.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        The lock of this process; ``with`` the object or ``with`` this is the same.
+    """
 
     def __init__(self):
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         renew_in_forked_children(self)
 
     def renew(self):
         """Make the lock of a child that was forked just now; the thread that forked keeps it."""
-        if not self._lock._is_owned():
-            self._lock = threading.RLock()
+        if not self.lock._is_owned():
+            self.lock = threading.RLock()
 
     def __enter__(self):
-        self._lock.acquire()
+        self.lock.acquire()
 
     def __exit__(self, *error):
-        self._lock.release()
+        self.lock.release()

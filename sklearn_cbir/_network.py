@@ -1,15 +1,30 @@
-"""The network of an estimator: trunk, neck and classifier."""
+"""The network of an estimator: its layers, where it lies, what it gives, and what is kept of it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from sklearn_cbir._devices import OwnDraws, Placement, first_line
+from sklearn_cbir._devices import OwnDraws, first_line
+from sklearn_cbir._fingerprint import fingerprint
+from sklearn_cbir._hidden_state import hidden_state
+from sklearn_cbir._labels import shared_labels
+from sklearn_cbir._locks import RENEWED
 from sklearn_cbir._module_state import load_values, with_room, without_weights
+from sklearn_cbir._validation import warn_user
 from sklearn_cbir.backbones import ENHANCEMENTS, build_backbone
 
 SLICE = 50  # features behind every output of a divided layer
+N_LOOKED_AT = 128  # training images that are looked at after a training
+ROUNDING = 4 * np.finfo(np.float32).eps  # of the largest value: what a search no longer sees
 
 
 class DividedLayer(nn.Module):
@@ -70,6 +85,7 @@ class Network(nn.Module):
         hash_layer="linear",
     ):
         super().__init__()
+        self.placement = Placement()
         self.trunk = trunk
         self.width = n_components or trunk.width
         self.enhancement = _enhancement(enhance, trunk) if enhance else None
@@ -83,9 +99,8 @@ class Network(nn.Module):
             ) from error
         self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
         self.unit_length = unit_length
-        self.placement = Placement()
         self.memory_format = getattr(trunk, "memory_format", torch.channels_last)
-        self.trunk_is_frozen = False
+        self.trunk_is_frozen = False  # then it stays in eval mode, and only the head is trained
         # Plain values to build it again, without weights.
         self.spec = {
             "trunk": trunk.spec,
@@ -103,14 +118,6 @@ class Network(nn.Module):
             if isinstance(trunk.get(name), nn.Module):
                 trunk[name] = without_weights(getattr(self.trunk, part))
         return self.spec | {"trunk": trunk}
-
-    def head_parameters(self):
-        """Return the named parameters that do not belong to the trunk."""
-        return [(n, p) for n, p in self.named_parameters() if not n.startswith("trunk.")]
-
-    def freeze_trunk(self, frozen):
-        """Train the head alone, with the trunk in eval mode, or everything."""
-        self.trunk_is_frozen = frozen
 
     def train(self, mode=True):
         """Set the mode; a frozen trunk stays in eval mode."""
@@ -136,6 +143,39 @@ class Network(nn.Module):
     def forward(self, x):
         """Return what the loss takes: class scores, or the vectors that `transform` gives."""
         return self.embed(x) if self.classifier is None else self.classifier(self.vectors(x))
+
+
+class Placement:
+    """The device of a network, which is moved only while no thread computes with it."""
+
+    def __init__(self):
+        self.renew()
+        RENEWED.add(self)  # in forked children
+
+    def __reduce__(self):
+        return Placement, ()
+
+    def renew(self):
+        """Forget the users, who are threads of the process that this one was forked from."""
+        self._left = threading.Condition()
+        self._n_users = 0
+        self._device = None
+
+    @contextlib.contextmanager
+    def keep(self, network, device):
+        """Keep `network` on `device`, ready to embed, as long as the block runs."""
+        with self._left:
+            self._left.wait_for(lambda: not self._n_users or self._device == device)
+            if not self._n_users:
+                network.to(device, memory_format=network.memory_format).eval()
+                self._device = device
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._n_users -= 1
+                self._left.notify_all()
 
 
 class MultiScale(nn.Module):
@@ -177,20 +217,154 @@ class PassRows(nn.Module):
         return x
 
 
+# What it gives ---------------------------------------------------------------------------------
+
+
+class Source(Protocol):
+    """Feature rows or images, of which batches are read."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def read(self, indices: NDArray[Any], rng: np.random.Generator | None = None) -> torch.Tensor:
+        """Return some rows, changed at random if a generator is given."""
+        ...
+
+    def subset(self, indices: NDArray[Any]) -> Source:
+        """Return a source of some of the rows."""
+        ...
+
+
+def infer(
+    network: Network | MultiScale,
+    source: Source,
+    batch_size: int,
+    device: torch.device,
+    ticks: Callable[[range], Iterable[int]] | None = None,
+) -> NDArray[np.float32]:
+    """Return `network.embed` of every row of `source`, (n, d), in order."""
+    starts = range(0, len(source), batch_size)
+    outputs = []
+    with network.placement.keep(network, device), torch.inference_mode():
+        for start in starts if ticks is None else ticks(starts):
+            indices = np.arange(start, min(start + batch_size, len(source)))
+            rows = network.embed(source.read(indices).to(device)).float().cpu().numpy()
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if len(bad):
+                raise ValueError(
+                    f"X[{start + bad[0]}]: the network gave NaN or infinity. Check its weights."
+                )
+            outputs.append(rows)
+    return np.concatenate(outputs)
+
+
+def warn_of_collapse(
+    network: Network,
+    source: Source,
+    y: NDArray[Any],
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    gives: str,
+    loss: object,
+    lr: float,
+) -> None:
+    """Warn if training images of different labels all get the same; -1 is no label."""
+    rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(rows)[:N_LOOKED_AT])
+    try:
+        vectors = infer(network, source.subset(rows), batch_size, device)
+    except ValueError:
+        return  # a file gone meanwhile, or NaN: no reason to lose the training
+    if gives == "code":
+        alike = _equal(vectors >= 0)
+    elif network.unit_length and network.width == 1:
+        return  # 1 or -1, whatever they are of
+    else:
+        alike = _close(vectors)
+    y = y[rows[alike]]
+    if alike.mean() >= 0.95 and (shared_labels(y, y) == 0).mean() >= 0.1:
+        name = getattr(loss, "__qualname__", type(loss).__name__)
+        warn_user(
+            f"{alike.sum()} of {len(rows)} training images get the same {gives} after training "
+            f"with loss {name} at lr={lr!r}, though not all share a label: a search cannot tell "
+            "them apart. Lower lr, train longer, or take another loss."
+        )
+
+
+def _equal(codes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows are the most frequent one."""
+    _, numbers, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    return numbers.reshape(-1) == counts.argmax()  # numpy 2.0 gives a column
+
+
+def _close(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which rows are the same but for rounding."""
+    far = np.abs(vectors - np.median(vectors, axis=0)).max(axis=1)
+    return far <= ROUNDING * np.abs(vectors).max()
+
+
 # State -----------------------------------------------------------------------------------------
 
 
-def portable_state(network):
+def portable_state(network: Network) -> dict[str, Any]:
     """Return what builds a network again: plain values, arrays, and modules without weights."""
-    weights = {
-        name: np.array(value.cpu().numpy(), order="C")
-        for name, value in network.state_dict().items()
-        if isinstance(value, torch.Tensor)  # extra state goes with its module
+    return {"spec": network.portable_spec(), "weights": as_arrays(network.state_dict())}
+
+
+def as_arrays(state: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a state dict as arrays; extra state goes with its module."""
+    return {
+        name: np.array(value.detach().cpu().numpy(), order="C")
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
     }
-    return {"spec": network.portable_spec(), "weights": weights}
 
 
-def rebuilt_network(state):
+def training_state(
+    network: Network, loss: object, y: NDArray[Any], target: NDArray[Any], asked: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a fit that goes on needs beside the network.
+
+    That is what the loss has learned or drawn, which classes of `y` are not trained on, where
+    `target` is -1, None for columns; and of the trunk what the user `asked` for (image_size,
+    backbone, pooling), and which batch norms had no statistics to keep, None if none are kept.
+    """
+    learned = as_arrays(loss.state_dict()) if isinstance(loss, nn.Module) else {}
+    is_kept = getattr(network.trunk, "frozen_batch_norm", False)
+    trunk = {
+        "image_size": None if asked["image_size"] is None else int(asked["image_size"]),
+        "fresh_norms": network.trunk.fresh_norms if is_kept else None,
+        "attributes": own_attributes(asked),
+    }
+    return {
+        "loss": {"class": class_of(loss), "state": learned} if learned else None,
+        "held_out": None if y.ndim == 2 else np.unique(y[target == -1]),
+        "trunk": trunk,
+    }
+
+
+def own_attributes(asked: dict[str, Any]) -> dict[str, str]:
+    """Return fingerprints of what the user's modules hold beside layers and weights."""
+    found = {}
+    for parameter in ("backbone", "pooling"):
+        module = asked[parameter]
+        if isinstance(module, nn.Module):
+            for (path, name), value in hidden_state(module).items():
+                place = ".".join(filter(None, (parameter, path, name)))
+                found[place] = fingerprint(value)
+    return found
+
+
+def class_of(thing: object) -> str:
+    """Return the name by which a class is known again."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def rebuilt_network(state: dict[str, Any]) -> Network:
     """Return the network, ready to embed, of what `portable_state` has returned."""
     spec = state["spec"]
     with OwnDraws(0):  # all that is drawn is replaced by the weights
@@ -202,7 +376,7 @@ def rebuilt_network(state):
     return network.eval()
 
 
-def _rebuilt_trunk(spec):
+def _rebuilt_trunk(spec: dict[str, Any]) -> nn.Module:
     if "n_features" in spec:
         return PassRows(**spec)
     spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}

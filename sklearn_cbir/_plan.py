@@ -1,86 +1,190 @@
-"""Parameters and labels -> what is trained on: settings, batches, rows that are held out."""
+"""Parameters and labels -> what a training is asked to do, checked against loss and network."""
 
-import functools
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
 
-from sklearn_cbir._batches import Batches
-from sklearn_cbir._devices import derived_seed
-from sklearn_cbir._training import Settings
-from sklearn_cbir._validation import check_rate, warn_user
+from sklearn_cbir._checkpoint import Checkpoint
+from sklearn_cbir._devices import Seeds, derived_seed
+from sklearn_cbir._labels import labeled_rows, unique_labels
+from sklearn_cbir._network import Network
+from sklearn_cbir._validation import check_sample_weight, shortened, warn_user
 from sklearn_cbir.backbones._probe import name_of
-from sklearn_cbir.losses import output_of, sampling_of
-from sklearn_cbir.sampling import (
-    balanced_batches,
-    class_random_batches,
-    mined_batches,
-    uniform_batches,
-)
+from sklearn_cbir.losses import LOSSES, output_of, takes_sample_weight, takes_soft_targets
+from sklearn_cbir.losses._base import Demands
 
-RATES = ("lr", "trunk_lr", "loss_lr")
+if TYPE_CHECKING:
+    from sklearn_cbir._typing import EstimatorSampling, LossFunction, Optimizer, Schedule
+
 N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
-GO_ON = {"balanced", "mined"}  # samplings whose decks of rows go on from epoch to epoch
 
 
-def plan_settings(estimator, network, loss, goes_on=False):
-    """Return what the training loop is asked to do."""
+class TrainingParameters:
+    """Parameters that a training reads, of every estimator that trains a network."""
+
+    loss: str | LossFunction | None
+    mixup: float
+    head_epochs: int | None
+    max_epochs: int
+    optimizer: Optimizer
+    lr: float
+    trunk_lr: float | None
+    loss_lr: float | None
+    weight_decay: float
+    schedule: Schedule
+    batch_size: int
+    sampling: EstimatorSampling
+    n_per_class: int | None
+    pool_size: int
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    num_workers: int
+    autocast: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one training is asked to do; where names are alike, those of the estimators."""
+
+    # Rows
+    train_rows: NDArray[np.int64]
+    held_out_rows: NDArray[np.int64]  # for early stopping
+    weights: NDArray[np.float32] | None  # of all rows
+    # Batches
+    batch_size: int
+    sampling: str  # never "auto"
+    n_per_class: int | None
+    pool_size: int
+    n_negatives: int
+    mixup: float
+    num_workers: int
+    # Steps
+    optimizer: Any
+    lr: float
+    trunk_lr: float
+    loss_lr: float
+    weight_decay: float
+    schedule: str
+    autocast: bool
+    # Epochs
+    head_epochs: int
+    max_epochs: int
+    n_epochs: int  # of both phases
+    n_iter_no_change: int
+    tol: float
+    # Where, and from which state
+    seeds: Seeds
+    device: torch.device
+    checkpoint: Checkpoint | None
+    state: dict[str, Any] | None  # what the checkpoint holds of an earlier run
+
+
+def plan_training(
+    estimator: TrainingParameters,
+    network: Network,
+    loss: LossFunction,
+    demands: Demands,
+    y: NDArray[Any],
+    *,
+    weights: NDArray[np.float32] | None,
+    goes_on: bool,
+    seeds: Seeds,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    state: dict[str, Any] | None,
+) -> Plan:
+    """Return what the training loop is asked to do, or raise if nothing would be trained."""
     pretrained = getattr(network.trunk, "frozen_batch_norm", False)
-    loss_parameters = list(getattr(loss, "parameters", list)())
-    if not any(p.requires_grad for p in [*network.parameters(), *loss_parameters]):
+    head_epochs = _count_head_epochs(estimator, network, loss, pretrained and not goes_on)
+    lr = _rate(estimator.lr)
+    usual_trunk_lr = 0.1 * lr if pretrained else lr
+    train_rows, held_out_rows = split_rows(estimator, y, loss, seeds.fit)
+    return Plan(
+        train_rows=train_rows,
+        held_out_rows=held_out_rows,
+        weights=weights,
+        batch_size=estimator.batch_size,
+        sampling=demands.sampling if estimator.sampling == "auto" else estimator.sampling,
+        n_per_class=estimator.n_per_class,
+        pool_size=estimator.pool_size,
+        n_negatives=getattr(loss, "n_negatives", N_NEGATIVES),
+        mixup=estimator.mixup,
+        num_workers=estimator.num_workers,
+        optimizer=estimator.optimizer,
+        lr=lr,
+        trunk_lr=usual_trunk_lr if estimator.trunk_lr is None else _rate(estimator.trunk_lr),
+        loss_lr=lr if estimator.loss_lr is None else _rate(estimator.loss_lr),
+        weight_decay=estimator.weight_decay,
+        schedule=estimator.schedule,
+        autocast=estimator.autocast,
+        head_epochs=head_epochs,
+        max_epochs=estimator.max_epochs,
+        n_epochs=head_epochs + estimator.max_epochs,
+        n_iter_no_change=estimator.n_iter_no_change,
+        tol=estimator.tol,
+        seeds=seeds,
+        device=device,
+        checkpoint=checkpoint,
+        state=state,
+    )
+
+
+def _rate(rate: float) -> float:
+    """Return a checked rate as a float; integers may be too large for one."""
+    try:
+        return float(rate)
+    except OverflowError:
+        return math.inf
+
+
+# What can be trained -----------------------------------------------------------------------------
+
+
+def _count_head_epochs(
+    estimator: TrainingParameters, network: Network, loss: LossFunction, usual: bool
+) -> int:
+    """Return the epochs with a frozen trunk; raise, or warn, where they would train nothing."""
+    own = list(getattr(loss, "parameters", list)())
+    named = list(network.named_parameters())
+    if not any(parameter.requires_grad for parameter in [*(p for _, p in named), *own]):
         raise ValueError(
             f"Nothing can be trained: backbone={name_of(network.trunk.spec['backbone'])} has no "
             "parameter with requires_grad=True, and there is no layer beside it. Free some of its "
             "parameters, add a layer by n_components, or use it as it is, with loss=None."
         )
-    head_epochs = estimator.head_epochs
-    if head_epochs is None:
-        head_epochs = 5 if pretrained and not goes_on else 0
-    new = [parameter for _, parameter in network.head_parameters()] + loss_parameters
-    nothing_new = not any(parameter.requires_grad for parameter in new)
-    if not estimator.max_epochs and (nothing_new or not head_epochs):
+    head = [(name, parameter) for name, parameter in named if not name.startswith("trunk.")]
+    nothing_new = not any(parameter.requires_grad for parameter in [*(p for _, p in head), *own])
+    n_epochs = estimator.head_epochs
+    if n_epochs is None:
+        n_epochs = 5 if usual else 0
+    if not estimator.max_epochs and (nothing_new or not n_epochs):
         raise ValueError(_nothing_to_train(nothing_new))
-    if head_epochs and nothing_new:
+    if n_epochs and nothing_new:
         if estimator.head_epochs is not None:
             warn_user(
-                f"head_epochs={head_epochs} are left out: they train what is new beside the "
+                f"head_epochs={n_epochs} are left out: they train what is new beside the "
                 "trunk, and here nothing is, neither a layer nor a parameter of the loss. Only "
                 f"the max_epochs={estimator.max_epochs} epochs of the trunk are trained."
             )
-        head_epochs = 0
-    _warn_if_vectors_stay(estimator, network)
-    lr, trunk_lr, loss_lr = (
-        None if rate is None else check_rate(rate, name)
-        for name, rate in ((name, getattr(estimator, name)) for name in RATES)
-    )
-    if trunk_lr is None:
-        trunk_lr = 0.1 * lr if pretrained else lr
-    return Settings(
-        optimizer=estimator.optimizer,
-        lr=lr,
-        trunk_lr=trunk_lr,
-        loss_lr=lr if loss_lr is None else loss_lr,
-        weight_decay=estimator.weight_decay,
-        schedule=estimator.schedule,
-        head_epochs=head_epochs,
-        max_epochs=estimator.max_epochs,
-        batch_size=estimator.batch_size,
-        n_iter_no_change=estimator.n_iter_no_change,
-        tol=estimator.tol,
-        autocast=estimator.autocast,
-    )
-
-
-def _warn_if_vectors_stay(estimator, network):
-    """Warn where all that is trained is left behind: the classifier, parameters of the loss."""
-    parts = network.named_parameters() if estimator.max_epochs else network.head_parameters()
-    if not any(p.requires_grad for name, p in parts if not name.startswith("classifier.")):
+        n_epochs = 0
+    trained = named if estimator.max_epochs else head
+    if not any(p.requires_grad for name, p in trained if not name.startswith("classifier.")):
         warn_user(
             "No parameter that transform uses is trained: what learns here, a classifier or the "
             "loss, is left behind after fit. Add a layer by n_components, or train the trunk."
         )
+    return n_epochs
 
 
-def _nothing_to_train(nothing_new):
+def _nothing_to_train(nothing_new: bool) -> str:
     if nothing_new:
         return (
             "max_epochs=0 leaves the trunk as it is, and here nothing is new beside it, neither a "
@@ -94,40 +198,106 @@ def _nothing_to_train(nothing_new):
     )
 
 
-def plan_batches(estimator, source, y, rows, loss, seed, *, training, weights=None):
-    """Return epochs over `rows`, class-balanced if the loss compares images in the batch."""
-    sampling = sampling_of(loss) if estimator.sampling == "auto" else estimator.sampling
-    if not training and sampling != "uniform":
-        sampling = "balanced"  # the same held-out images in every epoch
-    size = min(estimator.batch_size, len(rows))
-    batch_seed = derived_seed(seed, int(training))
-    if sampling == "uniform":
-        plan = functools.partial(uniform_batches, len(rows), size)
-    elif sampling == "mined":
-        n_negatives = getattr(loss, "n_negatives", N_NEGATIVES)
-        plan = functools.partial(mined_batches, y[rows], size, n_negatives, estimator.pool_size)
+# Labels and weights ------------------------------------------------------------------------------
+
+
+def check_loss(estimator: TrainingParameters, loss: LossFunction | None, weights: object) -> None:
+    """Raise if a loss does not take what it would be given: weights of rows, or mixed labels."""
+    if weights is not None and (loss is None or not takes_sample_weight(loss)):
+        why = "trains nothing" if loss is None else "has no terms of single rows to be weighed"
+        raise ValueError(
+            f"sample_weight was given, but loss={shortened(estimator.loss)} {why}. Leave "
+            "sample_weight out, or use a loss with sample_weight = True, such as one of "
+            f"{[name for name, kind in LOSSES.items() if getattr(kind, 'sample_weight', False)]}."
+        )
+    if estimator.mixup and loss is not None and not takes_soft_targets(loss):
+        raise ValueError(
+            f"mixup={shortened(estimator.mixup)} makes shares of labels, which "
+            f"{type(loss).__name__} does not take. Use mixup=0.0, or a loss with soft_targets = "
+            "True, such as loss='softmax' or loss='cpf'."
+        )
+
+
+def check_target(
+    estimator: TrainingParameters,
+    loss: LossFunction,
+    demands: Demands,
+    data: Any,
+    y: NDArray[Any],
+    classes: NDArray[Any],
+    sample_weight: ArrayLike | None,
+) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None, NDArray[Any]]:
+    """Return what counts of images or rows, of encoded labels, of weights, and of the classes."""
+    weights = None
+    if sample_weight is not None:
+        weights = check_sample_weight(sample_weight, len(y))
+    if y.ndim == 2 or weights is not None:
+        counting = labeled_rows(y)
+        if weights is not None:
+            counting = counting[weights[counting] > 0]
+        if len(counting) < len(y):
+            data, y = data[counting], y[counting]
+            weights = None if weights is None else weights[counting]
+            if y.ndim == 1:
+                present, y = unique_labels(y)
+                classes = classes[present]
+    name = type(estimator).__name__
+    need = None  # what nothing can be done with where no two rows are similar
+    if demands.sampling != "uniform":
+        need = f"{type(loss).__name__} has nothing to pull together"
+    elif estimator.sampling == "mined":
+        need = "sampling='mined' has no pairs to draw"
+    if y.ndim == 2:
+        _check_columns(name, y, need)
     else:
-        draw = balanced_batches if sampling == "balanced" else class_random_batches
-        # Classes held out may be small: more of each would be copies of the same images.
-        n_per_class = _images_per_class(estimator, size, count_classes(y)) if training else 2
-        plan = functools.partial(draw, y[rows], size, n_per_class)
-    return Batches(
-        source,
-        y,
-        _Epochs(plan, rows, batch_seed, mines=sampling == "mined", goes_on=sampling in GO_ON),
-        seed=batch_seed,
-        augmented=training,
-        weights=weights,
-        mixup=estimator.mixup,
-        num_workers=estimator.num_workers,
-    )
+        _check_classes(name, y, classes, need)
+    return data, y, weights, classes
 
 
-def _images_per_class(estimator, size, n_classes):
-    return estimator.n_per_class or max(4, size // n_classes)
+def _check_classes(name: str, y: NDArray[Any], classes: NDArray[Any], need: str | None) -> None:
+    """Raise if there is one class, or as many as rows where pairs are needed."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"{name} needs at least 2 classes to train, got 1 class: "
+            f"{shortened(classes.tolist()[0])}."
+        )
+    if need and len(classes) == len(y):
+        raise ValueError(
+            f"All {len(y)} images have a class of their own, so no two are similar and {need}. "
+            "Give at least one class two images."
+        )
 
 
-def split_rows(estimator, y, loss, seed):
+def _check_columns(name: str, y: NDArray[Any], need: str | None) -> None:
+    """Raise if there are no rows of 0/1 columns, no two differ, or none are similar."""
+    if not len(y):
+        raise ValueError(
+            f"{name} learns from labels, but no row of y carries one: all are zeros. Label some "
+            "rows."
+        )
+    if (y == y[0]).all():
+        raise ValueError(
+            f"{name} needs rows with different labels to train, but all {len(y)} labeled rows of "
+            "y are equal."
+        )
+    if need and y.sum(axis=0).max() < 2:
+        raise ValueError(
+            f"No two of the {len(y)} images share a label, so {need}. Give at least one label two "
+            "images."
+        )
+    if y.all(axis=0).any():
+        warn_user(
+            f"Column {int(y.all(axis=0).argmax())} of y is 1 in all rows, so that every two "
+            "rows share a label and none are dissimilar. Drop it."
+        )
+
+
+# Rows that are held out --------------------------------------------------------------------------
+
+
+def split_rows(
+    estimator: TrainingParameters, y: NDArray[Any], loss: LossFunction, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows to train on and the rows held out for early stopping.
 
     Every class gives its share, rounded. For losses that compare images, and where pairs are
@@ -141,7 +311,7 @@ def split_rows(estimator, y, loss, seed):
     least = 1 if output_of(loss) == "classes" and estimator.sampling != "mined" else 2
     share = estimator.validation_fraction
     if y.ndim == 1:
-        groups = [np.flatnonzero(y == c) for c in range(count_classes(y))]
+        groups = [np.flatnonzero(y == label) for label in range(int(y.max()) + 1)]
         sizes = list(map(len, groups))
         held_out = np.concatenate([_drawn(group, share, least, rng) for group in groups])
     else:
@@ -158,17 +328,21 @@ def split_rows(estimator, y, loss, seed):
     return np.setdiff1d(rows, held_out), held_out
 
 
-def _drawn(group, share, least, rng):
+def _drawn(
+    group: NDArray[np.int64], share: float, least: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Return rows of one class that are held out, at least `least` or none."""
     n = min(round(share * len(group)), len(group) - least)
     return rng.permutation(group)[: n if n >= least else 0]
 
 
-def _drawn_columns(y, share, least, rng):
+def _drawn_columns(
+    y: NDArray[Any], share: float, least: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Return rows of 0/1 columns that are held out: none that a label cannot spare."""
     wanted = round(share * len(y))
     left = y.sum(axis=0)
-    drawn = []
+    drawn: list[int] = []
     for row in rng.permutation(len(y)):
         if len(drawn) == wanted:
             break
@@ -176,40 +350,3 @@ def _drawn_columns(y, share, least, rng):
             left -= y[row]
             drawn.append(row)
     return np.array(drawn if len(drawn) >= least else [], dtype=np.int64)
-
-
-def count_classes(y):
-    """Number of classes or label columns; -1 is none."""
-    return y.shape[1] if y.ndim == 2 else int(y.max()) + 1
-
-
-class _Epochs:
-    """Epochs of batches of some of the rows, each with a generator of its own.
-
-    Decks go on from epoch to epoch. They depend on the seed alone: an epoch that does not follow
-    the last one draws those before it again. A plan that mines is given embeddings of its rows.
-    """
-
-    def __init__(self, plan, rows, seed, *, mines, goes_on):
-        self.plan = plan
-        self.rows = rows
-        self.seed = seed
-        self.mines = mines
-        self.goes_on = goes_on
-        self.decks = {}
-        self.next = 0  # epoch that the decks are ready for
-
-    def __call__(self, epoch, embed=None):
-        if self.goes_on:
-            if epoch < self.next:
-                self.decks, self.next = {}, 0
-            for earlier in range(self.next, epoch):
-                self._draw(earlier, None)
-            self.next = epoch + 1
-        return [self.rows[indices] for indices in self._draw(epoch, embed)]
-
-    def _draw(self, epoch, embed):
-        options = {"decks": self.decks} if self.goes_on else {}
-        if self.mines and embed is not None:
-            options["embed"] = lambda indices: embed(self.rows[indices])
-        return self.plan(np.random.default_rng((self.seed, epoch)), **options)

@@ -1,17 +1,38 @@
-"""Network + loss + batches -> trained network. The only module that knows skorch."""
+"""Network + loss + plan -> trained network. The only module that knows skorch.
 
+skorch's callbacks repeat four things that are done here, and could not do them: its LRScheduler
+steps before an epoch or after a batch, where a rate must hold in the middle of a step; its
+EarlyStopping and Checkpoint pickle, and keep neither what hides in modules nor the generators, so
+that a run that was cut off would not go on to equal bits; its EpochScoring predicts anew what the
+loop has computed; and its ``fit`` swallows Ctrl-C. Its loop, history, devices and steps are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNet
 from skorch.helper import predefined_split
 from torch import nn
 
-from sklearn_cbir._batches import shared_workers
-from sklearn_cbir._devices import derived_seed, generator_of, use_one_thread_if_forked
+from sklearn_cbir._batches import (
+    Batches,
+    Embed,
+    ImageSource,
+    Source,
+    make_batches,
+    shared_workers,
+)
+from sklearn_cbir._devices import derived_seed, reseed
 from sklearn_cbir._hidden_state import (
     NotKept,
     hidden_state,
@@ -21,10 +42,18 @@ from sklearn_cbir._hidden_state import (
     unkept,
 )
 from sklearn_cbir._module_state import copied_state, load_values
+from sklearn_cbir._network import Network, infer
+from sklearn_cbir._plan import Plan
 from sklearn_cbir._randomness import Draws
 from sklearn_cbir._validation import resolve, shortened, warn_user
 from sklearn_cbir.backbones._probe import in_float32, name_of
 from sklearn_cbir.losses._base import call_of, name_of_loss
+
+if TYPE_CHECKING:
+    from sklearn_cbir._checkpoint import Checkpoint
+    from sklearn_cbir._typing import LossFunction
+
+OWN_LOSSES = "sklearn_cbir.losses."
 
 # Optimization --------------------------------------------------------------------------------
 
@@ -49,109 +78,126 @@ SCHEDULES = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What one training is asked to do; the estimators' parameters of the same names."""
+def make_optimizer(
+    plan: Plan, network: Network, loss: nn.Module, *, head_only: bool
+) -> torch.optim.Optimizer:
+    """Return the optimizer of one phase; biases, norms and loss parameters do not decay."""
+    named = list(network.named_parameters())
+    head = [parameter for name, parameter in named if not name.startswith("trunk.")]
+    trunk = [parameter for name, parameter in named if name.startswith("trunk.")]
+    matrices, others = _by_decay(head)
+    groups = [
+        (matrices, plan.lr, plan.weight_decay),
+        (others, plan.lr, 0.0),
+        (list(loss.parameters()), plan.loss_lr, 0.0),
+    ]
+    if not head_only:
+        matrices, others = _by_decay(trunk)
+        groups += [(matrices, plan.trunk_lr, plan.weight_decay), (others, plan.trunk_lr, 0.0)]
+    return _optimizer_of(
+        plan.optimizer,
+        [
+            {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
+            for parameters, lr, decay in groups
+            if parameters
+        ],
+        lr=plan.lr,
+        weight_decay=plan.weight_decay,
+    )
 
-    optimizer: object
-    lr: float
-    trunk_lr: float
-    loss_lr: float
-    weight_decay: float
-    schedule: str
-    head_epochs: int
-    max_epochs: int
-    batch_size: int
-    n_iter_no_change: int | None
-    tol: float
-    autocast: bool
 
-    @property
-    def n_epochs(self):
-        """Epochs of all phases."""
-        return self.head_epochs + self.max_epochs
-
-    def make_optimizer(self, network, loss, head_only):
-        """Return the optimizer of one phase; biases, norms and loss parameters do not decay."""
-        parts = [(network.head_parameters(), self.lr), (loss.named_parameters(), self.loss_lr)]
-        if not head_only:
-            parts.append((network.trunk.named_parameters(), self.trunk_lr))
-        groups = []
-        for position, (named, lr) in enumerate(parts):
-            by_decay = {True: [], False: []}
-            for _, parameter in named:
-                by_decay[parameter.ndim > 1 and position != 1].append(parameter)
-            for decays, parameters in by_decay.items():
-                if parameters:
-                    decay = self.weight_decay if decays else 0.0
-                    group = {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
-                    groups.append(group)
-        make = resolve(self.optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")
-        way_out = (
-            f"Use one of {sorted(OPTIMIZERS)}, or a class called as "
-            "optimizer(groups, lr=..., weight_decay=...)."
+def check_optimizer(optimizer: Any) -> None:
+    """Raise for an unknown name, and for what cannot be called."""
+    if not callable(resolve(optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")):
+        raise ValueError(
+            f"optimizer={shortened(optimizer)} is no name and no torch optimizer class."
         )
-        try:
-            optimizer = make(groups, lr=self.lr, weight_decay=self.weight_decay)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"optimizer={shortened(self.optimizer)} could not be made: {error}. {way_out}"
-            ) from error
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(
-                f"optimizer={shortened(self.optimizer)} made {type(optimizer).__name__}, which is "
-                f"no torch optimizer. {way_out}"
-            )
-        return optimizer
+
+
+def _by_decay(parameters: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return weight matrices, which decay, and the rest."""
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    return matrices, [parameter for parameter in parameters if parameter.ndim <= 1]
+
+
+def _optimizer_of(
+    optimizer: Any, groups: list[dict[str, Any]], **options: float
+) -> torch.optim.Optimizer:
+    """Return an optimizer of a name or a class, or say why there is none."""
+    way_out = (
+        f"Use one of {sorted(OPTIMIZERS)}, or a class called as "
+        "optimizer(groups, lr=..., weight_decay=...)."
+    )
+    make = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    try:
+        made = make(groups, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"optimizer={shortened(optimizer)} could not be made: {error}. {way_out}"
+        ) from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(
+            f"optimizer={shortened(optimizer)} made {type(made).__name__}, which is "
+            f"no torch optimizer. {way_out}"
+        )
+    return made
 
 
 class _Net(NeuralNet):
     """skorch's loop over ready-made batches, network, loss and optimizer."""
 
-    def __init__(self, *args, settings=None, head_only=False, n_steps=1, step=0, **kwargs):
+    def __init__(
+        self, *args: Any, plan: Any = None, head_only: bool = False, n_steps: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.settings = settings
+        self.plan = plan
         self.head_only = head_only
         self.n_steps = n_steps
-        self.step = step
+        self.step = 0
         self.has_learned = False
         self.trunk_has_learned = False
         self.outputs_have_gradients = False
 
-    def train_epoch(self, epoch, batches):
+    def train_epoch(self, epoch: int, batches: Batches, embed: Embed) -> None:
         """Train on the batches of one epoch, then score the held-out images, if there are any."""
-        self.epoch = epoch
-        _start_epoch(self.criterion_, epoch, self.settings.n_epochs)
+        self.epoch, self.embed = epoch, embed
+        _start_epoch(self.criterion_, epoch, self.plan.n_epochs)
         # Not partial_fit: that one swallows Ctrl-C.
         self.fit_loop(batches, epochs=1)
         self.check_progress()
 
-    def run_single_epoch(self, iterator, training, *args, **kwargs):
-        if training or iterator is None:
-            return super().run_single_epoch(iterator, training, *args, **kwargs)
+    def run_single_epoch(
+        self, iterator: Batches | None, training: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        if iterator is None:
+            return
+        if training:  # modes are set once, not before every step
+            self._set_training(True)
+            iterator.start_epoch(self.epoch, self.embed)
+            super().run_single_epoch(iterator, training, *args, **kwargs)
+            return
         # Under one setting for all epochs: losses of different ones cannot be compared.
-        _start_epoch(self.criterion_, self.settings.n_epochs - 1, self.settings.n_epochs)
+        _start_epoch(self.criterion_, self.plan.n_epochs - 1, self.plan.n_epochs)
         super().run_single_epoch(iterator, training, *args, **kwargs)
-        _start_epoch(self.criterion_, self.epoch, self.settings.n_epochs)
+        _start_epoch(self.criterion_, self.epoch, self.plan.n_epochs)
 
     def get_iterator(self, dataset, training=False):
         return dataset
 
     def initialize_optimizer(self, triggered_directly=None):
-        self.optimizer_ = self.settings.make_optimizer(
-            self.module_, self.criterion_, self.head_only
+        self.optimizer_ = make_optimizer(
+            self.plan, self.module_, self.criterion_, head_only=self.head_only
         )
         return self
 
     def infer(self, x, **fit_params):
-        if not self.settings.autocast:
+        if not self.plan.autocast:
             return super().infer(x, **fit_params)
         device = torch.device(self.device).type
         with torch.autocast(device, dtype=torch.bfloat16):
             return super().infer(x, **fit_params).float()
 
     def train_step_single(self, batch, **fit_params):
-        self._set_training(True)
         inputs, targets = batch
         outputs = self.infer(inputs, **fit_params)
         self.outputs_have_gradients |= outputs.requires_grad
@@ -180,7 +226,7 @@ class _Net(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         # The middle of the step: at its ends a schedule may be 0, and one step must train too.
-        factor = SCHEDULES[self.settings.schedule]((self.step + 0.5) / self.n_steps)
+        factor = SCHEDULES[self.plan.schedule]((self.step + 0.5) / self.n_steps)
         for group in self.optimizer_.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.step += 1
@@ -297,9 +343,12 @@ class _CallableLoss(nn.Module):
         return self.function(outputs, y, **weights)
 
 
-def as_module(loss):
+def as_module(loss: LossFunction) -> nn.Module:
     """Return a loss as a module in float32; a plain function has no parameters."""
-    return in_float32(loss) if isinstance(loss, nn.Module) else _CallableLoss(loss)
+    if not isinstance(loss, nn.Module):
+        return _CallableLoss(loss)
+    tensors = [*loss.parameters(), *loss.buffers()]
+    return in_float32(loss) if any(one.dtype != torch.float32 for one in tensors) else loss
 
 
 def _start_epoch(loss, epoch, n_epochs):
@@ -313,95 +362,188 @@ def _start_epoch(loss, epoch, n_epochs):
 
 
 def train(
-    network, loss, batches, valid_batches, settings, *, seed, device, checkpoint, state, on_epoch
-):
+    network: Network,
+    loss: LossFunction,
+    source: Source,
+    y: NDArray[Any],
+    plan: Plan,
+    on_epoch: OnEpoch,
+) -> list[dict[str, Any]]:
     """Train in place: the head alone, then everything; return one dict per epoch.
 
-    `state` is what the checkpoint holds of an earlier run, or None. `on_epoch(record)` is called
-    after every epoch of this call; True ends the training.
+    `on_epoch` is told of every epoch of this call, and says whether to stop.
     """
-    loss = as_module(loss)
-    network.to(device, memory_format=network.memory_format)
-    loss.to(device)
-    run = _Run(network, loss, settings.n_iter_no_change, settings.tol)
-    if checkpoint:
-        run.watch_what_is_not_kept()
-    if state is not None:
-        run.restore(state)
-
-    def embed(indices):
-        return infer(network, batches.source.subset(indices), settings.batch_size, device)
-
-    start = 0
-    with shared_workers(batches, valid_batches):
-        for n_epochs, head_only in ((settings.head_epochs, True), (settings.max_epochs, False)):
-            epochs = range(max(start, len(run.history)), start + n_epochs)
-            if epochs and not run.stopped:
-                network.freeze_trunk(head_only)
-                net = _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device)
-                if len(run.history) > start:
-                    net.optimizer_.load_state_dict(state["optimizer"])
-                    set_hidden_state(net.optimizer_, state["hidden_optimizer"])
-                    net.step = (len(run.history) - start) * len(batches)
-                _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch)
-            start += n_epochs
-    network.freeze_trunk(False)
+    module = as_module(loss)
+    network.to(plan.device, memory_format=network.memory_format)
+    module.to(plan.device)
+    run = _Run(network, module, plan, source)
+    batches = make_batches(plan, source, y, plan.train_rows, training=True)
+    valid = None
+    if len(plan.held_out_rows):
+        valid = make_batches(plan, source, y, plan.held_out_rows, training=False)
+    with shared_workers(batches, valid) if plan.num_workers else contextlib.nullcontext(), on_epoch:
+        for phase in _phases(plan, len(run.history)):
+            if run.stopped:
+                break
+            _train_phase(run, phase, batches, valid, on_epoch)
+    network.trunk_is_frozen = False
     run.restore_best()
     network.cpu()
     return run.history
 
 
-def _make_net(run, settings, batches, valid_batches, n_epochs, head_only, device):
+@dataclass(frozen=True)
+class _Phase:
+    """Epochs under one optimizer and one schedule."""
+
+    head_only: bool
+    n_epochs: int
+    first: int  # of its epochs, counted over all phases
+    done: int  # epochs, over all phases, when it begins here: more than `first` if it goes on
+
+    @property
+    def epochs(self) -> range:
+        """Epochs that are left of it."""
+        return range(self.done, self.first + self.n_epochs)
+
+
+def _phases(plan: Plan, done: int) -> list[_Phase]:
+    """Return what is left of the head phase and of the phase of everything."""
+    phases = [
+        _Phase(True, plan.head_epochs, 0, done),
+        _Phase(False, plan.max_epochs, plan.head_epochs, max(done, plan.head_epochs)),
+    ]
+    return [phase for phase in phases if phase.epochs]
+
+
+def _train_phase(
+    run: _Run, phase: _Phase, batches: Batches, valid: Batches | None, on_epoch: OnEpoch
+) -> None:
+    """Run the epochs of one phase until one of them stops the run."""
+    plan, network = run.plan, run.network
+    network.trunk_is_frozen = phase.head_only
+    net = _make_net(run, phase, len(batches.indices), valid)
+    if phase.done > phase.first:
+        run.restore_optimizer(net, len(batches.indices) * (phase.done - phase.first))
+    if plan.checkpoint:
+        run.watch_what_is_not_kept(net.optimizer_)
+
+    def embed(indices: NDArray[Any]) -> NDArray[Any]:
+        rows = infer(network, source.subset(indices), plan.batch_size, plan.device)
+        network.train()
+        return rows
+
+    source = batches.reader.source
+    for epoch in phase.epochs:
+        started = time.perf_counter()
+        with run.seeded(epoch):
+            net.train_epoch(epoch, batches, embed)
+        run.record(net, epoch, time.perf_counter() - started)
+        run.stopped |= on_epoch(run.history[-1])
+        if plan.checkpoint:
+            run.keep(plan.checkpoint, net)
+        if run.stopped:
+            return
+
+
+def _make_net(run: _Run, phase: _Phase, n_batches: int, valid: Batches | None) -> _Net:
     """Return skorch's net for one phase, initialized."""
     return _Net(
         run.network,
         criterion=run.loss,
-        train_split=None if valid_batches is None else predefined_split(valid_batches),
+        train_split=None if valid is None else predefined_split(valid),
         callbacks="disable",
         verbose=0,
-        device=str(device),
-        settings=settings,
-        head_only=head_only,
-        n_steps=n_epochs * len(batches),
+        device=str(run.plan.device),
+        plan=run.plan,
+        head_only=phase.head_only,
+        n_steps=phase.n_epochs * n_batches,
     ).initialize()
 
 
-def _train_phase(net, run, epochs, batches, embed, seed, checkpoint, on_epoch):
-    """Run the epochs of one phase until one of them stops the run."""
-    if checkpoint:
-        run.watch_what_is_not_kept(net.optimizer_)
-    for epoch in epochs:
-        started = time.perf_counter()
-        epoch_seed = derived_seed(seed, epoch)
-        with Draws(run.network, run.loss).seeded(epoch_seed):
-            generator_of(torch.device(net.device)).manual_seed(epoch_seed)
-            batches.start_epoch(epoch, embed)
-            net.train_epoch(epoch, batches)
-        run.record(net, epoch, time.perf_counter() - started)
-        run.stopped |= bool(on_epoch(run.history[-1]))
-        if checkpoint:
-            run.keep(checkpoint, net, seed)
-        if run.stopped:
-            return
+class OnEpoch:
+    """What is done after every epoch: a bar is moved on, and scikit-learn's callbacks are told.
+
+    Called with the record of an epoch, it says whether to stop. `given` is what `fit` was given;
+    ``snapshot()`` gives fitted attributes of the estimator as it is.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        plan: Plan,
+        given: dict[str, Any],
+        snapshot: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.name = type(estimator).__name__
+        self.n_epochs = plan.n_epochs
+        self.given = {"estimator": estimator} | given
+        self.snapshot = snapshot
+        self.shows = estimator.verbose > 0
+        self.task = estimator._init_callback_context(max_subtasks=plan.n_epochs)
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.task.call_on_fit_task_begin(**self.given)
+        if self.shows:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = self.stack.enter_context(Progress(console=Console(stderr=True)))
+            self.row = self.bar.add_task(f"{self.name}: fit", total=self.n_epochs)
+        return self
+
+    def __call__(self, record: dict[str, Any]) -> bool:
+        if self.shows:
+            losses = [f"{key} {record[key]:.4f}" for key in ("loss", "valid_loss") if key in record]
+            text = f"{self.name}: fit, {', '.join(losses)}"
+            self.bar.update(self.row, completed=record["epoch"], description=text)
+        task = self.task.subcontext(task_name="epoch")
+        task.call_on_fit_task_begin(**self.given)
+        stops = task.call_on_fit_task_end(**self.given, reconstruction_attributes=self.snapshot)
+        return bool(stops)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stack.__exit__(kind, error, traceback)
+        if error is None:
+            self.task.call_on_fit_task_end(**self.given)
 
 
 class _Run:
     """History, best weights and the reason to stop: what a checkpoint has to hold."""
 
-    def __init__(self, network, loss, n_iter_no_change, tol):
+    def __init__(self, network: Network, loss: nn.Module, plan: Plan, source: Source) -> None:
         self.network = network
         self.loss = loss
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.history = []
+        self.plan = plan
+        is_ours = _is_all_ours(network, loss, plan.optimizer, source)
+        self.draws = None if is_ours else Draws(network, loss)
+        self.history: list[dict[str, Any]] = []
         self.best = None
         self.best_hidden = None
         self.best_loss = float("inf")
         self.not_kept = {}  # by part, what was there before the first epoch; None ends the keeping
         self.waited = 0
         self.stopped = False
+        if plan.checkpoint:
+            self.watch_what_is_not_kept()
+        if plan.state is not None:
+            self.restore(plan.state)
 
-    def record(self, net, epoch, seconds):
+    @contextlib.contextmanager
+    def seeded(self, epoch: int) -> Iterator[None]:
+        """Seed an epoch: torch's generators, and all that code of others can draw from."""
+        seed = derived_seed(self.plan.seeds.fit, epoch)
+        with contextlib.nullcontext() if self.draws is None else self.draws.seeded(seed):
+            reseed(seed, self.plan.device)
+            yield
+
+    def record(self, net: _Net, epoch: int, seconds: float) -> None:
         """Add the epoch that `net` has just finished and decide whether to stop."""
         row = net.history[-1]
         record = {
@@ -413,18 +555,18 @@ class _Run:
         }
         if "valid_batch_count" in row:
             record["valid_loss"] = _epoch_mean(row["batches"], "valid")
-            if not net.head_only or not net.settings.max_epochs:
+            if not net.head_only or not self.plan.max_epochs:
                 self._watch(record["valid_loss"])
         self.history.append(record)
 
     def _watch(self, valid_loss):
-        improved = valid_loss < self.best_loss - self.tol
+        improved = valid_loss < self.best_loss - self.plan.tol
         self.waited = 0 if improved else self.waited + 1
         if valid_loss < self.best_loss:
             self.best_loss = valid_loss
             self.best = copied_state(self.network), copied_state(self.loss)
             self.best_hidden = self._hidden()
-        self.stopped = self.waited >= self.n_iter_no_change
+        self.stopped = self.waited >= self.plan.n_iter_no_change
 
     def restore_best(self):
         if self.best is not None:
@@ -432,7 +574,7 @@ class _Run:
                 load_values(part, state)
             self._set_hidden(self.best_hidden)
 
-    def keep(self, checkpoint, net, seed):
+    def keep(self, checkpoint: Checkpoint, net: _Net) -> None:
         """Save the state, unless something has changed in it that a file cannot hold."""
         if self.not_kept is None:
             return
@@ -449,7 +591,8 @@ class _Run:
         if state is not None:
             optimizer = net.optimizer_
             hidden = {"hidden_optimizer": hidden_state(optimizer)}
-            checkpoint.save(seed=seed, optimizer=optimizer.state_dict(), **hidden, **state)
+            state |= {"seed": self.plan.seeds.fit, "optimizer": optimizer.state_dict()}
+            checkpoint.save(**state, **hidden)
             return
         self.not_kept = None
         warn_user(
@@ -505,6 +648,12 @@ class _Run:
             setattr(self, name, state[name])
         self.best = state["best"] and tuple(map(restored_state, state["best"]))
 
+    def restore_optimizer(self, net: _Net, step: int) -> None:
+        """Go on with the optimizer of the checkpoint, at a step of its phase."""
+        net.optimizer_.load_state_dict(self.plan.state["optimizer"])
+        set_hidden_state(net.optimizer_, self.plan.state["hidden_optimizer"])
+        net.step = step
+
 
 def _epoch_mean(batches, prefix):
     """Mean loss of an epoch; a batch counts with its size, or the sum of its weights."""
@@ -514,19 +663,11 @@ def _epoch_mean(batches, prefix):
     return float(np.average(losses, weights=sizes))
 
 
-def infer(network, source, batch_size, device, ticks=None):
-    """Return `network.embed` of every row of `source`, float32 (n, d), in order."""
-    use_one_thread_if_forked()
-    starts = range(0, len(source), batch_size)
-    outputs = []
-    with network.placement.keep(network, device), torch.inference_mode():
-        for start in starts if ticks is None else ticks(starts):
-            indices = np.arange(start, min(start + batch_size, len(source)))
-            rows = network.embed(source.read(indices).to(device)).float().cpu().numpy()
-            bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-            if len(bad):
-                raise ValueError(
-                    f"X[{start + bad[0]}]: the network gave NaN or infinity. Check its weights."
-                )
-            outputs.append(rows)
-    return np.concatenate(outputs)
+def _is_all_ours(network: Network, loss: nn.Module, optimizer: object, source: Source) -> bool:
+    """Whether no code of others runs in an epoch, which might draw from any generator."""
+    spec = network.spec["trunk"]
+    if any(isinstance(spec.get(name), nn.Module) for name in ("backbone", "pooling")):
+        return False
+    is_read = isinstance(source, ImageSource) and source.selected is None
+    is_named = isinstance(optimizer, str) and type(loss).__module__.startswith(OWN_LOSSES)
+    return is_named and not is_read

@@ -35,6 +35,24 @@ Denominator: TypeAlias = Literal["relevant", "hits", "min_k"]
 LastLayer: TypeAlias = Literal["classes", "features", "bits"]  # what a network gives to its loss
 Sampling: TypeAlias = Literal["uniform", "balanced"]
 HashLayer: TypeAlias = Literal["linear", "divided", "latent"]
+# What estimators that train a network are given.
+Enhancement: TypeAlias = Literal["se", "cbam", "conv"]
+EstimatorSampling: TypeAlias = Literal["auto", "uniform", "balanced", "class_random", "mined"]
+Pooling: TypeAlias = Literal["auto", "avg", "max", "gem"]
+Schedule: TypeAlias = Literal["one_cycle", "cosine", "constant"]
+
+
+class OptimizerClass(Protocol):
+    """A class of torch's optimizers, or a function that is called like one."""
+
+    def __call__(
+        self, groups: list[dict[str, Any]], /, *, lr: float, weight_decay: float
+    ) -> torch.optim.Optimizer:
+        """Return an optimizer of groups of parameters."""
+        ...
+
+
+Optimizer: TypeAlias = Literal["adamw", "adam", "sgd"] | OptimizerClass
 
 
 class Sparse(Protocol):

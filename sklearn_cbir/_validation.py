@@ -1,11 +1,13 @@
 """Names to objects, and argument checks whose wording is shared by the whole package."""
 
+import inspect
 import math
 import numbers
+import os
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TypeGuard, TypeVar, cast
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 T = TypeVar("T")
+Rule = Callable[[Any, str], object]  # of the value and the name of a parameter; it may raise
 _ON_THE_WAY = {"sklearn_cbir", "sklearn"}  # packages whose lines a warning does not name
 
 
@@ -117,6 +120,77 @@ def check_choice(value: object, parameter: str, options: Iterable[T]) -> T:
     raise ValueError(f"{parameter}={shortened(value)} is not known. Use one of {shown}.")
 
 
+def check_parameters(estimator: object, rules: Mapping[str, Rule]) -> None:
+    """Check parameters of an estimator, each by its rule."""
+    for name, check in rules.items():
+        check(getattr(estimator, name), name)
+
+
+def check_named(
+    value: object, _parameter: str, *, names: Container[str], otherwise: Callable[[Any], object]
+) -> None:
+    """Let a known name pass; anything else is for ``otherwise(value)`` to refuse or not."""
+    if not isinstance(value, str) or value not in names:
+        otherwise(value)
+
+
+def check_path(value: object, parameter: str, what: str) -> None:
+    """Raise for what is neither the path of something nor None."""
+    if not isinstance(value, (str, os.PathLike, type(None))):
+        raise ValueError(f"{parameter}={shortened(value)} must be {what}, or None.")
+
+
+def check_folder(value: object, parameter: str) -> None:
+    """Raise for what is neither the path of a folder, which need not be there, nor None."""
+    check_path(value, parameter, "the path of a folder")
+    path = cast("str | os.PathLike[str] | None", value)
+    if path is not None and os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"{parameter}={str(path)!r} is a file. Pass a folder, or None.")
+
+
+def check_scales(scales: Any, parameter: str) -> tuple[float, ...]:
+    """Return scales of images as floats."""
+    try:
+        is_text = isinstance(scales, (str, bytes, bytearray))
+        given = () if is_text else scales
+        found = tuple(check_real(scale, parameter, minimum=1e-3) for scale in given)
+    except (TypeError, ValueError):
+        found = ()
+    if not found:
+        raise ValueError(
+            f"{parameter}={shortened(scales)} must be a sequence of numbers above 0, such as "
+            "(1.0, 0.7, 0.5)."
+        )
+    return found
+
+
+def optional(check: Rule) -> Rule:
+    """Return a rule that lets None pass too."""
+
+    def check_if_given(value: object, parameter: str) -> None:
+        if value is not None:
+            check(value, parameter)
+
+    return check_if_given
+
+
+def state_of_version(cls: type, state: dict[str, Any], newest: int) -> dict[str, Any]:
+    """Return the pickled state of an estimator without its format, which may be `newest` at most.
+
+    What was saved before there was a parameter does what the default of that parameter does.
+    """
+    found = state.pop("_state_format", newest)
+    if found > newest:
+        raise ValueError(
+            f"This {cls.__name__} was saved in format {found}; this version of sklearn_cbir reads "
+            f"up to {newest}. Install a newer version."
+        )
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.default is not parameter.empty:
+            state.setdefault(name, parameter.default)
+    return state
+
+
 def check_boolean(value: object, parameter: str) -> bool:
     """Return `value` as a bool if it is True or False; numbers and text are neither."""
     if not isinstance(value, (bool, np.bool_)):
@@ -124,9 +198,9 @@ def check_boolean(value: object, parameter: str) -> bool:
     return bool(value)
 
 
-def check_verbose(value: object) -> int:
+def check_verbose(value: object, parameter: str = "verbose") -> int:
     """Return `verbose`, a number of at least 0, where True is 1."""
-    return int(value) if isinstance(value, bool) else check_integer(value, "verbose", minimum=0)
+    return int(value) if isinstance(value, bool) else check_integer(value, parameter, minimum=0)
 
 
 def check_integer(

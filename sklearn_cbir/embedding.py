@@ -1,12 +1,37 @@
 """CPFEmbedder: unit-length embeddings under one threshold for all classes."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from sklearn_cbir._base import NetworkTransformer
+from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._devices import derived_seed
-from sklearn_cbir._validation import check_integer, check_real, warn_user
+from sklearn_cbir._going_on import Start
+from sklearn_cbir._network import Network
+from sklearn_cbir._validation import Rule, check_integer, check_real, warn_user
 from sklearn_cbir.losses import CPFLoss
+from sklearn_cbir.losses._base import Demands
 from sklearn_cbir.metrics import best_f1_radius, threshold_f1_curve
+
+if TYPE_CHECKING:
+    from sklearn_cbir._typing import (
+        EstimatorSampling,
+        LossFunction,
+        Optimizer,
+        Pooling,
+        RandomState,
+        Schedule,
+    )
+    from sklearn_cbir.images._augmentation import Augment
 
 THRESHOLD_ROWS = 2000  # at most so many images choose the threshold
 
@@ -82,7 +107,7 @@ class CPFEmbedder(NetworkTransformer):
         the backbone's.
 
     augment : {"auto", "crop"}, callable or None, default="auto"
-        Random changes of training images; "auto" crops and flips left-right,
+        How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
         returns one uint8 tensor (3, height, width), and keeps nothing from call
         to call; generators that it draws from are seeded for every batch.
@@ -92,8 +117,9 @@ class CPFEmbedder(NetworkTransformer):
         drawn from Beta(mixup, mixup). [1]_: 0.35 for Shopee.
 
     head_epochs : int, default=None
-        Epochs with the trunk frozen, before `max_epochs` of all of it; None
-        means 5 with pretrained weights, 0 without and where `fit` goes on.
+        How many epochs train the head alone, with the trunk frozen, before
+        `max_epochs` train all of it; None means 5 with pretrained weights, and 0
+        without them and where `fit` goes on.
 
     max_epochs : int, default=30
         Epochs in which everything is trained; 0 trains the head alone, for
@@ -103,24 +129,25 @@ class CPFEmbedder(NetworkTransformer):
         "sgd" has Nesterov momentum 0.9.
 
     lr : float, default=0.001
-        Highest learning rate of the new layers.
+        The highest rate at which the new layers learn.
 
     trunk_lr : float, default=None
-        The same for the trunk; None means ``lr``, or a tenth of it with
-        pretrained weights.
+        The highest rate at which the trunk learns; None means ``lr``, or a
+        tenth of it with pretrained weights.
 
     loss_lr : float, default=None
-        The same for parameters of the loss, such as proxies; None means
-        ``lr``.
+        The highest rate at which parameters of the loss, such as proxies, learn;
+        None means ``lr``.
 
     weight_decay : float, default=0.0004
-        Of weight matrices; biases, norms and the loss have none.
+        How strongly weight matrices decay in every step; biases, norms and
+        parameters of the loss do not decay.
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
         How rates change over the steps of a phase.
 
     batch_size : int, default=90
-        Images per step, and per batch of `transform`.
+        How many images a step trains on, and a batch of `transform` holds.
 
     sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
             default="auto"
@@ -135,8 +162,8 @@ class CPFEmbedder(NetworkTransformer):
         or 5.
 
     n_per_class : int, default=2
-        Images of a class in a balanced or class-random batch; None means an
-        equal share of the batch for every class, but at least 4.
+        How many images of a class a balanced or class-random batch holds; None
+        means an equal share of the batch for every class, but at least 4.
 
     pool_size : int, default=20000
         At most so many training images, drawn anew for every epoch, are
@@ -153,7 +180,8 @@ class CPFEmbedder(NetworkTransformer):
         keep fewer.
 
     n_iter_no_change : int, default=5
-        Epochs without improvement before early stopping.
+        After how many epochs without improvement early stopping ends the
+        training.
 
     tol : float, default=1e-4
         Smallest fall of the loss that counts as an improvement.
@@ -171,24 +199,25 @@ class CPFEmbedder(NetworkTransformer):
         was finished is not repeated.
 
     num_workers : int, default=0
-        Loader processes, which change no bit of the network; they are
-        started once per fit. 0 is used inside processes of joblib and the like.
+        How many processes load images. They change no bit of the network, and
+        are started once per fit; 0 is used inside processes of joblib and the
+        like.
 
     autocast : bool, default=False
         Train in bfloat16 where that is safe: faster on processors and GPUs
         that have it, slightly less exact. `transform` stays in float32.
 
     device : str, default="auto"
-        Torch device; "auto" prefers a GPU and is resolved whenever it is
+        Where torch computes; "auto" prefers a GPU and is resolved whenever it is
         used.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random, augmentations and losses of your own
+        Seeds everything random, augmentations and losses of your own
         included; equal seeds give equal bits at the same number of torch
         threads. Global generators are seeded meanwhile, and put back.
 
     verbose : int, default=0
-        Above 0, progress bars on standard error.
+        Above 0, progress bars are drawn on standard error.
 
     Attributes
     ----------
@@ -198,11 +227,11 @@ class CPFEmbedder(NetworkTransformer):
         under ``metric="cosine"`` it is ``1 - threshold_``.
 
     history_ : list of dict
-        One per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        Tells of every epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
         "seconds", and "valid_loss" under early stopping.
 
     n_iter_ : int
-        Epochs trained, under ``warm_start=True`` by all fits.
+        How many epochs were trained, under ``warm_start=True`` by all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
@@ -235,49 +264,58 @@ class CPFEmbedder(NetworkTransformer):
     True
     """
 
+    threshold_: float
+
+    loss = "cpf"  # no parameter: its constants are
+    _rules: ClassVar[Mapping[str, Rule]] = {
+        **NetworkTransformer._rules,
+        "n_components": partial(check_integer, minimum=1),
+        "threshold_fraction": partial(check_real, minimum=0.0, maximum=0.9),
+    }
+
     def __init__(
         self,
-        n_components=128,
+        n_components: int = 128,
         *,
-        tau=0.38,
-        psi=0.38,
-        sp=3.0,
-        sn=8.0,
-        mu=1.0,
-        b=2.0,
-        threshold_fraction=0.1,
-        backbone=None,
-        weights=None,
-        pooling="auto",
-        image_size=None,
-        mean=None,
-        std=None,
-        augment="auto",
-        mixup=0.0,
-        head_epochs=None,
-        max_epochs=30,
-        optimizer="adamw",
-        lr=0.001,
-        trunk_lr=None,
-        loss_lr=None,
-        weight_decay=0.0004,
-        schedule="one_cycle",
-        batch_size=90,
-        sampling="auto",
-        n_per_class=2,
-        pool_size=20000,
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=5,
-        tol=1e-4,
-        warm_start=False,
-        checkpoint_dir=None,
-        num_workers=0,
-        autocast=False,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        tau: float = 0.38,
+        psi: float = 0.38,
+        sp: float = 3.0,
+        sn: float = 8.0,
+        mu: float = 1.0,
+        b: float = 2.0,
+        threshold_fraction: float = 0.1,
+        backbone: str | nn.Module | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        pooling: Pooling | nn.Module = "auto",
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Augment = "auto",
+        mixup: float = 0.0,
+        head_epochs: int | None = None,
+        max_epochs: int = 30,
+        optimizer: Optimizer = "adamw",
+        lr: float = 0.001,
+        trunk_lr: float | None = None,
+        loss_lr: float | None = None,
+        weight_decay: float = 0.0004,
+        schedule: Schedule = "one_cycle",
+        batch_size: int = 90,
+        sampling: EstimatorSampling = "auto",
+        n_per_class: int | None = 2,
+        pool_size: int = 20000,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        num_workers: int = 0,
+        autocast: bool = False,
+        device: str | torch.device = "auto",
+        random_state: RandomState = None,
+        verbose: int | bool = 0,
+    ) -> None:
         self.n_components = n_components
         self.tau = tau
         self.psi = psi
@@ -318,18 +356,15 @@ class CPFEmbedder(NetworkTransformer):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_integer(self.n_components, "n_components", minimum=1)
-        check_real(self.threshold_fraction, "threshold_fraction", minimum=0.0, maximum=0.9)
-
-    def _training_loss(self):
+    def _training_loss(self) -> CPFLoss:
         return CPFLoss(self.tau, self.psi, self.sp, self.sn, self.mu, self.b)
 
-    def _network_ending(self, loss, n_classes):
+    def _network_ending(self, loss: LossFunction | None, demands: Demands | None) -> dict[str, Any]:
         return {"n_components": self.n_components, "unit_length": True}
 
-    def _hold_out_classes(self, y, seed, start=None):
+    def _hold_out_classes(
+        self, y: NDArray[Any], seed: int, start: Start | None = None
+    ) -> NDArray[Any]:
         """Return labels with -1 for the classes that choose the threshold."""
         if y.ndim == 2:
             return y
@@ -353,7 +388,14 @@ class CPFEmbedder(NetworkTransformer):
         held_out = rng.permutation(pairs)[:n_held_out]
         return _without(y, held_out)
 
-    def _after_training(self, source, y, target, seed):
+    def _after_training(
+        self,
+        network: Network,
+        source: ArraySource | ImageSource,
+        y: NDArray[Any],
+        target: NDArray[Any],
+        seed: int,
+    ) -> None:
         """Choose the threshold on the held-out classes, or else on all images."""
         if y.ndim == 2:
             rows = np.flatnonzero((y[:, y.sum(axis=0) > 1] > 0).any(axis=1))
@@ -362,17 +404,19 @@ class CPFEmbedder(NetworkTransformer):
             rows = np.flatnonzero(has_match & (target == -1))
             rows = rows if len(rows) else np.flatnonzero(has_match)
         rows = _whole_classes(rows, y, THRESHOLD_ROWS, seed)
-        embeddings = self._infer(self._network, source.subset(rows))
+        embeddings = self._infer(network, source.subset(rows))
         self.threshold_ = _best_threshold(embeddings, y[rows])
 
 
-def _without(y, held_out):
+def _without(y: NDArray[Any], held_out: NDArray[Any]) -> NDArray[Any]:
     """Return labels with -1 for the classes held out; those that are kept are numbered anew."""
     kept = np.setdiff1d(np.arange(y.max() + 1), held_out)
     return np.where(np.isin(y, held_out), -1, np.searchsorted(kept, y))
 
 
-def _whole_classes(rows, y, n, seed):
+def _whole_classes(
+    rows: NDArray[np.int64], y: NDArray[Any], n: int, seed: int
+) -> NDArray[np.int64]:
     """Return at most about `n` of the rows, class by class, so that matches stay together."""
     if len(rows) <= n:
         return rows
@@ -388,7 +432,7 @@ def _whole_classes(rows, y, n, seed):
     return np.sort(np.concatenate(chosen))
 
 
-def _best_threshold(embeddings, y):
+def _best_threshold(embeddings: NDArray[np.float32], y: NDArray[Any]) -> float:
     """Return the cosine with the highest mean F1 of "above it, the same thing"."""
     distances = np.clip(1 - embeddings @ embeddings.T, 0, 2)
     # Similar pairs are the near ones: most candidates lie there.

@@ -1,13 +1,45 @@
 """CNNFeatureExtractor: images to feature vectors, trained with a loss of choice."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from sklearn_cbir._base import NetworkTransformer
-from sklearn_cbir._batches import ArraySource
+from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._devices import resolve_device
-from sklearn_cbir._network import MultiScale
-from sklearn_cbir._validation import check_integer, check_real, shortened, warn_user
-from sklearn_cbir.losses import output_of, takes_soft_targets
+from sklearn_cbir._network import MultiScale, Network
+from sklearn_cbir._validation import (
+    Rule,
+    check_boolean,
+    check_integer,
+    check_scales,
+    optional,
+    shortened,
+    warn_user,
+)
+from sklearn_cbir.images import Images
+from sklearn_cbir.losses._base import Demands, fresh_loss
+
+if TYPE_CHECKING:
+    from sklearn_cbir._typing import (
+        EstimatorSampling,
+        LossFunction,
+        Optimizer,
+        Pooling,
+        RandomState,
+        Schedule,
+    )
+    from sklearn_cbir.images._augmentation import Augment
+
+ONE_SCALE = (1.0,)
 
 
 class CNNFeatureExtractor(NetworkTransformer):
@@ -64,7 +96,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         the backbone's.
 
     augment : {"auto", "crop"}, callable or None, default="auto"
-        Random changes of training images; "auto" crops and flips left-right,
+        How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
         returns one uint8 tensor (3, height, width), and keeps nothing from call
         to call; generators that it draws from are seeded for every batch.
@@ -75,9 +107,10 @@ class CNNFeatureExtractor(NetworkTransformer):
         targets, such as "softmax" and "cpf".
 
     head_epochs : int, default=None
-        Epochs with the trunk frozen, before `max_epochs` of all of it; None
-        means 5 with pretrained weights, 0 without and where `fit` goes on. Left
-        out, with a warning, where nothing is new beside the trunk.
+        How many epochs train the head alone, with the trunk frozen, before
+        `max_epochs` train all of it; None means 5 with pretrained weights, and 0
+        without them and where `fit` goes on. They are left out, with a warning,
+        where nothing is new beside the trunk.
 
     max_epochs : int, default=10
         Epochs in which everything is trained; 0 trains the head alone, for
@@ -87,24 +120,25 @@ class CNNFeatureExtractor(NetworkTransformer):
         "sgd" has Nesterov momentum 0.9.
 
     lr : float, default=0.003
-        Highest learning rate of the new layers.
+        The highest rate at which the new layers learn.
 
     trunk_lr : float, default=None
-        The same for the trunk; None means ``lr``, or a tenth of it with
-        pretrained weights.
+        The highest rate at which the trunk learns; None means ``lr``, or a
+        tenth of it with pretrained weights.
 
     loss_lr : float, default=None
-        The same for parameters of the loss, such as proxies; None means
-        ``lr``.
+        The highest rate at which parameters of the loss, such as proxies, learn;
+        None means ``lr``.
 
     weight_decay : float, default=0.01
-        Of weight matrices; biases, norms and the loss have none.
+        How strongly weight matrices decay in every step; biases, norms and
+        parameters of the loss do not decay.
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
         How rates change over the steps of a phase.
 
     batch_size : int, default=32
-        Images per step, and per batch of `transform`.
+        How many images a step trains on, and a batch of `transform` holds.
 
     sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
             default="auto"
@@ -119,8 +153,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         or 5.
 
     n_per_class : int, default=None
-        Images of a class in a balanced or class-random batch; None means an
-        equal share of the batch for every class, but at least 4.
+        How many images of a class a balanced or class-random batch holds; None
+        means an equal share of the batch for every class, but at least 4.
 
     pool_size : int, default=20000
         At most so many training images, drawn anew for every epoch, are
@@ -137,7 +171,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         keep fewer.
 
     n_iter_no_change : int, default=5
-        Epochs without improvement before early stopping.
+        After how many epochs without improvement early stopping ends the
+        training.
 
     tol : float, default=1e-4
         Smallest fall of the loss that counts as an improvement.
@@ -155,33 +190,34 @@ class CNNFeatureExtractor(NetworkTransformer):
         was finished is not repeated.
 
     num_workers : int, default=0
-        Loader processes, which change no bit of the network; they are
-        started once per fit. 0 is used inside processes of joblib and the like.
+        How many processes load images. They change no bit of the network, and
+        are started once per fit; 0 is used inside processes of joblib and the
+        like.
 
     autocast : bool, default=False
         Train in bfloat16 where that is safe: faster on processors and GPUs
         that have it, slightly less exact. `transform` stays in float32.
 
     device : str, default="auto"
-        Torch device; "auto" prefers a GPU and is resolved whenever it is
+        Where torch computes; "auto" prefers a GPU and is resolved whenever it is
         used.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random, augmentations and losses of your own
+        Seeds everything random, augmentations and losses of your own
         included; equal seeds give equal bits at the same number of torch
         threads. Global generators are seeded meanwhile, and put back.
 
     verbose : int, default=0
-        Above 0, progress bars on standard error.
+        Above 0, progress bars are drawn on standard error.
 
     Attributes
     ----------
     history_ : list of dict
-        One per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        Tells of every epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
         "seconds", and "valid_loss" under early stopping.
 
     n_iter_ : int
-        Epochs trained, under ``warm_start=True`` by all fits.
+        How many epochs were trained, under ``warm_start=True`` by all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
@@ -216,45 +252,56 @@ class CNNFeatureExtractor(NetworkTransformer):
     (2, 256)
     """
 
+    _transform_rules: ClassVar[Mapping[str, Rule]] = {
+        **NetworkTransformer._transform_rules,
+        "scales": check_scales,
+    }
+    _rules: ClassVar[Mapping[str, Rule]] = {
+        **NetworkTransformer._rules,
+        "n_components": optional(partial(check_integer, minimum=1)),
+        "normalize": check_boolean,
+        "scales": check_scales,
+    }
+
     def __init__(
         self,
-        backbone="resnet18",
+        backbone: str | nn.Module | None = "resnet18",
         *,
-        weights="imagenet",
-        pooling="auto",
-        loss="squared_hinge",
-        n_components=None,
-        normalize=True,
-        image_size=None,
-        scales=(1.0,),
-        mean=None,
-        std=None,
-        augment="auto",
-        mixup=0.0,
-        head_epochs=None,
-        max_epochs=10,
-        optimizer="adamw",
-        lr=0.003,
-        trunk_lr=None,
-        loss_lr=None,
-        weight_decay=0.01,
-        schedule="one_cycle",
-        batch_size=32,
-        sampling="auto",
-        n_per_class=None,
-        pool_size=20000,
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=5,
-        tol=1e-4,
-        warm_start=False,
-        checkpoint_dir=None,
-        num_workers=0,
-        autocast=False,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        weights: str | os.PathLike[str] | None = "imagenet",
+        pooling: Pooling | nn.Module = "auto",
+        loss: str | LossFunction | None = "squared_hinge",
+        n_components: int | None = None,
+        normalize: bool = True,
+        image_size: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Augment = "auto",
+        mixup: float = 0.0,
+        head_epochs: int | None = None,
+        max_epochs: int = 10,
+        optimizer: Optimizer = "adamw",
+        lr: float = 0.003,
+        trunk_lr: float | None = None,
+        loss_lr: float | None = None,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "one_cycle",
+        batch_size: int = 32,
+        sampling: EstimatorSampling = "auto",
+        n_per_class: int | None = None,
+        pool_size: int = 20000,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        num_workers: int = 0,
+        autocast: bool = False,
+        device: str | torch.device = "auto",
+        random_state: RandomState = None,
+        verbose: int | bool = 0,
+    ) -> None:
         self.backbone = backbone
         self.weights = weights
         self.pooling = pooling
@@ -291,93 +338,53 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _network_ending(self, loss, n_classes):
-        output = "features" if loss is None else output_of(loss)
-        if output == "bits":
-            raise ValueError(
-                f"loss={shortened(self.loss)} learns binary codes. Use "
-                f"DeepHasher(loss={shortened(self.loss)})."
-            )
-        classifier = n_classes if output == "classes" else None
-        return {
-            "n_components": self.n_components,
-            "n_classes": classifier,
-            "unit_length": self.normalize,
-        }
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        if self.n_components is None:
-            return
-        check_integer(self.n_components, "n_components", minimum=1)
-        if self.loss is None:
+    def _training_loss(self) -> LossFunction | None:
+        if self.loss is None and self.n_components is not None:
             raise ValueError(
                 f"n_components={self.n_components} with loss=None: the layer that makes them "
                 "would stay random. Choose a loss, or put PCA after the extractor."
             )
+        return fresh_loss(self.loss)
 
-    def _training_loss(self):
-        loss = super()._training_loss()
-        if self.mixup and loss is not None and not takes_soft_targets(loss):
+    def _network_ending(self, loss: LossFunction | None, demands: Demands | None) -> dict[str, Any]:
+        if demands is not None and demands.output == "bits":
             raise ValueError(
-                f"mixup={shortened(self.mixup)} makes shares of labels, which "
-                f"{type(loss).__name__} does "
-                "not take. Use mixup=0.0, or a loss with soft_targets = True, such as "
-                "loss='softmax' or loss='cpf'."
+                f"loss={shortened(self.loss)} learns binary codes. Use "
+                f"DeepHasher(loss={shortened(self.loss)})."
             )
-        return loss
+        return {"n_components": self.n_components, "unit_length": self.normalize}
 
-    def _build_network(self, data, loss, y, seed, start=None):
-        network = super()._build_network(data, loss, y, seed, start)
-        if self._checked_scales() != (1.0,):
+    def _check_network(self, network: Network, data: NDArray[Any] | Images) -> None:
+        if tuple(self.scales) != ONE_SCALE:
             self._check_sizes(network, self._source(data, network.trunk, training=False))
-        is_random = loss is None and self.weights is None and isinstance(self.backbone, str)
-        if is_random and not hasattr(self, "n_features_in_"):
+        is_random = self.loss is None and self.weights is None and isinstance(self.backbone, str)
+        if is_random and not isinstance(data, np.ndarray):
             warn_user(
                 "loss=None and weights=None: the network is random, and so are its features. "
                 "Give it weights or a loss."
             )
-        return network
 
-    def _check_transform_parameters(self):
-        super()._check_transform_parameters()
-        self._checked_scales()
+    def _infer(
+        self, network: Network | MultiScale, source: ArraySource | ImageSource
+    ) -> NDArray[np.float32]:
+        scales = check_scales(self.scales, "scales")
+        if scales == ONE_SCALE:
+            return super()._infer(network, source)
+        self._check_sizes(network, source)
+        return super()._infer(MultiScale(network, scales), source)
 
-    def _infer(self, network, source):
-        scales = self._checked_scales()
-        if scales != (1.0,):
-            self._check_sizes(network, source)
-            network = MultiScale(network, scales)
-        return super()._infer(network, source)
-
-    def _checked_scales(self):
-        """Return the scales as floats."""
-        try:
-            is_text = isinstance(self.scales, (str, bytes, bytearray))
-            given = () if is_text else self.scales
-            scales = tuple(check_real(scale, "scales", minimum=1e-3) for scale in given)
-        except (TypeError, ValueError):
-            scales = ()
-        if not scales:
-            raise ValueError(
-                f"scales={shortened(self.scales)} must be a sequence of numbers above 0, such as "
-                "(1.0, 0.7, 0.5)."
-            )
-        return scales
-
-    def _check_sizes(self, network, source):
+    def _check_sizes(self, network: Network, source: ArraySource | ImageSource) -> None:
         """Raise unless the network takes images at every scale."""
         if isinstance(source, ArraySource):
             raise ValueError(
                 f"scales={shortened(self.scales)} resizes images, and X holds 2-D feature rows. "
-                "Use "
-                "scales=(1.0,)."
+                "Use scales=(1.0,)."
             )
         size = source.size or source.images.image_shape[:2]
         height, width = size if isinstance(size, tuple) else (size, size)
         device = resolve_device(self.device)
         black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
-        for scale in self._checked_scales():
+        for scale in check_scales(self.scales, "scales"):
             try:
                 with network.placement.keep(network, device), torch.inference_mode():
                     MultiScale(network, (scale,)).embed(black)

@@ -38,6 +38,7 @@ from sklearn_cbir._validation import (
     check_real,
     check_verbose,
     progress_bar,
+    state_of_version,
 )
 from sklearn_cbir.index._checking import check_queries, check_radius, encode_queries
 from sklearn_cbir.index._engines import (
@@ -721,14 +722,8 @@ class NeighborsRetriever(
         return {name: value for name, value in state.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        found = state.pop("_state_format", STATE_FORMAT)
-        if found > STATE_FORMAT:
-            raise ValueError(
-                f"This {type(self).__name__} was saved in format {found}; this version of "
-                f"sklearn_cbir reads up to {STATE_FORMAT}. Install a newer version."
-            )
-        state = {name: value for name, value in state.items() if name not in IN_GALLERY}
-        super().__setstate__(state)
+        state = state_of_version(type(self), state, STATE_FORMAT)
+        super().__setstate__({k: v for k, v in state.items() if k not in IN_GALLERY})
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

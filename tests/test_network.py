@@ -144,14 +144,14 @@ def test_few_channels_have_one_hidden_unit():
 @pytest.mark.parametrize("name", sorted(ENHANCEMENTS))
 def test_enhancement_belongs_to_the_head(name):
     network = Network(build_backbone("small"), 8, enhance=name)
-    names = [n for n, _ in network.head_parameters()]
-    assert any(n.startswith("enhancement.") for n in names)
-    network.freeze_trunk(True)
+    head = {n: p for n, p in network.named_parameters() if not n.startswith("trunk.")}
+    assert any(n.startswith("enhancement.") for n in head)
+    network.trunk_is_frozen = True
     network.train()
     assert network.enhancement.training
     assert not network.trunk.training
     network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).sum().backward()
-    assert all(p.grad is not None for _, p in network.head_parameters())
+    assert all(p.grad is not None for p in head.values())
     assert all(p.grad is None for p in network.trunk.parameters())
 
 

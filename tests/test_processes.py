@@ -14,8 +14,9 @@ from joblib import parallel_config
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
-from sklearn_cbir._devices import OwnDraws, Placement
+from sklearn_cbir._devices import OwnDraws
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._network import Placement
 from sklearn_cbir.backbones import build_backbone
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.extraction import extract

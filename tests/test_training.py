@@ -17,14 +17,14 @@ from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from torch import nn
-from training_cases import Interrupt
+from training_cases import Interrupt, plan_batches
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
 from sklearn_cbir._batches import mix
 from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir._files import replace_file
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._plan import plan_batches, split_rows
+from sklearn_cbir._plan import split_rows
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.losses import LOSSES, DSHLoss, LRMLLoss
@@ -161,7 +161,7 @@ def test_the_network_as_it_is_before_every_epoch_says_which_negatives_are_hard(m
         asked.append(None if embed is None else embed(np.arange(len(y))))
         return mined_batches(y, batch_size, n_negatives, pool_size, rng, embed, decks)
 
-    monkeypatch.setattr("sklearn_cbir._plan.mined_batches", spy)
+    monkeypatch.setattr("sklearn_cbir._batches.mined_batches", spy)
     extractor = CNNFeatureExtractor(loss="lrml", sampling="mined", random_state=0)
     states = [clone(extractor).set_params(max_epochs=1, lr=1e-12).fit(X, y).transform(X)]
     # At a constant rate a run of n epochs is the beginning of a longer one.

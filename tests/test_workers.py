@@ -17,10 +17,10 @@ import torch
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from torch import nn
+from training_cases import plan_batches
 
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir._batches import ArraySource
-from sklearn_cbir._plan import plan_batches
 from sklearn_cbir._workers import _Readers
 from sklearn_cbir.datasets import make_shapes
 

@@ -371,9 +371,9 @@ def build_backbone(
     net = _find(backbone, weights, pooling, image_size)
     image_size = net.image_size if image_size is None else int(image_size)
     resize_size = image_size if resize_size is None else int(resize_size)
-    shape = None
-    if input_shape is not None:
-        shape = tuple(check_integer(side, "input_shape", minimum=1) for side in input_shape)
+    shape = None if input_shape is None else tuple(input_shape)
+    if shape is not None and not all(type(side) is int and side > 0 for side in shape):
+        shape = tuple(check_integer(side, "input_shape", minimum=1) for side in shape)
     spec: TrunkSpec = {
         "backbone": backbone,
         "weights": None,

@@ -1,11 +1,37 @@
 """DeepHasher: images or features to binary codes, learned end to end."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._network import HASH_LAYERS
-from sklearn_cbir._validation import check_choice, check_integer, shortened
+from sklearn_cbir._validation import Rule, check_choice, check_integer, shortened
 from sklearn_cbir.backbones import ENHANCEMENTS
 from sklearn_cbir.hashing._base import HasherMixin
-from sklearn_cbir.losses import hash_layer_of, output_of
+from sklearn_cbir.losses._base import Demands, fresh_loss, hash_layer_of
+
+if TYPE_CHECKING:
+    from sklearn_cbir._typing import (
+        Enhancement,
+        EstimatorSampling,
+        HashLayer,
+        ImagesLike,
+        LossFunction,
+        Optimizer,
+        Pooling,
+        RandomState,
+        Schedule,
+    )
+    from sklearn_cbir.images._augmentation import Augment
 
 
 class DeepHasher(HasherMixin, NetworkTransformer):
@@ -71,14 +97,15 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         the backbone's.
 
     augment : {"auto", "crop"}, callable or None, default="auto"
-        Random changes of training images; "auto" crops and flips left-right,
+        How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
         returns one uint8 tensor (3, height, width), and keeps nothing from call
         to call; generators that it draws from are seeded for every batch.
 
     head_epochs : int, default=None
-        Epochs with the trunk frozen, before `max_epochs` of all of it; None
-        means 5 with pretrained weights, 0 without and where `fit` goes on.
+        How many epochs train the head alone, with the trunk frozen, before
+        `max_epochs` train all of it; None means 5 with pretrained weights, and 0
+        without them and where `fit` goes on.
 
     max_epochs : int, default=30
         Epochs in which everything is trained; 0 trains the head alone, for
@@ -88,24 +115,25 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         "sgd" has Nesterov momentum 0.9.
 
     lr : float, default=0.003
-        Highest learning rate of the new layers.
+        The highest rate at which the new layers learn.
 
     trunk_lr : float, default=None
-        The same for the trunk; None means ``lr``, or a tenth of it with
-        pretrained weights.
+        The highest rate at which the trunk learns; None means ``lr``, or a
+        tenth of it with pretrained weights.
 
     loss_lr : float, default=None
-        The same for parameters of the loss, such as proxies; None means
-        ``lr``.
+        The highest rate at which parameters of the loss, such as proxies, learn;
+        None means ``lr``.
 
     weight_decay : float, default=0.01
-        Of weight matrices; biases, norms and the loss have none.
+        How strongly weight matrices decay in every step; biases, norms and
+        parameters of the loss do not decay.
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
         How rates change over the steps of a phase.
 
     batch_size : int, default=100
-        Images per step, and per batch of `transform`.
+        How many images a step trains on, and a batch of `transform` holds.
 
     sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
             default="auto"
@@ -121,8 +149,8 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         batches, in which losses on pairs push them away from every other row.
 
     n_per_class : int, default=None
-        Images of a class in a balanced or class-random batch; None means an
-        equal share of the batch for every class, but at least 4.
+        How many images of a class a balanced or class-random batch holds; None
+        means an equal share of the batch for every class, but at least 4.
 
     pool_size : int, default=20000
         At most so many training images, drawn anew for every epoch, are
@@ -139,7 +167,8 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         keep fewer.
 
     n_iter_no_change : int, default=5
-        Epochs without improvement before early stopping.
+        After how many epochs without improvement early stopping ends the
+        training.
 
     tol : float, default=1e-4
         Smallest fall of the loss that counts as an improvement.
@@ -157,33 +186,34 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         was finished is not repeated.
 
     num_workers : int, default=0
-        Loader processes, which change no bit of the network; they are
-        started once per fit. 0 is used inside processes of joblib and the like.
+        How many processes load images. They change no bit of the network, and
+        are started once per fit; 0 is used inside processes of joblib and the
+        like.
 
     autocast : bool, default=False
         Train in bfloat16 where that is safe: faster on processors and GPUs
         that have it, slightly less exact. `transform` stays in float32.
 
     device : str, default="auto"
-        Torch device; "auto" prefers a GPU and is resolved whenever it is
+        Where torch computes; "auto" prefers a GPU and is resolved whenever it is
         used.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random, augmentations and losses of your own
+        Seeds everything random, augmentations and losses of your own
         included; equal seeds give equal bits at the same number of torch
         threads. Global generators are seeded meanwhile, and put back.
 
     verbose : int, default=0
-        Above 0, progress bars on standard error.
+        Above 0, progress bars are drawn on standard error.
 
     Attributes
     ----------
     history_ : list of dict
-        One per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        Tells of every epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
         "seconds", and "valid_loss" under early stopping.
 
     n_iter_ : int
-        Epochs trained, under ``warm_start=True`` by all fits.
+        How many epochs were trained, under ``warm_start=True`` by all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
@@ -222,46 +252,53 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     ((60, 12), dtype('uint8'))
     """
 
+    mixup = 0.0  # no parameter: losses on codes take no shares of labels
     _gives = "code"
+    _rules: ClassVar[Mapping[str, Rule]] = {
+        **NetworkTransformer._rules,
+        "n_bits": partial(check_integer, minimum=1),
+        "enhance": partial(check_choice, options=[None, *ENHANCEMENTS]),
+        "hash_layer": partial(check_choice, options=["auto", *HASH_LAYERS]),
+    }
 
     def __init__(
         self,
-        n_bits=48,
+        n_bits: int = 48,
         *,
-        loss="dfeh",
-        backbone=None,
-        weights=None,
-        pooling="auto",
-        enhance=None,
-        hash_layer="auto",
-        image_size=None,
-        mean=None,
-        std=None,
-        augment="auto",
-        head_epochs=None,
-        max_epochs=30,
-        optimizer="adamw",
-        lr=0.003,
-        trunk_lr=None,
-        loss_lr=None,
-        weight_decay=0.01,
-        schedule="one_cycle",
-        batch_size=100,
-        sampling="auto",
-        n_per_class=None,
-        pool_size=20000,
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=5,
-        tol=1e-4,
-        warm_start=False,
-        checkpoint_dir=None,
-        num_workers=0,
-        autocast=False,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        loss: str | LossFunction | None = "dfeh",
+        backbone: str | nn.Module | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        pooling: Pooling | nn.Module = "auto",
+        enhance: Enhancement | None = None,
+        hash_layer: Literal["auto"] | HashLayer = "auto",
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Augment = "auto",
+        head_epochs: int | None = None,
+        max_epochs: int = 30,
+        optimizer: Optimizer = "adamw",
+        lr: float = 0.003,
+        trunk_lr: float | None = None,
+        loss_lr: float | None = None,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "one_cycle",
+        batch_size: int = 100,
+        sampling: EstimatorSampling = "auto",
+        n_per_class: int | None = None,
+        pool_size: int = 20000,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        num_workers: int = 0,
+        autocast: bool = False,
+        device: str | torch.device = "auto",
+        random_state: RandomState = None,
+        verbose: int | bool = 0,
+    ) -> None:
         self.n_bits = n_bits
         self.loss = loss
         self.backbone = backbone
@@ -297,7 +334,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self.random_state = random_state
         self.verbose = verbose
 
-    def project(self, X):
+    def project(self, X: ImagesLike) -> NDArray[np.float32]:
         """Return the real outputs whose signs are the bits.
 
         Parameters
@@ -312,16 +349,13 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         """
         return self._embed(X)
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_integer(self.n_bits, "n_bits", minimum=1)
-        check_choice(self.enhance, "enhance", [None, *ENHANCEMENTS])
-        check_choice(self.hash_layer, "hash_layer", ["auto", *HASH_LAYERS])
+    def _training_loss(self) -> LossFunction | None:
         if self.loss is None:
             raise ValueError("loss=None: codes are learned. Choose a loss, such as loss='dfeh'.")
+        return fresh_loss(self.loss)
 
-    def _network_ending(self, loss, n_classes):
-        if output_of(loss) == "classes":
+    def _network_ending(self, loss: LossFunction | None, demands: Demands | None) -> dict[str, Any]:
+        if loss is None or demands is None or demands.output == "classes":
             raise ValueError(
                 f"loss={shortened(self.loss)} wants one output per class, DeepHasher has one per "
                 "bit. Use a hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
@@ -329,6 +363,5 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         return {
             "n_components": self.n_bits,
             "hash_layer": hash_layer_of(loss) if self.hash_layer == "auto" else self.hash_layer,
-            # Rows have no feature map.
-            "enhance": None if hasattr(self, "n_features_in_") else self.enhance,
+            "enhance": self.enhance,
         }

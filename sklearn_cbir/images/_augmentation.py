@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # uint8 (n, H, W, 3) and the source of all randomness -> a new batch
 BatchTransform: TypeAlias = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 Augment: TypeAlias = "Literal['auto', 'crop'] | Callable[[torch.Tensor], torch.Tensor] | None"
+NAMES: dict[str, float] = {"auto": 0.5, "crop": 0.0}  # share of the images that are flipped
 SMALL = 64  # px: images up to here are shifted, larger ones zoomed into
 
 
@@ -65,12 +66,11 @@ def resolve_augmentation(augment: Augment, image_size: int | None = None) -> Bat
     """
     if augment is None:
         return _augment_nothing
-    named: dict[str, BatchTransform] = {
-        "auto": partial(_augment_auto, image_size=image_size, flip=0.5),
-        "crop": partial(_augment_auto, image_size=image_size, flip=0.0),
-    }
     if isinstance(augment, str):
-        return resolve(augment, named, "augment", own="your own callable, or None")
+        flip = NAMES.get(augment)
+        if flip is None:
+            flip = resolve(augment, NAMES, "augment", own="your own callable, or None")
+        return partial(_augment_auto, image_size=image_size, flip=flip)
     if not callable(augment):
         raise ValueError(
             f"augment={shortened(augment)} is not callable. Use 'auto', 'crop', None or a callable."

@@ -270,7 +270,7 @@ def _as_array_or_list(X: Any) -> Any:
         if _is_sequence(X):
             return X
         raise ValueError(_refusal_of_no_sequence(X))
-    X = pixels_of(X, "X")
+    X = X if type(X) is np.ndarray else pixels_of(X, "X")
     if X.dtype.names is not None:  # a column of structures, of polars
         X = np.array([_as_dictionary(structure) for structure in X], dtype=object)
     if X.dtype.kind == "T":  # text of any width

@@ -157,20 +157,23 @@ def _rows_of(X: Any, positions: NDArray[np.int64]) -> Any:
 
 @contextmanager
 def telling_all_faults(images: object, progress: bool = False) -> Iterator[None]:
-    """Let an error of the block that names one unreadable image name all of `images`.
-
-    The call is lost anyway, and who has repaired one image wants no second error.
-    """
+    """Let an error of the block that names one unreadable image name all of `images`."""
     try:
         yield
     except ImageReadError as error:
-        if error.index is None or not isinstance(images, Images) or len(images) > MAX_SCANNED:
-            raise
-        known = {row_of(fault): fault for fault in error.faults}
-        found = {
-            row_of(fault): fault for fault in images.find_faults(decode=True, progress=progress)
-        }
-        faults = [found.get(index) or known[index] for index in sorted(known | found)]
-        if len(faults) == len(known):
-            raise
+        tell_all_faults(error, images, progress)
+        raise
+
+
+def tell_all_faults(error: ImageReadError, images: object, progress: bool = False) -> None:
+    """Raise an error that names all unreadable images, if there are more than `error` names.
+
+    The call is lost anyway, and who has repaired one image wants no second error.
+    """
+    if error.index is None or not isinstance(images, Images) or len(images) > MAX_SCANNED:
+        return
+    known = {row_of(fault): fault for fault in error.faults}
+    found = {row_of(fault): fault for fault in images.find_faults(decode=True, progress=progress)}
+    faults = [found.get(index) or known[index] for index in sorted(known | found)]
+    if len(faults) > len(known):
         raise with_others(faults) from error

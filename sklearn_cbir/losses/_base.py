@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import numpy.typing as npt
 import torch
@@ -253,6 +253,18 @@ def takes_sample_weight(loss: LossFunction) -> bool:
     return getattr(loss, "sample_weight", False) is True
 
 
+class Demands(NamedTuple):
+    """What a loss demands of the network and of the batches."""
+
+    output: LastLayer
+    sampling: Sampling
+
+
+def demands_of(loss: LossFunction | None) -> Demands | None:
+    """Ask a loss once for all that a training must know; None demands nothing."""
+    return None if loss is None else Demands(output_of(loss), sampling_of(loss))
+
+
 def _asked(loss: object, name: str, default: Any, options: tuple[str, ...]) -> Any:
     """Return what a loss says of itself in an attribute, which must be one of the options."""
     value = getattr(loss, name, default)
@@ -292,7 +304,10 @@ def fresh_loss(loss: str | LossFunction | type[LossFunction] | None) -> LossFunc
     """
     from sklearn_cbir.losses import LOSSES  # the table of those that are built on this
 
-    chosen = resolve(loss, LOSSES, "loss", own="your own torch module")
+    if isinstance(loss, str) and loss in LOSSES:
+        chosen = LOSSES[loss]
+    else:
+        chosen = resolve(loss, LOSSES, "loss", own="your own torch module")
     if chosen is None:
         return None
     if not callable(chosen):
