@@ -64,8 +64,8 @@ SCIKIT_LEARN = {
     "sklearn.feature_selection": ["VarianceThreshold"],
     "sklearn.random_projection": ["GaussianRandomProjection"],
 }
-# Values that a text stands for: ids, above all. Types, and what they are called, written and read.
-TEXTS: dict[type, tuple[str, Callable[..., str], Callable[[str], object]]] = {
+# Values that plain JSON stands for: ids, above all. Types, what they are called, written and read.
+PLAIN: dict[type, tuple[str, Callable[..., Any], Callable[[Any], object]]] = {
     bytes: ("bytes", bytes.hex, bytes.fromhex),
     uuid.UUID: ("uuid", str, uuid.UUID),
     datetime.datetime: ("datetime", datetime.datetime.isoformat, datetime.datetime.fromisoformat),
@@ -79,12 +79,11 @@ TEXTS: dict[type, tuple[str, Callable[..., str], Callable[[str], object]]] = {
         lambda text: datetime.timedelta(*map(int, text.split())),
     ),
     complex: ("complex", repr, complex),
+    range: ("range", lambda value: [value.start, value.stop, value.step], lambda v: range(*v)),
     # Of one system; other paths are those of the system that loads them.
     PurePosixPath: ("pure_posix_path", str, PurePosixPath),
     PureWindowsPath: ("pure_windows_path", str, PureWindowsPath),
 }
-FROM_TEXT: dict[str, Callable[[str], object]] = {name: read for name, _, read in TEXTS.values()}
-FROM_TEXT["timestamp"] = lambda text: importlib.import_module("pandas").Timestamp(text)
 # Callbacks watch a fit and are no part of its result; memory is a folder of pickles.
 LEFT_OUT = {"_skl_callbacks", "memory"}
 
@@ -304,8 +303,9 @@ class _Encoder:
             return self._array(np.asarray(value), where)  # mapped into memory, say
         if isinstance(value, np.generic) and value.dtype.kind in "biufUmM":
             return {"is": "scalar", "dtype": value.dtype.str, "value": self._item(value, where)}
-        if type(value) in TEXTS:
-            return {"is": TEXTS[type(value)][0], "value": TEXTS[type(value)][1](value)}
+        if type(value) in PLAIN:
+            name, write, _ = PLAIN[type(value)]
+            return {"is": name, "value": write(value)}
         if isinstance(value, PurePath):
             return {"is": "path", "value": str(value)}
         if _is_timestamp(value):
@@ -332,9 +332,6 @@ class _Encoder:
 
     def _tuple(self, value: Any, where: str) -> Any:
         return {"is": "tuple", "value": self._list(value, where)}
-
-    def _range(self, value: Any, where: str) -> Any:
-        return {"is": "range", "value": [value.start, value.stop, value.step]}
 
     def _frozenset(self, value: Any, where: str) -> Any:
         items = self._list(list(value), where)  # in an order that no process changes
@@ -384,7 +381,6 @@ class _Encoder:
         list: _list,
         tuple: _tuple,
         frozenset: _frozenset,
-        range: _range,
         dict: _dict,
         np.ndarray: _array,
         np.random.RandomState: _random_state,
@@ -419,6 +415,24 @@ def _cannot(value: Any, where: str) -> str:
 # JSON and arrays to objects ------------------------------------------------------------------
 
 
+def _random_state(state: tuple[Any, ...]) -> np.random.RandomState:
+    generator = np.random.RandomState()
+    generator.set_state(state)
+    return generator
+
+
+# What is made of the value of a node, by what the node is.
+FROM_VALUE: dict[str, Callable[[Any], object]] = {
+    **{name: read for name, _, read in PLAIN.values()},
+    "float": float,
+    "path": Path,
+    "timestamp": lambda text: importlib.import_module("pandas").Timestamp(text),
+    "tuple": tuple,
+    "frozenset": frozenset,
+    "random_state": _random_state,
+}
+
+
 class _Decoder:
     """Build the estimator of an archive; `kinds` are the kinds by what its format calls them."""
 
@@ -438,31 +452,15 @@ class _Decoder:
         """Return what a node stands for."""
         if isinstance(node, list):
             return [self.decode(item) for item in node]
-        if isinstance(node, dict):
-            return self._readers[node["is"]](self, node)
-        return node
-
-    def _float(self, node: Any) -> Any:
-        return float(node["value"])
+        if not isinstance(node, dict):
+            return node
+        if node["is"] in FROM_VALUE:
+            return FROM_VALUE[node["is"]](self.decode(node["value"]))
+        return self._readers[node["is"]](self, node)
 
     def _scalar(self, node: Any) -> Any:
         dtype, value = np.dtype(node["dtype"]), self.decode(node["value"])
         return np.int64(value).view(dtype) if dtype.kind in "mM" else dtype.type(value)
-
-    def _path(self, node: Any) -> Any:
-        return Path(node["value"])
-
-    def _tuple(self, node: Any) -> Any:
-        return tuple(self.decode(node["value"]))
-
-    def _frozenset(self, node: Any) -> Any:
-        return frozenset(self.decode(node["value"]))
-
-    def _text(self, node: Any) -> Any:
-        return FROM_TEXT[node["is"]](node["value"])
-
-    def _range(self, node: Any) -> Any:
-        return range(*node["value"])
 
     def _dict(self, node: Any) -> Any:
         pairs = node["value"]
@@ -492,18 +490,13 @@ class _Decoder:
                     start += member.readinto(view[start:]) or _raise_end()
             return array.T if in_columns else array
 
-    def _random_state(self, node: Any) -> Any:
-        generator = np.random.RandomState()
-        generator.set_state(self.decode(node["value"]))
-        return generator
-
     def _object(self, node: Any) -> Any:
         cls = _class_of(node["class"], self.kinds)
         nodes = {key: item for key, item in node["state"].items() if key not in LEFT_OUT}
         state = {key: self.decode(item) for key, item in nodes.items()}
         if node["class"] == "sklearn.pipeline.Pipeline":
             state["memory"] = None
-        value: Any = cls.__new__(cls)
+        value: Any = object.__new__(cls)
         if hasattr(value, "__setstate__"):
             value.__setstate__(state)
         else:
@@ -517,17 +510,10 @@ class _Decoder:
         return cls(**{key: self.decode(item) for key, item in node["arguments"].items()})
 
     _readers = {
-        "float": _float,
         "scalar": _scalar,
-        "path": _path,
-        "tuple": _tuple,
-        "frozenset": _frozenset,
-        **dict.fromkeys(FROM_TEXT, _text),
-        "range": _range,
         "dict": _dict,
         "objects": _objects,
         "array": _array,
-        "random_state": _random_state,
         "object": _object,
         "loss": _loss,
     }
