@@ -33,7 +33,6 @@ from sklearn_cbir._typing import (
 )
 from sklearn_cbir._validation import (
     check_boolean,
-    check_choice,
     check_integer,
     check_real,
     check_verbose,
@@ -42,7 +41,6 @@ from sklearn_cbir._validation import (
 )
 from sklearn_cbir.index._checking import check_queries, check_radius, encode_queries
 from sklearn_cbir.index._engines import (
-    METRICS,
     add_rows,
     check_engine_parameters,
     check_gallery,
@@ -277,7 +275,7 @@ class NeighborsRetriever(
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         rows, names = check_gallery(X, self, type(self).__name__)
         of_rows = GalleryIds(ids, len(rows))
-        labels = hold_labels(y, len(rows))
+        labels = None if y is None else hold_labels(y, len(rows))
         engine = make_engine(self, self.metric, *rows.shape).build(rows)
         gallery = Gallery(self.metric, engine, of_rows, labels, rows.shape[1], names)
         with self._changing:
@@ -733,16 +731,16 @@ class NeighborsRetriever(
     def _check_parameters(self, metric: str) -> None:
         """Raise unless the parameters are sound, and go with the metric of the gallery."""
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
-        check_choice(self.metric, "metric", METRICS)
-        check_engine_parameters(metric, self.algorithm, self.storage, self.uri)
         check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-        resolve_reranker(self.rerank, metric)
         if self.expected_queries is not None:
             check_integer(self.expected_queries, "expected_queries", minimum=0)
         check_real(self.recall_target, "recall_target", minimum=0, maximum=1)
         if self.n_jobs is not None:
             check_integer(self.n_jobs, "n_jobs")
         check_verbose(self.verbose)
+        check_engine_parameters(self, metric)
+        if self.rerank is not None:
+            resolve_reranker(self.rerank, metric)
         parse_metric(self.scoring)
 
     def _alone(self) -> Self:
@@ -835,7 +833,9 @@ class NeighborsRetriever(
         y = y_gallery[own] if X is None and y is None else check_labels(y, n=len(queries))
         if X is not None:
             warn_of_copies(gallery, queries, own)
-        rerank = resolve_reranker(self.rerank, gallery.metric)
+        rerank = None
+        if self.rerank is not None:
+            rerank = resolve_reranker(self.rerank, gallery.metric)
         is_shown = check_verbose(self.verbose) > 0
         depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
         with progress_bar(len(names) * len(queries), "Scoring", is_shown) as advance:

@@ -225,6 +225,13 @@ def fitted(case, rows, tmp_path_factory):
     return case.fit(rows, tmp_path_factory.mktemp("gallery"))
 
 
+def remembered_names(engine):
+    """Names of what an engine makes again rather than hold it in a file."""
+    attributes = [item for cls in engine.__mro__ for item in vars(cls).items()]
+    names = {name for name, value in attributes if isinstance(value, remembered)}
+    return names - set(engine.pickled)
+
+
 def join(threads):
     for thread in threads:
         thread.start()
@@ -389,8 +396,7 @@ def test_a_copy_answers_alike_and_holds_nothing_that_was_remembered(
         copied = persistence.load(tmp_path / "saved")
     else:
         copied = copy.deepcopy(fitted) if how == "deepcopy" else pickle.loads(pickle.dumps(fitted))
-    held = {name for name in vars(copied._gallery.engine) if name[0] != "_"}
-    assert held <= set(case.engine.pickled)
+    assert not set(vars(copied._gallery.engine)) & remembered_names(case.engine)
     for found, expected in zip(copied.kneighbors(queries), before):
         np.testing.assert_array_equal(found, expected)
     assert copied.recall_ == fitted.recall_
@@ -435,6 +441,33 @@ def test_a_metric_or_a_storage_that_an_engine_lacks_is_refused(case, rows, tmp_p
         if TABLE[case.algorithm].find(case.metric, storage) is None:
             with pytest.raises(ValueError, match=f"storage='{storage}' is for floats"):
                 case.make(tmp_path).set_params(storage=storage).fit(rows)
+
+
+class Manhattan(Plain):
+    """A metric that no other engine has."""
+
+    metrics = ("manhattan",)
+
+    def encode(self, rows):
+        return rows.copy()
+
+    def distances(self, queries):
+        return np.abs(queries[:, None] - self.rows).sum(axis=2, dtype=np.float64)
+
+
+def test_an_engine_may_have_a_metric_of_its_own(monkeypatch):
+    rows, y = make_rows("euclidean", 200)
+    with pytest.raises(ValueError, match="metric='manhattan' is not known"):
+        NeighborsRetriever(metric="manhattan").fit(rows)
+    monkeypatch.setitem(ENGINES, "manhattan", Manhattan)
+    retriever = NeighborsRetriever(3, metric="manhattan", algorithm="manhattan").fit(rows, y)
+    distances, positions = retriever.kneighbors(rows[:2] + 0.01)
+    expected = np.abs(rows[:2, None].astype(float) + 0.01 - rows).sum(axis=2)
+    np.testing.assert_allclose(distances, np.sort(expected, axis=1)[:, :3], rtol=1e-5)
+    assert positions[:, 0].tolist() == [0, 1]
+    assert 0 < retriever.score() <= 1
+    with pytest.raises(ValueError, match="'auto' does not search metric='manhattan'. Use algorith"):
+        NeighborsRetriever(metric="manhattan").fit(rows)
 
 
 @each(CASES)

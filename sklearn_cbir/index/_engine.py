@@ -89,6 +89,11 @@ class Engine(Kept, ABC):
         """Return the engine of a metric and a storage, which is this one or none."""
         return cls if metric in cls.metrics and storage in cls.storages else None
 
+    @classmethod
+    def made_for(cls, parameters: Any, metric: str) -> Self:
+        """Return an engine without rows, by those parameters of a retriever that it takes."""
+        return cls(metric, **{name: getattr(parameters, name) for name in cls.options})
+
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -23,7 +23,6 @@ ENGINES: dict[str, type[Engine] | EngineFamily] = {
     "faiss": FaissEngine,
     "milvus": MilvusEngine,
 }
-METRICS = EXACT.metrics
 IN_FILES = ("memory_map",)  # storages whose rows are in a file of the user's
 # Up to either of these, comparing with every row is fast enough for anybody.
 EXACT_UP_TO_ROWS = 20_000
@@ -81,28 +80,38 @@ def choose_algorithm(
     return "nndescent"
 
 
-def check_engine_parameters(metric, algorithm, storage, uri):
-    """Raise unless there is an engine of this algorithm, storage and place for the metric."""
+def check_engine_parameters(parameters, metric):
+    """Raise unless an engine serves a retriever's parameters, with the metric of its gallery."""
+    algorithm, storage, uri = parameters.algorithm, parameters.storage, parameters.uri
+    known = dict.fromkeys(name for line in ENGINES.values() for name in line.metrics)
+    check_choice(parameters.metric, "metric", known)
     check_choice(algorithm, "algorithm", ("auto", *ENGINES))
+    check_choice(storage, "storage", EXACT.storages)
     line = ENGINES["exact" if algorithm == "auto" else algorithm]
-    if line.find(metric) is None:
-        what = "binary codes" if metric == "hamming" else f"metric={metric!r}"
-        raise ValueError(
-            f"algorithm={algorithm!r} does not search {what}. Exact search is "
-            "faster for them: use 'auto' or 'exact'."
-        )
+    if metric not in line.metrics:
+        raise ValueError(_not_searched(metric, algorithm))
     if uri is not None and not line.needs_address:
         others = " or ".join(repr(name) for name, other in ENGINES.items() if other.needs_address)
         raise ValueError(
             f"uri={shortened(uri)} is given, but algorithm={algorithm!r} keeps the gallery "
             f"in memory. Use algorithm={others}, or uri=None."
         )
-    check_choice(storage, "storage", EXACT.storages)
     if line.find(metric, storage) is None:
         raise ValueError(
             f"storage={storage!r} is for floats that are searched exactly, not for "
             f"metric={metric!r} with algorithm={algorithm!r}. Use 'copy'."
         )
+
+
+def _not_searched(metric: str, algorithm: str) -> str:
+    """Say that an algorithm does not have a metric, and which others have."""
+    if metric == "hamming":
+        return (
+            f"algorithm={algorithm!r} does not search binary codes. Exact search is "
+            "faster for them: use 'auto' or 'exact'."
+        )
+    able = " or ".join(repr(name) for name, line in ENGINES.items() if metric in line.metrics)
+    return f"algorithm={algorithm!r} does not search metric={metric!r}. Use algorithm={able}."
 
 
 def check_gallery(X: Any, parameters: Any, owner: str) -> tuple[Any, NDArray[np.object_] | None]:
@@ -138,14 +147,13 @@ def make_engine(parameters: Any, metric: str, n_rows: int, n_features: int) -> E
     """Return an engine without rows for a gallery of this size, by a retriever's parameters."""
     line = ENGINES[algorithm_for(parameters, metric, n_rows, n_features)]
     engine: Any = line.find(metric, parameters.storage)
-    return engine(metric, **{name: getattr(parameters, name) for name in engine.options})
+    return engine.made_for(parameters, metric)
 
 
 def add_rows(engine: Engine, rows: np.ndarray, parameters: Any) -> Engine:
     """Return an engine with `rows` appended; many rows may ask for another algorithm."""
     engine = engine.add(rows)
     size = engine.metric, len(engine), rows.shape[1]
-    every_row_is_compared = engine.exact is engine and engine.in_memory
-    if every_row_is_compared and algorithm_for(parameters, *size) != engine.name:
+    if engine.is_exact and engine.in_memory and algorithm_for(parameters, *size) != engine.name:
         return make_engine(parameters, *size).build_on(engine)
     return engine

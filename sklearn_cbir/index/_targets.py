@@ -36,9 +36,7 @@ class GalleryTargets(Kept):
 
 
 def hold_labels(y, n):
-    """Return what a gallery of `n` rows holds of `y`: labels, targets, or None."""
-    if y is None:
-        return None
+    """Return what a gallery of `n` rows holds of `y`: labels, or targets."""
     return GalleryTargets(y, n) if _is_continuous(y) else GalleryLabels(y, n)
 
 
