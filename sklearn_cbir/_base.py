@@ -65,10 +65,10 @@ from sklearn_cbir._validation import (
     check_real,
     check_verbose,
     optional,
-    progress,
     shortened,
     state_of_version,
     warn_user,
+    with_progress,
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._colors import check_colors
@@ -643,7 +643,7 @@ class NetworkTransformer(
 
     def _infer(self, network: Network, source: ArraySource | ImageSource) -> NDArray[np.float32]:
         ticks = partial(
-            progress,
+            with_progress,
             total=-(-len(source) // self.batch_size),
             description=f"{type(self).__name__}: transform",
             enabled=self.verbose > 0,

@@ -1,4 +1,4 @@
-"""Names to objects, and argument checks whose wording is shared by the whole package."""
+"""What users say and see: names to objects, argument checks, and progress."""
 
 import inspect
 import math
@@ -7,7 +7,7 @@ import os
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TypeGuard, TypeVar, cast
@@ -339,7 +339,7 @@ def is_fair_width(width: int, total: int, n: int) -> bool:
 
 
 @contextmanager
-def progress_bar(total, description, enabled):
+def progress_bar(total: int, description: str, enabled: bool) -> Iterator[Callable[[int], None]]:
     """Give a function that advances a rich progress bar, full and closed at the end."""
     if not enabled:
         yield lambda steps: None
@@ -353,7 +353,9 @@ def progress_bar(total, description, enabled):
         bar.update(task, completed=total)
 
 
-def progress(iterable, *, total, description, enabled):
+def with_progress(
+    iterable: Iterable[T], *, total: int, description: str, enabled: bool
+) -> Iterator[T]:
     """Yield from `iterable`, drawing a rich progress bar on standard error if `enabled`."""
     if not enabled:
         yield from iterable

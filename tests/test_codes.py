@@ -8,9 +8,10 @@ import joblib
 import numpy as np
 import pytest
 
+from sklearn_cbir import _compiled
+from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir.codes import (
     HammingDistances,
-    _kernels,
     _search,
     hamming_distances,
     hamming_radius,
@@ -177,7 +178,7 @@ def test_errors_in_threads_come_through(monkeypatch):
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with pytest.raises(KeyboardInterrupt):
-        list(_search.in_threads(work, _search.slices(10, 2), n_wanted=5))
+        list(in_threads(work, slices(10, 2), n_wanted=5))
 
 
 def test_other_layouts_and_read_only_codes_give_the_same(rng, route):
@@ -286,5 +287,5 @@ def test_machine_code_that_cannot_be_stored_is_compiled_all_the_same(monkeypatch
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(_kernels, "njit", njit)
-    assert _kernels.compiled(abs) is abs
+    monkeypatch.setattr(_compiled, "njit", njit)
+    assert _compiled.compiled(abs) is abs

@@ -17,6 +17,8 @@ ORDER = [
     "_typing",
     "_bunch",
     "_validation",
+    "_threads",
+    "_compiled",
     "_labels",
     "_files",
     "_locks",
@@ -57,6 +59,28 @@ ORDER = [
     "testing",
     "__init__",
 ]
+# Families whose private rooms others may enter, and who those are. What trains networks is one
+# family in many files; the rest are two families that do one thing.
+TRAINING = {
+    "_batches",
+    "_module_state",
+    "_training",
+    "_network",
+    "_plan",
+    "_going_on",
+    "_base",
+    "features",
+    "embedding",
+    "hashing",
+}
+ENTERED_BY = {
+    "images": TRAINING | {"descriptors", "extraction", "display"},  # who tell faults of images
+    "losses": TRAINING,
+    "backbones": TRAINING,
+    "codes": {"metrics"},  # codes are counted by the loops that search them
+    "metrics": {"index", "model_selection"},  # who score
+    "index": {"neighbors"},  # the face of the engines
+}
 FILES = sorted(ROOT.rglob("*.py"))
 LINES_OF_CODE = 550  # of one file, without docstrings, comments and blank lines
 NO_CODE = {
@@ -163,6 +187,16 @@ def test_a_misplaced_import_is_found(line):
 
 def test_an_import_from_above_is_allowed():
     assert _misplaced_imports("from sklearn_cbir.codes import pack_codes", ["codes"]) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_private_rooms_are_entered_by_their_family_and_few_others(path):
+    family = _family(path)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sklearn_cbir."):
+            other, *room = node.module.split(".")[1:]
+            if room and room[0].startswith("_") and other != family:
+                assert family in ENTERED_BY.get(other, ()), node.module
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

@@ -1,16 +1,15 @@
-"""Compiled loops over packed codes, and over sorted numbers; imported when first needed.
+"""Compiled loops over packed codes; imported when first needed.
 
 Galleries come word by word, shape (n_words, n), so that neighboring items lie side by side.
 """
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-if config.DISABLE_JIT:
-    raise ImportError("NUMBA_DISABLE_JIT is set, and these loops exist only compiled.")
+from sklearn_cbir._compiled import compiled, inlined
 
 LANES = 64  # items per step of the search; one bit of a word each
 LINE = 8  # words that memory gives at once
@@ -18,26 +17,6 @@ AHEAD = 512  # items between those that are asked for and those that are compare
 TILE = 2048  # items that stay in the first-level cache while a block of queries passes over them
 QUERIES = 64  # queries that share a tile
 CANDIDATES = 2**20  # candidates (12 bytes) of all of them
-# The order of a sum may change, infinity stays what it is.
-FREE_SUMS = {"reassoc", "contract", "nsz"}
-
-
-def compiled(function, **options):
-    """Compile on first call, for all Python threads at once, and keep the machine code on disk."""
-    try:
-        return njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:  # numba found no folder that it may write to
-        return njit(nogil=True, **options)(function)
-
-
-def fast(function):
-    """Compile with sums in any order, which lets one instruction add several numbers."""
-    return compiled(function, fastmath=FREE_SUMS)
-
-
-def inlined(function):
-    """Write into its callers before they are compiled: a call would count references to arrays."""
-    return compiled(function, inline="always")
 
 
 @intrinsic
@@ -363,20 +342,3 @@ def fill_by_labels(
                     for number in range(len(gains)):
                         gain[query, number, far] += gains[number, shared]
                     levels[query, shared] += 1
-
-
-@compiled
-def place_sorted(ordered, values, before, size):
-    """Write how many sorted numbers are smaller than each of sorted `values`, and as large."""
-    n = len(ordered)
-    smaller = 0
-    reached = 0
-    for place in range(len(values)):
-        value = values[place]
-        while smaller < n and ordered[smaller] < value:
-            smaller += 1
-        reached = max(reached, smaller)
-        while reached < n and ordered[reached] == value:
-            reached += 1
-        before[place] = smaller
-        size[place] = reached - smaller

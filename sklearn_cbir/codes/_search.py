@@ -3,16 +3,15 @@
 Compiled loops do the work; where numba cannot run, numpy gives the same results.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir._typing import PackedCodes, Positions
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.codes._packing import WORD, check_packed
@@ -20,8 +19,6 @@ from sklearn_cbir.codes._packing import WORD, check_packed
 __all__ = ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_top_k"]
 
 Counted: TypeAlias = NDArray[np.int32]  # differing bits
-Piece = TypeVar("Piece")
-Made = TypeVar("Made")
 
 
 # Pairs whose intermediate results (8 bytes each) the numpy routes hold at once.
@@ -61,7 +58,7 @@ def hamming_distances(queries: ArrayLike, gallery: ArrayLike) -> Counted:
     distances = np.empty((len(queries), len(gallery)), dtype=np.int32)
     compiled = kernels()
     if compiled is None:
-        for rows in query_blocks(distances.shape):
+        for rows in _query_blocks(distances.shape):
             distances[rows] = measure(queries[rows], gallery)
         return distances
     by_query, by_word = layout(queries, gallery)
@@ -120,7 +117,7 @@ def hamming_top_k(queries: ArrayLike, gallery: ArrayLike, k: int) -> tuple[Count
     indices = np.empty((len(queries), k), dtype=np.int64)
     compiled = kernels()
     if compiled is None:
-        for rows in query_blocks((len(queries), n)):
+        for rows in _query_blocks((len(queries), n)):
             # One integer that sorts by distance, then by row.
             keys = measure(queries[rows], gallery) * np.int64(n) + np.arange(n)
             nearest = np.sort(np.partition(keys, k - 1, axis=1)[:, :k], axis=1)
@@ -290,31 +287,7 @@ def _piece(n: int, n_others: int) -> int:
     return max(1, min(int(10 * PAIRS_PER_THREAD) // max(1, n_others), -(-n // PIECES)))
 
 
-def in_threads(
-    work: Callable[[Piece], Made], pieces: Iterable[Piece], n_wanted: float
-) -> Iterator[Made]:
-    """Yield ``work(piece)`` in order, from as many threads as are wanted and there."""
-    pieces = list(pieces)
-    n_threads = 1
-    if min(n_wanted, len(pieces)) >= 2:
-        from joblib import cpu_count
-
-        # What joblib sets in its workers, so that they do not fight for cores.
-        limit = os.environ.get("OMP_NUM_THREADS", "")
-        n_threads = min(cpu_count(), int(limit)) if limit.isdecimal() else cpu_count()
-    if n_threads <= 1:
-        yield from map(work, pieces)
-        return
-    with ThreadPoolExecutor(n_threads) as pool:
-        yield from pool.map(work, pieces)
-
-
-def slices(n: int, step: int) -> list[slice]:
-    """Return the slices of at most `step` rows that cover `n` rows."""
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
-
-
-def query_blocks(shape: tuple[int, int]) -> list[slice]:
+def _query_blocks(shape: tuple[int, int]) -> list[slice]:
     """Return slices of queries for the numpy routes."""
     return slices(shape[0], max(1, PAIRS_AT_ONCE // max(1, shape[1])))
 
@@ -336,7 +309,7 @@ def _list_within(
     if compiled is None:
         counts = np.zeros(len(queries), dtype=np.int64)
         distances, indices = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
-        for rows in query_blocks(shape):
+        for rows in _query_blocks(shape):
             block = measure(queries[rows], gallery)
             within = block <= radius
             counts[rows] = within.sum(axis=1)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sklearn_cbir._randomness import Draws, one_torch_thread
+from sklearn_cbir._threads import in_threads
 from sklearn_cbir._validation import resolve, shortened
-from sklearn_cbir.images._decoding import FILTER
-from sklearn_cbir.images._threads import in_threads
+from sklearn_cbir.images._decoding import FILTER, MOST_THREADS
 
 if TYPE_CHECKING:
     import torch
@@ -143,7 +143,7 @@ def _zoom_and_flip(
         pixels = np.asarray(image.resize((width, height), FILTER, box=tuple(boxes[i])))
         out[i] = pixels[:, ::-1] if flipped[i] else pixels
 
-    for _ in in_threads(zoom, range(n)):
+    for _ in in_threads(zoom, range(n), most=MOST_THREADS):
         pass
     return out
 

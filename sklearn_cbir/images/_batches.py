@@ -11,17 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sklearn_cbir._fingerprint import fingerprint
+from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir._typing import Indices, Rows
 from sklearn_cbir._validation import (
     as_numpy,
     check_integer,
     check_not_masked,
-    progress as progress_bar,
+    with_progress,
 )
-from sklearn_cbir.images._decoding import SLACK, fit, to_rgb, to_uint8
+from sklearn_cbir.images._decoding import MOST_THREADS, SLACK, fit, to_rgb, to_uint8
 from sklearn_cbir.images._faults import ImageReadError, check_process, fault_of, with_others
 from sklearn_cbir.images._opening import reason_of
-from sklearn_cbir.images._threads import blocks_of, in_threads
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +160,9 @@ class Images:
             return faults
 
         # A few blocks per thread keep all of them busy and handing over cheap.
-        found = in_threads(read_block, blocks_of(len(rows), max(1, len(rows) // 32)))
+        found = in_threads(
+            read_block, slices(len(rows), max(1, len(rows) // 32)), most=MOST_THREADS
+        )
         if faults := [fault for block in found for fault in block]:
             raise with_others(faults)
         return pixels
@@ -227,14 +229,17 @@ class Images:
         if isinstance(self._source, ArrayOfImages):
             return []
         look = self._try_decoding if decode else self._source.check
-        blocks = blocks_of(len(self), BLOCK)
-        bar = progress_bar(
+        blocks = slices(len(self), BLOCK)
+        bar = with_progress(
             blocks, total=len(blocks), description="Checking images", enabled=progress
         )
         faults: list[ImageReadError] = []
         for block in bar:
             faults += filter(
-                None, in_threads(lambda row: self._find_fault(look, row), self._rows[block])
+                None,
+                in_threads(
+                    lambda row: self._find_fault(look, row), self._rows[block], most=MOST_THREADS
+                ),
             )
         return faults
 
@@ -279,9 +284,9 @@ class Images:
         if len(self) * height * width * 3 > max_bytes:
             return self
         pixels = np.empty((len(self), height, width, 3), dtype=np.uint8)
-        blocks = blocks_of(len(self), BLOCK)
+        blocks = slices(len(self), BLOCK)
         faults: list[ImageReadError] = []
-        for block in progress_bar(
+        for block in with_progress(
             blocks, total=len(blocks), description="Reading images", enabled=progress
         ):
             try:
@@ -300,7 +305,7 @@ class Images:
         str
             The same for the same images in the same order.
         """
-        blocks = blocks_of(len(self), BLOCK)
+        blocks = slices(len(self), BLOCK)
         # Block by block: selecting rows copies them.
         return fingerprint(
             [fingerprint(self._source.fingerprint(self._rows[block]), "X") for block in blocks]

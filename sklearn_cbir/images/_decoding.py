@@ -10,6 +10,7 @@ from sklearn_cbir.images._formats import tags_of
 # Bilinear with antialiasing is what torchvision's weights were evaluated with; bicubic rings at
 # the edges of drawings.
 FILTER = Image.Resampling.BILINEAR
+MOST_THREADS = 8  # Pillow gives way while it works; more do not help
 SLACK = 1e-6  # rounding above 1 or below 0 that interpolation leaves in float images
 _TURNS = {  # EXIF orientation -> what turns it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,

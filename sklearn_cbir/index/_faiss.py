@@ -12,7 +12,7 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir.codes._search import in_threads, slices
+from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir.index._approximate import PRODUCTS_PER_THREAD, ApproximateEngine
 
 # From this many rows on, walking a graph costs less than scanning lists of rows.

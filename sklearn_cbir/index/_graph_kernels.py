@@ -6,7 +6,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sklearn_cbir.codes._kernels import compiled, fast, inlined
+from sklearn_cbir._compiled import compiled, fast, inlined
 
 LINE = 64  # bytes that memory gives at once
 LINES_AHEAD = 8  # of a row, asked for before it is compared; the processor foresees the others

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sklearn_cbir.codes._kernels import compiled, fast
+from sklearn_cbir._compiled import compiled, fast
 from sklearn_cbir.index._rows import read_only
 
 ROUNDED_UP = 1 + 1e-6  # what is rounded afterwards stays above the number itself

@@ -18,9 +18,9 @@ import numpy as np
 from sklearn import get_config
 
 from sklearn_cbir._kinds import former_classes
+from sklearn_cbir._threads import slices
 from sklearn_cbir._validation import progress_bar, shortened
 from sklearn_cbir.codes import HammingDistances
-from sklearn_cbir.codes._search import slices
 from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._engine import Engine, remembered
 from sklearn_cbir.index._exact_engines import EXACT

@@ -15,7 +15,7 @@ from joblib import effective_n_jobs
 from threadpoolctl import threadpool_limits
 
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir.codes._search import in_threads, slices
+from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir.index._approximate import (
     PROBE_ROWS,
     PRODUCTS_PER_THREAD,

@@ -12,13 +12,12 @@ closed form per group [1]_, [2]_; only groups that hold something relevant contr
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import TypeAlias
 
 import numpy as np
 
 from sklearn_cbir._typing import Positions
-from sklearn_cbir.codes._search import kernels
 from sklearn_cbir.metrics._relevance import Relevance
 
 TIES = ("average", "stable", "optimistic", "pessimistic")
@@ -105,8 +104,7 @@ class Rankings:
         n_pairs: int,
     ):
         self.block, self.exclude, self.n_levels = block, exclude, relevance.n_levels
-        compiled = kernels() if n_pairs >= PAIRS_TO_COMPILE else None
-        self.place = _place if compiled is None else partial(_place_compiled, compiled)
+        self.place = _place if n_pairs < PAIRS_TO_COMPILE else _compiled_place()
         self.all_relevant = list(relevance.rows(queries))
         self.relevant = self.all_relevant
         if exclude is not None:
@@ -250,12 +248,22 @@ def _place(ordered, values):
     return before, size
 
 
-def _place_compiled(compiled, ordered, values):
+@lru_cache(maxsize=1)
+def _compiled_place():
+    """Return what does the same in compiled loops, where numba can compile them."""
+    try:
+        from sklearn_cbir.metrics._kernels import place_sorted
+    except ImportError:
+        return _place
+    return partial(_place_compiled, place_sorted)
+
+
+def _place_compiled(place_sorted, ordered, values):
     """Return the same in one pass over both."""
     if ordered.dtype not in COMPILED_FOR:
         return _place(ordered, values)
     before, size = np.empty((2, len(values)), dtype=np.int64)
-    compiled.place_sorted(ordered, values, before, size)
+    place_sorted(ordered, values, before, size)
     return before, size
 
 

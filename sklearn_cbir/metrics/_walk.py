@@ -7,10 +7,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir._typing import Distances, Floats, LabelsLike, Positions, Sliced, Ties
 from sklearn_cbir._validation import check_boolean, check_choice, check_real
 from sklearn_cbir.codes import HammingDistances
-from sklearn_cbir.codes._search import in_threads, slices
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._counts import CountedRankings, count_codes
 from sklearn_cbir.metrics._groups import Cutoff, Rankings, TieGroups, Within

@@ -1,0 +1,63 @@
+"""Work that is cut into pieces and done on several threads, in order."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Piece = TypeVar("Piece")
+Made = TypeVar("Made")
+
+
+def slices(n: int, step: int) -> list[slice]:
+    """Return the slices of at most `step` rows that cover `n` rows."""
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def in_threads(
+    work: Callable[[Piece], Made],
+    pieces: Iterable[Piece],
+    n_wanted: float = math.inf,
+    *,
+    most: int | None = None,
+) -> Iterator[Made]:
+    """Yield ``work(piece)`` in order; the first piece that fails, in order, raises.
+
+    Parameters
+    ----------
+    work : callable
+        What is done with each piece.
+
+    pieces : iterable
+        Pieces of the work.
+
+    n_wanted : float, default=math.inf
+        How many threads pay: fewer than 2 means that none are started.
+
+    most : int, default=None
+        More threads than these do not help.
+
+    Yields
+    ------
+    object
+        What `work` returned.
+    """
+    pieces = list(pieces)
+    n_threads = 1
+    if min(n_wanted, len(pieces)) >= 2:
+        n_threads = min(_n_threads(), most or len(pieces), len(pieces))
+    if n_threads < 2:
+        yield from map(work, pieces)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        yield from pool.map(work, pieces)
+
+
+def _n_threads() -> int:
+    """Return how many cores there are for this process."""
+    from joblib import cpu_count
+
+    # What joblib sets in its workers, so that they do not fight for cores.
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cpu_count(), int(share)) if share.isdecimal() and int(share) else cpu_count()
