@@ -567,6 +567,42 @@ def test_ksh_climbs(rng):
     assert ksh.smooth_cost(K @ climbed, residual)[0] < ksh.smooth_cost(K @ a, residual)[0]
 
 
+def nesterov(K, R, a, max_iter):
+    """Nesterov's accelerated descent as in the paper, every product in full."""
+
+    def cost(a):
+        phi = np.tanh(K @ a / 2)
+        return -phi @ R @ phi
+
+    def gradient(a):
+        phi = np.tanh(K @ a / 2)
+        return -K.T @ ((1 - phi**2) * (R @ phi))
+
+    older, old, L, previous = 0.0, 1.0, 1.0, a
+    for step in range(1, max_iter + 1):
+        point = a + (older - 1) / old * (a - previous)
+        slope = gradient(point)
+        while cost(point - slope / L) > cost(point) - slope @ slope / (2 * L):
+            L *= 2
+        previous, a = a, point - slope / L
+        older, old = old, (1 + np.sqrt(1 + 4 * old * old)) / 2
+        if abs(cost(a) - cost(previous)) <= 0.01 * len(K):
+            break
+    return a, step
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 3, 5, 100])
+def test_ksh_climbs_as_the_paper_does(max_iter, rng):
+    K, dense, residual = _ksh_problem(rng)
+    K = K / np.linalg.norm(K, axis=1, keepdims=True)
+    start = 0.1 * rng.normal(size=K.shape[1])
+    found, n_steps = ksh.ascend(K, residual, start, max_iter)
+    expected, n_expected = nesterov(K, dense, start, max_iter)
+    assert n_steps == n_expected
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert n_steps == max_iter or max_iter == 100
+
+
 def test_ksh_starts_from_the_generalized_eigenvector(rng):
     K, dense, residual = _ksh_problem(rng)
     components, _ = ksh.fit_bits(K, residual, 3, 1)

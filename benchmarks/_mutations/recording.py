@@ -43,7 +43,7 @@ DOCTESTS = "sklearn_cbir"  # one run for the examples of all docstrings
 OF_SIGNATURES = "tests/test_public_api.py::test_documented_defaults"
 # Test files that run the compiled loops as Python; in others they would take minutes.
 OF_LOOPS = ("test_graph", "test_screen")
-SECONDS_UNCOMPILED = 5  # of one of their tests
+SECONDS_UNCOMPILED = 2  # of one of their tests
 
 
 # Of every run: nothing of the options that contributors run with, no plugins, nothing remembered.
