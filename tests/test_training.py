@@ -25,6 +25,7 @@ from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir._files import replace_file
 from sklearn_cbir._labels import check_labels
 from sklearn_cbir._plan import split_rows
+from sklearn_cbir._training import OPTIMIZERS
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.losses import LOSSES, DSHLoss, LRMLLoss
@@ -378,6 +379,54 @@ class Decaying(torch.optim.SGD):
             noted = self.decays if group["weight_decay"] else self.stays
             noted.update(tuple(parameter.shape) for parameter in group["params"])
             assert group["weight_decay"] in (0, weight_decay)
+
+
+class Rated(torch.optim.SGD):
+    """It notes the rates of every step."""
+
+    rates = []
+
+    def __init__(self, groups, lr, weight_decay):
+        super().__init__(groups, lr=lr, weight_decay=weight_decay)
+
+    def step(self, closure=None):
+        self.rates.append({group["lr"] for group in self.param_groups})
+        return super().step(closure)
+
+
+def one_cycle(done):
+    return done / 0.25 if done < 0.25 else (1 + np.cos(np.pi * (done - 0.25) / 0.75)) / 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factor"),
+    [
+        ("one_cycle", one_cycle),
+        ("cosine", lambda done: (1 + np.cos(np.pi * done)) / 2),
+        ("constant", lambda done: 1),
+    ],
+)
+def test_every_step_has_the_rates_of_the_middle_of_the_step(schedule, factor, shapes):
+    rates = {"lr": 0.01, "trunk_lr": 0.002, "loss_lr": 0.03, "schedule": schedule}
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))
+    Rated.rates.clear()
+    extractor = CNNFeatureExtractor(net, n_components=5, loss=WithProxies(), optimizer=Rated)
+    extractor.set_params(max_epochs=4, head_epochs=2, batch_size=32, **rates).fit(*shapes)
+    # 64 images: two steps an epoch. Each phase, that of the head first, has a schedule of its own.
+    head = [{f * rate for rate in (0.01, 0.03)} for f in map(factor, (np.arange(4) + 0.5) / 4)]
+    everything = [
+        {f * rate for rate in (0.002, 0.01, 0.03)} for f in map(factor, (np.arange(8) + 0.5) / 8)
+    ]
+    assert len(Rated.rates) == 12
+    for found, expected in zip(Rated.rates, head + everything):
+        assert sorted(found) == pytest.approx(sorted(expected))
+
+
+def test_sgd_has_the_momentum_of_nesterov():
+    made = OPTIMIZERS["sgd"]([nn.Parameter(torch.ones(1))], lr=0.5, weight_decay=0.25)
+    assert {"lr": 0.5, "weight_decay": 0.25, "momentum": 0.9, "nesterov": True}.items() <= (
+        made.defaults.items()
+    )
 
 
 class WithProxies(nn.Module):
