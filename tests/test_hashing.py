@@ -391,6 +391,15 @@ def test_bre_objective_is_kept_exactly_and_never_grows(rng):
     assert descent.objective == pytest.approx(_bre_objective(descent, descent.weights), abs=1e-9)
 
 
+@pytest.mark.parametrize("tol", [0.0, 0.02, 0.1, 0.9])
+def test_bre_stops_at_the_first_sweep_that_gains_too_little(tol, rng):
+    whole = _bre_descent(np.random.default_rng(0)).run(30, -1.0, _legacy_rng(1))
+    losses = _bre_descent(np.random.default_rng(0)).run(30, tol, _legacy_rng(1))
+    gains = 1 - whole[1:] / whole[:-1]
+    n_sweeps = 1 + np.flatnonzero(gains <= tol)[0]
+    np.testing.assert_array_equal(losses, whole[: n_sweeps + 1])
+
+
 def test_bre_with_labels_parts_two_blobs():
     X, y = make_blobs(120, 8, centers=2, cluster_std=0.5, random_state=1)
     codes = BREHasher(8, random_state=0).fit(X, y).transform(X).astype(int)
