@@ -86,7 +86,7 @@ from sklearn_cbir.images._readable import tell_all_faults
 from sklearn_cbir.losses._base import Demands, demands_of, fresh_loss, set_up
 
 if TYPE_CHECKING:
-    from sklearn_cbir._typing import ImagesLike, LossFunction, Pooling, RandomState
+    from sklearn_cbir._typing import ImagesLike, LabelsLike, LossFunction, Pooling, RandomState
     from sklearn_cbir.images._augmentation import Augment
 
 STATE_FORMAT = 1
@@ -212,7 +212,7 @@ class NetworkTransformer(
     def fit(
         self,
         X: ImagesLike,
-        y: ArrayLike | None = None,
+        y: LabelsLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
@@ -263,7 +263,7 @@ class NetworkTransformer(
             vars(self).update(before | callbacks)
             raise
 
-    def transform(self, X: ImagesLike) -> NDArray[Any]:
+    def transform(self, X: ImagesLike) -> NDArray[np.number]:
         """Return one vector per image or row.
 
         Parameters
@@ -282,8 +282,8 @@ class NetworkTransformer(
         return self._embed(X)
 
     def fit_transform(
-        self, X: ImagesLike, y: ArrayLike | None = None, **fit_params: Any
-    ) -> NDArray[Any]:
+        self, X: ImagesLike, y: LabelsLike | None = None, **fit_params: object
+    ) -> NDArray[np.number]:
         """Train, and return one vector per image or row, as `transform` does.
 
         Parameters
@@ -348,7 +348,7 @@ class NetworkTransformer(
 
     # Fit -----------------------------------------------------------------------------------
 
-    def _fit(self, X: ImagesLike, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Self:
+    def _fit(self, X: ImagesLike, y: LabelsLike | None, sample_weight: ArrayLike | None) -> Self:
         with shielded():
             device = resolve_device(self.device)
             check_parameters(self, self._rules)
@@ -551,7 +551,7 @@ class NetworkTransformer(
             data = data.cached(size, resize=resize, max_bytes=CACHE_BYTES, progress=progress)
         return ImageSource(data, size, resize, augment, data._selected_from(size, resize))
 
-    def _given_labels(self, y: ArrayLike | None) -> ArrayLike:
+    def _given_labels(self, y: LabelsLike | None) -> LabelsLike:
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None. "

@@ -25,6 +25,8 @@ from sklearn_cbir.metrics import best_f1_radius, threshold_f1_curve
 if TYPE_CHECKING:
     from sklearn_cbir._typing import (
         EstimatorSampling,
+        ImagesLike,
+        LabelsLike,
         LossFunction,
         Optimizer,
         Pooling,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
         Schedule,
     )
     from sklearn_cbir.images._augmentation import Augment
+
+__all__ = ["THRESHOLD_ROWS", "CPFEmbedder"]
 
 THRESHOLD_ROWS = 2000  # at most so many images choose the threshold
 
@@ -264,14 +268,32 @@ class CPFEmbedder(NetworkTransformer):
     True
     """
 
+    # As the base declares them: a checker would take them for any text.
+    pooling: Pooling | nn.Module
+    augment: Augment
+    optimizer: Optimizer
+    schedule: Schedule
+    sampling: EstimatorSampling
     threshold_: float
 
-    loss = "cpf"  # no parameter: its constants are
+    loss: str = "cpf"  # no parameter: its constants are
     _rules: ClassVar[Mapping[str, Rule]] = {
         **NetworkTransformer._rules,
         "n_components": partial(check_integer, minimum=1),
         "threshold_fraction": partial(check_real, minimum=0.0, maximum=0.9),
     }
+
+    if TYPE_CHECKING:
+
+        def transform(self, X: ImagesLike) -> NDArray[np.float32]:
+            """Return vectors."""
+            ...
+
+        def fit_transform(
+            self, X: ImagesLike, y: LabelsLike | None = None, **fit_params: object
+        ) -> NDArray[np.float32]:
+            """Train, and return vectors."""
+            ...
 
     def __init__(
         self,

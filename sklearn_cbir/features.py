@@ -31,6 +31,8 @@ from sklearn_cbir.losses._base import Demands, fresh_loss
 if TYPE_CHECKING:
     from sklearn_cbir._typing import (
         EstimatorSampling,
+        ImagesLike,
+        LabelsLike,
         LossFunction,
         Optimizer,
         Pooling,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
         Schedule,
     )
     from sklearn_cbir.images._augmentation import Augment
+
+__all__ = ["CNNFeatureExtractor"]
 
 ONE_SCALE = (1.0,)
 
@@ -252,6 +256,13 @@ class CNNFeatureExtractor(NetworkTransformer):
     (2, 256)
     """
 
+    # As the base declares them: a checker would take them for any text.
+    pooling: Pooling | nn.Module
+    augment: Augment
+    optimizer: Optimizer
+    schedule: Schedule
+    sampling: EstimatorSampling
+
     _transform_rules: ClassVar[Mapping[str, Rule]] = {
         **NetworkTransformer._transform_rules,
         "scales": check_scales,
@@ -262,6 +273,18 @@ class CNNFeatureExtractor(NetworkTransformer):
         "normalize": check_boolean,
         "scales": check_scales,
     }
+
+    if TYPE_CHECKING:
+
+        def transform(self, X: ImagesLike) -> NDArray[np.float32]:
+            """Return vectors."""
+            ...
+
+        def fit_transform(
+            self, X: ImagesLike, y: LabelsLike | None = None, **fit_params: object
+        ) -> NDArray[np.float32]:
+            """Train, and return vectors."""
+            ...
 
     def __init__(
         self,

@@ -252,7 +252,14 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     ((60, 12), dtype('uint8'))
     """
 
-    mixup = 0.0  # no parameter: losses on codes take no shares of labels
+    # As the base declares them: a checker would take them for any text.
+    pooling: Pooling | nn.Module
+    augment: Augment
+    optimizer: Optimizer
+    schedule: Schedule
+    sampling: EstimatorSampling
+
+    mixup: float = 0.0  # no parameter: losses on codes take no shares of labels
     _gives = "code"
     _rules: ClassVar[Mapping[str, Rule]] = {
         **NetworkTransformer._rules,

@@ -1,4 +1,4 @@
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ class BaseEstimator:
     def __setstate__(self, state: dict[str, object]) -> None: ...
 
 class TransformerMixin:
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any: ...
     def set_output(self, *, transform: str | None = None) -> Self: ...
     def __sklearn_tags__(self) -> Tags: ...
 
