@@ -158,7 +158,9 @@ def principal_axes(centered: Floats, n_axes: int) -> Floats:
     n_features = centered.shape[1]
     largest = [n_features - n_axes, n_features - 1]  # eigh counts from the smallest
     _, vectors = eigh(centered.T @ centered, subset_by_index=largest)
-    return svd_flip(None, vectors.T[::-1], u_based_decision=False)[1]
+    axes = svd_flip(None, vectors.T[::-1], u_based_decision=False)[1]
+    # In the order that a pickle keeps: NumPy 2.0 rounds products of rows laid backwards otherwise.
+    return np.ascontiguousarray(axes)
 
 
 def label_groups(labels: np.ndarray, drawn_by: str) -> tuple[Positions, Floats]:
