@@ -145,8 +145,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         image, one of its class, and the nearest ones of other classes in a
         pool, at most one of each; the network as it is before every epoch
         says which are near. Their number is the ``n_negatives`` of the loss,
-        or 5. Rows of 0/1 labels without any are left out of all but uniform
-        batches, in which losses on pairs push them away from every other row.
+        or 5.
 
     n_per_class : int, default=None
         How many images of a class a balanced or class-random batch holds; None

@@ -68,7 +68,7 @@ def precision_at_k(
         Smaller is nearer; also anything that gives rows of it when sliced.
 
     k : int, default=10
-        Number of results; None means all.
+        Number of results that count; None means all.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
@@ -153,7 +153,7 @@ def recall_at_k(
         Smaller is nearer; also anything that gives rows of it when sliced.
 
     k : int, default=1
-        Number of results; None means all.
+        Number of results that count; None means all.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`: the chance of a hit over all orders.
@@ -237,7 +237,7 @@ def set_recall_at_k(
         Smaller is nearer; also anything that gives rows of it when sliced.
 
     k : int, default=10
-        Number of results; None means all.
+        Number of results that count; None means all.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
@@ -320,7 +320,7 @@ def acg_at_k(
         Smaller is nearer; also anything that gives rows of it when sliced.
 
     k : int, default=10
-        Number of results; None means all.
+        Number of results that count; None means all.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
