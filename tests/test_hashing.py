@@ -400,6 +400,15 @@ def test_bre_stops_at_the_first_sweep_that_gains_too_little(tol, rng):
     np.testing.assert_array_equal(losses, whole[: n_sweeps + 1])
 
 
+def test_bre_takes_distances_in_the_space_of_the_kernel_up_to_a_factor(rng):
+    rows = rng.standard_normal((12, 3))
+    squares = ((rows[:, None] - rows) ** 2).sum(axis=2)
+    found = bre.kernel_distances(rows @ rows.T)
+    np.testing.assert_allclose(found, squares / squares.max(), atol=1e-12)
+    assert (found >= 0).all()
+    assert bre.kernel_distances(np.ones((3, 3))).tolist() == np.zeros((3, 3)).tolist()
+
+
 def test_bre_with_labels_parts_two_blobs():
     X, y = make_blobs(120, 8, centers=2, cluster_std=0.5, random_state=1)
     codes = BREHasher(8, random_state=0).fit(X, y).transform(X).astype(int)

@@ -623,3 +623,20 @@ def test_writes_of_several_threads_go_to_the_server_one_after_the_other(monkeypa
         list(pool.map(lambda method: collection._call(method, doing="writing"), methods))
     assert len(most) == 12
     assert max(most) == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "is_sent"),
+    [
+        ("http://b.example:19530", True),
+        ("http://b.example:19530/", True),
+        ("http://a.example:19530", False),
+        ("http://c.example:19530", False),
+        ("http://b.example", False),
+    ],
+)
+def test_the_token_goes_to_the_one_address_that_it_is_for(known, is_sent, monkeypatch):
+    monkeypatch.setenv("MILVUS_TOKEN", "user:secret-word")
+    monkeypatch.setenv("MILVUS_URI", known)
+    for address in ("http://b.example:19530", "http://b.example:19530/"):
+        assert _milvus_client._token(address) == ("user:secret-word" if is_sent else "")
