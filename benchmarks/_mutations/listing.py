@@ -24,7 +24,6 @@ ROOMS = (
     "_plan.py",
     "_devices.py",
     "_checkpoint.py",
-    "_collapse.py",
 )
 # Names whose value changes time or memory and no answer, wherever they are assigned.
 SPEED_ALONE = {

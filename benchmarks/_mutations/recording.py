@@ -16,6 +16,7 @@ LEFT_OUT = {
     "test_datasets_papers": "reading data",
     "test_descriptors": "none of the rooms",
     "test_display": "drawing",
+    "test_distribution": "what is uploaded",
     "test_docs": "whole pages, minutes",
     "test_examples": "whole scripts, minutes",
     "test_extraction": "files of rows that networks made",
@@ -28,13 +29,13 @@ LEFT_OUT = {
     "test_images_formats": "reading images",
     "test_images_inputs": "reading images",
     "test_layers": "looks at the text of the package",
+    "test_mutations": "looks at the benchmarks",
     "test_names": "reading folders",
     "test_out_of_reach": "reading folders",
     "test_papers": "whole tables, minutes",
     "test_processes": "in processes of its own, where nothing is recorded",
     "test_readable": "reading images",
     "test_search_benchmark": "looks at the benchmarks",
-    "test_stubs": "looks at the text of the package",
     "test_types": "looks at the text of the package",
     "test_workers": "in processes of its own, where nothing is recorded",
 }
@@ -42,7 +43,7 @@ DOCTESTS = "sklearn_cbir"  # one run for the examples of all docstrings
 # Tests that compare defaults with what is documented.
 OF_SIGNATURES = "tests/test_public_api.py::test_documented_defaults"
 # Test files that run the compiled loops as Python; in others they would take minutes.
-OF_LOOPS = ("test_graph", "test_screen")
+OF_LOOPS = ("test_graph", "test_metrics", "test_screen")
 SECONDS_UNCOMPILED = 2  # of one of their tests
 
 
