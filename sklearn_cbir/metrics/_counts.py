@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from sklearn_cbir._typing import Ties
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.codes._search import WORD, kernels, layout, measure, run_in_threads
 from sklearn_cbir.metrics._groups import TieGroups, Within
@@ -45,7 +47,7 @@ class CountedRankings:
         self.counts, self.gains = counts, gains
         self.n_relevant = counts.hits.sum(axis=1)
 
-    def groups(self, ties: str = "average", gains: Callable | None = None) -> TieGroups:
+    def groups(self, ties: Ties = "average", gains: Callable | None = None) -> TieGroups:
         """Return the groups of equally distant items: the distances that hold a relevant one."""
         counts = self.counts
         place = np.nonzero(counts.hits)
@@ -64,7 +66,7 @@ class CountedRankings:
             n_results=counts.n_results,
         )
 
-    def within(self, radii: np.ndarray, max_results: int | None = None) -> Within:
+    def within(self, radii: ArrayLike, max_results: int | None = None) -> Within:
         """Count what lies within each radius."""
         n_distances = self.counts.totals.shape[1]
         reached = np.clip(np.floor(radii), -1, n_distances - 1).astype(np.int64) + 1
@@ -197,5 +199,5 @@ def _take_out(counts, relevance, distances, gains, queries, exclude):
     np.subtract.at(counts.totals, (row, far), 1)
     np.subtract.at(counts.hits, (row, far), relevant)
     for number, worth in enumerate(gains):
-        np.subtract.at(counts.gain, (row, number, far), np.where(relevant, worth[shared], 0))
+        np.subtract.at(counts.gain[:, number], (row, far), np.where(relevant, worth[shared], 0))
     np.subtract.at(counts.levels, (row[relevant], shared[relevant]), 1)

@@ -16,11 +16,11 @@ from functools import cached_property, lru_cache, partial
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from sklearn_cbir._typing import Positions
+from sklearn_cbir._typing import Positions, Ties
 from sklearn_cbir.metrics._relevance import Relevance
 
-TIES = ("average", "stable", "optimistic", "pessimistic")
 PAIRS_TO_COMPILE = 2e8  # below this, importing compiled loops takes longer than they save
 COMPILED_FOR = (np.float32, np.float64, np.int64)
 
@@ -58,7 +58,7 @@ class TieGroups:
         """Sum of the gains nearer than the group."""
         return self.hits_before if self.gains is None else self.gains_before
 
-    def sum(self, values):
+    def sum(self, values: np.ndarray) -> np.ndarray:
         """Add one value per group up to one per query."""
         return np.bincount(self.query, weights=values, minlength=len(self.n_relevant))
 
@@ -124,7 +124,7 @@ class Rankings:
             return [self.block[0, :0]] * len(self.block)
         return [np.sort(row[skip]) for row, skip in zip(self.block, self.exclude)]
 
-    def groups(self, ties: str = "average", gains: Callable | None = None) -> TieGroups:
+    def groups(self, ties: Ties = "average", gains: Callable | None = None) -> TieGroups:
         """Return the groups of equally distant items.
 
         ``gains(n_levels)`` are the gains of items that share 0, 1, 2, ... labels; None is 0, 1,
@@ -138,9 +138,9 @@ class Rankings:
         gain = np.add.reduceat(_sorted_gains(block, self.relevant, gains(self.n_levels)), first)
         return replace(groups, gains=gain, gains_before=_sums_before(gain, ends))
 
-    def within(self, radii: np.ndarray, max_results: int | None = None) -> Within:
+    def within(self, radii: ArrayLike, max_results: int | None = None) -> Within:
         """Count what lies within each radius, of the nearest `max_results` items at most."""
-        limits = np.asarray(radii)
+        limits = np.asarray(radii, dtype=np.float64)
         if self.block.dtype.kind == "f":  # rounded as the distances are: 0.3 is within 0.3
             with np.errstate(over="ignore"):
                 limits = limits.astype(self.block.dtype)
@@ -284,7 +284,7 @@ def _sums_before(values, ends):
     return sums
 
 
-def _levels(relevant, n_levels):
+def _levels(relevant: list[Relevant], n_levels: int) -> Positions:
     """Count the relevant items of each query that share 0, 1, 2, ... labels."""
     levels = np.zeros((len(relevant), n_levels), dtype=np.int64)
     for level, (items, shared) in zip(levels, relevant):
@@ -295,7 +295,7 @@ def _levels(relevant, n_levels):
     return levels
 
 
-def _ranks(block, relevant, ties):
+def _ranks(block: np.ndarray, relevant: list[Relevant], ties: Ties) -> Positions:
     """Replace distances by positions in the ranking, in which no two items are equal."""
     if ties == "stable":
         order = np.argsort(block, axis=1, kind="stable")
@@ -306,7 +306,7 @@ def _ranks(block, relevant, ties):
     return ranks
 
 
-def _precedence(shape, relevant, ties):
+def _precedence(shape: tuple[int, ...], relevant: list[Relevant], ties: Ties) -> Positions:
     """Return what equally distant items are sorted by: how many labels they share."""
     shared_labels = np.zeros(shape, dtype=np.int64)
     for row, (items, shared) in zip(shared_labels, relevant):

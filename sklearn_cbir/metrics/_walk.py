@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +27,7 @@ from sklearn_cbir.metrics._relevance import (
 
 Made = TypeVar("Made")
 
-TIES = ("average", "stable", "optimistic", "pessimistic")
+TIES = get_args(Ties)
 PAIRS_AT_ONCE = 2**18  # whose groups fit into a cache
 PAIRS_PER_THREAD = 2**20  # below this a second thread costs more than it saves
 
