@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ from sklearn_cbir._training import (
     make_optimizer,
     train,
 )
+from sklearn_cbir._typing import Sampling
 from sklearn_cbir._validation import (
     Rule,
     as_numpy,
@@ -94,7 +95,7 @@ REBUILDING = ProcessLock()  # one network is enough for all threads
 DEFAULT_BACKBONE = "resnet9"
 FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
-SAMPLINGS = ["auto", "uniform", "balanced", "class_random", "mined"]
+SAMPLINGS = ["auto", *get_args(Sampling)]
 # They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
 _NOT_IN_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"}
 

@@ -16,11 +16,17 @@ from sklearn_cbir._labels import labeled_rows, unique_labels
 from sklearn_cbir._network import Network
 from sklearn_cbir._validation import check_sample_weight, shortened, warn_user
 from sklearn_cbir.backbones._probe import name_of
-from sklearn_cbir.losses import LOSSES, output_of, takes_sample_weight, takes_soft_targets
+from sklearn_cbir.losses import (
+    LOSSES,
+    output_of,
+    sampling_of,
+    takes_sample_weight,
+    takes_soft_targets,
+)
 from sklearn_cbir.losses._base import Demands
 
 if TYPE_CHECKING:
-    from sklearn_cbir._typing import EstimatorSampling, LossFunction, Optimizer, Schedule
+    from sklearn_cbir._typing import EstimatorSampling, LossFunction, Optimizer, Sampling, Schedule
 
 N_NEGATIVES = 5  # of every query that is mined for, unless the loss has an n_negatives
 
@@ -60,7 +66,7 @@ class Plan:
     weights: NDArray[np.float32] | None  # of all rows
     # Batches
     batch_size: int
-    sampling: str  # never "auto"
+    sampling: Sampling
     n_per_class: int | None
     pool_size: int
     n_negatives: int
@@ -112,7 +118,7 @@ def plan_training(
         held_out_rows=held_out_rows,
         weights=weights,
         batch_size=estimator.batch_size,
-        sampling=demands.sampling if estimator.sampling == "auto" else estimator.sampling,
+        sampling=_sampling(estimator, demands.sampling),
         n_per_class=estimator.n_per_class,
         pool_size=estimator.pool_size,
         n_negatives=getattr(loss, "n_negatives", N_NEGATIVES),
@@ -135,6 +141,11 @@ def plan_training(
         checkpoint=checkpoint,
         state=state,
     )
+
+
+def _sampling(estimator: TrainingParameters, demanded: Sampling) -> Sampling:
+    """Return how batches are drawn: as the user says, or as the loss demands."""
+    return demanded if estimator.sampling == "auto" else estimator.sampling
 
 
 def _rate(rate: float) -> float:
@@ -308,7 +319,8 @@ def split_rows(
     if not estimator.early_stopping:
         return rows, rows[:0]
     rng = np.random.default_rng(derived_seed(seed, 2))
-    least = 1 if output_of(loss) == "classes" and estimator.sampling != "mined" else 2
+    is_mined = _sampling(estimator, sampling_of(loss)) == "mined"
+    least = 1 if output_of(loss) == "classes" and not is_mined else 2
     share = estimator.validation_fraction
     if y.ndim == 1:
         groups = [np.flatnonzero(y == label) for label in range(int(y.max()) + 1)]

@@ -33,11 +33,11 @@ Ties: TypeAlias = Literal["average", "stable", "optimistic", "pessimistic"]
 NoHits: TypeAlias = Literal["zero", "skip"]
 Denominator: TypeAlias = Literal["relevant", "hits", "min_k"]
 LastLayer: TypeAlias = Literal["classes", "features", "bits"]  # what a network gives to its loss
-Sampling: TypeAlias = Literal["uniform", "balanced"]
+Sampling: TypeAlias = Literal["uniform", "balanced", "class_random", "mined"]
 HashLayer: TypeAlias = Literal["linear", "divided", "latent"]
 # What estimators that train a network are given.
 Enhancement: TypeAlias = Literal["se", "cbam", "conv"]
-EstimatorSampling: TypeAlias = Literal["auto", "uniform", "balanced", "class_random", "mined"]
+EstimatorSampling: TypeAlias = Literal["auto"] | Sampling  # "auto" is what the loss asks for
 Pooling: TypeAlias = Literal["auto", "avg", "max", "gem"]
 Schedule: TypeAlias = Literal["one_cycle", "cosine", "constant"]
 

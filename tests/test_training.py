@@ -28,7 +28,7 @@ from sklearn_cbir._plan import split_rows
 from sklearn_cbir._training import OPTIMIZERS
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
-from sklearn_cbir.losses import LOSSES, DSHLoss, LRMLLoss
+from sklearn_cbir.losses import LOSSES, ContrastiveLoss, DSHLoss, LRMLLoss
 from sklearn_cbir.sampling import mined_batches
 
 
@@ -327,6 +327,17 @@ def test_checkpoints_of_a_newer_format_are_refused(tmp_path):
     torch.save({"format": 99}, checkpoint.path)
     with pytest.raises(ValueError, match="has format 99"):
         checkpoint.load()
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "class_random", "mined"])
+def test_a_loss_may_ask_for_every_sampling_that_an_estimator_has(shapes, sampling):
+    asking, silent = ContrastiveLoss(), ContrastiveLoss()
+    asking.sampling = sampling
+    options = {"early_stopping": True, "max_epochs": 1}
+    assert same(
+        small(loss=asking, **options).fit(*shapes),
+        small(loss=silent, sampling=sampling, **options).fit(*shapes),
+    )
 
 
 def test_early_stopping_keeps_the_best_weights(shapes):

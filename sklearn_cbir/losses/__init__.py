@@ -4,9 +4,13 @@
 rows where a loss says ``soft_targets = True``. A row of zeros has no label and is left out.
 ``output`` names what the last layer of the network must give: "classes", "features" or "bits";
 ``hash_layer`` how bits are made. A loss with ``sample_weight = True`` is called with weights of the
-rows, ``loss(outputs, y, sample_weight=weights)``. One that must know all labels beforehand has
-``setup(*, n_outputs, y, generator)``, one that changes as it trains ``start_epoch(epoch,
-n_epochs)``. Any torch module with this signature works as well.
+rows, ``loss(outputs, y, sample_weight=weights)``. ``sampling`` names how its batches are drawn, as
+that of the estimators does.
+
+One that must know all labels beforehand has ``setup(*, n_outputs, y, generator)``, which is called
+once before training, with the number of outputs per row, all training labels, (n,) or (n,
+n_labels), and a `torch.Generator`, or None for torch's own. One that changes as it trains has
+``start_epoch(epoch, n_epochs)``. Any torch module with this signature works as well.
 """
 
 from sklearn_cbir.losses._base import (

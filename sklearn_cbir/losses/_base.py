@@ -169,8 +169,9 @@ def sampling_of(loss: LossFunction) -> Sampling:
 
     Returns
     -------
-    {"uniform", "balanced"}
-        Uniform batches, or class-balanced ones.
+    {"uniform", "balanced", "class_random", "mined"}
+        As `sampling` of the estimators that train a network, which ask the loss
+        under ``sampling="auto"``.
 
     Examples
     --------

@@ -157,19 +157,7 @@ class SquaredHingeLoss(Loss):
         y: npt.ArrayLike | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Count the classes for ``class_weight="balanced"``.
-
-        Parameters
-        ----------
-        n_outputs : int
-            Number of scores per row.
-
-        y : array or tensor of shape (n,) or (n, n_labels)
-            All training labels.
-
-        generator : torch.Generator, default=None
-            Not used.
-        """
+        """Count the classes for ``class_weight="balanced"``."""
         if not isinstance(self.class_weight, str):
             if self.class_weight is not None:
                 check_one_per_class("class_weight", len(self.class_weight), n_outputs)

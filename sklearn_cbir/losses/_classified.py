@@ -37,19 +37,7 @@ class _ClassifierLoss(Loss):
         y: npt.ArrayLike | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Draw the classifier's weights.
-
-        Parameters
-        ----------
-        n_outputs : int
-            Number of bits.
-
-        y : array or tensor of shape (n,) or (n, n_labels)
-            All training labels: class indices from 0, or rows.
-
-        generator : torch.Generator, default=None
-            Source of randomness; None is torch's own.
-        """
+        """Draw the classifier's weights."""
         weight = torch.empty(len(count_labels(y)), n_outputs)
         limit = n_outputs**-0.5  # as torch's own linear layer
         self.weight = nn.Parameter(nn.init.uniform_(weight, -limit, limit, generator=generator))
@@ -134,19 +122,7 @@ class DLBHCLoss(_ClassifierLoss):
         y: npt.ArrayLike | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Draw the classifier's weights; its biases start at 0.
-
-        Parameters
-        ----------
-        n_outputs : int
-            Number of bits.
-
-        y : array or tensor of shape (n,) or (n, n_labels)
-            All training labels: class indices from 0, or rows.
-
-        generator : torch.Generator, default=None
-            Source of randomness; None is torch's own.
-        """
+        """Draw the classifier's weights; its biases start at 0."""
         super().setup(n_outputs=n_outputs, y=y, generator=generator)
         self.bias = nn.Parameter(torch.zeros(len(check_is_set_up(self, self.weight))))
 

@@ -89,19 +89,7 @@ class CNNHLoss(Loss):
         y: npt.ArrayLike | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Find the target codes: stage 1.
-
-        Parameters
-        ----------
-        n_outputs : int
-            Number of bits.
-
-        y : array or tensor of shape (n,) or (n, n_labels)
-            All training labels: class indices from 0, or rows.
-
-        generator : torch.Generator, default=None
-            Source of randomness; None is torch's own.
-        """
+        """Find the target codes: stage 1."""
         y = torch.as_tensor(y)
         if y.ndim == 1 and (n_classes := int(y.max()) + 1) > _MOST_LABEL_SETS:
             counts = torch.bincount(y).clamp(min=1).double()

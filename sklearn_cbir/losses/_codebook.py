@@ -153,19 +153,7 @@ class _CodebookLoss(Loss):
         y: npt.ArrayLike | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Draw the classes' codes.
-
-        Parameters
-        ----------
-        n_outputs : int
-            Number of bits.
-
-        y : array or tensor of shape (n,) or (n, n_labels)
-            All training labels: class indices from 0, or rows.
-
-        generator : torch.Generator, default=None
-            Source of randomness; None is torch's own.
-        """
+        """Draw the classes' codes."""
         self.centers = hash_centers(len(count_labels(y)), n_outputs, generator)
 
 
@@ -224,19 +212,7 @@ class CSQLoss(_CodebookLoss):
         y: npt.ArrayLike | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Draw the classes' codes, and one for bits without a majority.
-
-        Parameters
-        ----------
-        n_outputs : int
-            Number of bits.
-
-        y : array or tensor of shape (n,) or (n, n_labels)
-            All training labels: class indices from 0, or rows.
-
-        generator : torch.Generator, default=None
-            Source of randomness; None is torch's own.
-        """
+        """Draw the classes' codes, and one for bits without a majority."""
         super().setup(n_outputs=n_outputs, y=y, generator=generator)
         self.ties = 1.0 - 2.0 * (torch.rand(n_outputs, generator=generator) < 0.5).float()
 

@@ -166,19 +166,7 @@ class CPFLoss(Loss):
         y: npt.ArrayLike | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Draw one proxy per class, Xavier uniform.
-
-        Parameters
-        ----------
-        n_outputs : int
-            Width of the features.
-
-        y : array or tensor of shape (n,) or (n, n_labels)
-            All training labels: class indices from 0, or rows.
-
-        generator : torch.Generator, default=None
-            Source of randomness; None is torch's own.
-        """
+        """Draw one proxy per class, Xavier uniform."""
         proxies = torch.empty(len(count_labels(y)), n_outputs)
         self.proxies = nn.Parameter(nn.init.xavier_uniform_(proxies, generator=generator))
 
