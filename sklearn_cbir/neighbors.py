@@ -777,15 +777,15 @@ class NeighborsRetriever(
         """Return distances and positions of the nearest rows that are not the queries."""
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_integer(k, "n_neighbors", minimum=1)
-        queries, own = encode_queries(X, ids, gallery, type(self).__name__)
+        queries, excluded = encode_queries(X, ids, gallery, type(self).__name__)
         if self.rerank is None:
-            found = search(gallery.engine, queries, k, own)
+            found = search(gallery.engine, queries, k, excluded)
         else:
             rerank = resolve_reranker(self.rerank, gallery.metric)
             depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-            found = search_reranked(gallery.engine, queries, k, own, rerank, depth)
-        if own is not None:
-            warn_of_found_copies(gallery, queries, own, *found)
+            found = search_reranked(gallery.engine, queries, k, excluded, rerank, depth)
+        if excluded is not None:
+            warn_of_found_copies(gallery, queries, excluded, *found)
         return found
 
     def _within(
@@ -800,15 +800,15 @@ class NeighborsRetriever(
 
         By distance, or by position.
         """
-        queries, own = encode_queries(X, ids, gallery, type(self).__name__)
+        queries, excluded = encode_queries(X, ids, gallery, type(self).__name__)
         radii = check_radius(radius, len(queries))
         found = [np.empty(len(queries), dtype=object) for _ in range(2)]
-        results = search_radius(gallery.engine, queries, radii, own)
+        results = search_radius(gallery.engine, queries, radii, excluded)
         for row, (distances, positions) in enumerate(results):
             order = slice(None) if in_order else np.argsort(positions)
             found[0][row], found[1][row] = distances[order], positions[order]
-        if own is not None:
-            warn_of_found_copies(gallery, queries, own, *found)
+        if excluded is not None:
+            warn_of_found_copies(gallery, queries, excluded, *found)
         return found[0], found[1]
 
     def _per_query(
@@ -820,7 +820,7 @@ class NeighborsRetriever(
     ) -> tuple[np.ndarray, list[Floats]]:
         """Return the queries' labels and, per metric, one value per query."""
         gallery = self._fitted()
-        queries, own = encode_queries(X, ids, gallery, type(self).__name__)
+        queries, excluded = encode_queries(X, ids, gallery, type(self).__name__)
         if gallery.labels is None:
             raise ValueError("Scoring needs the labels of the gallery: pass y to fit.")
         y_gallery = gallery.labels.values
@@ -830,9 +830,9 @@ class NeighborsRetriever(
                 "which no two rows share a label. Fit with classes to score."
             )
         check_same_columns(y, gallery.labels.names)
-        y = y_gallery[own] if X is None and y is None else check_labels(y, n=len(queries))
+        y = y_gallery[excluded] if X is None and y is None else check_labels(y, n=len(queries))
         if X is not None:
-            warn_of_copies(gallery, queries, own)
+            warn_of_copies(gallery, queries, excluded)
         rerank = None
         if self.rerank is not None:
             rerank = resolve_reranker(self.rerank, gallery.metric)
@@ -840,6 +840,6 @@ class NeighborsRetriever(
         depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
         with progress_bar(len(names) * len(queries), "Scoring", is_shown) as advance:
             values = score_queries(
-                gallery.engine.exact, queries, own, y, y_gallery, names, rerank, depth, advance
+                gallery.engine.exact, queries, excluded, y, y_gallery, names, rerank, depth, advance
             )
         return y, values

@@ -27,7 +27,8 @@ Lists = tuple[list[NDArray], list[NDArray]]
 class remembered(Generic[Value]):
     """A value that an engine computes once, whichever thread asks first, and that is not pickled.
 
-    It is an attribute of the engine from then on, so that asking again costs no call.
+    It is an attribute of the engine from then on, so that asking again costs no call. Its class has
+    a `lock`, which is held meanwhile.
     """
 
     def __init__(self, make: "Callable[[Any], Value]"):
@@ -39,7 +40,7 @@ class remembered(Generic[Value]):
     @overload
     def __get__(self, engine: None, owner: type) -> "remembered[Value]": ...
     @overload
-    def __get__(self, engine: "Engine", owner: type) -> Value: ...
+    def __get__(self, engine: Any, owner: type) -> Value: ...
     def __get__(self, engine, owner):
         if engine is None:
             return self

@@ -103,7 +103,7 @@ class ExactEngine(Engine):
         return self._query_in_tiles(queries, k)
 
     def query_distinct(self, queries, k):
-        """Return the same among rows that repeat no earlier one, at least `k` of them."""
+        """Answer `query` among rows that repeat no earlier one, at least `k` of them."""
         self.find_copies()
         found = [pair for _, *pair, _ in self._nearest(queries, k)]
         return tuple(map(np.concatenate, zip(*found)))
@@ -158,7 +158,7 @@ class ExactEngine(Engine):
         return (distances, positions) if copies is None else copies.nearest(distances, positions, k)
 
     def _prefilter_for(self, n_queries):
-        """Return what leaves most rows out for a few queries of a large gallery, or None."""
+        """Return the prefilter for a few queries of a large gallery, or None."""
         if not 0 < n_queries <= QUERIES_TO_PREFILTER or not self.in_memory:
             return None
         return self._prefilter.ready(n_queries) if self.rows.nbytes > BYTES_TO_PREFILTER else None

@@ -18,8 +18,9 @@ from sklearn_cbir._labels import (
     merge_classes,
     unique_labels,
 )
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import is_fair_width, shortened, text_array
-from sklearn_cbir.index._engine import Engine
+from sklearn_cbir.index._engine import Engine, remembered
 from sklearn_cbir.index._growing import BOOLEANS, IdTable, append, delete, id_key
 from sklearn_cbir.index._rows import read_only
 
@@ -78,10 +79,10 @@ class Gallery(Kept):
         """Return the positions of ids that ask, in their order."""
         if isinstance(ids, Set):
             raise ValueError(f"ids={ids!r:.60} is a set, which has no order. Give a list.")
-        own = self.find(check_ids(ids, unique=False), "Give the rows of such queries as X.")
-        if not len(own):
+        positions = self.find(check_ids(ids, unique=False), "Give the rows of such queries as X.")
+        if not len(positions):
             raise ValueError("ids is empty. Name one row of the gallery at least, or give X.")
-        return own
+        return positions
 
     def find_to_remove(self, ids):
         """Return the positions of ids of which some are not removed."""
@@ -138,6 +139,8 @@ class GalleryIds(Kept):
     Ids that follow others share their memory and their table, as rows do.
     """
 
+    lock = ProcessLock()  # held while something is remembered
+
     def __init__(self, ids, n):
         self.given = ids is not None
         self._held, self.next_id = range(n), n
@@ -151,16 +154,22 @@ class GalleryIds(Kept):
         """The ids, as an array that cannot be written; numbers in a row are held as a range."""
         if not isinstance(self._held, range):
             return read_only(self._held)
-        if "_counted" not in vars(self):
-            self._counted = np.arange(self._held.start, self._held.stop)
         return read_only(self._counted)
 
-    @property
+    @remembered
+    def _counted(self):
+        """The numbers of a range, as an array."""
+        return np.arange(self._held.start, self._held.stop)
+
+    @remembered
     def kind(self):
         """What kind of ids these are, in a word."""
-        if "_kind" not in vars(self):
-            self._kind = _kind(self.values)
-        return self._kind
+        return _kind(self.values)
+
+    @remembered
+    def _types(self):
+        """The types of ids that are objects."""
+        return set(map(type, self.values.tolist()))
 
     def __len__(self):
         return len(self._held)
@@ -199,8 +208,8 @@ class GalleryIds(Kept):
             )
         held, new = _alike(self._held, new)
         more = self._with(*append(held, new, self._room if held is self._held else None))
-        more.next_id, more._kind = self.next_id + n, self.kind
-        if "_types" in vars(self):
+        more.next_id, more.kind = self.next_id + n, self.kind
+        if "_types" in vars(self):  # else they are looked for when they are asked for
             more._types = self._types.union(map(type, new.tolist()))
         if self._table.claim(len(self), len(more)):
             more._table = self._table
@@ -243,7 +252,7 @@ class GalleryIds(Kept):
         return np.array(self._find(listed), dtype=np.int64)
 
     def _find(self, listed):
-        """Return the same for a list of ids that could be there."""
+        """Return the position of every id of a list, -1 where the gallery does not have it."""
         n, filled = len(self), self._table.filled
         if filled >= n or len(listed) > IDS_TO_SCAN_FOR or self.values.dtype.kind == "O":
             self._table.fill(self.values, n)
@@ -260,8 +269,6 @@ class GalleryIds(Kept):
 
     def _may_equal(self, id_):
         """Say whether an id of this type can be one of these, which are of any types."""
-        if "_types" not in vars(self):
-            self._types = set(map(type, self.values.tolist()))
         kind = type(id_)
         return kind in self._types or any(_are_alike(kind, known) for known in self._types)
 
@@ -280,7 +287,7 @@ class GalleryLabels(Kept):
     names: list[str | int] | None = None  # of the columns, where they have some
     classes: Any  # sorted, of labels that are one each; None for 0/1 columns
     codes: np.ndarray
-    _room: Any
+    _room: Any = None  # behind the codes, for more
 
     def __init__(self, y: Any, n: int) -> None:
         names, y = label_names(y), check_labels(y, n=n)
@@ -328,7 +335,7 @@ class GalleryLabels(Kept):
 
     def _followed_by(self, codes):
         """Return the codes with others behind them, and their room."""
-        return append(self.codes, codes, vars(self).get("_room"))
+        return append(self.codes, codes, self._room)
 
     def _with(self, classes, codes, room=None):
         labels = GalleryLabels.__new__(GalleryLabels)

@@ -32,29 +32,32 @@ class Evaluation(Bunch):
 
 
 def search(
-    engine: Engine, queries: np.ndarray, k: int, own: Positions | None = None
+    engine: Engine, queries: np.ndarray, k: int, excluded: Positions | None = None
 ) -> tuple[np.ndarray, Positions]:
-    """Return the `k` nearest rows but for each query's own, wherever that stands among them."""
-    if k > len(engine) - (own is not None):
+    """Return the `k` nearest rows but for the one that is excluded, wherever it stands among them.
+
+    `excluded` is the position of each query in the gallery, -1 where it has none; None without ids.
+    """
+    if k > len(engine) - (excluded is not None):
         raise ValueError(
-            f"Expected n_neighbors {'<=' if own is None else '<'} n_samples_fit, but "
+            f"Expected n_neighbors {'<=' if excluded is None else '<'} n_samples_fit, but "
             f"n_neighbors = {k}, n_samples_fit = {len(engine)}, n_samples = {len(queries)}."
         )
-    if own is None:
+    if excluded is None:
         return engine.query(queries, k)
     distances, positions = engine.query(queries, k + 1)
-    keep = positions != own[:, None]
+    keep = positions != excluded[:, None]
     keep[keep.all(axis=1), -1] = False
     shape = len(queries), k
     return distances[keep].reshape(shape), positions[keep].reshape(shape)
 
 
 def search_radius(
-    engine: Engine, queries: np.ndarray, radii: Floats, own: Positions | None = None
+    engine: Engine, queries: np.ndarray, radii: Floats, excluded: Positions | None = None
 ) -> Iterator[tuple[np.ndarray, Positions]]:
-    """Yield the distances and positions of all rows within each radius but for each query's own."""
+    """Yield distances and positions of all rows within each radius but for those excluded."""
     for row, (distances, positions) in enumerate(zip(*engine.query_radius(queries, radii))):
-        keep = slice(None) if own is None else positions != own[row]
+        keep = slice(None) if excluded is None else positions != excluded[row]
         yield distances[keep], positions[keep]
 
 
@@ -62,13 +65,13 @@ def search_reranked(
     engine: Engine,
     queries: np.ndarray,
     k: int,
-    own: Positions | None,
+    excluded: Positions | None,
     rerank: Reranker,
     depth: int,
 ) -> tuple[np.ndarray, Positions]:
     """Return the `k` first results after `rerank` has put the first `depth` into its order."""
-    depth = min(depth, len(engine) - (own is not None))
-    distances, positions = search(engine, queries, max(k, depth), own)
+    depth = min(depth, len(engine) - (excluded is not None))
+    distances, positions = search(engine, queries, max(k, depth), excluded)
     new = _rerank(rerank, engine, queries, distances, positions, depth)
     order = np.argsort(new, axis=1, kind="stable")
     for result in (distances, positions):
@@ -79,7 +82,7 @@ def search_reranked(
 def score_queries(
     engine: Engine,
     queries: np.ndarray,
-    own: Positions | None,
+    excluded: Positions | None,
     y: np.ndarray,
     y_gallery: np.ndarray,
     names: list[str | Metric],
@@ -87,22 +90,22 @@ def score_queries(
     depth: int,
     advance: Callable[[int], None],
 ) -> list[Floats]:
-    """Return, for every metric, one value per query; `own` is left out of the ranking.
+    """Return, for every metric, one value per query; `excluded` is left out of the ranking.
 
     Metrics of one ranking share one reading of the gallery. `advance` is told how many values of
     single queries are there.
     """
     values: dict[int, Any] = dict.fromkeys(range(len(names)))
-    for ranking, numbers in _rankings(engine, queries, own, names, rerank, depth):
+    for ranking, numbers in _rankings(engine, queries, excluded, names, rerank, depth):
         some = [names[number] for number in numbers]
-        values.update(zip(numbers, evaluate_each(some, y, y_gallery, ranking, own, advance)))
+        values.update(zip(numbers, evaluate_each(some, y, y_gallery, ranking, excluded, advance)))
     return list(values.values())
 
 
 def _rankings(
     engine: Engine,
     queries: np.ndarray,
-    own: Positions | None,
+    excluded: Positions | None,
     names: list[str | Metric],
     rerank: Reranker | None,
     depth: int,
@@ -114,7 +117,7 @@ def _rankings(
     """
     cutoffs = [parse_metric(name)[1] for name in names]
     longest = max((k for k in cutoffs if k is not None), default=len(engine))
-    first_results = engine.cut_off(longest + (own is not None))
+    first_results = engine.cut_off(longest + (excluded is not None))
     readings: dict[tuple[bool, bool], list[int]] = {}
     for number, (name, k) in enumerate(zip(names, cutoffs)):
         is_reranked = rerank is not None and reads_order(name)
@@ -125,7 +128,7 @@ def _rankings(
         if engine.metric == "hamming" and is_whole and not is_reranked:
             yield engine.distances(queries), numbers  # metrics count its distances
         else:
-            yield FullRanking(source, queries, own, rerank=used, depth=depth), numbers
+            yield FullRanking(source, queries, excluded, rerank=used, depth=depth), numbers
 
 
 def summarize_scores(y: np.ndarray, values: Floats, sample_weight: ArrayLike | None) -> Evaluation:
@@ -145,9 +148,9 @@ class FullRanking:
 
     ndim = 2
 
-    def __init__(self, engine, queries, own, *, rerank, depth):
-        self.engine, self.queries, self.own = engine, queries, own
-        self.rerank, self.depth = rerank, min(depth, len(engine) - (own is not None))
+    def __init__(self, engine, queries, excluded, *, rerank, depth):
+        self.engine, self.queries, self.excluded = engine, queries, excluded
+        self.rerank, self.depth = rerank, min(depth, len(engine) - (excluded is not None))
         self.shape = len(queries), len(engine)
         self.block_size = engine.block_size
 
@@ -162,13 +165,13 @@ class FullRanking:
         queries = self.queries[rows]
         distances = self.engine.distances(queries)
         if self.rerank is not None:
-            own = None if self.own is None else self.own[rows]
-            distances = self._reranked(queries, distances, own)
+            excluded = None if self.excluded is None else self.excluded[rows]
+            distances = self._reranked(queries, distances, excluded)
         return distances
 
-    def _reranked(self, queries, distances, own):
+    def _reranked(self, queries, distances, excluded):
         """Give the re-ranked results negative distances, so that they come first, in order."""
-        nearest, positions = search(self.engine, queries, self.depth, own)
+        nearest, positions = search(self.engine, queries, self.depth, excluded)
         new = _rerank(self.rerank, self.engine, queries, nearest, positions, self.depth)
         distances = np.array(distances[:], dtype=np.float64)
         for row, (values, found) in enumerate(zip(new, positions)):
@@ -176,22 +179,27 @@ class FullRanking:
         return distances
 
 
-def warn_of_copies(gallery, queries, own):
+def warn_of_copies(gallery, queries, excluded):
     """Warn if most queries that were not found by id are in the gallery, and find themselves.
 
-    `own` is the position of every query, -1 where its id was not found; None without ids.
+    `excluded` is the position of every query, -1 where its id was not found; None without ids.
     """
     engine = gallery.engine
-    if own is not None:
-        queries = queries[own < 0]
+    if excluded is not None:
+        queries = queries[excluded < 0]
     if not len(queries):
         return
-    _warn_if_many(gallery, find_rows(engine.exact.as_held(queries), engine.rows), own is not None)
+    _warn_if_many(
+        gallery, find_rows(engine.exact.as_held(queries), engine.rows), excluded is not None
+    )
 
 
-def warn_of_found_copies(gallery, queries, own, distances, positions):
-    """Do the same for what was found; one query alone may well equal a row of another id."""
-    lost = np.flatnonzero(own < 0)
+def warn_of_found_copies(gallery, queries, excluded, distances, positions):
+    """Warn if most queries whose ids were not found are at distance 0 from what they found.
+
+    One query alone may well equal a row of another id.
+    """
+    lost = np.flatnonzero(excluded < 0)
     if len(lost) < 2:
         return
     equal = np.zeros(len(lost), dtype=bool)
