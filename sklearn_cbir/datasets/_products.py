@@ -226,7 +226,7 @@ def _read_cars_of_one_list(folder: str) -> tuple[list[str], list[tuple[str, int,
 
 
 def _read_cars_of_the_devkit(folder: str) -> tuple[list[str], list[tuple[str, int, bool]]]:
-    """Return the same from the two lists of the newer layout."""
+    """Return the photos and labels from the two lists of the newer layout."""
     meta = CARS.find(folder, "devkit/cars_meta.mat", "cars_annos.mat")
     train = CARS.find(folder, "devkit/cars_train_annos.mat")
     test = CARS.find(

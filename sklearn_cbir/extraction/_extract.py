@@ -182,7 +182,7 @@ def extract(
 
 
 def _identity(estimator: Transformer) -> dict[str, object]:
-    """Return what a manifest says of an estimator: the same for those that transform alike."""
+    """Return the identity of an estimator in a manifest, equal for those that transform alike."""
     identity = {
         "estimator_class": f"{type(estimator).__module__}.{type(estimator).__qualname__}",
         "key_version": KEY_VERSION,

@@ -53,7 +53,7 @@ class Shard:
         self.about: Path = folder / f"shard-{number:05d}.json"
 
     def look(self, source: Source) -> Look:
-        """Return what is there, compared with the images as they are now."""
+        """Return the shards that are there, compared with the images as they are now."""
         if not is_there(self.rows):
             return Look(self)
         about = self.read_about()
@@ -77,7 +77,7 @@ class Shard:
         return look
 
     def read_about(self) -> dict[str, Any]:
-        """Return what the rows are: position of the first, files, and skipped images."""
+        """Return the position of the first row, the files, and the skipped images."""
         return read_json(self.about)
 
 

@@ -60,7 +60,7 @@ def write_all(
         if error.index is None or not source.holds_images or n > MAX_SCANNED:
             raise
         found = {row_of(fault): fault for fault in (*source.faults_of(numbers), *error.faults)}
-        raise _refusal([found[index] for index in sorted(found)]) from error
+        raise _with_all_faults([found[index] for index in sorted(found)]) from error
     finally:
         _LOADED.pop(key, None)
         path.unlink(missing_ok=True)
@@ -138,13 +138,13 @@ def _transform(
                 raise  # by no image in particular
             found_in_X = [moved(fault, int(first + kept[row_of(fault)])) for fault in found]
             if not skip:
-                raise _refusal(found_in_X) from error
+                raise _with_all_faults(found_in_X) from error
             faults += found_in_X
             kept = np.delete(kept, [row_of(fault) for fault in found])
     return np.empty((0, 0), dtype=np.float32), faults
 
 
-def _refusal(faults: list[ImageReadError]) -> ImageReadError:
+def _with_all_faults(faults: list[ImageReadError]) -> ImageReadError:
     """Return the error for images that cannot be read."""
     what = "it" if len(faults) == 1 else "them"
     way = f"call extract again, or pass on_error='skip' to leave {what} out"
@@ -152,7 +152,7 @@ def _refusal(faults: list[ImageReadError]) -> ImageReadError:
 
 
 def _check_rows(transformed: Any, n: int, estimator: Transformer) -> np.ndarray:
-    """Return what `transform` gave as an array (n, n_features)."""
+    """Return the result of `transform` as an array (n, n_features)."""
     name = type(estimator).__name__
     if sparse.issparse(transformed):
         raise ValueError(

@@ -334,7 +334,7 @@ class Images:
         )
 
     def _limited(self, max_pixels: float) -> Images:
-        """Return the same images under another limit."""
+        """Return the images under another `max_pixels`."""
         return Images(self._source.limited(max_pixels), self._rows)
 
     def _output_size(self, size: Size, resize: int | None) -> tuple[int, int, int | None]:

@@ -120,13 +120,13 @@ def row_of(fault: ImageReadError) -> int:
 
 
 def moved(fault: ImageReadError, index: int) -> ImageReadError:
-    """Return the same fault, of another row."""
+    """Return a copy of a fault, of another row."""
     message = str(fault).replace(f"X[{fault.index}]", f"X[{index}]", 1)
     return ImageReadError(message, index, fault.path, fault.reason, fault.errno)
 
 
 def noted(fault: ImageReadError, note: str) -> ImageReadError:
-    """Return the same fault, its message ending in one more sentence."""
+    """Return a copy of a fault, its message ending in one more sentence."""
     error = ImageReadError(
         f"{fault} {note}", fault.index, fault.path, fault.reason, fault.errno, fault._faults
     )

@@ -241,7 +241,7 @@ def kind_of(head: bytes) -> str | None:
 
 
 def _kind_of_container(head: bytes) -> str:
-    """Return what a file of ISO base media is, by its brands."""
+    """Return the name of the kind of an ISO base media file, by its brands."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))]
     if any(brand in _AVIF for brand in brands):
@@ -254,7 +254,7 @@ def _kind_of_container(head: bytes) -> str:
 
 
 def way_out_of(kind: str | None) -> str:
-    """Return what to do about a file of a kind that is not read here."""
+    """Return advice about a file of a kind that is not read here."""
     if kind == "a HEIC image":
         return "Install pi-heif, which reads it (pip install 'sklearn-cbir[heif]')"
     if kind == "an AVIF image":

@@ -58,7 +58,7 @@ class _Source:
         return None
 
     def limited(self, max_pixels: float) -> Self:
-        """Return the same images under another limit."""
+        """Return the images under another `max_pixels`."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__, max_pixels=max_pixels)
         return other
@@ -388,7 +388,7 @@ def is_open_file(value: object) -> bool:
 
 
 def kind_of_item(item: object) -> str | None:
-    """Return what an element of a sequence is, or None."""
+    """Return the kind of image that an element of a sequence is, or None."""
     if isinstance(item, np.bytes_):
         return None
     if is_path(item):
@@ -492,7 +492,7 @@ def _shown_as_it_is(image: Image.Image, max_pixels: float) -> Image.Image:
 
 
 def content_of(item: Item) -> object:
-    """Return what tells an item from others: pixels, bytes, or path, size and time of change."""
+    """Return the identity of an item: its pixels or bytes, or its path, size and time of change."""
     if isinstance(item, np.ndarray):
         return item
     if isinstance(item, (Image.Image, Encoded)):

@@ -267,7 +267,7 @@ def demands_of(loss: LossFunction | None) -> Demands | None:
 
 
 def _asked(loss: object, name: str, default: Any, options: tuple[str, ...]) -> Any:
-    """Return what a loss says of itself in an attribute, which must be one of the options."""
+    """Return an attribute of a loss, which must be one of the options."""
     value = getattr(loss, name, default)
     if isinstance(value, str) and value in options:
         return value

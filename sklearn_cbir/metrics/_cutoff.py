@@ -500,7 +500,7 @@ def _expected(groups: TieGroups, k: Cutoff, amount: np.ndarray) -> Floats:
 
 
 def _share(groups: TieGroups, k: Cutoff, amount: np.ndarray) -> Floats:
-    """Return the same per result; 0 for a query of which nothing is ranked."""
+    """Return `_expected` per result; 0 for a query of which nothing is ranked."""
     return _expected(groups, k, amount) / np.maximum(_cutoff(groups, k), 1)
 
 
@@ -532,7 +532,7 @@ def exponential_gains(n_levels: int) -> Floats:
 
 @lru_cache(maxsize=1)
 def _discounts(n_bits: int) -> Floats:
-    """Return what 0, 1, 2, ... results of gain 1 at the top are worth together."""
+    """Return the discounted cumulative gain of 0 to ``2 ** n_bits`` - 1 results of gain 1."""
     return np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, 2**n_bits + 1)))])
 
 

@@ -250,7 +250,7 @@ def _place(ordered, values):
 
 @lru_cache(maxsize=1)
 def _compiled_place():
-    """Return what does the same in compiled loops, where numba can compile them."""
+    """Return `_place_compiled` with its loops, or `_place` where numba cannot compile them."""
     try:
         from sklearn_cbir.metrics._kernels import place_sorted
     except ImportError:
@@ -259,7 +259,7 @@ def _compiled_place():
 
 
 def _place_compiled(place_sorted, ordered, values):
-    """Return the same in one pass over both."""
+    """Do what `_place` does, in one pass over both arrays."""
     if ordered.dtype not in COMPILED_FOR:
         return _place(ordered, values)
     before, size = np.empty((2, len(values)), dtype=np.int64)
@@ -307,7 +307,7 @@ def _ranks(block: np.ndarray, relevant: list[Relevant], ties: Ties) -> Positions
 
 
 def _precedence(shape: tuple[int, ...], relevant: list[Relevant], ties: Ties) -> Positions:
-    """Return what equally distant items are sorted by: how many labels they share."""
+    """Return the keys (n_queries, n_gallery) that order equally distant items by shared labels."""
     shared_labels = np.zeros(shape, dtype=np.int64)
     for row, (items, shared) in zip(shared_labels, relevant):
         row[items] = 1 if shared is None else shared

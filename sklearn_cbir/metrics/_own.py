@@ -20,7 +20,7 @@ class OwnMetric:
         query. It is given the keywords `exclude`, if it has it, the position in the gallery of
         every query (-1: none, None: of none), and ``per_query=True``.
 
-    own : ndarray of shape (n_queries,), default=None
+    query_positions : ndarray of shape (n_queries,), default=None
         Position of every query in the gallery, -1 if it is not there. A function without
         `exclude` is asked about such a query alone, and a gallery without it.
     """
@@ -28,8 +28,10 @@ class OwnMetric:
     needs_rows = True
     gains = None
 
-    def __init__(self, function: Callable[..., ArrayLike], own: Positions | None = None) -> None:
-        self.function, self.own = function, own
+    def __init__(
+        self, function: Callable[..., ArrayLike], query_positions: Positions | None = None
+    ) -> None:
+        self.function, self.query_positions = function, query_positions
         keywords = _keywords(function)
         self.takes_exclude = "exclude" in keywords
         self.options: dict[str, bool] = {"per_query": True} if "per_query" in keywords else {}
@@ -41,15 +43,15 @@ class OwnMetric:
     def of_block(self, block) -> Floats:
         """Return one value per query of those whose distances were read at once."""
         y_queries, y_gallery = block.relevance.y_queries[block.rows], block.relevance.y_gallery
-        own = None if self.own is None else self.own[block.rows]
-        if own is not None and not (own >= 0).any():
-            own = None
+        positions = None if self.query_positions is None else self.query_positions[block.rows]
+        if positions is not None and not (positions >= 0).any():
+            positions = None
         if self.takes_exclude:
-            return self._values(y_queries, y_gallery, block.distances, exclude=own)
-        if own is None:
+            return self._values(y_queries, y_gallery, block.distances, exclude=positions)
+        if positions is None:
             return self._values(y_queries, y_gallery, block.distances)
-        values = np.empty(len(own))
-        for row, position in enumerate(own):
+        values = np.empty(len(positions))
+        for row, position in enumerate(positions):
             rest = np.arange(len(y_gallery)) != position
             alone = y_queries[row : row + 1], y_gallery[rest], block.distances[row, rest][None]
             values[row] = self._values(*alone)[0]
@@ -61,7 +63,7 @@ class OwnMetric:
 
 
 def shown_name(function: Callable[..., object]) -> str:
-    """Return what messages call a function."""
+    """Return the name of a function in messages."""
     return getattr(function, "__name__", None) or f"{function!r:.60}"
 
 
@@ -82,7 +84,7 @@ def _keywords(function: Callable[..., object]) -> set[str]:
 
 
 def _checked(function: Callable[..., object], found: ArrayLike, n_queries: int) -> Floats:
-    """Return what a function said of `n_queries` queries as numbers, if that is what it is."""
+    """Return the values that a function found, or raise unless they are one number per query."""
     try:
         values = np.asarray(found)
         if values.dtype.kind == "O":  # a list that holds None, say

@@ -590,7 +590,7 @@ def _average_precision_of_class(groups):
 
 
 def _sums_of_ties(groups, tied, inside):
-    """Return what the first `inside` positions of groups of several items add on average."""
+    """Return the expected sum of precisions at the first `inside` positions of tied groups."""
     before, size, hits = groups.before[tied], groups.size[tied], groups.hits[tied]
     mean_gain = groups.gain[tied] / hits
     # Mean gain of each other position of the group, given that a relevant item stands at one.

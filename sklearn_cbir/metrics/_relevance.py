@@ -16,6 +16,7 @@ from sklearn_cbir._labels import (
     label_names,
     shared_labels,
 )
+from sklearn_cbir._threads import slices
 from sklearn_cbir._typing import Floats, LabelsLike, Positions, Sliced
 from sklearn_cbir._validation import as_numpy, check_integer, check_not_masked, shortened
 
@@ -90,14 +91,13 @@ class Relevance:
         self.query_class = np.where(known, place, len(classes))
 
 
-def blocks(shape: tuple[int, ...], distances: Sliced | None = None) -> Iterator[slice]:
-    """Yield slices of queries that fit into scikit-learn's working memory."""
+def query_blocks(shape: tuple[int, ...], distances: Sliced | None = None) -> list[slice]:
+    """Return slices of queries that fit into scikit-learn's working memory."""
     n_queries, n_gallery = shape
     # Distances and their sorted copy, float64 at worst.
     fitting = int(get_config()["working_memory"] * 2**20 // (16 * n_gallery))
     step = getattr(distances, "block_size", None) or max(1, min(MAX_ROWS_AT_ONCE, fitting))
-    for start in range(0, n_queries, step):
-        yield slice(start, min(start + step, n_queries))
+    return slices(n_queries, step)
 
 
 def check_distances(distances: Any) -> Sliced:

@@ -207,7 +207,7 @@ def evaluate_each(
     y_queries: LabelsLike,
     y_gallery: LabelsLike,
     distances: Distances,
-    own: Positions | None = None,
+    query_positions: Positions | None = None,
     advance: Callable[[int], None] = lambda n_values: None,
 ) -> Floats:
     """Return one value per query of every metric, from one reading of the distances.
@@ -224,7 +224,7 @@ def evaluate_each(
     distances : array-like of shape (n_queries, n_gallery)
         Smaller is nearer; also anything that gives rows of it when sliced.
 
-    own : ndarray of shape (n_queries,), default=None
+    query_positions : ndarray of shape (n_queries,), default=None
         Row of the gallery that is not ranked for a query, -1 for none.
 
     advance : callable
@@ -238,19 +238,19 @@ def evaluate_each(
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     n_gallery = distances.shape[1]
-    metrics = [_metric(scoring, own).checked(n_gallery) for scoring in scorings]
-    exclude = check_exclude(own, distances.shape)
+    metrics = [_metric(scoring, query_positions).checked(n_gallery) for scoring in scorings]
+    exclude = check_exclude(query_positions, distances.shape)
     return evaluate_metrics(metrics, relevance, distances, exclude, advance)[0]
 
 
-def _metric(scoring, own):
-    """Return what evaluates a metric, with the parameters that a `partial` of it has."""
+def _metric(scoring, query_positions):
+    """Return the metric of a name or function, with the parameters that a `partial` of it has."""
     function, k = parse_metric(scoring)
     if is_own(function):
-        metric = OwnMetric(function, own)
+        metric = OwnMetric(function, query_positions)
         check_callable(function, **metric.options)
         return metric
-    check_callable(function, exclude=own, per_query=True)
+    check_callable(function, exclude=query_positions, per_query=True)
     given = {} if k is None else {"k": k}
     base = function
     while isinstance(base, partial):
@@ -258,7 +258,7 @@ def _metric(scoring, own):
         base = base.func
     make = MAKERS.get(base)
     if make is None:  # not of this package, though its module says so
-        return OwnMetric(function, own)
+        return OwnMetric(function, query_positions)
     defaults = inspect.signature(base).parameters
     names = inspect.signature(make).parameters
     return make(**{name: given.get(name, defaults[name].default) for name in names})

@@ -10,7 +10,7 @@ from sklearn_cbir._labels import check_labels
 from sklearn_cbir._typing import Distances, Floats, Labels, LabelsLike, Sliced, Weighted
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
-from sklearn_cbir.metrics._relevance import blocks, check_distances, check_radii, read_block
+from sklearn_cbir.metrics._relevance import check_distances, check_radii, query_blocks, read_block
 from sklearn_cbir.metrics._walk import RadiusMetric, evaluate_metric, within_radii
 
 __all__ = ["best_f1_radius", "per_class_thresholds", "threshold_f1", "threshold_f1_curve"]
@@ -343,6 +343,6 @@ def _f1(found, hits, n_relevant):
 def _candidates(distances: Sliced) -> Floats:
     """Return quantiles of distances; similar pairs are near, so most of them are small ones."""
     values = np.concatenate(
-        [read_block(distances, rows).ravel() for rows in blocks(distances.shape, distances)]
+        [read_block(distances, rows).ravel() for rows in query_blocks(distances.shape, distances)]
     )
     return np.unique(np.quantile(values, np.linspace(0, 1, 201) ** 2))

@@ -17,11 +17,11 @@ from sklearn_cbir.metrics._groups import Cutoff, Rankings, TieGroups, Within
 from sklearn_cbir.metrics._own import OwnMetric
 from sklearn_cbir.metrics._relevance import (
     Relevance,
-    blocks,
     check_distances,
     check_exclude,
     check_k,
     check_radii,
+    query_blocks,
     read_block,
 )
 
@@ -157,7 +157,7 @@ class _CountedBlock:
 def read_blocks(relevance, distances, exclude):
     """Yield blocks of queries whose distances fit into the working memory."""
     n_pairs = distances.shape[0] * distances.shape[1]
-    for rows in blocks(distances.shape, distances):
+    for rows in query_blocks(distances.shape, distances):
         yield _Block(rows, read_block(distances, rows), relevance, exclude, n_pairs)
 
 

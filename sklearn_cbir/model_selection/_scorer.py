@@ -152,7 +152,7 @@ class _RetrievalScorer:
 
 
 def _embed(estimator: Any, X: ImagesLike) -> tuple[Any, Any]:
-    """Return what is compared, and the retriever that compares it if there is one."""
+    """Return the rows to compare, and the retriever that compares them if there is one."""
     estimator = _unwrapped(estimator)
     last = estimator
     if isinstance(estimator, Pipeline):
