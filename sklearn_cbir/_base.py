@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from sklearn_cbir._labels import encode_labels
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._module_state import warn_of_pickling
 from sklearn_cbir._network import (
+    AnyTrunk,
+    MultiScale,
     Network,
     PassRows,
     infer,
@@ -73,7 +75,7 @@ from sklearn_cbir._validation import (
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._colors import check_colors
-from sklearn_cbir.backbones._trunk import is_trained
+from sklearn_cbir.backbones._trunk import Trunk, is_trained
 from sklearn_cbir.images import (
     ImageReadError,
     Images,
@@ -89,6 +91,7 @@ from sklearn_cbir.losses._base import Demands, demands_of, fresh_loss, set_up
 if TYPE_CHECKING:
     from sklearn_cbir._typing import ImagesLike, LabelsLike, LossFunction, Pooling, RandomState
     from sklearn_cbir.images._augmentation import Augment
+    from sklearn_cbir.images._batches import ImageShape
 
 STATE_FORMAT = 1
 REBUILDING = ProcessLock()  # one network is enough for all threads
@@ -137,7 +140,7 @@ class NetworkTransformer(
     classes_: NDArray[Any]
     n_features_out_: int
     n_features_in_: int
-    image_shape_: tuple[int, int, int] | None
+    image_shape_: ImageShape | None
     _network_state: dict[str, Any]
     _network: Network | None
     _training_state: dict[str, Any]
@@ -332,7 +335,7 @@ class NetworkTransformer(
         return "_network_state" in vars(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__().copy()
+        state: dict[str, Any] = super().__getstate__().copy()
         network = state.pop("_network", None)
         if network is not None and isinstance(self.backbone, nn.Module):
             # What a module counts in transform is not in what fit has left.
@@ -510,10 +513,10 @@ class NetworkTransformer(
             start.carry_over(network, loss)
         return network
 
-    def _build_trunk(self, start: Start | None) -> nn.Module:
+    def _build_trunk(self, start: Start | None) -> Trunk:
         """Return a new trunk for images; `build_backbone` copies a module."""
         shape = (FILE_SIZE, FILE_SIZE) if self.image_shape_ is None else self.image_shape_[:2]
-        parameters = {
+        parameters: dict[str, Any] = {
             "backbone": DEFAULT_BACKBONE if self.backbone is None else self.backbone,
             "weights": self.weights,
             "pooling": self.pooling,
@@ -524,7 +527,7 @@ class NetworkTransformer(
         }
         if start is not None:
             parameters |= start.backbone_parameters(self.image_size)
-        trunk = build_backbone(**parameters)
+        trunk = cast(Trunk, build_backbone(**parameters))
         if isinstance(self.backbone, nn.Module) or isinstance(self.pooling, nn.Module):
             warn_of_pickling(trunk, type(self).__name__)
         if start is None or start.trunk is None:
@@ -537,7 +540,7 @@ class NetworkTransformer(
         return trunk
 
     def _source(
-        self, data: NDArray[Any] | Images, trunk: nn.Module, *, training: bool
+        self, data: NDArray[Any] | Images, trunk: AnyTrunk, *, training: bool
     ) -> ArraySource | ImageSource:
         """Return the batches' source, decoded once if it fits the cache."""
         if isinstance(data, np.ndarray):
@@ -619,11 +622,13 @@ class NetworkTransformer(
     def _fitted_network(self) -> Network:
         """Return the trained network, built again if this came out of a file."""
         use_one_thread_if_forked()
-        if vars(self).get("_network") is None:
+        network = vars(self).get("_network")
+        if network is None:
             with REBUILDING:
-                if vars(self).get("_network") is None:
-                    self._network = rebuilt_network(self._network_state)
-        return self._network
+                network = vars(self).get("_network")
+                if network is None:
+                    network = self._network = rebuilt_network(self._network_state)
+        return network
 
     # Inference -------------------------------------------------------------------------------
 
@@ -642,7 +647,9 @@ class NetworkTransformer(
                 tell_all_faults(error, data, self.verbose > 0)
                 raise
 
-    def _infer(self, network: Network, source: ArraySource | ImageSource) -> NDArray[np.float32]:
+    def _infer(
+        self, network: Network | MultiScale, source: ArraySource | ImageSource
+    ) -> NDArray[np.float32]:
         ticks = partial(
             with_progress,
             total=-(-len(source) // self.batch_size),
@@ -655,6 +662,7 @@ class NetworkTransformer(
         """Return a source of images in the size that the network was fitted on."""
         reading = self._network_state["reading"]
         size, resize = reading["size"], reading["resize"]
-        if size is None and (images.image_shape or ())[:2] != self.image_shape_[:2]:
-            size = self.image_shape_[:2]  # fitted on arrays of their own size
+        shape = self.image_shape_
+        if size is None and shape is not None and (images.image_shape or ())[:2] != shape[:2]:
+            size = shape[:2]  # fitted on arrays of their own size
         return ImageSource(images, size, resize, None, images._selected_from(size, resize))

@@ -11,6 +11,7 @@ from sklearn_cbir._labels import KINDS, comparable_labels
 from sklearn_cbir._module_state import load_values
 from sklearn_cbir._network import as_arrays, class_of, own_attributes
 from sklearn_cbir._validation import shortened
+from sklearn_cbir.backbones._rows import RowStatistics
 
 # What of a network's spec follows which parameter; file sizes and the like are in `reading`.
 _PARAMETERS = {
@@ -58,9 +59,9 @@ class Start:
         kinds[1] = f"{data.shape[1]} features" if is_rows else "images"
         if kinds[0] != kinds[1]:
             raise ValueError(self._differs("X", *kinds))
-        names = self.feature_names, feature_names
-        if all(some is not None for some in names) and not np.array_equal(*names):
-            raise ValueError(self._differs("the names of features", *_difference(*names)))
+        old, new = self.feature_names, feature_names
+        if old is not None and new is not None and not np.array_equal(old, new):
+            raise ValueError(self._differs("the names of features", *_difference(old, new)))
         if not _are_equal(self.classes, classes):
             old, new = (shortened(labels.tolist()) for labels in (self.classes, classes))
             raise ValueError(self._differs("the classes in y", old, new))
@@ -76,9 +77,10 @@ class Start:
             image_size = self.network.trunk.spec["image_size"]
         return {"weights": None, "image_size": image_size}
 
-    def row_statistics(self):
+    def row_statistics(self) -> RowStatistics:
         """Return what rows were standardized with."""
-        return {name: self.network.trunk.spec[name] for name in ("mean", "std")}
+        spec = self.network.trunk.spec
+        return {"mean": spec["mean"], "std": spec["std"]}
 
     def check_reading(self, source):
         """Raise unless images are read in the same size."""
@@ -87,8 +89,9 @@ class Start:
         if old != new:
             sizes = [reading["size"] or "that of the arrays" for reading in (old, new)]
             raise ValueError(self._differs("the size of images", *sizes))
-        if old["size"] is None and self.image_shape[:2] != shape[:2]:
-            raise ValueError(self._differs("the size of images", self.image_shape[:2], shape[:2]))
+        before, now = (None if some is None else some[:2] for some in (self.image_shape, shape))
+        if old["size"] is None and before != now:
+            raise ValueError(self._differs("the size of images", before, now))
 
     def carry_over(self, network, loss):
         """Load the weights, and what else is trained, into a new network and a new loss."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._locks import RENEWED
 from sklearn_cbir._module_state import load_values, with_room, without_weights
 from sklearn_cbir._validation import warn_user
-from sklearn_cbir.backbones import ENHANCEMENTS, build_backbone
+from sklearn_cbir.backbones import ENHANCEMENTS, RowTrunk, Trunk, build_backbone
 
 SLICE = 50  # features behind every output of a divided layer
 N_LOOKED_AT = 128  # training images that are looked at after a training
@@ -128,11 +128,11 @@ class Network(nn.Module):
 
     def vectors(self, x):
         """Return what the neck gives, (n, width), of any length."""
-        enhanced = self.enhancement is not None
+        enhance, trunk = self.enhancement, self.trunk
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.trunk_is_frozen):
-            features = self.trunk.unpooled(x) if enhanced else self.trunk(x)
-        if enhanced:
-            features = self.trunk.pool(self.enhancement(features))
+            features = trunk(x) if enhance is None else trunk.unpooled(x)
+        if enhance is not None:
+            features = trunk.pool(enhance(features))
         return self.neck(features)
 
     def embed(self, x):
@@ -206,9 +206,10 @@ def _resized(x, scale):
 class PassRows(nn.Module):
     """Feature rows as they are: the trunk of an estimator that trains nothing."""
 
-    image_size = None
+    image_size: None = None
+    resize_size: None = None
 
-    def __init__(self, n_features):
+    def __init__(self, n_features: int) -> None:
         super().__init__()
         self.width = n_features
         self.spec = {"n_features": n_features}
@@ -216,6 +217,8 @@ class PassRows(nn.Module):
     def forward(self, x):
         return x
 
+
+AnyTrunk: TypeAlias = Trunk | RowTrunk | PassRows
 
 # What it gives ---------------------------------------------------------------------------------
 
@@ -347,7 +350,7 @@ def training_state(
     }
 
 
-def own_attributes(asked: dict[str, Any]) -> dict[str, str]:
+def own_attributes(asked: Mapping[str, Any]) -> dict[str, str]:
     """Return fingerprints of what the user's modules hold beside layers and weights."""
     found = {}
     for parameter in ("backbone", "pooling"):
@@ -376,10 +379,9 @@ def rebuilt_network(state: dict[str, Any]) -> Network:
     return network.eval()
 
 
-def _rebuilt_trunk(spec: dict[str, Any]) -> nn.Module:
+def _rebuilt_trunk(spec: dict[str, Any]) -> AnyTrunk:
     if "n_features" in spec:
         return PassRows(**spec)
     spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
-    return build_backbone(
-        **{k: with_room(v) if isinstance(v, nn.Module) else v for k, v in spec.items()}
-    )
+    spec = {k: with_room(v) if isinstance(v, nn.Module) else v for k, v in spec.items()}
+    return build_backbone(**spec)

@@ -276,7 +276,7 @@ class CPFEmbedder(NetworkTransformer):
     sampling: EstimatorSampling
     threshold_: float
 
-    loss: str = "cpf"  # no parameter: its constants are
+    loss: str | LossFunction | None = "cpf"  # no parameter: its constants are
     _rules: ClassVar[Mapping[str, Rule]] = {
         **NetworkTransformer._rules,
         "n_components": partial(check_integer, minimum=1),
@@ -462,4 +462,5 @@ def _best_threshold(embeddings: NDArray[np.float32], y: NDArray[Any]) -> float:
     own = np.eye(len(y), dtype=bool)
     curve = threshold_f1_curve(y, y, distances, radii=radii, exclude=own)
     curve = curve[~np.isnan(curve).any(axis=1)]
-    return 1 - best_f1_radius(radii, curve)[0]
+    radius, _ = best_f1_radius(radii, curve)
+    return 1 - float(radius)  # of all queries: a number

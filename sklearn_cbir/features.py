@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Schedule,
     )
     from sklearn_cbir.images._augmentation import Augment
+    from sklearn_cbir.images._batches import ImageShape
 
 __all__ = ["CNNFeatureExtractor"]
 
@@ -391,7 +392,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         self, network: Network | MultiScale, source: ArraySource | ImageSource
     ) -> NDArray[np.float32]:
         scales = check_scales(self.scales, "scales")
-        if scales == ONE_SCALE:
+        if scales == ONE_SCALE or isinstance(network, MultiScale):
             return super()._infer(network, source)
         self._check_sizes(network, source)
         return super()._infer(MultiScale(network, scales), source)
@@ -403,7 +404,8 @@ class CNNFeatureExtractor(NetworkTransformer):
                 f"scales={shortened(self.scales)} resizes images, and X holds 2-D feature rows. "
                 "Use scales=(1.0,)."
             )
-        size = source.size or source.images.image_shape[:2]
+        # Arrays that are not resized have one shape.
+        size = source.size or cast("ImageShape", source.images.image_shape)[:2]
         height, width = size if isinstance(size, tuple) else (size, size)
         device = resolve_device(self.device)
         black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)

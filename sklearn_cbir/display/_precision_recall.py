@@ -151,10 +151,9 @@ class PrecisionRecallDisplay:
         steps, retriever = split_steps(estimator)
         vectors = X if X is None or steps is None else steps.transform(X)
         curve = _Curve()
-        found = cast("dict[str, float]", retriever.evaluate(vectors, y, scoring=curve, ids=ids))
+        average = retriever.evaluate(cast(Any, vectors), y, scoring=curve, ids=ids).score
         if name is None:
             name = type(retriever if steps is None else steps[0]).__name__
-        average = found["score"]
         display = cls(curve.precision, curve.recall, mean_average_precision=average, name=name)
         return display.plot(ax, plot_chance_level=plot_chance_level, **line_options)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,6 @@ def n_rows(X: Any) -> int:
 def take_rows(X: Any, rows: NDArray[np.int64]) -> Any:
     """Return some rows of an array, sequence, data frame or sparse matrix."""
     if sparse.issparse(X):
-        return X.tocsr()[rows]
+        return cast(Any, X).tocsr()[rows]
     is_table = hasattr(X, "shape") or hasattr(X, "to_pylist")  # pyarrow's columns have no shape
     return _safe_indexing(X, rows) if is_table else [X[int(row)] for row in rows]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sklearn_cbir.images._sources import ImageSource
 
+ImageShape: TypeAlias = tuple[int, int, int]  # height, width and channels
 Size: TypeAlias = int | tuple[int, int] | None  # of a square, or height and width
 Result = TypeVar("Result")
 BLOCK = 64  # images decoded between two updates of a progress bar
@@ -92,7 +93,7 @@ class Images:
         return (len(self), *(self.image_shape or ()))
 
     @property
-    def image_shape(self) -> tuple[int, ...] | None:
+    def image_shape(self) -> ImageShape | None:
         """(H, W, C) of arrays of one shape; None for files, PIL images and mixed shapes."""
         return self._source.shape
 
@@ -418,7 +419,9 @@ class ArrayOfImages:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels: np.ndarray = pixels
-        self.shape: tuple[int, ...] = pixels.shape[1:]
+        _, *sides = pixels.shape
+        height, width, n_channels = sides
+        self.shape: ImageShape = (height, width, n_channels)
 
     def __len__(self) -> int:
         return len(self.pixels)

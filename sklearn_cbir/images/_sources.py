@@ -19,6 +19,7 @@ from sklearn_cbir._validation import shortened
 from sklearn_cbir.images._batches import (
     EXPECTED,
     ArrayOfImages,
+    ImageShape,
     check_item,
     pixels_of,
     reason_of_16_bit,
@@ -46,7 +47,7 @@ _ITEM_LOCK = ProcessLock()  # a sequence of the user's need not bear two threads
 class _Source:
     """Images by row; what is common to all that are opened one by one."""
 
-    shape: tuple[int, ...] | None = None
+    shape: ImageShape | None = None
     is_path: bool = False
     holds_dictionaries: bool = False
 
@@ -151,7 +152,7 @@ class ListOfImages(_Source):
         # Reading the size of a PIL image would load some kinds of files, for their EXIF block.
         shapes = {getattr(item, "shape", None) for item in items if isinstance(item, np.ndarray)}
         is_one = len(shapes) == 1 and isinstance(items[0], np.ndarray)
-        self.shape: tuple[int, ...] | None = shapes.pop() if is_one else None
+        self.shape: ImageShape | None = shapes.pop() if is_one else None
 
     def __len__(self) -> int:
         return len(self.items)
