@@ -1,5 +1,6 @@
 """The training loop: repeatable, resumable, interruptible, and loud when it goes wrong."""
 
+import dataclasses
 import functools
 import pickle
 import threading
@@ -25,7 +26,8 @@ from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir._files import replace_file
 from sklearn_cbir._labels import check_labels
 from sklearn_cbir._plan import split_rows
-from sklearn_cbir._training import OPTIMIZERS
+from sklearn_cbir._randomness import Draws
+from sklearn_cbir._training import OPTIMIZERS, train
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.losses import LOSSES, ContrastiveLoss, DSHLoss, LRMLLoss
@@ -796,3 +798,33 @@ def test_mined_pairs_are_left_by_early_stopping_and_missed_by_name():
     alone = np.eye(39, dtype=int)[[0, *range(39)]]
     with pytest.raises(ValueError, match="no label is large enough .*has 1, the largest 2"):
         extractor.fit(rows, alone)
+
+
+def test_generators_are_looked_for_only_where_code_of_others_runs(shapes, monkeypatch):
+    looked = []
+
+    def look(*sources):
+        looked.append(sources)
+        return Draws(*sources)
+
+    monkeypatch.setattr("sklearn_cbir._training.Draws", look)
+    small(max_epochs=1).fit(*shapes)
+    assert not looked
+    small(max_epochs=2, loss=torch.nn.CrossEntropyLoss()).fit(*shapes)
+    assert len(looked) == 1  # once a fit, not once an epoch
+
+
+def test_a_training_is_asked_for_in_one_plan_that_nothing_changes(shapes, monkeypatch):
+    plans = []
+
+    def keep(*args):
+        plans.append(args[4])
+        return train(*args)
+
+    monkeypatch.setattr("sklearn_cbir._base.train", keep)
+    small(max_epochs=2, head_epochs=1, lr=1, early_stopping=True).fit(*shapes)
+    (plan,) = plans
+    assert (plan.n_epochs, plan.lr, plan.trunk_lr, plan.sampling) == (3, 1.0, 1.0, "uniform")
+    assert sorted([*plan.train_rows, *plan.held_out_rows]) == list(range(64))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.lr = 2.0
