@@ -8,6 +8,7 @@ large gallery, products with an int8 copy of the rows before those.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -51,11 +52,7 @@ class ExactEngine(Engine):
     Equal rows are exactly tied, whatever else is searched in the same call, and no distance is
     negative.
 
-    A subclass owes `encode`, and what ties its distance to the similarity: `_error(queries)`,
-    how far a similarity may be from the true one, (n_queries,); `_from_product(product, part)`,
-    similarities of the products with a slice of the rows; `_least_similarity(queries, radius)`,
-    that of a row at a distance; `_close(queries)`, distances below which rounding shows;
-    `_from_similarity(queries, similarity)` and `_from_difference(difference)`, distances.
+    A subclass owes `encode`, and what ties its distance to the similarity: the abstract methods.
     """
 
     name = "exact"
@@ -66,6 +63,30 @@ class ExactEngine(Engine):
     _room = None  # behind the rows, for more
     _known_copies: Copies | None = None  # which rows repeat others, once that was looked for
     _n_left_over = 0  # pairs that products have left beyond those wanted, in all queries so far
+
+    @abstractmethod
+    def _error(self, queries: NDArray) -> NDArray:
+        """Return how far a similarity may be from the true one, (n_queries,)."""
+
+    @abstractmethod
+    def _from_product(self, product: NDArray, part: slice) -> NDArray:
+        """Return similarities, of products (n_queries, n_rows) with a slice of the rows."""
+
+    @abstractmethod
+    def _from_similarity(self, queries: NDArray, similarity: NDArray) -> NDArray:
+        """Return distances, of similarities (n_queries, n), whose memory they may take."""
+
+    @abstractmethod
+    def _from_difference(self, difference: NDArray) -> NDArray:
+        """Return distances, (n_pairs,), of differences of encoded rows in double precision."""
+
+    @abstractmethod
+    def _least_similarity(self, queries: NDArray, radius: NDArray) -> NDArray:
+        """Return the similarity of a row at the radius of each query, (n_queries,)."""
+
+    @abstractmethod
+    def _close(self, queries: NDArray) -> NDArray:
+        """Return the distance of each query below which the rounding of a product shows."""
 
     def __len__(self) -> int:
         return self.rows.shape[0]

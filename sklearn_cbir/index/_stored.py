@@ -15,7 +15,12 @@ from sklearn_cbir._kinds import Kept
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._checking import check_finite
 from sklearn_cbir.index._engine import remembered
-from sklearn_cbir.index._exact import BYTES_PER_PAIR, CosineEngine, EuclideanEngine
+from sklearn_cbir.index._exact import (
+    BYTES_PER_PAIR,
+    CosineEngine,
+    EuclideanEngine,
+    ExactEngine,
+)
 from sklearn_cbir.index._growing import append, delete, with_room
 from sklearn_cbir.index._norms import l2_normalize, row_max_abs, row_norms
 from sklearn_cbir.index._rows import row_blocks
@@ -114,7 +119,7 @@ class ScaledRows(StoredRows):
         return rows
 
 
-class StoredEngine:
+class StoredEngine(ExactEngine):
     """What exact engines share that read their rows block by block."""
 
     storages = ("float16", "memory_map")
