@@ -7,6 +7,7 @@ changes.
 
 import collections
 import random
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,16 +53,16 @@ def set_hidden_state(part, hidden):
     owners = dict(_owners(part))
     for (path, name), value in hidden.items():
         owner = owners[path]
-        value = _decoded(value, part)
+        decoded: Any = _decoded(value, part)
         if name not in _registered(owner):
-            setattr(owner, name, value)
+            setattr(owner, name, decoded)
         elif name in owner._parameters:
             with torch.no_grad():
-                owner._parameters[name].copy_(value)
+                cast(torch.Tensor, owner._parameters[name]).copy_(decoded)
         else:
-            buffers = owner._buffers
-            device = "cpu" if buffers[name] is None else buffers[name].device
-            buffers[name] = None if value is None else value.to(device)
+            buffer = owner._buffers[name]
+            device = "cpu" if buffer is None else buffer.device
+            owner._buffers[name] = None if decoded is None else decoded.to(device)
 
 
 def unkept(part, tensors=()):

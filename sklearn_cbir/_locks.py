@@ -42,7 +42,7 @@ class ProcessLock:
 
     def renew(self):
         """Make the lock of a child that was forked just now; the thread that forked keeps it."""
-        if not self.lock._is_owned():
+        if not self.lock._is_owned():  # pyright: ignore[reportAttributeAccessIssue] - not in typeshed
             self.lock = threading.RLock()
 
     def __enter__(self):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Self, TypedDict, cast
+from typing import Self, TypedDict, cast, overload
 
 import torch
 from numpy.typing import ArrayLike
@@ -32,7 +32,7 @@ PROBED_AT = 96  # px
 class TrunkSpec(TypedDict):
     """Arguments of `build_backbone` that build a trunk for images, without its weights."""
 
-    backbone: str | nn.Module | None
+    backbone: str | nn.Module
     weights: None
     pooling: Pooling
     image_size: int | None
@@ -278,6 +278,32 @@ def freeze_batch_norm(network: nn.Module) -> None:
 # How it is built --------------------------------------------------------------------------------
 
 
+@overload
+def build_backbone(
+    backbone: str | nn.Module,
+    *,
+    weights: Weights = ...,
+    pooling: Pooling = ...,
+    image_size: int | None = ...,
+    resize_size: int | None = ...,
+    input_shape: Sequence[int] | None = ...,
+    mean: ArrayLike | None = ...,
+    std: ArrayLike | None = ...,
+    in_features: None = ...,
+) -> Trunk: ...
+@overload
+def build_backbone(
+    backbone: str | nn.Module | None,
+    *,
+    weights: Weights = ...,
+    pooling: Pooling = ...,
+    image_size: int | None = ...,
+    resize_size: int | None = ...,
+    input_shape: Sequence[int] | None = ...,
+    mean: ArrayLike | None = ...,
+    std: ArrayLike | None = ...,
+    in_features: int,
+) -> RowTrunk: ...
 def build_backbone(
     backbone: str | nn.Module | None,
     *,
@@ -375,7 +401,7 @@ def build_backbone(
     if shape is not None and not all(type(side) is int and side > 0 for side in shape):
         shape = tuple(check_integer(side, "input_shape", minimum=1) for side in shape)
     spec: TrunkSpec = {
-        "backbone": backbone,
+        "backbone": cast("str | nn.Module", backbone),  # all else was refused above
         "weights": None,
         "pooling": pooling,
         "image_size": image_size,

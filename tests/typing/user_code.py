@@ -440,8 +440,8 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
 
 def build_networks(X: NDArray[np.float32], path: Path) -> None:
     trunk = build_backbone("small", pooling="gem", image_size=32)
-    if isinstance(trunk, Trunk):
-        assert_type(trunk.unpooled(torch.zeros(2, 3, 32, 32)), torch.Tensor)
+    assert_type(trunk, Trunk)
+    assert_type(trunk.unpooled(torch.zeros(2, 3, 32, 32)), torch.Tensor)
     freeze_batch_norm(trunk)
     assert_type(build_mlp(16, **row_statistics(X)), RowTrunk)
     assert_type(read_weights(path), dict[str, torch.Tensor])
