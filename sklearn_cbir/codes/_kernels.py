@@ -325,7 +325,9 @@ def fill_by_labels(
 ):
     """Do the work of `count_by_labels`."""
     n = gallery.shape[1]
+    found = np.empty((totals.shape[1], levels.shape[1]), np.int64)  # by distance, shared labels
     for query in range(len(queries)):
+        found[:] = 0
         for start in range(0, n, TILE):
             stop = min(start + TILE, n)
             measure(queries, query, gallery, start, stop, buffer)
@@ -335,10 +337,14 @@ def fill_by_labels(
                     shared += popcount(
                         query_labels[query, word] & gallery_labels[word, start + item]
                     )
-                far = buffer[item]
-                totals[query, far] += 1
-                if shared:
-                    hits[query, far] += 1
+                found[buffer[item], shared] += 1
+        for far in range(len(found)):
+            totals[query, far] += found[far, 0]
+            for shared in range(1, found.shape[1]):
+                n_items = found[far, shared]
+                if n_items:
+                    totals[query, far] += n_items
+                    hits[query, far] += n_items
+                    levels[query, shared] += n_items
                     for number in range(len(gains)):
-                        gain[query, number, far] += gains[number, shared]
-                    levels[query, shared] += 1
+                        gain[query, number, far] += n_items * gains[number, shared]
