@@ -1,5 +1,6 @@
 """The loops of the graph, beside plain ones."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from sklearn_cbir.index import _graph_kernels as kernels
 from sklearn_cbir.index._graph import link_rows
+from sklearn_cbir.index._nndescent import NNDescentEngine
 
 N, DEGREE = 300, 12
 
@@ -158,7 +160,7 @@ def test_groups_without_a_near_row_between_them_are_linked(monkeypatch):
 def test_many_queries_at_once_are_answered_as_one_by_one(rows, monkeypatch):
     # One byte per row says by which of 255 queries it was seen; every 255th query is in a place
     # that no other comes by.
-    monkeypatch.setattr("sklearn_cbir.index._graph.ROWS_TO_BEGIN", 1)
+    monkeypatch.setattr("sklearn_cbir.index._graph.MAX_ENTRY_POINTS", 1)
     graph, order = link_rows(rows, find_neighbors)
     asked = np.where(np.arange(600) % 255 == 0, rows[:, 0].argmin(), rows[:, 0].argmax())
     queries = rows[asked]
@@ -167,3 +169,59 @@ def test_many_queries_at_once_are_answered_as_one_by_one(rows, monkeypatch):
         alone = search(graph, rows, order, queries[i : i + 1], 5, 10)
         np.testing.assert_array_equal(numbers[i : i + 1], alone[0])
         np.testing.assert_array_equal(squares[i : i + 1], alone[1])
+
+
+DAMAGES = {
+    "edges begin elsewhere": lambda g: {"starts": np.r_[np.int32(1), g.starts[1:]]},
+    "edges end later": lambda g: {"edges": np.r_[g.edges, np.int32(0)]},
+    "edges end earlier": lambda g: {"edges": g.edges[:-1]},
+    "a node ends before it starts": lambda g: {
+        "starts": np.r_[g.starts[:1], g.starts[-1:], g.starts[2:]]
+    },
+    "an edge to nothing": lambda g: {"edges": np.r_[g.edges[:-1], np.int32(-1)]},
+    "an edge beyond the last node": lambda g: {"edges": np.r_[g.edges[:-1], np.int32(len(g))]},
+    "an entry beyond the last node": lambda g: {"entry_points": g.entry_points + len(g)},
+    "an entry too few": lambda g: {"entry_points": g.entry_points[1:]},
+    "a row too few": lambda g: {"entry_rows": g.entry_rows[1:]},
+    "a square too few": lambda g: {"entry_squares": g.entry_squares[1:]},
+    "no entry": lambda g: {
+        name: getattr(g, name)[:0] for name in ("entry_points", "entry_rows", "entry_squares")
+    },
+    "starts that are no integers": lambda g: {"starts": g.starts.astype(float)},
+    "edges that are no integers": lambda g: {"edges": g.edges.astype(float)},
+    "entries that are no integers": lambda g: {"entry_points": g.entry_points.astype(float)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_graph_is_refused_before_loops_walk_through_it(damage, rows):
+    graph, _ = link_rows(rows, find_neighbors)
+    restored = type(graph).__new__(type(graph))
+    restored.__setstate__(vars(graph))
+    assert len(restored) == N
+    with pytest.raises(ValueError, match="graph of this gallery is damaged"):
+        restored.__setstate__(vars(graph) | DAMAGES[damage](graph))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    rows = np.random.default_rng(0).normal(size=(1100, 4)).astype(np.float32)
+    return NNDescentEngine("euclidean", random_state=0).build(rows)
+
+
+@pytest.mark.parametrize("part", ["a node more", "a node less", "another row", "wider rows"])
+def test_a_graph_of_another_gallery_is_refused(part, engine):
+    state = engine.__getstate__()
+    indexed, index = state["indexed"], copy.copy(state["index"])
+    if part == "a node more":
+        indexed = indexed[:-1]
+    elif part == "a node less":
+        indexed = np.r_[indexed, indexed[:1]]
+    elif part == "another row":
+        indexed = np.r_[indexed[:-1], np.int32(len(engine))]
+    else:
+        index.entry_rows = np.pad(index.entry_rows, ((0, 0), (0, 1)))
+    restored = object.__new__(NNDescentEngine)
+    restored.__setstate__(state)
+    with pytest.raises(ValueError, match="not that of this gallery"):
+        restored.__setstate__(state | {"indexed": indexed, "index": index})

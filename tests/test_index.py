@@ -12,7 +12,7 @@ from sklearn import config_context
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import ENGINES, choose_algorithm
 from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels
-from sklearn_cbir.index._rows import find_copies, row_keys
+from sklearn_cbir.index._rows import find_copies, row_blocks, row_keys, summed_row_keys
 
 METRICS = ["cosine", "euclidean", "hamming"]
 FLOATS = METRICS[:2]
@@ -603,3 +603,40 @@ def test_distances_of_a_product_are_close_enough_wherever_they_are_not_measured(
         # What is measured again is little: rows that agree in half of their digits.
         assert (close < exact.max() * (0.01 if dtype == np.float64 else 0.2)).all()
     np.testing.assert_allclose(engine.distances(queries), exact, rtol=0.05, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "summed"),
+    [
+        (
+            np.arange(6, dtype=np.float32).reshape(2, 3) - 2.5,
+            ["0x7b0f76d010b5d4ea", "0x2972243354418edd"],
+            ["0x6f2da1992ae00000", "0x2e9daf1885200000"],
+        ),
+        (
+            np.arange(4, dtype=np.float64).reshape(2, 2) / 3,
+            ["0xc04c507a3206e024", "0x5092b3a1db8d1b2d"],
+            ["0xf8cfc0ad29b762f5", "0x6db006bab769d48b"],
+        ),
+        (
+            np.array([[7], [2**63]], dtype=np.uint64),
+            ["0x5706dd0e840b4ecb", "0x605785d06f75fd11"],
+            ["0x756f72aef4519099", "0x8000000000000000"],
+        ),
+    ],
+    ids=["padded", "float64", "codes"],
+)
+def test_keys_of_rows_stay_what_galleries_elsewhere_hold(rows, keys, summed):
+    assert [hex(key) for key in row_keys(rows)] == keys
+    assert [hex(key) for key in summed_row_keys(rows)] == summed
+
+
+@pytest.mark.parametrize(("n_columns", "itemsize"), [(100, 8), (1, 1), (10**6, 4), (0, 8)])
+@pytest.mark.parametrize("largest", [7, 1024])
+def test_blocks_of_rows_are_as_large_as_the_working_memory_allows(n_columns, itemsize, largest):
+    with config_context(working_memory=0.25):
+        blocks = list(row_blocks(3000, n_columns, itemsize=itemsize, largest=largest))
+    assert [row for block in blocks for row in range(3000)[block]] == list(range(3000))
+    fits = 2**18 // max(1, n_columns * itemsize)
+    assert blocks[0] == slice(0, min(largest, max(1, fits)))
+    assert {block.stop - block.start for block in blocks[:-1]} == {blocks[0].stop}
