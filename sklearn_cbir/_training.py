@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -374,7 +374,7 @@ def train(
     `on_epoch` is told of every epoch of this call, and says whether to stop.
     """
     module = as_module(loss)
-    network.to(plan.device, memory_format=network.memory_format)
+    network.to(plan.device, memory_format=network.memory_format)  # pyright: ignore[reportCallIssue]
     module.to(plan.device)
     run = _Run(network, module, plan, source)
     batches = make_batches(plan, source, y, plan.train_rows, training=True)
@@ -650,8 +650,9 @@ class _Run:
 
     def restore_optimizer(self, net: _Net, step: int) -> None:
         """Go on with the optimizer of the checkpoint, at a step of its phase."""
-        net.optimizer_.load_state_dict(self.plan.state["optimizer"])
-        set_hidden_state(net.optimizer_, self.plan.state["hidden_optimizer"])
+        state = cast(dict[str, Any], self.plan.state)
+        net.optimizer_.load_state_dict(state["optimizer"])
+        set_hidden_state(net.optimizer_, state["hidden_optimizer"])
         net.step = step
 
 

@@ -66,7 +66,7 @@ class _Pool:
         if not keys:
             return
         if self.running is None and not _forks():
-            self.loader.dataset.pack()
+            self.loader.dataset.pack()  # pyright: ignore[reportAttributeAccessIssue]
         self.running = iter(self.loader)
         for result in self.running:
             if isinstance(result, _Failure):
@@ -88,7 +88,7 @@ class _Pool:
     def close(self):
         """End the processes now, whoever still holds a traceback with the iterator."""
         if self.running is not None:
-            self.running._shutdown_workers()
+            self.running._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
         self.running = None
 
 
@@ -200,7 +200,7 @@ class _Failure:
 def _begin(number):  # noqa: ARG001 - torch gives it
     """Prepare a process: it does not know its number, and ends when that of the training does."""
     # An augmentation that is told that, and in which, process it runs would not do the same.
-    torch.utils.data._utils.worker._worker_info = None
+    torch.utils.data._utils.worker._worker_info = None  # pyright: ignore[reportAttributeAccessIssue]
     if not _forks():
         # torch looks at the parent's number, which is that of the server under forkserver.
         threading.Thread(

@@ -18,7 +18,7 @@ import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -309,7 +309,7 @@ class _Encoder:
         if isinstance(value, PurePath):
             return {"is": "path", "value": str(value)}
         if _is_timestamp(value):
-            return {"is": "timestamp", "value": value.isoformat()}
+            return {"is": "timestamp", "value": cast(Any, value).isoformat()}
         name = _name_of(type(value))
         if name is None:
             raise ValueError(_cannot(value, where))
@@ -487,7 +487,7 @@ class _Decoder:
             if size:
                 view, start = memoryview(array.reshape(-1).view(np.uint8).data), 0
                 while start < size:
-                    start += member.readinto(view[start:]) or _raise_end()
+                    start += cast(Any, member).readinto(view[start:]) or _raise_end()
             return array.T if in_columns else array
 
     def _object(self, node: Any) -> Any:

@@ -1,5 +1,7 @@
 """What a fitted estimator is made of, part by part, so that an error can say which one differs."""
 
+from typing import Any
+
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
@@ -11,7 +13,7 @@ def fitted_parts(estimator, name="estimator"):
     if not isinstance(estimator, BaseEstimator):
         return {name: fingerprint(estimator, name)}
     state = result_state(estimator)
-    steps = state.pop("steps") if isinstance(estimator, Pipeline) else ()
+    steps: Any = state.pop("steps") if isinstance(estimator, Pipeline) else ()
     parts = {f"{name}'s class": fingerprint(type(estimator), f"the class of {name}")}
     for key, value in state.items():
         parts[f"{name}.{key}"] = fingerprint(value, f"{name}.{key}", of=estimator)

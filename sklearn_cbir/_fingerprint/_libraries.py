@@ -62,7 +62,7 @@ def _installed(name, place):
         distribution = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
-    folder = Path(distribution.locate_file("")).resolve()
+    folder = Path(str(distribution.locate_file(""))).resolve()
     # A folder of sources may hold the notes of a build, but not the list of what was installed.
     is_installed = _is_under(folder, _site_folders()) or distribution.read_text("RECORD")
     return distribution.version if is_installed and _is_under(place, [folder]) else None

@@ -16,6 +16,7 @@ import threading
 import types
 import weakref
 from pathlib import Path, PurePath
+from typing import Any, cast
 
 import numpy as np
 from scipy import sparse
@@ -353,7 +354,7 @@ class Walk:
         if isinstance(reduced, str):
             self._place(value, reduced)
             return
-        function, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        function, arguments, state, items, pairs = cast(Any, (*reduced, None, None, None)[:5])
         with self.of(own=self._files or is_own(kind)):
             self.add(function)
             self.add(tuple(arguments))
@@ -386,7 +387,7 @@ class Walk:
 
     def _state(self, kind, state):
         """Attributes and slots in no order, without those that were computed on demand."""
-        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+        parts: Any = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         parts = [{} if part is None else part for part in parts]  # none was computed on demand yet
         if not all(isinstance(part, dict) and all(map(_is_name, part)) for part in parts):
             self.add(state)

@@ -149,7 +149,7 @@ class PrecisionRecallDisplay:
         """
         pyplot()
         steps, retriever = split_steps(estimator)
-        vectors = X if X is None or steps is None else steps.transform(X)
+        vectors: Any = X if X is None or steps is None else steps.transform(X)
         curve = _Curve()
         average = retriever.evaluate(cast(Any, vectors), y, scoring=curve, ids=ids).score
         if name is None:

@@ -38,7 +38,7 @@ def safe_norms(rows: NDArray) -> NDArray:
 
 def is_zero(rows: NDArray) -> NDArray:
     """Say which rows are zero, (n,)."""
-    return ~rows.any(axis=1)
+    return np.asarray(~rows.any(axis=1))
 
 
 def half_squared_norms(rows: NDArray) -> NDArray:

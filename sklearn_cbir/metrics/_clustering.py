@@ -109,12 +109,7 @@ def cluster_agreement(
     if n_clusters is None:
         n_clusters = len(np.unique(y))
     n_clusters = check_integer(n_clusters, "n_clusters", minimum=1, maximum=len(y))
-    means = KMeans(
-        n_clusters,
-        n_init=1,  # pyright: ignore[reportArgumentType] (of scikit-learn, whose default is text)
-        max_iter=max_iter,
-        random_state=random_state,
-    )
+    means = KMeans(n_clusters, n_init=1, max_iter=max_iter, random_state=random_state)
     clusters = means.fit_predict(rows)
     return float(normalized_mutual_info_score(y, clusters)), pair_f1(y, clusters)
 

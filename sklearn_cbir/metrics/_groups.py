@@ -309,6 +309,6 @@ def _ranks(block: np.ndarray, relevant: list[Relevant], ties: Ties) -> Positions
 def _precedence(shape: tuple[int, ...], relevant: list[Relevant], ties: Ties) -> Positions:
     """Return the keys (n_queries, n_gallery) that order equally distant items by shared labels."""
     shared_labels = np.zeros(shape, dtype=np.int64)
-    for row, (items, shared) in zip(shared_labels, relevant):
-        row[items] = 1 if shared is None else shared
+    for number, (items, shared) in enumerate(relevant):
+        shared_labels[number, items] = 1 if shared is None else shared
     return -shared_labels if ties == "optimistic" else shared_labels

@@ -174,6 +174,14 @@ def threshold_f1_curve(
     return values
 
 
+@overload
+def best_f1_radius(
+    radii: ArrayLike, curve: ArrayLike, *, y_queries: None = None
+) -> tuple[float, float]: ...
+@overload
+def best_f1_radius(
+    radii: ArrayLike, curve: ArrayLike, *, y_queries: LabelsLike
+) -> tuple[Floats, Floats]: ...
 def best_f1_radius(
     radii: ArrayLike, curve: ArrayLike, *, y_queries: LabelsLike | None = None
 ) -> tuple[float, float] | tuple[Floats, Floats]:

@@ -61,7 +61,7 @@ class GroupMetric:
         """Return one value per query."""
         k = self.k
         if self.radius is not None:
-            k = rankings.within([self.radius]).found[:, 0].astype(np.int64)
+            k = rankings.within(np.array([self.radius])).found[:, 0].astype(np.int64)
         return self.value(rankings.groups(self.ties, self.gains), k)
 
 
@@ -85,7 +85,7 @@ class RadiusMetric:
 
     def __call__(self, rankings: Rankings | CountedRankings) -> np.ndarray:
         """Return one value per query."""
-        within = rankings.within([self.radius], self.max_results)
+        within = rankings.within(np.array([self.radius]), self.max_results)
         return self.value(within.found[:, 0], within.hits[:, 0], within.n_relevant)
 
 

@@ -346,7 +346,7 @@ def choose_a_threshold(y: Ints, distances: Floats) -> None:
     assert_type(threshold_f1(y, y, distances, radius=0.3), float)
     curve = threshold_f1_curve(y, y, distances, radii=[0.1, 0.3])
     assert_type(curve, Floats)
-    best_f1_radius([0.1, 0.3], curve)
+    assert_type(best_f1_radius([0.1, 0.3], curve), tuple[float, float])
     assert_type(per_class_thresholds(y, y, distances).spread, float)
 
 

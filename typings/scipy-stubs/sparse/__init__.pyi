@@ -3,11 +3,13 @@ from typing import Any, TypeGuard
 import numpy as np
 
 class sparray:
+    def tocsr(self) -> Any: ...
     shape: tuple[int, ...]
     nnz: int
     def toarray(self) -> np.ndarray: ...
 
 class spmatrix:
+    def tocsr(self) -> Any: ...
     shape: tuple[int, int]
     nnz: int
     def toarray(self) -> np.ndarray: ...
