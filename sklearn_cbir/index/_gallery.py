@@ -159,7 +159,7 @@ class GalleryIds(Kept):
     @remembered
     def _counted(self):
         """The numbers of a range, as an array."""
-        return np.arange(self._held.start, self._held.stop)
+        return np.arange(self._held.start, self._held.stop)  # pyright: ignore[reportAttributeAccessIssue]
 
     @remembered
     def kind(self):
@@ -208,9 +208,9 @@ class GalleryIds(Kept):
             )
         held, new = _alike(self._held, new)
         more = self._with(*append(held, new, self._room if held is self._held else None))
-        more.next_id, more.kind = self.next_id + n, self.kind
+        more.next_id, more.kind = self.next_id + n, self.kind  # pyright: ignore[reportAttributeAccessIssue]
         if "_types" in vars(self):  # else they are looked for when they are asked for
-            more._types = self._types.union(map(type, new.tolist()))
+            more._types = self._types.union(map(type, new.tolist()))  # pyright: ignore[reportAttributeAccessIssue]
         if self._table.claim(len(self), len(more)):
             more._table = self._table
         return more
