@@ -238,6 +238,16 @@ def test_counted_ids_stay_with_their_rows_when_the_first_or_others_are_removed()
     assert retriever.predict(rows[:2]).ravel().tolist() == [8, 9]
 
 
+def test_ids_that_a_later_gallery_was_given_are_unknown_to_an_earlier_one():
+    first = fit(["a", "b", "c"])
+    assert first.remove(["c"]).ids_.tolist() == ["a", "b"]  # the table of ids is made
+    later = copy.copy(first).partial_fit(np.eye(3)[:2], ids=["x", "y"])
+    for unknown in ("x", "y", "z"):
+        with pytest.raises(ValueError, match=unknown):
+            first.rows([unknown])
+    assert later.remove(["x", "y"]).ids_.tolist() == ["a", "b"]
+
+
 def test_a_first_fit_that_fails_leaves_nothing():
     retriever = NeighborsRetriever()
     before = vars(retriever).copy()
