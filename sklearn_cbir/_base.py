@@ -100,7 +100,7 @@ FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 SAMPLINGS = ["auto", *get_args(Sampling)]
 # They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
-_NOT_IN_KEY = {"device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"}
+_NOT_IN_FIT = {"device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"}
 
 _at_least_0, _at_least_1 = (partial(check_integer, minimum=least) for least in (0, 1))
 _at_least_2, _not_negative = partial(check_integer, minimum=2), partial(check_real, minimum=0.0)
@@ -375,7 +375,7 @@ class NetworkTransformer(
         return self
 
     def _start(self) -> Start | None:
-        """Return what an earlier fit has left to go on from, None if nothing was trained."""
+        """Return the earlier fit that `warm_start` goes on from, None if nothing was trained."""
         was_trained = "_network_state" in vars(self) and "classes_" in vars(self)
         return Start(self) if was_trained else None
 
@@ -573,7 +573,7 @@ class NetworkTransformer(
         start: Start | None,
     ) -> Checkpoint | None:
         """Return the file that belongs to these parameters and data, None if none can."""
-        params = {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_IN_KEY}
+        params = {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_IN_FIT}
         if start is not None and start.trunk is not None:
             del params["weights"]  # not read again
         try:

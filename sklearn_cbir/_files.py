@@ -88,7 +88,7 @@ def _status(target, path):
 
 
 def _opener(before):
-    """Return what opens a new file: readable to nobody else until it has the rights of another."""
+    """Return an `opener` for `open`; a file that replaces another is private at first."""
     mode = 0o666 if before is None else 0o600
     return lambda path, flags: os.open(path, flags, mode)
 

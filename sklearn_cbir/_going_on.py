@@ -48,7 +48,7 @@ class Start:
         self.has_columns = kept and self.held_out is None
 
     def key(self):
-        """Return what a checkpoint of the next fit depends on."""
+        """Return the state of the earlier fit, which checkpoints of the next depend on."""
         weights = self.network.state_dict()
         return [as_arrays(weights), self.loss, self.held_out, self.trunk]
 
@@ -70,7 +70,7 @@ class Start:
             raise ValueError(self._differs("y", *(kinds if self.has_columns else kinds[::-1])))
 
     def backbone_parameters(self, image_size):
-        """Return what takes the place of weights, which are not read again, and their size."""
+        """Return parameters of the backbone to replace: no file of weights, its size as it was."""
         if self.trunk is None:
             return {}
         if image_size is None and self.trunk["image_size"] is None:
@@ -78,7 +78,7 @@ class Start:
         return {"weights": None, "image_size": image_size}
 
     def row_statistics(self) -> RowStatistics:
-        """Return what rows were standardized with."""
+        """Return means and standard deviations that the earlier fit scaled columns by."""
         spec = self.network.trunk.spec
         return {"mean": spec["mean"], "std": spec["std"]}
 

@@ -171,7 +171,7 @@ def _known(part):
 
 
 def _owners(part):
-    """Return what may hold something beside the state dict of a module or an optimizer."""
+    """Return (path, object) of all parts that may have a state which no state dict shows."""
     if isinstance(part, nn.Module):
         return list(part.named_modules())
     return [] if type(part).__module__.startswith(_OTHERS) else [("", part)]
@@ -185,7 +185,7 @@ def _registered(owner):
 
 
 def _hidden(part, path, owner):
-    """Return what `owner`, at `path` in `part`, holds beside the state dict."""
+    """Return attributes of `owner`, at `path` in `part`, that the state dict does not show."""
     if not isinstance(owner, nn.Module):
         usual = vars(torch.optim.SGD([torch.zeros(1)], lr=1.0))
         return {k: v for k, v in vars(owner).items() if k not in usual}

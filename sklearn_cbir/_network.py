@@ -127,7 +127,7 @@ class Network(nn.Module):
         return self
 
     def vectors(self, x):
-        """Return what the neck gives, (n, width), of any length."""
+        """Return the outputs of the neck, (n, width), not normalized."""
         enhance, trunk = self.enhancement, self.trunk
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.trunk_is_frozen):
             features = trunk(x) if enhance is None else trunk.unpooled(x)
@@ -141,7 +141,7 @@ class Network(nn.Module):
         return functional.normalize(vectors) if self.unit_length else vectors
 
     def forward(self, x):
-        """Return what the loss takes: class scores, or the vectors that `transform` gives."""
+        """Return the outputs for the loss: class scores, or the vectors that `transform` gives."""
         return self.embed(x) if self.classifier is None else self.classifier(self.vectors(x))
 
 
@@ -314,7 +314,7 @@ def _close(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def portable_state(network: Network) -> dict[str, Any]:
-    """Return what builds a network again: plain values, arrays, and modules without weights."""
+    """Return a network as plain values, arrays and modules without weights, to be built again."""
     return {"spec": network.portable_spec(), "weights": as_arrays(network.state_dict())}
 
 
@@ -330,9 +330,9 @@ def as_arrays(state: dict[str, Any]) -> dict[str, NDArray[Any]]:
 def training_state(
     network: Network, loss: object, y: NDArray[Any], target: NDArray[Any], asked: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what a fit that goes on needs beside the network.
+    """Return the state of a training, beside its network, that a fit with `warm_start` needs.
 
-    That is what the loss has learned or drawn, which classes of `y` are not trained on, where
+    It is what the loss has learned or drawn, which classes of `y` are not trained on, where
     `target` is -1, None for columns; and of the trunk what the user `asked` for (image_size,
     backbone, pooling), and which batch norms had no statistics to keep, None if none are kept.
     """

@@ -107,7 +107,7 @@ def plan_training(
     checkpoint: Checkpoint | None,
     state: dict[str, Any] | None,
 ) -> Plan:
-    """Return what the training loop is asked to do, or raise if nothing would be trained."""
+    """Return the plan of a training: parameters resolved; raise if nothing would be trained."""
     pretrained = getattr(network.trunk, "frozen_batch_norm", False)
     head_epochs = _count_head_epochs(estimator, network, loss, pretrained and not goes_on)
     lr = _rate(estimator.lr)
@@ -238,7 +238,7 @@ def check_target(
     classes: NDArray[Any],
     sample_weight: ArrayLike | None,
 ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None, NDArray[Any]]:
-    """Return what counts of images or rows, of encoded labels, of weights, and of the classes."""
+    """Return data, labels, weights and classes without the rows that have no label or weight."""
     weights = None
     if sample_weight is not None:
         weights = check_sample_weight(sample_weight, len(y))

@@ -408,7 +408,7 @@ class _Phase:
 
 
 def _phases(plan: Plan, done: int) -> list[_Phase]:
-    """Return what is left of the head phase and of the phase of everything."""
+    """Return the phases that have epochs left after `done`: the head alone, then everything."""
     phases = [
         _Phase(True, plan.head_epochs, 0, done),
         _Phase(False, plan.max_epochs, plan.head_epochs, max(done, plan.head_epochs)),
@@ -620,7 +620,7 @@ class _Run:
             set_hidden_state(self._parts()[name], values)
 
     def state(self):
-        """Return what a checkpoint holds, or raise NotKept."""
+        """Return the state of this training for a checkpoint, or raise NotKept."""
         return {
             "network": kept_state(self.network.state_dict()),
             "loss": kept_state(self.loss.state_dict()),

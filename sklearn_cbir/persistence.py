@@ -85,7 +85,7 @@ PLAIN: dict[type, tuple[str, Callable[..., Any], Callable[[Any], object]]] = {
     PureWindowsPath: ("pure_windows_path", str, PureWindowsPath),
 }
 # Callbacks watch a fit and are no part of its result; memory is a folder of pickles.
-LEFT_OUT = {"_skl_callbacks", "memory"}
+NOT_SAVED = {"_skl_callbacks", "memory"}
 
 
 def save(estimator: BaseEstimator, path: PathLike) -> None:
@@ -198,7 +198,7 @@ def load(path: PathLike) -> Any:
         try:
             with zipfile.ZipFile(file) as archive:
                 return _Decoder(archive, Path(os.fsdecode(path)).parent, kinds).estimator()
-        except _Refused as error:
+        except _Unsupported as error:
             raise ValueError(f"{str(path)!r} {error}") from error
         except (MemoryError, OSError):  # a file that a gallery is in may be gone
             raise
@@ -247,7 +247,7 @@ def _array_name(number: int) -> str:
     return f"arrays/{number}.npy"
 
 
-class _Refused(ValueError):
+class _Unsupported(ValueError):
     """A file that is whole but asks for what `load` does not do."""
 
 
@@ -271,7 +271,7 @@ def _class_of(name: str, kinds: dict[str, str]) -> type:
     """Return the class of a name, which must be one that a file of its format may have."""
     found = class_of(kinds[name]) if name in kinds else _public_class(name)
     if found is None:
-        raise _Refused(f"names {name!r}, which is not loaded from files.")
+        raise _Unsupported(f"names {name!r}, which is not loaded from files.")
     return found
 
 
@@ -294,7 +294,7 @@ class _Encoder:
         self.arrays = []
 
     def encode(self, value: Any, where: str) -> Any:
-        """Return what stands for `value`; `where` names it if it cannot be represented."""
+        """Return `value` as JSON, arrays apart; errors call it `where`."""
         if value is None or type(value) in (bool, int, str):
             return value
         if type(value) in self._writers:
@@ -362,7 +362,7 @@ class _Encoder:
     def _state(self, value: Any) -> dict[str, Any]:
         """Return the attributes of an object, each under its name."""
         state = value.__getstate__() or {}
-        state = {key: item for key, item in state.items() if key not in LEFT_OUT}
+        state = {key: item for key, item in state.items() if key not in NOT_SAVED}
         cls = type(value).__name__
         return {key: self.encode(item, f"{cls}.{key}") for key, item in state.items()}
 
@@ -438,18 +438,18 @@ class _Decoder:
 
     def __init__(self, archive: zipfile.ZipFile, folder: Path, kinds: dict[str, str]) -> None:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise _Refused("holds compressed members, which save does not write.")
+            raise _Unsupported("holds compressed members, which save does not write.")
         self.archive, self.folder, self.kinds = archive, folder, kinds
 
     def estimator(self) -> Any:
         """Return the estimator that the archive describes."""
         estimator = self.decode(json.loads(self.archive.read(DOCUMENT))["estimator"])
         if not isinstance(estimator, BaseEstimator):
-            raise _Refused("holds no estimator.")
+            raise _Unsupported("holds no estimator.")
         return estimator
 
     def decode(self, node: Any) -> Any:
-        """Return what a node stands for."""
+        """Return the value that `encode` wrote as this node of the JSON."""
         if isinstance(node, list):
             return [self.decode(item) for item in node]
         if not isinstance(node, dict):
@@ -482,7 +482,7 @@ class _Decoder:
             shape, in_columns, dtype = read(member)
             size = math.prod(shape) * dtype.itemsize
             if dtype.kind not in ARRAY_KINDS or size != info.file_size - member.tell():
-                raise _Refused(f"holds an array {info.filename!r} that is not whole.")
+                raise _Unsupported(f"holds an array {info.filename!r} that is not whole.")
             array = np.empty(shape[::-1] if in_columns else shape, dtype)
             if size:
                 view, start = memoryview(array.reshape(-1).view(np.uint8).data), 0
@@ -492,7 +492,7 @@ class _Decoder:
 
     def _object(self, node: Any) -> Any:
         cls = _class_of(node["class"], self.kinds)
-        nodes = {key: item for key, item in node["state"].items() if key not in LEFT_OUT}
+        nodes = {key: item for key, item in node["state"].items() if key not in NOT_SAVED}
         state = {key: self.decode(item) for key, item in nodes.items()}
         if node["class"] == "sklearn.pipeline.Pipeline":
             state["memory"] = None
@@ -520,4 +520,4 @@ class _Decoder:
 
 
 def _raise_end() -> NoReturn:
-    raise _Refused("ends within an array.")
+    raise _Unsupported("ends within an array.")

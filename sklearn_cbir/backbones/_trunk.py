@@ -50,10 +50,10 @@ class Trunk(nn.Module):
     Parameters
     ----------
     features : Module
-        From normalized images to feature maps or vectors.
+        Turns normalized images into feature maps or vectors.
 
     pooling : Module
-        From what `features` gives to vectors.
+        Turns feature maps or vectors into vectors.
 
     width : int
         Length of the vectors.
@@ -355,8 +355,8 @@ def build_backbone(
         where it is another.
 
     mean, std : sequence of 3 floats, default=None
-        Of the training images' colors in [0, 1]; None is what the weights
-        expect, and ImageNet's for a module.
+        Mean and standard deviation of the training images' colors in [0, 1];
+        None is what the weights expect, and ImageNet's for a module.
 
     in_features : int, default=None
         If given, `build_mlp` for rows of this many features; `backbone`,

@@ -220,7 +220,7 @@ def _warn_of_photos(folder: str, ignored: dict[str, int]) -> None:
 
 
 def _way_to_read(ignored: dict[str, int]) -> str:
-    """Return what makes the photos among the ignored files readable, as further sentences."""
+    """Return advice for photos among ignored files (ending: count), as sentences to append."""
     ways = ""
     if any(ending in HEIF for ending in ignored):
         ways += " HEIC is read with the extra [heif]: pip install 'sklearn-cbir[heif]'."

@@ -64,7 +64,7 @@ class FeatureShards:
     Attributes
     ----------
     folder : Path
-        As given.
+        The folder of the shards, as given.
 
     shards : list of Path
         The files of rows, in order.
@@ -73,7 +73,7 @@ class FeatureShards:
         (n_rows, n_features).
 
     dtype : dtype
-        Of the rows: that of the estimator's `transform`.
+        Type of the rows, that of the estimator's `transform`.
 
     positions : ndarray of shape (n_rows,), int64
         Position in `X` of every row; all of them unless images were skipped.

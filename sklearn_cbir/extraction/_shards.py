@@ -201,7 +201,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def summary(shards: Iterable[Shard]) -> dict[str, Any]:
-    """Return what is known of the rows when all shards are there."""
+    """Return the part of a manifest that describes the rows of all shards together."""
     kinds: dict[tuple[str, int], Path] = {}
     n_rows, skipped, reasons, temporary = 0, {}, {}, []
     for shard in shards:

@@ -72,7 +72,7 @@ class BREHasher(RowHasher):
         Mean of the training rows.
 
     squared_width_ : float
-        Of the kernel "rbf".
+        Squared width of the kernel "rbf".
 
     losses_ : ndarray of shape (n_iter_ + 1,)
         Half the sum of squared errors of the distances, before the first and

@@ -328,12 +328,6 @@ class Images:
         rows = self._rows[positions]
         return Images(self._source.take(rows), np.arange(len(rows)))
 
-    def _rows_at(self, indices: Indices) -> NDArray[np.int64]:
-        """Return rows of the source."""
-        return np.atleast_1d(
-            self._rows[indices if isinstance(indices, slice) else np.asarray(indices)]
-        )
-
     def _limited(self, max_pixels: float) -> Images:
         """Return the images under another `max_pixels`."""
         return Images(self._source.limited(max_pixels), self._rows)

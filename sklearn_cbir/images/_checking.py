@@ -350,7 +350,7 @@ def _from_list(items: list[Any], max_pixels: float) -> ImageSource:
 
 
 def _kind(item: object, row: int) -> str:
-    """Return what one element of a sequence is."""
+    """Return the kind of the image `X[row]`, one of those of `kind_of_item`, or raise."""
     kind = kind_of_item(item)
     if kind is None:
         raise ValueError(refusal_of(item, f"X[{row}]"))

@@ -41,7 +41,7 @@ class ImageReadError(ValueError):
     Attributes
     ----------
     index, path, reason, errno
-        As given.
+        The parameters, as given.
 
     Examples
     --------

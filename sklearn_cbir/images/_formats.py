@@ -64,9 +64,9 @@ def readable_extensions() -> tuple[str, ...]:
 
 
 def foreign_openers():
-    """Return what other packages have registered with Pillow: name -> (opener, accept).
+    """Return the formats that other packages have registered with Pillow: name -> (opener, accept).
 
-    Without what cannot be pickled; an opener alone refuses what is not its own.
+    Functions that cannot be pickled are left out; an opener alone refuses other formats itself.
     """
     _load_plugins()
     pairs = {name: pair for name, pair in Image.OPEN.items() if not _is_pillows(pair[0])}
@@ -224,7 +224,7 @@ _WITHOUT_IMAGE = (
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return what a file is that begins with `head`, such as "a PDF document", or None."""
+    """Name the kind of a file by its first bytes `head`, such as "a PDF document", or None."""
     if head[4:8] == b"ftyp":
         return _kind_of_container(head)
     if head[:4] == b"RIFF":

@@ -16,8 +16,8 @@ def images_of(dataset: Elements, *, max_pixels: int | None = None) -> tuple[Imag
     Parameters
     ----------
     dataset : object
-        With a length and elements by position that are (image, label) pairs,
-        such as ``torchvision.datasets.ImageFolder`` or a
+        A data set with a length, whose elements are (image, label) pairs, such
+        as ``torchvision.datasets.ImageFolder`` or a
         ``torch.utils.data.Subset`` of one. An image is whatever `check_images`
         takes in a list; a tensor of shape (C, H, W), as ``ToTensor`` makes it,
         is taken as channels first. Leave out transforms that change the range
@@ -32,8 +32,8 @@ def images_of(dataset: Elements, *, max_pixels: int | None = None) -> tuple[Imag
         The images, asked for when they are read and not kept.
 
     labels : ndarray of shape (n,) or (n, n_labels)
-        From ``dataset.targets`` where that exists, else from the elements, all
-        of which are asked for once.
+        Labels, read from ``dataset.targets`` where that exists, else from the
+        elements, all of which are asked for once.
 
     Raises
     ------

@@ -281,7 +281,7 @@ class Encoded:
 
 
 def encoded_again(image: ImageFile.ImageFile) -> Encoded | None:
-    """Return what an unread PIL image was opened from, so that the image stays unread; or None."""
+    """Return the encoded bytes and the frame of a PIL image without decoding it, or None."""
     data = bytes_behind(image)
     if data is None:
         return None

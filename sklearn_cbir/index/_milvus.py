@@ -307,7 +307,7 @@ class MilvusEngine(Engine):
             yield from (found[name] for name in names)
 
     def _answers(self, queries, k, ties):
-        """Return the same for a few queries."""
+        """Return distances and positions of each query of one call, as a list."""
         found = self._ask(queries, k)
         for row, result in enumerate(found):
             if result is None and self.metric == "hamming" and not ties and k < MOST:

@@ -249,7 +249,7 @@ class Collection(Kept):
         return server.call(self.uri, method, self.name, doing=doing, **options)
 
     def _to_wire(self, rows):
-        """Return what the server takes for every row."""
+        """Return rows as the server stores them: bytes of codes, or at least two floats each."""
         if self.is_binary:
             return [row.tobytes() for row in np.ascontiguousarray(rows, dtype="<u8")]
         if self.metric == "hamming":
@@ -259,7 +259,7 @@ class Collection(Kept):
         return np.ascontiguousarray(rows)
 
     def _from_wire(self, values):
-        """Undo it."""
+        """Return rows, floats or packed codes, of values that the server sent."""
         if self.is_binary:
             joined = b"".join(value[0] if isinstance(value, list) else value for value in values)
             return np.frombuffer(joined, "<u8").reshape(len(values), -1)
@@ -278,11 +278,12 @@ class Ownership:
 
     def take_keys(self, n, above):
         if not self.next:
-            # Two that load one gallery and add to it must not meet: seconds, then 31 bits of luck,
-            # also where the clock of what wrote the gallery is ahead.
+            # Two processes that load one gallery and add rows must not choose the same keys. So a
+            # key begins with the time in seconds, or later if older keys are ahead of it, and
+            # ends with 31 random bits.
             seconds = max(int(time.time() - YEAR_2020), (above >> 31) + 1)
-            luck = random.SystemRandom().getrandbits(31)
-            self.first = self.next = (seconds << 31) + luck
+            noise = random.SystemRandom().getrandbits(31)
+            self.first = self.next = (seconds << 31) + noise
         keys = np.arange(self.next, self.next + n)
         self.next += n
         return keys

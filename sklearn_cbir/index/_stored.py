@@ -441,7 +441,7 @@ class RowFile(Kept):
         return status
 
     def changed(self):
-        """Return the error that says so."""
+        """Return the error for a file of rows that has changed since the fit."""
         return ChangedError(
             f"{self.path!r} has changed since this gallery was fitted on it. Put the file back as "
             "it was, say where that is now with relocate(path), or fit again."

@@ -82,10 +82,10 @@ class DLBHCLoss(_ClassifierLoss):
     Attributes
     ----------
     weight : Parameter of shape (n_classes, n_bits)
-        Of the classifier; made by `setup`.
+        Weights of the classifier; made by `setup`.
 
     bias : Parameter of shape (n_classes,)
-        Of the classifier.
+        Biases of the classifier.
 
     References
     ----------
@@ -161,7 +161,7 @@ class GreedyHashLoss(_ClassifierLoss):
     Attributes
     ----------
     weight : Parameter of shape (n_classes, n_bits)
-        Of the classifier; made by `setup`.
+        Weights of the classifier; made by `setup`.
 
     References
     ----------

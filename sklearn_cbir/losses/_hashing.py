@@ -276,7 +276,8 @@ class DFEHLoss(Loss):
         Absolute or squared differences from -1 and +1.
 
     balance : {"code", "bit"}, default="code"
-        As many ones as zeros in each code, or in each bit over the batch.
+        Where ones and zeros shall be equally many: in each code, or in each bit
+        over the batch.
 
     similar_weight : None, "balanced" or float, default=2.0
         Weight of a similar pair, where a dissimilar one has 1; None counts

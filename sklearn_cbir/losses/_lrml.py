@@ -153,8 +153,8 @@ class LRMLLoss(Loss):
         similarity" of [1]_ can mean either; "bottom" ones cost almost nothing.
 
     one_per_class : bool, default=True
-        At most one negative of each class, or of each set of labels, as in
-        [2]_.
+        Whether to use at most one negative of each class, or of each set of
+        labels, as in [2]_.
 
     reduction : {"mean", "sum"}, default="mean"
         Over the tuples. The code of [2]_ sums.

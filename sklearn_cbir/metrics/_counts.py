@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn_cbir._typing import Ties
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.codes._search import WORD, kernels, layout, measure, run_in_threads
-from sklearn_cbir.metrics._groups import TieGroups, Within
+from sklearn_cbir.metrics._groups import RadiusCounts, TieGroups
 from sklearn_cbir.metrics._relevance import Relevance
 
 CODES_AT_ONCE = 1024  # queries whose counts are held at once
@@ -66,7 +66,7 @@ class CountedRankings:
             n_results=counts.n_results,
         )
 
-    def within(self, radii: ArrayLike, max_results: int | None = None) -> Within:
+    def count_within(self, radii: ArrayLike, max_results: int | None = None) -> RadiusCounts:
         """Count what lies within each radius."""
         n_distances = self.counts.totals.shape[1]
         reached = np.clip(np.floor(radii), -1, n_distances - 1).astype(np.int64) + 1
@@ -75,7 +75,7 @@ class CountedRankings:
             for counts in (self.counts.totals, self.counts.hits)
         )
         found, hits = found.astype(np.float64, order="C"), hits.astype(np.float64, order="C")
-        return Within(found, hits, self.n_relevant)
+        return RadiusCounts(found, hits, self.n_relevant)
 
 
 def count_codes(

@@ -9,7 +9,7 @@ from sklearn_cbir._typing import Distances, Floats, LabelsLike, Ties
 from sklearn_cbir._validation import check_choice
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._relevance import Relevance, check_distances, check_exclude
-from sklearn_cbir.metrics._walk import TIES, walk, within_radii
+from sklearn_cbir.metrics._walk import TIES, count_within_radii, walk
 
 __all__ = ["precision_recall_curve", "radius_precision_recall_curve"]
 
@@ -151,7 +151,7 @@ def radius_precision_recall_curve(
     array([0.5, 0.5, 1. ])
     """
     check_choice(average, "average", ("macro", "micro"))
-    within = within_radii(y_queries, y_gallery, distances, radii=radii, exclude=exclude)
+    within = count_within_radii(y_queries, y_gallery, distances, radii=radii, exclude=exclude)
     found, hits, n_relevant = within.found, within.hits, within.n_relevant
     defined = np.where(n_relevant > 0, 1.0, np.nan)
     mean_over_queries(defined, sample_weight)  # warns or raises

@@ -64,8 +64,8 @@ class TieGroups:
 
 
 @dataclass
-class Within:
-    """What lies within each of some radii of every query."""
+class RadiusCounts:
+    """How many items, and relevant ones, lie within each of some radii of every query."""
 
     found: np.ndarray  # (n_queries, n_radii): items
     hits: np.ndarray  # (n_queries, n_radii): relevant items
@@ -138,7 +138,7 @@ class Rankings:
         gain = np.add.reduceat(_sorted_gains(block, self.relevant, gains(self.n_levels)), first)
         return replace(groups, gains=gain, gains_before=_sums_before(gain, ends))
 
-    def within(self, radii: ArrayLike, max_results: int | None = None) -> Within:
+    def count_within(self, radii: ArrayLike, max_results: int | None = None) -> RadiusCounts:
         """Count what lies within each radius, of the nearest `max_results` items at most."""
         limits = np.asarray(radii, dtype=np.float64)
         if self.block.dtype.kind == "f":  # rounded as the distances are: 0.3 is within 0.3
@@ -154,7 +154,7 @@ class Rankings:
             if max_results is not None and len(ordered) - len(left_out) > max_results:
                 ranked = np.delete(ordered, _places_of(left_out, ordered))
                 _cap(found[i], hits[i], ranked, relevant, max_results)
-        return Within(found, hits, self.n_relevant)
+        return RadiusCounts(found, hits, self.n_relevant)
 
     def _find_groups(self, ties):
         """Return the groups, what they were found in, where each begins, and each query's end."""

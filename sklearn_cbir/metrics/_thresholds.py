@@ -11,7 +11,7 @@ from sklearn_cbir._typing import Distances, Floats, Labels, LabelsLike, Sliced, 
 from sklearn_cbir._validation import check_integer, check_real
 from sklearn_cbir.metrics._averaging import mean_over_queries, mean_per_class
 from sklearn_cbir.metrics._relevance import check_distances, check_radii, query_blocks, read_block
-from sklearn_cbir.metrics._walk import RadiusMetric, evaluate_metric, within_radii
+from sklearn_cbir.metrics._walk import RadiusMetric, count_within_radii, evaluate_metric
 
 __all__ = ["best_f1_radius", "per_class_thresholds", "threshold_f1", "threshold_f1_curve"]
 
@@ -161,7 +161,7 @@ def threshold_f1_curve(
     >>> threshold_f1_curve([1], [1, 0, 1], [[0.0, 0.2, 0.6]], radii=[0.1, 0.3, 0.7])
     array([[0.66666667, 0.5       , 0.8       ]])
     """
-    within = within_radii(
+    within = count_within_radii(
         y_queries,
         y_gallery,
         distances,

@@ -13,7 +13,7 @@ from sklearn_cbir._validation import check_boolean, check_choice, check_real
 from sklearn_cbir.codes import HammingDistances
 from sklearn_cbir.metrics._averaging import check_weights, mean_over_queries
 from sklearn_cbir.metrics._counts import CountedRankings, count_codes
-from sklearn_cbir.metrics._groups import Cutoff, Rankings, TieGroups, Within
+from sklearn_cbir.metrics._groups import Cutoff, RadiusCounts, Rankings, TieGroups
 from sklearn_cbir.metrics._own import OwnMetric
 from sklearn_cbir.metrics._relevance import (
     Relevance,
@@ -61,7 +61,7 @@ class GroupMetric:
         """Return one value per query."""
         k = self.k
         if self.radius is not None:
-            k = rankings.within(np.array([self.radius])).found[:, 0].astype(np.int64)
+            k = rankings.count_within(np.array([self.radius])).found[:, 0].astype(np.int64)
         return self.value(rankings.groups(self.ties, self.gains), k)
 
 
@@ -85,7 +85,7 @@ class RadiusMetric:
 
     def __call__(self, rankings: Rankings | CountedRankings) -> np.ndarray:
         """Return one value per query."""
-        within = rankings.within(np.array([self.radius]), self.max_results)
+        within = rankings.count_within(np.array([self.radius]), self.max_results)
         return self.value(within.found[:, 0], within.hits[:, 0], within.n_relevant)
 
 
@@ -188,7 +188,7 @@ def walk(
         yield from block.rank(consume)
 
 
-def within_radii(
+def count_within_radii(
     y_queries: LabelsLike,
     y_gallery: LabelsLike,
     distances: Distances,
@@ -196,21 +196,21 @@ def within_radii(
     radii: ArrayLike,
     max_results: int | None = None,
     exclude: ArrayLike | None = None,
-) -> Within:
+) -> RadiusCounts:
     """Count what lies within each radius of all queries."""
     radii = check_radii(radii)
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)
     exclude = check_exclude(exclude, distances.shape)
     parts = walk(
-        lambda rankings: rankings.within(radii, max_results),
+        lambda rankings: rankings.count_within(radii, max_results),
         relevance,
         distances,
         exclude,
         needs_rows=max_results is not None,
     )
     found = [(part.found, part.hits, part.n_relevant) for _, part in parts]
-    return Within(*map(np.concatenate, zip(*found)))
+    return RadiusCounts(*map(np.concatenate, zip(*found)))
 
 
 def evaluate_metrics(

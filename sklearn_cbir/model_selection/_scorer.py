@@ -122,7 +122,7 @@ class _RetrievalScorer:
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Return what this scorer asks metadata routing for."""
+        """Return the parameters of `score` that scikit-learn is asked to route to this scorer."""
         request = MetadataRequest(owner=self)
         for name, alias in self._requests.items():
             request.score.add_request(param=name, alias=alias)
