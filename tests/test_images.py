@@ -22,10 +22,10 @@ from PIL import Image
 from scipy import sparse
 from torchvision.transforms import v2
 
+from sklearn_cbir import _threads as threads
 from sklearn_cbir.images import (
     ImageReadError,
     _sources as sources,
-    _threads as threads,
     check_images,
     is_feature_rows,
     resolve_augmentation,
