@@ -131,7 +131,7 @@ class Start:
             raise ValueError(self._differs("what the loss takes", *ends))
 
     def _check_attributes(self, old, new):
-        """Raise unless the user's modules hold the same beside their layers, as before any fit."""
+        """Raise if an attribute of the user's modules, layers apart, was another before the fit."""
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 raise ValueError(self._differs(f"the attribute {name}", "one", "another"))

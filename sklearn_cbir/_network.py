@@ -274,7 +274,7 @@ def warn_of_collapse(
     loss: object,
     lr: float,
 ) -> None:
-    """Warn if training images of different labels all get the same; -1 is no label."""
+    """Warn if nearly all images, of several labels, get one vector or code; -1 is no label."""
     rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(rows)[:N_LOOKED_AT])

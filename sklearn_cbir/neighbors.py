@@ -796,9 +796,10 @@ class NeighborsRetriever(
         ids: IdsLike | None,
         in_order: bool,
     ) -> tuple[Lists, Lists]:
-        """Return distances and positions within the radius, arrays of arrays, and not the queries.
+        """Return distances and positions of the rows within the radius that are not the queries.
 
-        By distance, or by position.
+        Both are arrays of one array per query, which is ordered by distance if `in_order`, else
+        by position.
         """
         queries, excluded = encode_queries(X, ids, gallery, type(self).__name__)
         radii = check_radius(radius, len(queries))

@@ -194,7 +194,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of a folder unless it says so already."""
+    """Write the manifest of a folder unless an equal one is there."""
     path = folder / MANIFEST
     if read_json(path) != json.loads(json.dumps(manifest)):
         write_json(path, manifest)
