@@ -2,7 +2,7 @@
 
 from numba import config, njit
 
-if config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue] - set by numba as it loads
+if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set, and these loops exist only compiled.")
 
 # The order of a sum may change, infinity stays what it is.

@@ -9,6 +9,7 @@ import pickle
 import tempfile
 import threading
 import traceback
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class _Pool:
     def __init__(self, readers, n_workers):
         self.n_workers = n_workers
         self.keys = []
-        self.running = None
+        self.running: Any = None  # torch's iterator, of a class that it hides
         self.loader = DataLoader(
             readers,
             batch_size=None,
@@ -88,7 +89,7 @@ class _Pool:
     def close(self):
         """End the processes now, whoever still holds a traceback with the iterator."""
         if self.running is not None:
-            self.running._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
+            self.running._shutdown_workers()
         self.running = None
 
 

@@ -316,7 +316,8 @@ def count_by_labels(queries, gallery, *labels_and_counts):
 
     Labels are packed like codes. The arguments are those of `fill_by_labels` without the last.
     """
-    fill_by_labels(queries, gallery, *labels_and_counts, tile_of_distances(gallery))
+    arguments = [queries, gallery, *labels_and_counts, tile_of_distances(gallery)]
+    fill_by_labels(*arguments)
 
 
 @compiled

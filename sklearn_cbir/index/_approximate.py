@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from sklearn_cbir.index._copies import Copies
-from sklearn_cbir.index._engine import Engine, remembered
+from sklearn_cbir.index._engine import Engine, derived, remembered
 from sklearn_cbir.index._exact_engines import EXACT
 
 # Fewer rows are searched exactly: comparing them all is faster than any index.
@@ -70,13 +70,14 @@ class ApproximateEngine(Engine):
         "effort": "ef_search",
         "graph": "index",
     }
-    exact = None  # the engine that holds the rows
+    exact: Any = None  # the `ExactEngine` that holds the rows
     algorithm: str
     neighbors_limit: int
     ef_searches: tuple[float, ...]
     skips_removed = False  # whether `_ask` returns no row that was removed
     # Positions of rows that repeat an earlier one, which is indexed for all, and its position.
-    copies = firsts = ()
+    copies: Any = ()
+    firsts: Any = ()
 
     def __init__(
         self, metric, *, n_neighbors=10, recall_target=0.95, n_jobs=None, random_state=None
@@ -91,7 +92,7 @@ class ApproximateEngine(Engine):
         """Hold a copy of `rows` and index them."""
         return self.build_on(self.exact.build(rows))
 
-    def build_on(self, exact):
+    def build_on(self, exact: Any):
         """Index the rows of an exact engine."""
         self.exact = exact
         self.seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -112,18 +113,18 @@ class ApproximateEngine(Engine):
         """The largest number of neighbors for which the index is asked."""
         return min(max(NEIGHBORS, self.n_neighbors + 1), self.neighbors_limit)
 
-    @property
-    def metric(self):
+    @derived
+    def metric(self) -> str:
         """The name of the distance."""
         return self.exact.metric
 
-    @property
-    def name(self):
+    @derived
+    def name(self) -> str:
         """What answers: few rows have no index."""
         return self.algorithm if len(self.indexed) else "exact"
 
-    @property
-    def rows(self):
+    @derived
+    def rows(self) -> NDArray:
         """The gallery, as it is compared."""
         return self.exact.rows
 
@@ -243,7 +244,7 @@ class ApproximateEngine(Engine):
         for name in ("_copies", "_unindexed_rows"):
             vars(self).pop(name, None)
 
-    def _n_probe(self, n):
+    def _n_probe(self, n: int) -> int:
         """Return how many of `n` rows are the recall probe."""
         return PROBE_ROWS
 
@@ -266,15 +267,16 @@ class ApproximateEngine(Engine):
 
     def _enough(self, queries, k):
         """Return the least that finds enough of the `k` nearest rows, and the share it finds."""
-        furthest = self.exact.query(queries, k + 1)[0][:, -1:]
+        furthest, enough = self.exact.query(queries, k + 1)[0][:, -1:], (0.0, 0.0)
         for ef_search in self.ef_searches:
             distances = self._query(queries, k + 1, ef_search)[0]  # the row itself among them
             shares = (np.count_nonzero(distances <= furthest, axis=1) - 1) / k
+            enough = ef_search, float(shares.mean())
             # Reached by chance, the target would be missed by other queries.
             margin = Z_95 * shares.std() / np.sqrt(len(shares))
-            if shares.mean() - margin >= self.recall_target:
+            if enough[1] - margin >= self.recall_target:
                 break
-        return ef_search, float(shares.mean())
+        return enough
 
     def _ef_search_for(self, k):
         """Return how much to search for `k` neighbors, the query itself perhaps among them."""
@@ -289,7 +291,7 @@ class ApproximateEngine(Engine):
 
         Positions are (n_queries, n_found), n_found at least `k`.
         """
-        gone = 0 if self.skips_removed else np.count_nonzero(self.indexed < 0)
+        gone = 0 if self.skips_removed else int(np.count_nonzero(self.indexed < 0))
         # Two at least, to see whether they can be told apart.
         nodes, squares = self._ask(index, queries, max(k, 2) + min(k, gone), ef_search)
         # A slot that was not filled may hold the number of some row all the same.
@@ -328,7 +330,7 @@ class ApproximateEngine(Engine):
         """Return the index; None where it cannot be made."""
         return self.index
 
-    def _can_build(self):
+    def _can_build(self) -> bool:
         """Say whether the index can be made here."""
         return True
 

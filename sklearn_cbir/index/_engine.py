@@ -11,37 +11,39 @@ They cost memory, save time, and change no answer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Self, TypeVar, overload
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_cbir._kinds import Kept
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir._typing import Sliced
 
 Value = TypeVar("Value")
 # Distances and positions, one array of each per query.
 Lists = tuple[list[NDArray], list[NDArray]]
 
 
-class remembered(Generic[Value]):
+class remembered:
     """A value that an engine computes once, whichever thread asks first, and that is not pickled.
 
     It is an attribute of the engine from then on, so that asking again costs no call. Its class has
-    a `lock`, which is held meanwhile.
+    a `lock`, which is held meanwhile. To type checkers it is the value.
     """
 
-    def __init__(self, make: "Callable[[Any], Value]"):
+    make: Callable[[Any], Any]
+
+    def __new__(cls, make: Callable[[Any], Value]) -> Value:
+        """Take the method that computes the value."""
+        self = object.__new__(cls)
         self.make, self.__doc__ = make, make.__doc__
+        return cast(Value, self)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    @overload
-    def __get__(self, engine: None, owner: type) -> "remembered[Value]": ...
-    @overload
-    def __get__(self, engine: Any, owner: type) -> Value: ...
-    def __get__(self, engine, owner):
+    def __get__(self, engine: Any, owner: type) -> Any:
         if engine is None:
             return self
         with engine.lock:
@@ -51,6 +53,14 @@ class remembered(Generic[Value]):
             return known[self.name]
 
 
+def derived(make: Callable[[Any], Value]) -> Value:
+    """Return a property that stands for an attribute of a base class.
+
+    To type checkers it is the value: a property in the place of an attribute is an error to them.
+    """
+    return cast(Value, property(make))
+
+
 class Engine(Kept, ABC):
     """A gallery of rows that answers queries; the table in `_engines` names them all.
 
@@ -58,7 +68,7 @@ class Engine(Kept, ABC):
     names of those of its attributes that a file has to hold: everything else is made again.
     """
 
-    # What a subclass owes besides its methods, as attributes or properties.
+    # What a subclass owes besides its methods: attributes, or `derived` from others.
     metric: str  # the name of the distance
     name: str  # the algorithm that answers
     rows: NDArray  # the gallery as it is compared, (n, n_columns), or what is sliced like an array
@@ -134,7 +144,7 @@ class Engine(Kept, ABC):
         """
 
     @abstractmethod
-    def distances(self, queries: NDArray) -> NDArray:
+    def distances(self, queries: NDArray) -> NDArray | Sliced:
         """Return the exact distances to all rows, (n_queries, n), for scoring."""
 
     def cut_off(self, k: int) -> "Engine":
@@ -157,7 +167,7 @@ class Engine(Kept, ABC):
         """Return an engine whose rows are in another place; None if they are in memory."""
         return None
 
-    @property
+    @derived
     def exact(self) -> "Engine":
         """An engine over the same rows that answers exactly."""
         return self
@@ -195,8 +205,8 @@ class EngineFamily:
         self.storages = _united(member.storages for member in members)
         self.needs_address = any(member.needs_address for member in members)
 
-    def __call__(self, metric: str, *, storage: str = "copy", **options: Any) -> Engine:
-        """Return an engine without rows."""
+    def __call__(self, metric: str, *, storage: str = "copy", **options: Any) -> Any:
+        """Return an engine without rows, of the class that serves metric and storage."""
         member = self.find(metric, storage)
         if member is None:
             raise ValueError(f"No engine has metric={metric!r} and storage={storage!r}.")

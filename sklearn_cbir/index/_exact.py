@@ -57,12 +57,17 @@ class ExactEngine(Engine):
 
     name = "exact"
     pickled = ("rows",)
-    rows = None  # (n, n_features), as they are compared
+    rows: NDArray  # (n, n_features), as they are compared
+    scale: float = 1.0  # what they were multiplied by
     # What is remembered of every row, and how it is computed: it grows with the rows.
     _per_row: ClassVar[dict[str, Callable]] = {}
     _room = None  # behind the rows, for more
     _known_copies: Copies | None = None  # which rows repeat others, once that was looked for
     _n_left_over = 0  # pairs that products have left beyond those wanted, in all queries so far
+
+    @abstractmethod
+    def encode(self, rows: NDArray, out: NDArray | None = None) -> NDArray:
+        """Return rows in the form in which they are compared, in `out` if given."""
 
     @abstractmethod
     def _error(self, queries: NDArray) -> NDArray:
@@ -87,6 +92,9 @@ class ExactEngine(Engine):
     @abstractmethod
     def _close(self, queries: NDArray) -> NDArray:
         """Return the distance of each query below which the rounding of a product shows."""
+
+    def _fit_range(self, largest: float) -> None:
+        """Choose the scale for rows of which no number exceeds `largest`, if it needs one."""
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -127,7 +135,8 @@ class ExactEngine(Engine):
         """Answer `query` among rows that repeat no earlier one, at least `k` of them."""
         self.find_copies()
         found = [pair for _, *pair, _ in self._nearest(queries, k)]
-        return tuple(map(np.concatenate, zip(*found)))
+        distances, positions = map(np.concatenate, zip(*found))
+        return distances, positions
 
     def _query_in_tiles(self, queries, k):
         """Answer `query` by products of blocks of queries with tiles of the rows."""
@@ -155,7 +164,8 @@ class ExactEngine(Engine):
         each = [
             self._query_one(queries[i : i + 1], k, error[i], prefilter) for i in range(len(queries))
         ]
-        return tuple(map(np.concatenate, zip(*each)))
+        distances, positions = map(np.concatenate, zip(*each))
+        return distances, positions
 
     def _query_one(self, query, k, error, prefilter):
         """Answer `query` for one query, (1, n_features), in few steps: they are what takes time."""
@@ -445,7 +455,7 @@ class CosineEngine(ExactEngine):
 
     metric = "cosine"
     metrics = ("cosine",)
-    encode = staticmethod(l2_normalize)
+    encode = staticmethod(l2_normalize)  # pyright: ignore[reportAssignmentType] - no call between
     _per_row: ClassVar = {"_is_zero": is_zero}
 
     @remembered
@@ -480,7 +490,7 @@ class CosineEngine(ExactEngine):
     def rescore(self, queries, which, positions):
         """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
         distances = super().rescore(queries, which, positions)
-        query_is_zero, row_is_zero = ~queries.any(axis=1), self._is_zero
+        query_is_zero, row_is_zero = np.logical_not(queries.any(axis=1)), self._is_zero
         if query_is_zero.any() or row_is_zero.any():
             distances[query_is_zero[which] | row_is_zero[positions]] = 1
         return distances
@@ -501,7 +511,6 @@ class EuclideanEngine(ExactEngine):
     metric = "euclidean"
     metrics = ("euclidean",)
     pickled = ("rows", "scale")
-    scale = 1.0
     _per_row: ClassVar = {"_half_squares": half_squared_norms}
 
     def build(self, rows):
@@ -510,7 +519,6 @@ class EuclideanEngine(ExactEngine):
         return super().build(rows)
 
     def _fit_range(self, largest):
-        """Choose the scale for rows of which no number exceeds `largest`."""
         if largest > 0 and not 1e-6 < largest < 1e6:
             exponent = np.clip(np.frexp(largest)[1], -1000, 1000)
             if exponent > -150:  # such rows may be float32, which has to hold the scale

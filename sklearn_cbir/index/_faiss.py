@@ -14,6 +14,7 @@ from joblib import effective_n_jobs
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir.index._approximate import PRODUCTS_PER_THREAD, ApproximateEngine
+from sklearn_cbir.index._engine import derived
 
 # From this many rows on, walking a graph costs less than scanning lists of rows.
 GRAPH_FROM_ROWS = 500_000
@@ -41,8 +42,8 @@ class FaissEngine(ApproximateEngine):
         _import_faiss()  # few rows need no index: say all the same that it is missing
         super().__init__(metric, **options)
 
-    @property
-    def ef_searches(self):
+    @derived
+    def ef_searches(self) -> tuple[float, ...]:
         """Lists to scan (nprobe), or the size of the candidate list of a walk (efSearch)."""
         return (64, 128, 256, 512) if self._is_graph() else (6, 8, 12, 16, 24, 32, 64, 128)
 

@@ -140,6 +140,7 @@ class GalleryIds(Kept):
     """
 
     lock = ProcessLock()  # held while something is remembered
+    _held: Any  # the ids, or a range of them
 
     def __init__(self, ids, n):
         self.given = ids is not None
@@ -159,7 +160,7 @@ class GalleryIds(Kept):
     @remembered
     def _counted(self):
         """The numbers of a range, as an array."""
-        return np.arange(self._held.start, self._held.stop)  # pyright: ignore[reportAttributeAccessIssue]
+        return np.arange(self._held.start, self._held.stop)
 
     @remembered
     def kind(self):
@@ -208,9 +209,9 @@ class GalleryIds(Kept):
             )
         held, new = _alike(self._held, new)
         more = self._with(*append(held, new, self._room if held is self._held else None))
-        more.next_id, more.kind = self.next_id + n, self.kind  # pyright: ignore[reportAttributeAccessIssue]
+        more.next_id, more.kind = self.next_id + n, self.kind
         if "_types" in vars(self):  # else they are looked for when they are asked for
-            more._types = self._types.union(map(type, new.tolist()))  # pyright: ignore[reportAttributeAccessIssue]
+            more._types = self._types.union(map(type, new.tolist()))
         if self._table.claim(len(self), len(more)):
             more._table = self._table
         return more

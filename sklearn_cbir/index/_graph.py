@@ -15,7 +15,7 @@ References
    Hierarchical Navigable Small World graphs". TPAMI 42 (4), 2020 (arXiv 2016, v4 2018).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class NeighborGraph(Kept):
     the nodes `entry_points`, whose rows it holds.
     """
 
-    renamed: ClassVar = {
+    renamed: ClassVar[dict[str, str]] = {
         "links": "edges",
         "first": "entry_points",
         "first_rows": "entry_rows",
@@ -99,7 +99,7 @@ class NeighborGraph(Kept):
     def __len__(self):
         return len(self.starts) - 1
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what was stored, unless the compiled loops, which check nothing, would leave it."""
         vars(self).update({self.renamed.get(name, name): value for name, value in state.items()})
         degrees, n = np.diff(self.starts), len(self)
@@ -145,7 +145,8 @@ class NeighborGraph(Kept):
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
         arrays = rows, indexed, self.starts, self.edges, queries, self.entry_points[entries], turns
-        _kernels().walk(*map(read_only, arrays), ef_search, found, squares)
+        arguments = [*map(read_only, arrays), ef_search, found, squares]
+        _kernels().walk(*arguments)
         return found, squares
 
     def _nearest_entry(self, queries):

@@ -1,6 +1,9 @@
 """Exact search over packed binary codes under the Hamming distance, in bits."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_cbir.codes import (
     HammingDistances,
@@ -21,7 +24,7 @@ class HammingEngine(Engine):
     metric = "hamming"
     metrics = ("hamming",)
     pickled = ("rows",)
-    rows = None  # packed codes, (n, n_words), word by word in memory
+    rows: NDArray  # packed codes, (n, n_words), word by word in memory
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,12 +49,14 @@ class HammingEngine(Engine):
     def query_radius(self, queries, radii):
         """Return lists of the distances and positions of all codes within each query's radius."""
         radii = np.minimum(np.broadcast_to(radii, len(queries)), WORD * self.rows.shape[1])
-        found = [[None] * len(queries), [None] * len(queries)]
+        distances: list[Any] = [None] * len(queries)
+        positions: list[Any] = [None] * len(queries)
         for radius in np.unique(np.floor(radii)):  # codes differ in whole numbers of bits
             rows = np.flatnonzero(np.floor(radii) == radius)
-            for row, *result in zip(rows, *hamming_radius(queries[rows], self.rows, radius)):
-                found[0][row], found[1][row] = result
-        return found
+            found = hamming_radius(queries[rows], self.rows, radius)
+            for row, counted, near in zip(rows, *found):
+                distances[row], positions[row] = counted, near
+        return distances, positions
 
     def distances(self, queries):
         """Return the distances to all codes, computed when they are asked for."""

@@ -12,9 +12,10 @@ over.
 """
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn import get_config
 
 from sklearn_cbir._kinds import former_classes
@@ -22,7 +23,7 @@ from sklearn_cbir._threads import slices
 from sklearn_cbir._validation import progress_bar, shortened
 from sklearn_cbir.codes import HammingDistances
 from sklearn_cbir.index import _milvus_client as server
-from sklearn_cbir.index._engine import Engine, remembered
+from sklearn_cbir.index._engine import Engine, derived, remembered
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._milvus_collection import BYTES_PER_ANSWER, Collection
 from sklearn_cbir.index._milvus_rows import FirstResults, ServerRows
@@ -60,6 +61,7 @@ class MilvusEngine(Engine):
     )
     renamed: ClassVar = {"form": "rescorer", "marks": "row_hashes", "mark_format": "hash_format"}
     in_memory = False
+    rescorer: Any  # an `ExactEngine`, or a `HammingEngine`
     hash_format = 1  # of engines that were saved without one
 
     def __init__(self, metric, *, uri=None, collection=None, verbose=0):
@@ -109,13 +111,13 @@ class MilvusEngine(Engine):
         self.metric = self.rescorer.metric
         self.collection.hold(self)
 
-    @property
-    def rows(self):
+    @derived
+    def rows(self) -> Any:
         """The gallery as it is compared, read from the server where it is sliced."""
         return ServerRows(self)
 
-    @property
-    def block_size(self):
+    @derived
+    def block_size(self) -> int | None:
         """How many queries to score at once: each time, all rows are read."""
         return max(1, int(get_config()["working_memory"] * 2**20 // (16 * len(self))))
 
@@ -194,7 +196,7 @@ class MilvusEngine(Engine):
         parts = slices(len(self), self.collection.rows_per_read)
         return np.concatenate([row_keys(self.rows[part]) for part in parts])
 
-    def cut_off(self, k):
+    def cut_off(self, k: int) -> Any:
         """Return an engine whose `distances` stop at the `k`-th nearest row and its ties."""
         return FirstResults(self, k) if k < len(self) else self
 
@@ -204,9 +206,9 @@ class MilvusEngine(Engine):
         engine.__setstate__({**self.__getstate__(), "keys": keys, "row_hashes": row_hashes})
         return engine
 
-    def relocate(self, uri):
+    def relocate(self, place):
         """Return an engine over the same collection at another address, which must have it."""
-        state = {**self.__getstate__(), "uri": server.check_address(uri), "given_uri": uri}
+        state = {**self.__getstate__(), "uri": server.check_address(place), "given_uri": place}
         state["collection"] = self.collection.at(state["uri"])
         engine = object.__new__(type(self))
         engine.__setstate__(state)
@@ -306,9 +308,9 @@ class MilvusEngine(Engine):
             found = dict(zip(rows, self._answers(block[list(rows.values())], k, ties)))
             yield from (found[name] for name in names)
 
-    def _answers(self, queries, k, ties):
+    def _answers(self, queries, k, ties) -> list[Any]:
         """Return distances and positions of each query of one call, as a list."""
-        found = self._ask(queries, k)
+        found: list[Any] = self._ask(queries, k)
         for row, result in enumerate(found):
             if result is None and self.metric == "hamming" and not ties and k < MOST:
                 found[row] = self._first_ties(queries[row : row + 1], k)
@@ -318,9 +320,9 @@ class MilvusEngine(Engine):
                 found[row] = result
         return found
 
-    def _ask(self, queries, k):
+    def _ask(self, queries, k) -> list[tuple[NDArray, NDArray] | None]:
         """Ask the server; return one pair per query, None where it cannot be sure."""
-        found = [None] * len(queries)
+        found: list[Any] = [None] * len(queries)
         most = MOST
         if self.metric != "hamming":
             most = max(1, min(MOST, BYTES_PER_ANSWER // self.collection.row_bytes))

@@ -57,7 +57,7 @@ class NNDescentEngine(ApproximateEngine):
         ):
             raise ValueError("The graph is not that of this gallery. Fit the retriever again.")
 
-    def _can_build(self):
+    def _can_build(self) -> bool:
         return not _is_forked()
 
     def _usable_index(self):
@@ -68,7 +68,7 @@ class NNDescentEngine(ApproximateEngine):
         self.indexed = self.indexed[order]
         return graph
 
-    def _n_probe(self, n):
+    def _n_probe(self, n: int) -> int:
         # They are linked in the end, so that many of them cost nothing.
         return min(PROBE_ROWS * 5, max(PROBE_ROWS, n // 10))
 

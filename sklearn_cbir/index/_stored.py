@@ -5,16 +5,19 @@ import mmap
 import os
 import re
 import stat
+from abc import ABC, abstractmethod
 from contextlib import suppress
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.utils.validation import check_array
 
 from sklearn_cbir._kinds import Kept
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._checking import check_finite
-from sklearn_cbir.index._engine import remembered
+from sklearn_cbir.index._engine import derived, remembered
 from sklearn_cbir.index._exact import (
     BYTES_PER_PAIR,
     CosineEngine,
@@ -36,12 +39,8 @@ HALF_MAX = float(np.finfo(np.float16).max)
 ROUNDING = 1e-3
 
 
-class StoredRows:
-    """Rows as they are compared, made when they are asked for; stands in for an array of them.
-
-    A subclass owes `norms_of(rows)`, numbers that are computed once per row of the store,
-    (n_numbers, n), and `compared(rows, part)`, which turns some into those that are compared.
-    """
+class StoredRows(ABC):
+    """Rows as they are compared, made when they are asked for; stands in for an array of them."""
 
     ndim = 2
     lock = ProcessLock()  # held while norms are computed
@@ -62,6 +61,14 @@ class StoredRows:
             positions = np.flatnonzero(positions)
         found = self._checked(positions.ravel())
         return found.reshape(*positions.shape, self.shape[1])
+
+    @abstractmethod
+    def norms_of(self, rows: NDArray) -> NDArray:
+        """Return numbers that are computed once per row of the store, (n_numbers, n)."""
+
+    @abstractmethod
+    def compared(self, rows: NDArray, part: Any) -> NDArray:
+        """Turn rows of the store, which are `part` of it, into those that are compared."""
 
     def take(self, positions, axis):
         """Return the rows at `positions`, as an array's `take` along `axis` 0 does."""
@@ -125,7 +132,8 @@ class StoredEngine(ExactEngine):
     storages = ("float16", "memory_map")
     pickled = ("store", "scale")
     in_memory = False
-    row_class = UnitRows  # of the rows as they are compared
+    row_class: type[StoredRows] = UnitRows  # of the rows as they are compared
+    rows: Any  # of this class
 
     def build(self, rows):
         """Hold rows in half precision, or a file of them, whose numbers are checked here."""
@@ -143,11 +151,11 @@ class StoredEngine(ExactEngine):
         super().__setstate__(state)
         self._hold(self.store)
 
-    def relocate(self, path):
+    def relocate(self, place):
         """Return an engine whose file is in another place."""
         if not isinstance(self.store, RowFile):
             return None
-        return self._with_store(self.store.at(path), lambda norms, _: norms)
+        return self._with_store(self.store.at(place), lambda norms, _: norms)
 
     def as_held(self, queries):
         """Return queries as they would be if they were rows of the gallery."""
@@ -211,13 +219,8 @@ class StoredEngine(ExactEngine):
 class StoredCosineEngine(StoredEngine, CosineEngine):
     """Stored rows under the cosine distance."""
 
-    scale = 1.0
-
-    def _fit_range(self, peak):
-        """Do nothing: any row can be made a unit row."""
-
-    @property
-    def _is_zero(self):
+    @derived
+    def _is_zero(self) -> NDArray:
         return self.rows.norms[2] > 0
 
 
@@ -226,8 +229,8 @@ class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
 
     row_class = ScaledRows
 
-    @property
-    def _half_squares(self):
+    @derived
+    def _half_squares(self) -> NDArray:
         return self.rows.norms[0]
 
 
@@ -313,6 +316,8 @@ class RowFile(Kept):
 
     rounds = False
     may_change = True
+    _rooms: tuple  # behind `numbers` and `added`, for more
+    order: Literal["C", "F"]
 
     def __init__(self, array):
         self.path = os.path.abspath(array.filename)
