@@ -374,6 +374,7 @@ def train(
     `on_epoch` is told of every epoch of this call, and says whether to stop.
     """
     module = as_module(loss)
+    # Torch's types do not know the two arguments together.
     network.to(plan.device, memory_format=network.memory_format)  # pyright: ignore[reportCallIssue]
     module.to(plan.device)
     run = _Run(network, module, plan, source)

@@ -67,7 +67,7 @@ class _Pool:
         if not keys:
             return
         if self.running is None and not _forks():
-            self.loader.dataset.pack()  # pyright: ignore[reportAttributeAccessIssue]
+            self.loader.dataset.pack()  # pyright: ignore[reportAttributeAccessIssue] - `_Readers`
         self.running = iter(self.loader)
         for result in self.running:
             if isinstance(result, _Failure):
@@ -201,6 +201,7 @@ class _Failure:
 def _begin(number):  # noqa: ARG001 - torch gives it
     """Prepare a process: it does not know its number, and ends when that of the training does."""
     # An augmentation that is told that, and in which, process it runs would not do the same.
+    # Torch's types hide the place.
     torch.utils.data._utils.worker._worker_info = None  # pyright: ignore[reportAttributeAccessIssue]
     if not _forks():
         # torch looks at the parent's number, which is that of the server under forkserver.
