@@ -4,10 +4,11 @@
 
 All changes that cosmic-ray would make to the rooms are listed, N of them are drawn, and for each
 the tests that execute the changed line run on a copy of the last commit, quickest first, until one
-fails. What is left out, and why: `_mutations/listing.py` and `_mutations/recording.py`. Which test
-executes which line is recorded once and kept for as long as the package and the test file stay.
-Every result is written to OUT at once, so that a run that was cut off goes on. It needs
-`pip install cosmic-ray coverage`, beside what the tests need, and a system that can fork.
+fails: some of them for all mutants, then all others for those that are left. What is left out, and
+why: `_mutations/listing.py` and `_mutations/recording.py`. Which test executes which line is
+recorded once and kept for as long as the package and the test file stay. Every result is written to
+OUT at once, so that a run that was cut off goes on. It needs `pip install cosmic-ray coverage`,
+beside what the tests need, and a system that can fork.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import time
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from operator import itemgetter
 from pathlib import Path
 
 from _mutations import forking
@@ -34,7 +36,8 @@ ENVIRONMENT = {
     "MPLBACKEND": "Agg",
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a second for every mutant
 }
-SECONDS_OF_TESTS = 30  # for one mutant; the slowest are left out
+# Most mutants fall by the quickest of the tests that execute them; the rest meet all others, too.
+FIRST_ROUND = {"most": 400, "seconds": 30}
 SECONDS_TO_RECORD = 600  # for one test file
 
 
@@ -56,7 +59,8 @@ def main():
         loops = _record(pool, commit, of_loops, out / "lines", kernels)
         tests = Tests(trees[0], recorded), Tests(trees[0], loops)
         results = out / f"{commit}.jsonl"
-        _run(pool, mutants, tests, kernels, results)
+        for limits in (FIRST_ROUND, {}):
+            _run(pool, mutants, tests, kernels, results, limits)
     _report(mutants, results, trees[0], f"seed {options.seed}, commit {commit}")
 
 
@@ -172,15 +176,22 @@ def _record(pool, commit, files, folder, kernels=None):
     return found
 
 
-def _run(pool, mutants, tests, kernels, results):
-    """Try the mutants that have no result yet; write each result as it comes."""
+def _run(pool, mutants, tests, kernels, results, limits):
+    """Try the mutants that no test has noticed yet; write each result as it comes."""
     done = _read(results)
-    waiting = {}
+    tries = []
     for mutant in mutants:
-        if mutant.key not in done:
-            uncompiled = mutant.file in kernels
-            chosen, seconds = tests[uncompiled].of(mutant, SECONDS_OF_TESTS)
-            waiting[pool.submit(_try, mutant, chosen, seconds, uncompiled)] = mutant, len(chosen)
+        before = done.get(mutant.key, {"tests": 0, "found": None})
+        uncompiled = mutant.file in kernels
+        n_done = before["tests"]
+        if before["found"] is None:
+            chosen, seconds = tests[uncompiled].of(mutant, n_done, **limits)
+            if chosen or mutant.key not in done:
+                tries.append((seconds, n_done + len(chosen), mutant, chosen, uncompiled))
+    waiting = {}
+    for seconds, n_tests, mutant, chosen, uncompiled in sorted(tries, key=itemgetter(0)):
+        future = pool.submit(_try, mutant, chosen, seconds, uncompiled)
+        waiting[future] = mutant, n_tests
     with results.open("a") as file:
         for number, future in enumerate(as_completed(waiting), 1):
             mutant, n_tests = waiting[future]

@@ -52,7 +52,8 @@ def test_tests_that_execute_a_change_run_quickest_first(
     tests = importlib.import_module("_mutations.choosing").Tests(tmp_path, RECORDED)
     (tmp_path / "a.py").write_text(SOURCE)
     mutant = SimpleNamespace(file="a.py", line=line, column=column)
-    chosen, seconds = tests.of(mutant, 60)
+    chosen, seconds = tests.of(mutant)
     assert [test.partition("::")[2] for test in chosen] == expected
     assert seconds == pytest.approx(sum(RECORDED["tests/test_a.py"][t]["seconds"] for t in chosen))
-    assert tests.of(mutant, 0.0)[0] == chosen[:1]
+    assert tests.of(mutant, seconds=0.0)[0] == tests.of(mutant, most=1)[0] == chosen[:1]
+    assert tests.of(mutant, n_done=1)[0] == chosen[1:]  # in a second round

@@ -1,6 +1,7 @@
 """The tests that execute the line of a mutant, quickest first."""
 
 import ast
+import math
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -8,7 +9,6 @@ from pathlib import Path
 from _mutations.recording import OF_SIGNATURES
 
 QUICK = 0.3  # seconds of tests that run before all others
-MOST_TESTS = 400
 
 
 class Tests:
@@ -28,14 +28,15 @@ class Tests:
                     for line in lines:
                         self.by_line[file][line].add(test)
 
-    def of(self, mutant, seconds):
+    def of(self, mutant, n_done=0, most=None, seconds=math.inf):
         """Return tests that execute the mutant, quickest first, and how long they take.
 
-        Those that take more than `seconds` together are left out, the slowest first.
+        The `n_done` quickest are left out, and so are the slowest, beyond `most` tests and
+        beyond `seconds` of them.
         """
-        found = sorted(self._executing(mutant), key=self.seconds.get)
+        found = sorted(self._executing(mutant), key=lambda test: (self.seconds[test], test))
         chosen, total = [], 0.0
-        for test in found[:MOST_TESTS]:
+        for test in found[n_done:most]:
             if chosen and total + self.seconds[test] > seconds:
                 break
             total += self.seconds[test]

@@ -27,7 +27,6 @@ ROOMS = (
 )
 # Names whose value changes time or memory and no answer, wherever they are assigned.
 SPEED_ALONE = {
-    "ALPHA": "shape of a graph: how long a walk of the wanted recall takes",
     "BYTES_PER_ANSWER": "block of rows that a server gives",
     "BYTES_PER_PAIR": "guess of memory, which chooses the block",
     "BYTES_PER_WRITE": "block of rows that are sent",
@@ -35,9 +34,7 @@ SPEED_ALONE = {
     "BYTES_TO_PREFILTER": "size from which an int8 copy pays",
     "BYTES_TO_STREAM": "size from which rows are read one after the other",
     "CODES_AT_ONCE": "block of queries",
-    "DEGREE": "shape of a graph",
     "DIFFERENCES_AT_ONCE": "block of pairs",
-    "EF_CONSTRUCTION": "shape of a graph",
     "EXACT_UP_TO_NUMBERS": "size up to which comparing all is fast enough",
     "EXACT_UP_TO_ROWS": "rows up to which comparing all costs less than an index",
     "FAILURES_IN_A_ROW": "after which the int8 copy is given up",
@@ -49,13 +46,7 @@ SPEED_ALONE = {
     "LINE": "bytes that memory gives at once",
     "LINES_AHEAD": "lines asked for before a row is compared",
     "LONGEST_PAUSE": "seconds between two tries",
-    "LONG_ALPHA": "shape of a graph",
-    "LONG_DEGREE": "shape of a graph",
-    "LONG_MAX_DEGREE": "shape of a graph",
-    "MAX_DEGREE": "shape of a graph",
-    "MAX_ENTRY_POINTS": "rows that are all compared before the walk",
     "MAX_ROWS_AT_ONCE": "block of queries",
-    "NEIGHBORS": "neighbors from which comparing all costs less than a walk",
     "PAIRS_AT_ONCE": "block of pairs",
     "PAIRS_PER_NEIGHBOR": "share of pairs at which a second product pays",
     "PAIRS_PER_THREAD": "work from which a second thread pays",
@@ -78,7 +69,6 @@ SPEED_ALONE = {
     "SECONDS_OF_RETRIES": "seconds that a server is waited for",
     "SECONDS_PER_CALL": "seconds that a server is waited for",
     "SIMILARITIES_AT_ONCE": "block of a product",
-    "STALE": "share of new rows at which an index is built again",
     "WORDS": "block of words",
 }
 # Functions that change time and no answer; decorators that do.
