@@ -25,6 +25,7 @@ OF_LOSSES = {
     "n_negatives": (1, None),
     "n_sweeps": (1, None),
     ("dch", "gamma"): (1e-6, None),
+    ("lrml", "negative_weight"): (0, 1),
 }
 MAY_BE_NONE = {("dsh", "margin"), ("dfeh", "margin"), ("multilevel", "gamma"), ("hashnet", "alpha")}
 MAY_BE_NONE |= {("contrastive", "similar_weight")}  # or a number

@@ -340,6 +340,13 @@ def test_cca_loss_never_grows():
 # BRE ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("hasher", [BREHasher(8, n_train=50, random_state=0)], ids=repr)
+def test_where_the_origin_lies_changes_no_code(hasher):
+    X = np.random.default_rng(0).normal(size=(80, 6))
+    moved = X + 4  # what is added is subtracted without a rounding that a code could tell
+    np.testing.assert_array_equal(hasher.fit(moved).transform(moved), hasher.fit(X).transform(X))
+
+
 def _bre_descent(rng, n=14, n_bits=3, n_anchors=4):
     X = rng.standard_normal((n, 5))
     kernels = X @ X.T

@@ -14,6 +14,7 @@ from sklearn_cbir.losses import (
     DLBHCLoss,
     GreedyHashLoss,
     OrthoHashLoss,
+    _cnnh,
     _codebook,
     hash_centers,
 )
@@ -238,6 +239,29 @@ def test_stage_one_finds_the_best_codes_of_a_small_problem():
     best = min(objective(every[list(rows)]) for rows in itertools.product(range(8), repeat=3))
     found = min(objective(set_up(CNNHLoss(), y, 3, seed).codes) for seed in range(3))
     assert found == pytest.approx(best.item())
+
+
+# To an end of its range for the first five seeds, to a place between for the others.
+@pytest.mark.parametrize("seed", [*range(5), 79, 112, 126, 164, 175, 214, 249])
+def test_a_coordinate_of_stage_one_moves_to_what_costs_least(seed):
+    rng = np.random.default_rng(seed)
+    codes, weights = rng.uniform(-1, 1, (5, 3)), rng.uniform(0.5, 2, 5)
+    similarity = 2.0 * (rng.random((5, 5)) < 0.5) - 1
+    similarity = np.triu(similarity) + np.triu(similarity, 1).T
+    np.fill_diagonal(similarity, 1)
+
+    def cost(value):
+        moved = codes.copy()
+        moved[1, 2] = value
+        return weights @ (moved @ moved.T - 3 * similarity) ** 2 @ weights
+
+    found = codes.copy()
+    _cnnh._move(found, codes @ codes.T - 3 * similarity, weights, 1, 2)
+    value, step = codes[1, 2], 1e-4
+    slope = (cost(value + step) - cost(value - step)) / (2 * step)
+    curvature = (cost(value + step) - 2 * cost(value) + cost(value - step)) / step**2
+    newton = np.clip(value - slope / curvature, -1, 1) if curvature > 0 else value
+    assert cost(found[1, 2]) <= min(map(cost, (-1, 1, value, newton))) + 1e-6
 
 
 def test_rows_of_one_class_share_the_code_of_their_class():
