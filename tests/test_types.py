@@ -37,6 +37,8 @@ def _pyright(*arguments, stubs=False):
     paths = [str(ROOT), *([str(ROOT / "typings")] if stubs else [])]
     environment = {
         **os.environ,
+        # On the public names pyright asks the first Python on the path what is installed.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",  # no look for a newer one
     }
