@@ -69,6 +69,7 @@ SPEED_ALONE = {
     "SECONDS_OF_RETRIES": "seconds that a server is waited for",
     "SECONDS_PER_CALL": "seconds that a server is waited for",
     "SIMILARITIES_AT_ONCE": "block of a product",
+    "SPARE": "results beyond k that a server is asked for first, and for more if they do not do",
     "WORDS": "block of words",
 }
 # Functions that change time and no answer; decorators that do.
