@@ -159,6 +159,16 @@ def test_ids_that_name_nothing_are_refused(ids, message):
     assert retriever.n_samples_fit_ == 3
 
 
+@pytest.mark.parametrize("n_letters", [1, 97, 98, 99, 5000])
+def test_a_message_shows_ids_of_up_to_100_characters_whole(n_letters):
+    unknown = "ab" * (n_letters // 2) + "c" * (n_letters % 2)
+    shown = repr(unknown)
+    shown = shown if n_letters <= 98 else f"{shown[:97]}..."
+    with pytest.raises(ValueError, match="not in the gallery") as raised:
+        fit(["x", "y"]).remove([unknown])
+    assert f"such as {shown}. " in str(raised.value)
+
+
 def test_what_may_be_asked_does_not_depend_on_the_other_queries():
     retriever = fit(["a", "b", "c"])
     for ids in (["x"], ["a"], ["x", "a"]):

@@ -157,6 +157,33 @@ def test_groups_without_a_near_row_between_them_are_linked(monkeypatch):
     assert len(reached) == N
 
 
+def test_rows_that_all_choose_the_same_neighbors_take_few_steps(rows, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._graph.MAX_ENTRY_POINTS", 10)
+    n_compared = []
+
+    def find_the_first(rows):
+        n_compared.append(len(rows))
+        numbers = np.tile(np.arange(5, dtype=np.int32), (len(rows), 1))
+        numbers[np.arange(5), np.arange(5)] = -1
+        return numbers, np.ones(numbers.shape)
+
+    graph, _ = link_rows(rows, find_the_first)
+    assert len(n_compared) == 2  # the second step would leave almost as many again, and so on
+    assert len(graph.entry_points) == 10
+    reached = kernels.reachable(graph.starts, graph.edges, graph.entry_points)
+    assert reached.all()
+
+
+def test_groups_of_rows_are_linked_again_as_long_as_that_halves_them(rows, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._graph.MAX_ENTRY_POINTS", 2)
+    n_compared = []
+    graph, _ = link_rows(rows, lambda few: n_compared.append(len(few)) or find_neighbors(few))
+    assert all(after < before / 2 for before, after in itertools.pairwise(n_compared))
+    # The last step leaves rows of which all that it compared are neighbors: these few.
+    assert n_compared[-1] > 2 >= len(graph.entry_points)
+    assert len(n_compared) > 2
+
+
 def test_many_queries_at_once_are_answered_as_one_by_one(rows, monkeypatch):
     # One byte per row says by which of 255 queries it was seen; every 255th query is in a place
     # that no other comes by.

@@ -11,6 +11,7 @@ from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import ENGINES, choose_algorithm
+from sklearn_cbir.index._exact import ExactEngine
 from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels
 from sklearn_cbir.index._rows import find_copies, row_blocks, row_keys, summed_row_keys
 
@@ -125,6 +126,55 @@ def test_galleries_of_several_tiles_are_searched_whole(metric, rows_to_copy, rng
     engine = build(gallery, metric)
     positions = engine.query(engine.encode(queries), 20)[1]
     np.testing.assert_array_equal(positions, loop_search(queries, gallery, metric, 20)[1])
+
+
+@pytest.mark.parametrize("n_behind", [1, 31, 40])
+@pytest.mark.parametrize("metric", FLOATS)
+def test_a_last_tile_of_few_rows_is_searched_too(metric, n_behind, rng, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._exact.SIMILARITIES_AT_ONCE", 2**10)
+    gallery = make_rows(rng, 1024 + n_behind, metric)
+    engine = build(gallery, metric)
+    queries = gallery[[0, 1023, 1024, -1]]
+    distances, positions = engine.query(engine.encode(queries), 1)
+    np.testing.assert_array_equal(positions[:, 0], [0, 1023, 1024, len(gallery) - 1])
+    assert (distances < 1e-12).all()
+
+
+@pytest.mark.parametrize("storage", ["copy", "float16"])
+@pytest.mark.parametrize("n_queries", [1, 40])
+@pytest.mark.parametrize("length", [0.3, 1, 20])
+@pytest.mark.parametrize("metric", FLOATS)
+def test_a_search_measures_little_more_than_it_finds(
+    metric, length, n_queries, storage, rng, monkeypatch
+):
+    # What products leave is measured again, pair by pair, which takes far longer.
+    measured = []
+    rescore = ExactEngine.rescore
+    monkeypatch.setattr(
+        ExactEngine,
+        "rescore",
+        lambda self, queries, which, positions: (
+            measured.append(len(which)) or rescore(self, queries, which, positions)
+        ),
+    )
+    rows = length / 4 * make_rows(rng, 4000, metric)
+    retriever = NeighborsRetriever(5, metric=metric, algorithm="exact", storage=storage).fit(rows)
+    queries = length / 4 * make_rows(rng, n_queries, metric)
+    distances = retriever.kneighbors(queries)[0]
+    assert 5 * n_queries <= sum(measured) <= 8 * n_queries
+    measured.clear()
+    found = retriever.radius_neighbors(queries, distances.max(), return_distance=False)
+    n_found = sum(map(len, found))
+    assert n_found <= sum(measured) <= n_found + 2 + n_found // 20
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e-8, 1.0, 1e9, 1e30])
+def test_rows_come_back_as_they_were_given(length, rng):
+    rows = length * make_rows(rng, 20, "euclidean")
+    retriever = NeighborsRetriever(1, metric="euclidean", algorithm="exact").fit(rows)
+    np.testing.assert_array_equal(retriever.rows(), rows)
+    np.testing.assert_array_equal(retriever.rows([3, 1]), rows[[3, 1]])
+    assert not np.shares_memory(retriever.rows(), retriever.rows())
 
 
 @pytest.mark.parametrize("n_queries", [2, 16, 17, 40])

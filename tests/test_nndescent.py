@@ -84,6 +84,43 @@ def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
     assert all(len(set(row)) == 10 for row in found[1])
 
 
+def test_queries_that_an_index_cannot_answer_get_what_is_exact_beside_copies(rows):
+    # Nothing is near to a query of zeros, and the second row is one that only the first stands for.
+    rows = np.vstack([rows[:1], rows[:1], rows])
+    found, expected = (
+        NeighborsRetriever(3, algorithm=algorithm, random_state=0).fit(rows)
+        for algorithm in ("nndescent", "exact")
+    )
+    queries = np.vstack([0 * rows[:1], rows[:1], 0 * rows[:1]])
+    for one, other in zip(found.kneighbors(queries), expected.kneighbors(queries)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_more_neighbors_are_asked_for_the_more_an_index_searches(graph, queries, monkeypatch):
+    engine = copy.copy(graph._gallery.engine)
+    engine.ef_search, engine.widest, engine.reach = 2.0, (engine.widest[0], 8.0), 256
+    asked = {}
+    search = _nndescent.NNDescentEngine._ask
+    monkeypatch.setattr(
+        _nndescent.NNDescentEngine,
+        "_ask",
+        lambda self, index, queries, k, ef_search: (
+            asked.update({k: ef_search}) or search(self, index, queries, k, ef_search)
+        ),
+    )
+    for k in range(2, engine.widest[0] + 1, 5):
+        engine.query(engine.encode(queries[:1]), k)
+    engine.query(engine.encode(queries[:1]), engine.widest[0])
+    few, many = (
+        [ef for k, ef in asked.items() if (k > 11) == is_many] for is_many in (False, True)
+    )
+    assert few == [2.0] * len(few)
+    assert (np.diff(many) > 0).all()
+    # The logarithm of the number of neighbors says how far it is from the one to the other.
+    steps = np.log([k for k in asked if k > 11])
+    np.testing.assert_allclose(many, 2 + 6 * (steps - np.log(10)) / (steps[-1] - np.log(10)))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("far", [1e4, 1e7, 1e12])
 def test_queries_far_away_find_what_is_nearest(far, dtype, rows, queries):
