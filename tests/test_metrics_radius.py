@@ -194,6 +194,23 @@ def test_curve_by_radius(rng):
     assert precision[3] == pytest.approx((hits[some] / found.sum(axis=1)[some]).mean())
 
 
+@pytest.mark.parametrize("ties", ["average", "stable", "optimistic", "pessimistic"])
+@pytest.mark.parametrize("graded", [False, True])
+def test_curves_of_codes_are_those_of_their_distances(rng, ties, graded):
+    y_queries, y_gallery, *codes = coded(rng, graded)
+    y_queries %= 3
+    lazy = HammingDistances(*map(pack_codes, codes))
+    labels, exclude = (y_queries, y_gallery), np.arange(20)
+    radii = {"radii": [2, 4.5, 12]}
+    for curve, options in (
+        (precision_recall_curve, {"ties": ties}),
+        (radius_precision_recall_curve, radii | {"average": "macro"}),
+        (radius_precision_recall_curve, radii | {"average": "micro"}),
+    ):
+        found, expected = (curve(*labels, d, exclude=exclude, **options) for d in (lazy, lazy[:]))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 def test_micro_curve_counts_all_pairs_together():
     # Relevant: 3 and 1. Within 1: 1 of 1 and 1 of 3 items; within 2: 2 of 3 and 1 of 4.
     y_gallery, distances = [1, 0, 1, 1], [[0, 2, 2, 9], [1, 1, 1, 2]]

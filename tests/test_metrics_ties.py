@@ -46,6 +46,19 @@ def test_single_labels_with_ties(rng, name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("n_nearer", [1, 2])
+def test_ties_behind_nearer_items_are_averaged_over_all_their_orders(rng, name, n_nearer):
+    metric, loop = VARIANTS[name]
+    distances = np.minimum(np.arange(n_nearer + 4), n_nearer)
+    for shared in rng.permuted(np.tile([0, 3, 1, 2, 0, 1][: n_nearer + 4], (3, 1)), axis=1):
+        labels = labels_that_share(shared, 4)
+        for k in range(1, n_nearer + 5):
+            value = call(metric, name, *labels, distances[None], k=k)
+            expected = np.mean(over_orders(loop, shared.tolist(), distances.tolist(), k))
+            assert value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("ties", ["average", "stable"])
 def test_lists_without_ties_and_stable_lists(rng, name, ties):
     metric, loop = VARIANTS[name]

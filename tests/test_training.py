@@ -641,6 +641,19 @@ def test_validation_of_pair_losses_holds_different_images_of_a_class():
     assert len(held_out) == 2
 
 
+@pytest.mark.parametrize(("estimator", "least"), [(DeepHasher, 2), (CNNFeatureExtractor, 1)])
+def test_a_class_gives_its_share_but_keeps_the_least_that_its_loss_compares(estimator, least):
+    sizes = np.array([1, 2, 3, 4, 5, 20])
+    y = np.repeat(np.arange(6), sizes)
+    for share in (0.1, 0.5, 0.9):
+        estimator_ = estimator(early_stopping=True, validation_fraction=share)
+        kept, held_out = split_rows(estimator_, y, estimator_._training_loss(), seed=0)
+        assert sorted([*kept, *held_out]) == list(range(35))
+        wanted = np.minimum(np.round(share * sizes), sizes - least)
+        wanted[wanted < least] = 0
+        assert np.bincount(y[held_out], minlength=6).tolist() == wanted.tolist()
+
+
 def test_a_failed_refit_leaves_the_fitted_estimator_as_it_was(shapes):
     images, _y = shapes
     X, labels = make_blobs(40, 4, centers=3, random_state=0)
