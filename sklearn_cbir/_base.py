@@ -76,6 +76,7 @@ from sklearn_cbir._validation import (
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._colors import check_colors
 from sklearn_cbir.backbones._trunk import Trunk, is_trained
+from sklearn_cbir.backbones._weights import PUBLISHED
 from sklearn_cbir.images import (
     ImageReadError,
     Images,
@@ -175,7 +176,7 @@ class NetworkTransformer(
         "image_size": optional(_at_least_1),
         "mean": optional(check_colors),
         "std": optional(check_colors),
-        "weights": partial(check_path, what="'imagenet', a path to a state dict"),
+        "weights": partial(check_path, what="'pretrained', a path to a state dict"),
         "checkpoint_dir": check_folder,
         "optimizer": partial(check_named, names=OPTIMIZERS, otherwise=check_optimizer),
         "augment": partial(check_named, names=AUGMENTATIONS, otherwise=resolve_augmentation),
@@ -532,7 +533,7 @@ class NetworkTransformer(
             warn_of_pickling(trunk, type(self).__name__)
         if start is None or start.trunk is None:
             pretrained = self.weights is not None
-            if pretrained and self.weights == "imagenet" and isinstance(self.backbone, nn.Module):
+            if self.weights in PUBLISHED and isinstance(self.backbone, nn.Module):
                 pretrained = is_trained(trunk)  # its own weights
             if pretrained:
                 # Statistics estimated again from few photos are worse than those of the weights.
@@ -576,6 +577,8 @@ class NetworkTransformer(
         params = {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_IN_FIT}
         if start is not None and start.trunk is not None:
             del params["weights"]  # not read again
+        elif self.weights in PUBLISHED:
+            params["weights"] = "imagenet"  # synonyms are one training
         try:
             # Each by itself: what two parameters share does not outlive `clone`.
             parts = [fingerprint(type(self), type(self).__name__), library_of("torch")]

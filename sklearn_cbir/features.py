@@ -59,14 +59,16 @@ class CNNFeatureExtractor(NetworkTransformer):
     ----------
     backbone : str or torch.nn.Module, default="resnet18"
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
-        classification model of torchvision by name, or a module of your own,
-        which is copied and never trained in place. 2-D rows train a small MLP
+        classification model of torchvision by name, one of timm's as
+        ``"timm/NAME"``, or a module of your own, which is copied and never
+        trained in place. 2-D rows train a small MLP
         instead.
 
-    weights : {"imagenet"}, path or None, default="imagenet"
-        Where the backbone's weights come from: torchvision's own, a file with a
-        state dict, or None for random ones. Built-in nets have no ImageNet
-        weights. A module of your own keeps the weights that it has. A file counts as
+    weights : {"pretrained", "imagenet"}, path or None, default="pretrained"
+        Where the backbone's weights come from: the library that its name belongs
+        to, a file with a state dict, or None for random ones; "imagenet" is an
+        older word for "pretrained". Built-in nets have no pretrained weights. A
+        module of your own keeps the weights that it has. A file counts as
         pretrained, for a name as for a module. A module without a file does
         too, unless this is None or its batch norms are all fresh, with means of
         0 and variances of 1; without batch norms nothing tells.
@@ -291,7 +293,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         self,
         backbone: str | nn.Module | None = "resnet18",
         *,
-        weights: str | os.PathLike[str] | None = "imagenet",
+        weights: str | os.PathLike[str] | None = "pretrained",
         pooling: Pooling | nn.Module = "auto",
         loss: str | LossFunction | None = "squared_hinge",
         n_components: int | None = None,

@@ -306,14 +306,17 @@ def test_pooling_replaces_the_networks_own(name, width):
 
 
 @pytest.mark.slow
-def test_vit_takes_other_sizes_and_has_no_feature_map(tmp_path):
+def test_vit_takes_other_sizes_and_folds_its_patches_into_a_map(tmp_path):
     trunk = build_backbone("vit_b_32", image_size=64)
     assert vectors(trunk, 2, 64).shape == (2, 768)
     torch.save(trunk.features.state_dict(), tmp_path / "vit.pt")
     larger = build_backbone("vit_b_32", image_size=96, weights=tmp_path / "vit.pt")
     assert vectors(larger, 2, 96).shape == (2, 768)
-    with pytest.raises(ValueError, match="pooling='avg' needs a feature map"):
-        build_backbone("vit_b_32", image_size=64, pooling="avg")
+    folded = build_backbone("vit_b_32", image_size=64, pooling="avg", weights=tmp_path / "vit.pt")
+    with torch.no_grad():
+        maps = folded.eval().unpooled(images(2, 64))
+    assert maps.shape == (2, 768, 2, 2)
+    assert folded.n_channels == 768
     with pytest.raises(ValueError, match="does not take images of 65 x 65 pixels"):
         build_backbone("vit_b_32", image_size=65)
 
@@ -511,9 +514,10 @@ def test_old_names_of_densenet_are_understood():
     assert net["denselayer1"]["norm1"].weight.tolist() == [2, 2]
 
 
-def test_imagenet_weights_of_a_built_in_net_raise():
-    with pytest.raises(ValueError, match="no ImageNet weights for backbone='small'"):
-        build_backbone("small", weights="imagenet")
+@pytest.mark.parametrize("word", ["pretrained", "imagenet"])
+def test_pretrained_weights_of_a_built_in_net_raise(word):
+    with pytest.raises(ValueError, match="no pretrained weights for backbone='small'"):
+        build_backbone("small", weights=word)
 
 
 def test_imagenet_weights_come_from_the_cache(tmp_path, monkeypatch, state):

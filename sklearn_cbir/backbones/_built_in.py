@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sklearn_cbir.backbones._probe import Net
-from sklearn_cbir.backbones._weights import Weights, load_state, read_weights
+from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
 
 
 def _convolutions(n_in: int, *layers: tuple[int, bool]) -> list[nn.Sequential]:
@@ -54,10 +54,10 @@ N_CHANNELS = 256  # of the feature maps of all of them, for images of any size
 
 
 def built_in(name: str, weights: Weights) -> Net:
-    if weights == "imagenet":
+    if weights in PUBLISHED:
         raise ValueError(
-            f"There are no ImageNet weights for backbone={name!r}. Use weights=None, or a network "
-            "of torchvision such as 'resnet18'."
+            f"There are no pretrained weights for backbone={name!r}. Use weights=None, or another "
+            "network, such as 'resnet18' of torchvision."
         )
     features = BACKBONES[name]()
     if weights is not None:

@@ -1,9 +1,9 @@
 """Trying a network on one black image: what comes out of it, and why nothing does."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -31,6 +31,11 @@ class Net:
     std: tuple[float, ...] = IMAGENET_STD
     one_size: bool = False
     n_channels: int | None = None  # of its feature maps, where that is known without a trial
+    source: Mapping[str, Any] | None = None  # plain JSON that builds it again without looking it up
+
+
+class NoFeatureMapError(ValueError):
+    """What comes out of a network cannot be laid out as a map: the rest of a sentence says why."""
 
 
 def prepared(backbone: nn.Module) -> nn.Module:
@@ -89,6 +94,10 @@ def probe(features: nn.Module, backbone: object, size: Sequence[int]) -> tuple[i
         _shape_lazy_layers(features, backbone, size)
     try:
         output = _outputs(features, size)
+    except NoFeatureMapError as error:
+        raise ValueError(
+            f"backbone={name_of(backbone)} has no feature map to pool: {error}. Use pooling='auto'."
+        ) from error
     except Exception as error:
         raise ValueError(_explain(features, backbone, size, error)) from error
     if not _is_usable(output):

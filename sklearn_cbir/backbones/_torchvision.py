@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sklearn_cbir._validation import shortened
 from sklearn_cbir.backbones._built_in import BACKBONES
 from sklearn_cbir.backbones._probe import Net, Pooling
-from sklearn_cbir.backbones._weights import Weights, load_state, read_weights
+from sklearn_cbir.backbones._tokens import Maps
+from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
 
 CLASSIFIERS = ("classifier", "fc", "heads", "head")
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -47,7 +47,7 @@ def from_torchvision(name: str, weights: Weights, pooling: Pooling, image_size: 
     size = image_size or trained_at
     model = _construct(models, name, size if one_size else None)
     if weights is not None:
-        state = _download(published) if weights == "imagenet" else read_weights(weights)
+        state = _download(published) if weights in PUBLISHED else read_weights(weights)
         if "encoder.pos_embedding" in state:
             state = models.vision_transformer.interpolate_embeddings(size, model.patch_size, state)
         load_state(model, state, name, (f"{_last_layer(model)}.", *AUXILIARY))
@@ -94,10 +94,7 @@ def _without_classifier(model: nn.Module, name: str, pooling: Pooling) -> nn.Mod
         model.set_submodule(last, pool)
         return model
     if name.startswith("vit_"):
-        raise ValueError(
-            f"pooling={shortened(pooling)} needs a feature map, and backbone={name!r} has none. "
-            "Use pooling='auto'."
-        )
+        return Maps(model, _tokens, n_prefix=1)
     layers = []
     for child_name, child in model.named_children():
         if child_name in ("avgpool", *CLASSIFIERS):
@@ -105,6 +102,12 @@ def _without_classifier(model: nn.Module, name: str, pooling: Pooling) -> nn.Mod
         layers.extend(child if isinstance(child, nn.ModuleList) else [child])
     # DenseNet applies its last ReLU outside its layers.
     return nn.Sequential(*layers, *[nn.ReLU()] * name.startswith("densenet"))
+
+
+def _tokens(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the last tokens of a ViT, (n, 1 + patches, width), that of the class first."""
+    patches = model._process_input(pixels)
+    return model.encoder(torch.cat([model.class_token.expand(len(pixels), -1, -1), patches], dim=1))
 
 
 def _download(published: Any) -> dict[str, torch.Tensor]:

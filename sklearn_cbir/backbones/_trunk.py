@@ -1,8 +1,8 @@
 """The trunk that all backbones become, and how it is built of a name or a module."""
 
 import copy
-from collections.abc import Sequence
-from typing import Self, TypedDict, cast, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypedDict, cast, overload
 
 import torch
 from numpy.typing import ArrayLike
@@ -22,11 +22,15 @@ from sklearn_cbir.backbones._probe import (
     takes_channels_last,
 )
 from sklearn_cbir.backbones._rows import RowTrunk, build_mlp
+from sklearn_cbir.backbones._timm import from_timm
 from sklearn_cbir.backbones._torchvision import from_torchvision
-from sklearn_cbir.backbones._weights import Weights, load_state, read_weights
+from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
 from sklearn_cbir.pooling import POOLINGS, AveragePooling
 
 PROBED_AT = 96  # px
+# Libraries of named networks by the prefix of the names; bare names are built in or torchvision's.
+# Each is called with the rest of the name, weights, pooling, image_size and source.
+SOURCES: dict[str, Callable[..., Net]] = {"timm": from_timm}
 
 
 class TrunkSpec(TypedDict):
@@ -40,6 +44,7 @@ class TrunkSpec(TypedDict):
     input_shape: tuple[int, ...] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    source: Mapping[str, Any] | None
 
 
 class Trunk(nn.Module):
@@ -289,6 +294,7 @@ def build_backbone(
     input_shape: Sequence[int] | None = ...,
     mean: ArrayLike | None = ...,
     std: ArrayLike | None = ...,
+    source: Mapping[str, Any] | None = ...,
     in_features: None = ...,
 ) -> Trunk: ...
 @overload
@@ -302,6 +308,7 @@ def build_backbone(
     input_shape: Sequence[int] | None = ...,
     mean: ArrayLike | None = ...,
     std: ArrayLike | None = ...,
+    source: Mapping[str, Any] | None = ...,
     in_features: int,
 ) -> RowTrunk: ...
 def build_backbone(
@@ -314,6 +321,7 @@ def build_backbone(
     input_shape: Sequence[int] | None = None,
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
+    source: Mapping[str, Any] | None = None,
     in_features: int | None = None,
 ) -> Trunk | RowTrunk:
     """Build a trunk, with or without trained weights.
@@ -324,24 +332,29 @@ def build_backbone(
     Parameters
     ----------
     backbone : str, Module or None
-        A name in `BACKBONES`, one of torchvision's classification networks,
-        or a module from normalized images (n, 3, height, width) to vectors or
-        feature maps. A module is copied, with the weights it has, to the CPU
-        and to float32.
+        A name in `BACKBONES`; one of torchvision's classification networks;
+        ``"timm/NAME"`` or ``"timm/NAME.TAG"``, one of timm's, where NAME may
+        also be ``hf-hub:ORG/REPOSITORY`` or ``local-dir:PATH``; or a module
+        from normalized images (n, 3, height, width) to vectors or feature
+        maps. A module is copied, with the weights it has, to the CPU and to
+        float32.
 
-    weights : {"imagenet", None} or path, default=None
-        Torchvision's weights, downloaded on first use; none; or a file with a
+    weights : {"pretrained", "imagenet", None} or path, default=None
+        The weights that the network is published with, downloaded on first
+        use, for which "imagenet" is another word; none; or a file with a
         state dict (.pt, .pth, .safetensors), in which the classifier may be
-        missing or of any size. A module keeps its own for "imagenet".
+        missing or of any size. A module keeps its own for "pretrained".
 
     pooling : {"auto", "avg", "max", "gem"} or Module, default="auto"
         What turns the last feature map into a vector. "auto" is the network's
         own: what enters its classifier, which is a hidden layer for VGG and
-        AlexNet and the class token for a ViT.
+        AlexNet and the class token for most ViTs. The others fold the patch
+        tokens of a ViT, without those of the class and registers, into a map.
 
     image_size : int, default=None
         Side of the square images in pixels; None is the size the weights were
-        trained at, or any size where nothing binds it.
+        trained at, or any size where nothing binds it. Position embeddings of
+        another size are interpolated.
 
     resize_size : int, default=None
         Length of the shorter side before the center is cut out; None is
@@ -357,6 +370,11 @@ def build_backbone(
     mean, std : sequence of 3 floats, default=None
         Mean and standard deviation of the training images' colors in [0, 1];
         None is what the weights expect, and ImageNet's for a module.
+
+    source : mapping, default=None
+        What ``spec["source"]`` of a trunk from one of the libraries in
+        `SOURCES` holds: it builds the network again, and neither its name nor
+        its tag is looked up.
 
     in_features : int, default=None
         If given, `build_mlp` for rows of this many features; `backbone`,
@@ -377,10 +395,11 @@ def build_backbone(
         If there is no file `weights`.
 
     ConnectionError
-        If ImageNet weights are neither cached nor can be downloaded.
+        If pretrained weights are neither cached nor can be downloaded.
 
     ImportError
-        If torchvision is needed and does not work with the torch at hand.
+        If timm is needed and not installed, or torchvision does not work with
+        the torch at hand.
 
     Examples
     --------
@@ -394,7 +413,7 @@ def build_backbone(
     for name, size in (("image_size", image_size), ("resize_size", resize_size)):
         if size is not None:
             check_integer(size, name, minimum=1)
-    net = _find(backbone, weights, pooling, image_size)
+    net = _find(backbone, weights, pooling, image_size, source)
     image_size = net.image_size if image_size is None else int(image_size)
     resize_size = image_size if resize_size is None else int(resize_size)
     shape = None if input_shape is None else tuple(input_shape)
@@ -409,6 +428,7 @@ def build_backbone(
         "input_shape": shape,
         "mean": tuple(net.mean) if mean is None else colors(mean, "mean"),
         "std": tuple(net.std) if std is None else colors(std, "std"),
+        "source": net.source,
     }
     if net.n_channels is not None and isinstance(pooling, str):
         return Trunk(net.features, _named_pooling(pooling), net.n_channels, spec, net.n_channels)
@@ -418,7 +438,7 @@ def build_backbone(
         # What takes 96 pixels takes more, and smaller is faster.
         size = tuple(min(side, PROBED_AT) for side in size)
     n_dimensions, channels = probe(net.features, backbone, size)
-    if isinstance(backbone, nn.Module) and weights is not None and weights != "imagenet":
+    if isinstance(backbone, nn.Module) and weights is not None and weights not in PUBLISHED:
         # Only now have lazy layers the shapes that weights fit into.
         load_state(net.features, read_weights(weights), name_of(backbone))
     pool = _make_pooling(pooling, n_dimensions, backbone)
@@ -429,7 +449,13 @@ def build_backbone(
     return trunk
 
 
-def _find(backbone: object, weights: Weights, pooling: Pooling, image_size: int | None) -> Net:
+def _find(
+    backbone: object,
+    weights: Weights,
+    pooling: Pooling,
+    image_size: int | None,
+    source: Mapping[str, Any] | None,
+) -> Net:
     """Net of a name or a module, with its weights."""
     if isinstance(backbone, nn.Module):
         return Net(prepared(backbone), one_size=True)
@@ -441,6 +467,9 @@ def _find(backbone: object, weights: Weights, pooling: Pooling, image_size: int 
         )
     if backbone in BACKBONES:
         return built_in(backbone, weights)
+    library, _, name = backbone.partition("/")
+    if library in SOURCES:
+        return SOURCES[library](name, weights, pooling, image_size, source)
     return from_torchvision(backbone, weights, pooling, image_size)
 
 

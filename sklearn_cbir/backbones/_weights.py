@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +12,10 @@ from torch import nn
 
 from sklearn_cbir._files import is_of_content
 
-Weights: TypeAlias = str | os.PathLike[str] | None  # "imagenet", a file, or none
+Weights: TypeAlias = str | os.PathLike[str] | None  # "pretrained", a file, or none
+PUBLISHED = ("pretrained", "imagenet")  # the words for the weights that a network is published with
+# Where files of trainings keep a state dict, the best first: what was averaged over the training.
+NESTED = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -51,8 +55,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"weights={str(file)!r} is not a file. Pass the path of a state dict, 'imagenet' or "
-            "None."
+            f"weights={str(file)!r} is not a file. Pass the path of a state dict, 'pretrained' "
+            "or None."
         )
     try:
         state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
@@ -63,7 +67,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
             f"weights={str(file)!r} cannot be read as a state dict ({_first_line(error)}). Save "
             "it with torch.save(network.state_dict(), path)."
         ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
@@ -98,10 +102,27 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def without_prefix(state: dict[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return the part of a state dict that holds all `names` behind one prefix, if there is one.
+
+    Networks are published inside of others: ``timm_model.`` by Hugging Face, ``visual.trunk.`` by
+    open_clip, ``backbone.`` by whoever trained one.
+    """
+    names = [name for name in names if not name.endswith("num_batches_tracked")]
+    if not names or names[0] in state:
+        return state
+    for key in state:
+        prefix = key.removesuffix(names[0])
+        if prefix.endswith(".") and all(prefix + name in state for name in names):
+            return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    return state
+
+
 def load_state(
     model: nn.Module, state: dict[str, torch.Tensor], name: str, optional: tuple[str, ...] = ()
 ) -> None:
     """Load all of `state` into `model`; names that start with `optional` are left as they are."""
+    state = without_prefix(state, model.state_dict().keys())
     # Torchvision's DenseNet files have one dot more than its networks.
     state = {re.sub(r"(denselayer\d+\.\w+)\.(\d\.)", r"\1\2", k): v for k, v in state.items()}
     state = {key: value for key, value in state.items() if not key.startswith(optional)}
