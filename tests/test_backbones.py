@@ -535,7 +535,7 @@ def test_failed_download_says_how_to_go_on(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr("sklearn_cbir.backbones._hub.urlopen", fail)
     with pytest.raises(ConnectionError, match="no route to host") as caught:
         build_backbone("resnet18", weights="imagenet")
     for advice in ("resnet18-", str(tmp_path / "checkpoints"), "weights=...", "weights=None"):

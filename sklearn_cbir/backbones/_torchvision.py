@@ -1,7 +1,6 @@
 """Torchvision's classification networks: everything before the classifier, found by name."""
 
 from difflib import get_close_matches
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from sklearn_cbir.backbones._built_in import BACKBONES
+from sklearn_cbir.backbones._hub import file_at
 from sklearn_cbir.backbones._probe import Net, Pooling
 from sklearn_cbir.backbones._tokens import Maps
 from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
@@ -47,7 +47,7 @@ def from_torchvision(name: str, weights: Weights, pooling: Pooling, image_size: 
     size = image_size or trained_at
     model = _construct(models, name, size if one_size else None)
     if weights is not None:
-        state = _download(published) if weights in PUBLISHED else read_weights(weights)
+        state = read_weights(file_at(published.url, name) if weights in PUBLISHED else weights)
         if "encoder.pos_embedding" in state:
             state = models.vision_transformer.interpolate_embeddings(size, model.patch_size, state)
         load_state(model, state, name, (f"{_last_layer(model)}.", *AUXILIARY))
@@ -108,16 +108,3 @@ def _tokens(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Return the last tokens of a ViT, (n, 1 + patches, width), that of the class first."""
     patches = model._process_input(pixels)
     return model.encoder(torch.cat([model.class_token.expand(len(pixels), -1, -1), patches], dim=1))
-
-
-def _download(published: Any) -> dict[str, torch.Tensor]:
-    """State dict of torchvision's weights, from its cache or from the network."""
-    try:
-        return published.get_state_dict(progress=True, check_hash=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ConnectionError(
-            f"The ImageNet weights {published.url} cannot be downloaded ({error}). Download that "
-            f"file elsewhere and put it into {folder}, or pass its path as weights=..., or use "
-            "weights=None to train from scratch."
-        ) from error
