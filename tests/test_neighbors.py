@@ -297,6 +297,34 @@ def test_queries_that_are_gallery_rows_are_warned_of(rng):
     retriever.score(np.vstack([rows[:5], make_rows(rng, 6)]), np.arange(11) % 2)  # fewer than half
 
 
+def is_warned_of(retriever, queries, **ids):
+    """Whether scoring these queries warns that they find themselves, and nothing else."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        retriever.score(queries, np.arange(len(queries)) % 2, **ids)
+    assert all("find themselves" in str(warning.message) for warning in caught)
+    return bool(caught)
+
+
+@pytest.mark.parametrize("n_equal", [0, 3, 4, 5, 8])
+def test_queries_are_warned_of_if_more_than_half_are_rows_of_the_gallery(n_equal, rng):
+    rows = make_rows(rng, 20)
+    retriever = NeighborsRetriever().fit(rows, np.arange(20) % 2)
+    queries = np.vstack([rows[:n_equal], make_rows(rng, 8 - n_equal)])
+    assert is_warned_of(retriever, queries) == (n_equal > 4)
+
+
+@pytest.mark.parametrize("n_pairs", [0, 2, 4])
+@pytest.mark.parametrize("n_equal", [10, 11, 12, 14])
+def test_codes_are_warned_of_if_they_collide_more_than_those_of_the_gallery(n_equal, n_pairs, rng):
+    numbers = np.unpackbits(np.arange(40, dtype=np.uint8)[:, None], axis=1)
+    codes, others = numbers[:20], numbers[20:]
+    codes[:n_pairs] = codes[n_pairs : 2 * n_pairs]  # each is there twice: a tenth per pair
+    retriever = NeighborsRetriever(metric="hamming").fit(codes, np.arange(20) % 2)
+    queries = np.vstack([codes[:n_equal], others[n_equal:]])
+    assert is_warned_of(retriever, queries) == (n_equal / 20 > max(0.5, n_pairs / 10 + 0.25))
+
+
 def test_codes_that_collide_are_not_taken_for_copies(rng):
     codes = np.eye(2, dtype=np.uint8)[rng.integers(2, size=40)]
     NeighborsRetriever(metric="hamming").fit(codes, codes[:, 0]).score(codes[:9], codes[:9, 0])

@@ -263,8 +263,9 @@ def test_searches_warn_of_ids_of_another_spelling_too(case):
         lambda X, ids: retriever.radius_neighbors(X, 1.0, ids=ids),
         lambda X, ids: retriever.kneighbors_graph(X, ids=ids),
     ):
-        with pytest.warns(UserWarning, match=f"100% of the 10 {message}"):
-            search(X[:10], ids=others[:10])
+        for n in (2, 10):
+            with pytest.warns(UserWarning, match=f"100% of the {n} {message}"):
+                search(X[:n], ids=others[:n])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             search(X[:10], ids=NAMES[:10])

@@ -2,11 +2,14 @@
 
 import pickle
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
+from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir.index._exact import ExactEngine
 
 PLACES = {
     "copy": {"algorithm": "exact"},
@@ -144,6 +147,35 @@ def test_nearly_equal_rows_take_no_more_than_some_times_as_long(rng):
         retriever = NeighborsRetriever(10, algorithm="exact").fit(X)
         times.append(min(processor_time(retriever.kneighbors) for _ in range(2)))
     assert times[0] < 30 * times[1] + 0.05  # 60 times and more where every pair is measured
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_nearly_equal_rows_are_told_apart_within_the_working_memory(metric, rng, monkeypatch):
+    nearly = 1 + 1e-7 * rng.normal(size=(5000, 256))
+    rows = (rng.normal(size=256) * nearly).astype(np.float32)
+    retriever = NeighborsRetriever(10, metric=metric, algorithm="exact").fit(rows)
+    expected = retriever.kneighbors(rows[:64])
+    measured = []
+    rescore = ExactEngine.rescore
+    monkeypatch.setattr(
+        ExactEngine,
+        "rescore",
+        lambda self, queries, which, positions: (
+            measured.append(len(which)) or rescore(self, queries, which, positions)
+        ),
+    )
+    retriever.kneighbors(rows[:64])
+    assert 64 * 10 <= sum(measured) < 64 * 30  # a second product leaves little to measure
+    tracemalloc.start()
+    try:
+        with config_context(working_memory=4):  # which does not hold what it takes
+            found = retriever.kneighbors(rows[:64])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * 2**20
+    for one, other in zip(found, expected):
+        np.testing.assert_array_equal(one, other)
 
 
 # ---------------------------------------------------------------- indexes
