@@ -75,11 +75,12 @@ from sklearn_cbir._validation import (
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._colors import check_colors
-from sklearn_cbir.backbones._trunk import Trunk, is_trained
+from sklearn_cbir.backbones._trunk import Trunk, check_resize_size, is_trained
 from sklearn_cbir.backbones._weights import PUBLISHED
 from sklearn_cbir.images import (
     ImageReadError,
     Images,
+    Resizing,
     check_images,
     is_feature_rows,
     resolve_augmentation,
@@ -90,7 +91,14 @@ from sklearn_cbir.images._readable import tell_all_faults
 from sklearn_cbir.losses._base import Demands, demands_of, fresh_loss, set_up
 
 if TYPE_CHECKING:
-    from sklearn_cbir._typing import ImagesLike, LabelsLike, LossFunction, Pooling, RandomState
+    from sklearn_cbir._typing import (
+        ImagesLike,
+        LabelsLike,
+        LossFunction,
+        Pooling,
+        RandomState,
+        ResizeSize,
+    )
     from sklearn_cbir.images._augmentation import Augment
     from sklearn_cbir.images._batches import ImageShape
 
@@ -126,6 +134,7 @@ class NetworkTransformer(
     weights: str | os.PathLike[str] | None
     pooling: Pooling | nn.Module
     image_size: int | None
+    resize_size: ResizeSize
     mean: Sequence[float] | None
     std: Sequence[float] | None
     augment: Augment
@@ -174,6 +183,7 @@ class NetworkTransformer(
         "n_per_class": optional(_at_least_2),
         "autocast": check_boolean,
         "image_size": optional(_at_least_1),
+        "resize_size": optional(check_resize_size),
         "mean": optional(check_colors),
         "std": optional(check_colors),
         "weights": partial(check_path, what="'pretrained', a path to a state dict"),
@@ -522,6 +532,7 @@ class NetworkTransformer(
             "weights": self.weights,
             "pooling": self.pooling,
             "image_size": self.image_size,
+            "resize_size": self.resize_size,
             "input_shape": shape,
             "mean": self.mean,
             "std": self.std,
@@ -550,11 +561,12 @@ class NetworkTransformer(
             size, resize = trunk.image_size, trunk.resize_size
         else:  # that of arrays
             size = resize = FILE_SIZE if self.image_shape_ is None else None
-        augment = resolve_augmentation(self.augment, size) if training else None
+        resizing, augment = trunk.resizing, None
         if training:
-            progress = self.verbose > 0
-            data = data.cached(size, resize=resize, max_bytes=CACHE_BYTES, progress=progress)
-        return ImageSource(data, size, resize, augment, data._selected_from(size, resize))
+            augment = resolve_augmentation(self.augment, size, resizing.interpolation)
+            data = data.cached(size, resize, CACHE_BYTES, self.verbose > 0, **vars(resizing))
+        selected = data._selected_from(size, resize)
+        return ImageSource(data, size, resize, augment, selected, resizing)
 
     def _given_labels(self, y: LabelsLike | None) -> LabelsLike:
         if y is None:
@@ -601,7 +613,7 @@ class NetworkTransformer(
         """Return the fitted attributes that make a copy of this estimator transform."""
         reading = None
         if isinstance(source, ImageSource):
-            reading = {"size": source.size, "resize": source.resize}
+            reading = {"size": source.size, "resize": source.resize, **vars(source.resizing)}
         return {
             "_network_state": portable_state(network) | {"reading": reading},
             "_network": None,
@@ -668,4 +680,5 @@ class NetworkTransformer(
         shape = self.image_shape_
         if size is None and shape is not None and (images.image_shape or ())[:2] != shape[:2]:
             size = shape[:2]  # fitted on arrays of their own size
-        return ImageSource(images, size, resize, None, images._selected_from(size, resize))
+        selected = images._selected_from(size, resize)
+        return ImageSource(images, size, resize, None, selected, Resizing.of(reading))

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from sklearn_cbir._network import Source
 from sklearn_cbir._plan import Plan
 from sklearn_cbir._workers import loader_processes
+from sklearn_cbir.images import Resizing
 from sklearn_cbir.sampling import (
     balanced_batches,
     class_random_batches,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sklearn_cbir.images import Images
     from sklearn_cbir.images._augmentation import BatchTransform
 
+COVERING = Resizing()
 GO_ON = {"balanced", "mined"}  # samplings whose decks of rows go on from epoch to epoch
 Embed = Callable[[NDArray[Any]], NDArray[Any]]  # of rows, by the network as it is
 Batch = tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor | None]]
@@ -65,12 +67,14 @@ class ImageSource:
         resize: int | None,
         augment: BatchTransform | None = None,
         selected: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
+        resizing: Resizing = COVERING,
     ) -> None:
         self.images = images
         self.size = size
         self.resize = resize
         self.augment = augment
         self.selected = selected
+        self.resizing = resizing
 
     def __len__(self) -> int:
         return len(self.images) if self.selected is None else len(self.selected[1])
@@ -78,7 +82,7 @@ class ImageSource:
     def read(self, indices: NDArray[Any], rng: np.random.Generator | None = None) -> torch.Tensor:
         """Return the images at `indices`, augmented if a generator is given."""
         if self.selected is None:
-            batch = self.images.read(indices, self.size, resize=self.resize)
+            batch = self.images.read(indices, self.size, self.resize, **vars(self.resizing))
         else:
             pixels, rows = self.selected
             batch = pixels[rows[indices]]
@@ -94,7 +98,9 @@ class ImageSource:
             images = images[indices]
         else:
             selected = selected[0], selected[1][indices]
-        return ImageSource(images, self.size, self.resize, self.augment, selected)
+        return ImageSource(
+            images, self.size, self.resize, self.augment, selected, resizing=self.resizing
+        )
 
 
 def make_batches(

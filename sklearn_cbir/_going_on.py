@@ -12,6 +12,7 @@ from sklearn_cbir._module_state import load_values
 from sklearn_cbir._network import as_arrays, class_of, own_attributes
 from sklearn_cbir._validation import shortened
 from sklearn_cbir.backbones._rows import RowStatistics
+from sklearn_cbir.images import Resizing
 
 # What of a network's spec follows which parameter; file sizes and the like are in `reading`.
 _PARAMETERS = {
@@ -21,6 +22,9 @@ _PARAMETERS = {
     "backbone": "backbone",
     "pooling": "pooling",
     "image_size": "image_size",
+}
+_READING = {"resize": "resize_size"} | {
+    name: f"the {name} of the backbone" for name in ("resize_mode", "interpolation", "fill")
 }
 
 
@@ -83,12 +87,16 @@ class Start:
         return {"mean": spec["mean"], "std": spec["std"]}
 
     def check_reading(self, source):
-        """Raise unless images are read in the same size."""
-        old, shape = self.reading, source.images.image_shape
-        new = {"size": source.size, "resize": source.resize}
-        if old != new:
+        """Raise unless images are read in the same size and way."""
+        shape = source.images.image_shape
+        new = {"size": source.size, "resize": source.resize, **vars(source.resizing)}
+        old = self.reading | vars(Resizing.of(self.reading))  # files of earlier versions lack keys
+        if old["size"] != new["size"]:
             sizes = [reading["size"] or "that of the arrays" for reading in (old, new)]
             raise ValueError(self._differs("the size of images", *sizes))
+        for name, parameter in _READING.items():
+            if old[name] != new[name]:
+                raise ValueError(self._differs(parameter, old[name], new[name]))
         before, now = (None if some is None else some[:2] for some in (self.image_shape, shape))
         if old["size"] is None and before != now:
             raise ValueError(self._differs("the size of images", before, now))

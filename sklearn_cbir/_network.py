@@ -21,6 +21,7 @@ from sklearn_cbir._locks import RENEWED
 from sklearn_cbir._module_state import load_values, with_room, without_weights
 from sklearn_cbir._validation import warn_user
 from sklearn_cbir.backbones import ENHANCEMENTS, RowTrunk, Trunk, build_backbone
+from sklearn_cbir.images import Resizing
 
 SLICE = 50  # features behind every output of a divided layer
 N_LOOKED_AT = 128  # training images that are looked at after a training
@@ -208,6 +209,7 @@ class PassRows(nn.Module):
 
     image_size: None = None
     resize_size: None = None
+    resizing: Resizing = Resizing()
 
     def __init__(self, n_features: int) -> None:
         super().__init__()

@@ -39,6 +39,10 @@ HashLayer: TypeAlias = Literal["linear", "divided", "latent"]
 Enhancement: TypeAlias = Literal["se", "cbam", "conv"]
 EstimatorSampling: TypeAlias = Literal["auto"] | Sampling  # "auto" is what the loss asks for
 Pooling: TypeAlias = Literal["auto", "avg", "max", "gem"]
+ResizeMode: TypeAlias = Literal["cover", "shortest", "squash", "longest"]
+Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Color: TypeAlias = tuple[int, int, int]  # RGB in 0..255
+ResizeSize: TypeAlias = int | Literal["source"] | None  # in px; "source" is that of the weights
 Schedule: TypeAlias = Literal["one_cycle", "cosine", "constant"]
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Optimizer,
         Pooling,
         RandomState,
+        ResizeSize,
         Schedule,
     )
     from sklearn_cbir.images._augmentation import Augment
@@ -107,6 +108,13 @@ class CPFEmbedder(NetworkTransformer):
         Side in px that images are resized and cropped to; None takes the
         backbone's own size, or for a net of any size the size of the arrays
         and 64 px for files.
+
+    resize_size : int or "source", default=None
+        Side in px that an image is resized to before its middle, of
+        ``image_size``, is cut out: the shorter side, both or the longer one, as
+        the weights expect. None is ``image_size``, which cuts off least.
+        "source" is what the source of the weights itself resizes to: images are
+        those of its own transform then.
 
     mean, std : sequence of 3 floats, default=None
         Normalization of pixels in [0, 1] for a module of your own; None takes
@@ -312,6 +320,7 @@ class CPFEmbedder(NetworkTransformer):
         weights: str | os.PathLike[str] | None = None,
         pooling: Pooling | nn.Module = "auto",
         image_size: int | None = None,
+        resize_size: ResizeSize = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: Augment = "auto",
@@ -352,6 +361,7 @@ class CPFEmbedder(NetworkTransformer):
         self.weights = weights
         self.pooling = pooling
         self.image_size = image_size
+        self.resize_size = resize_size
         self.mean = mean
         self.std = std
         self.augment = augment

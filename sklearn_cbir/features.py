@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Optimizer,
         Pooling,
         RandomState,
+        ResizeSize,
         Schedule,
     )
     from sklearn_cbir.images._augmentation import Augment
@@ -92,6 +93,13 @@ class CNNFeatureExtractor(NetworkTransformer):
         Side in px that images are resized and cropped to; None takes the
         backbone's own size, or for a net of any size the size of the arrays
         and 64 px for files.
+
+    resize_size : int or "source", default=None
+        Side in px that an image is resized to before its middle, of
+        ``image_size``, is cut out: the shorter side, both or the longer one, as
+        the weights expect. None is ``image_size``, which cuts off least.
+        "source" is what the source of the weights itself resizes to: images are
+        those of its own transform then.
 
     scales : sequence of float, default=(1.0,)
         `transform` resizes every image by each of these and averages the
@@ -299,6 +307,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         n_components: int | None = None,
         normalize: bool = True,
         image_size: int | None = None,
+        resize_size: ResizeSize = None,
         scales: Sequence[float] = (1.0,),
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -335,6 +344,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.n_components = n_components
         self.normalize = normalize
         self.image_size = image_size
+        self.resize_size = resize_size
         self.scales = scales
         self.mean = mean
         self.std = std

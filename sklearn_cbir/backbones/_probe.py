@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
+from sklearn_cbir._typing import Color, Interpolation, ResizeMode
 from sklearn_cbir._validation import shortened
+from sklearn_cbir.images import Resizing
 
 USUAL_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 OTHER_CHANNELS = (1, 2, 4)
@@ -23,7 +25,12 @@ Pooling: TypeAlias = Literal["auto", "avg", "max", "gem"] | nn.Module
 
 @dataclass
 class Net:
-    """A network without its classifier, and the images it was made for."""
+    """A network without its classifier, and the images it was made for.
+
+    `resize_mode`, `interpolation` and `fill` are those of `Resizing`. `source_resize` is what the
+    source of the weights itself resizes to before it cuts `image_size` out, or the size that was
+    asked for, and `source_resizing` how, where that is another way.
+    """
 
     features: nn.Module
     image_size: int | None = None
@@ -32,6 +39,11 @@ class Net:
     one_size: bool = False
     n_channels: int | None = None  # of its feature maps, where that is known without a trial
     source: Mapping[str, Any] | None = None  # plain JSON that builds it again without looking it up
+    resize_mode: ResizeMode = "cover"
+    interpolation: Interpolation = "bilinear"
+    fill: Color = (0, 0, 0)
+    source_resize: int | None = None
+    source_resizing: Resizing | None = None
 
 
 class NoFeatureMapError(ValueError):

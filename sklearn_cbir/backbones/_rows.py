@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sklearn_cbir._validation import check_integer
+from sklearn_cbir.images import Resizing
 
 
 class RowStatistics(TypedDict):
@@ -49,6 +50,7 @@ class RowTrunk(nn.Module):
     width: int = 256
     image_size: None = None
     resize_size: None = None
+    resizing: Resizing = Resizing()
 
     def __init__(self, spec: RowSpec) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ neither hub nor tag are looked up again.
 import contextlib
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from sklearn_cbir._typing import ResizeMode
 from sklearn_cbir.backbones._probe import Net, Pooling
 from sklearn_cbir.backbones._tokens import Maps
 from sklearn_cbir.backbones._weights import (
@@ -32,6 +34,12 @@ OLDEST = (1, 0, 31)  # version
 # How modules of timm call what renames the tensors of a published file and fits them to a size.
 CONVERSIONS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
 LABELS = ("label_names", "label_descriptions", "description", "notes")  # of no use here, and long
+# timm's crop_mode -> Resizing's resize_mode, where `crop_pct` is not applied
+RESIZE_MODES: dict[str, ResizeMode] = {
+    "center": "shortest",
+    "squash": "squash",
+    "border": "longest",
+}
 
 Source: TypeAlias = Mapping[str, Any]
 State: TypeAlias = dict[str, torch.Tensor]
@@ -57,6 +65,7 @@ def from_timm(
         state = _download(timm, name) if weights in PUBLISHED else read_weights(weights)
         _load(timm, model, source, state)
     reading = timm.data.resolve_model_data_config(model)
+    red, green, blue = (round(255 * value) for value in reading["mean"])  # what timm pads with
     return Net(
         _without_classifier(model, pooling),
         image_size=trained_at if weights is not None or one_size else None,
@@ -64,6 +73,10 @@ def from_timm(
         std=tuple(reading["std"]),
         one_size=one_size,
         source=source,
+        resize_mode=RESIZE_MODES[reading["crop_mode"]],
+        interpolation=reading["interpolation"],
+        fill=(red, green, blue),
+        source_resize=math.floor(size / reading["crop_pct"]),
     )
 
 

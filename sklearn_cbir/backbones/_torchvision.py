@@ -12,6 +12,7 @@ from sklearn_cbir.backbones._hub import file_at
 from sklearn_cbir.backbones._probe import Net, Pooling
 from sklearn_cbir.backbones._tokens import Maps
 from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
+from sklearn_cbir.images import Resizing
 
 CLASSIFIERS = ("classifier", "fc", "heads", "head")
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -59,6 +60,8 @@ def from_torchvision(name: str, weights: Weights, pooling: Pooling, image_size: 
         mean=(0.5,) * 3 if centered else tuple(recipe.mean),
         std=(0.5,) * 3 if centered else tuple(recipe.std),
         one_size=one_size,
+        source_resize=recipe.resize_size[0] * size // trained_at,
+        source_resizing=Resizing("shortest", recipe.interpolation.value),
     )
 
 

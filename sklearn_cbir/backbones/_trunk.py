@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from sklearn_cbir._typing import Color, Interpolation, ResizeMode, ResizeSize
 from sklearn_cbir._validation import check_integer, resolve, shortened
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._colors import colors
@@ -25,6 +26,7 @@ from sklearn_cbir.backbones._rows import RowTrunk, build_mlp
 from sklearn_cbir.backbones._timm import from_timm
 from sklearn_cbir.backbones._torchvision import from_torchvision
 from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
+from sklearn_cbir.images import Resizing
 from sklearn_cbir.pooling import POOLINGS, AveragePooling
 
 PROBED_AT = 96  # px
@@ -45,6 +47,10 @@ class TrunkSpec(TypedDict):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: Mapping[str, Any] | None
+    # Files of earlier versions lack these, and mean the defaults of `Net`.
+    resize_mode: ResizeMode
+    interpolation: Interpolation
+    fill: Color
 
 
 class Trunk(nn.Module):
@@ -123,6 +129,12 @@ class Trunk(nn.Module):
         )
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+
+    @property
+    def resizing(self) -> Resizing:
+        """How images are brought to their size."""
+        spec = self.spec
+        return Resizing(spec["resize_mode"], spec["interpolation"], spec["fill"])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Vectors (n, width) of uint8 images (n, 3, height, width)."""
@@ -290,10 +302,13 @@ def build_backbone(
     weights: Weights = ...,
     pooling: Pooling = ...,
     image_size: int | None = ...,
-    resize_size: int | None = ...,
+    resize_size: ResizeSize = ...,
     input_shape: Sequence[int] | None = ...,
     mean: ArrayLike | None = ...,
     std: ArrayLike | None = ...,
+    resize_mode: ResizeMode | None = ...,
+    interpolation: Interpolation | None = ...,
+    fill: Sequence[int] | None = ...,
     source: Mapping[str, Any] | None = ...,
     in_features: None = ...,
 ) -> Trunk: ...
@@ -304,10 +319,13 @@ def build_backbone(
     weights: Weights = ...,
     pooling: Pooling = ...,
     image_size: int | None = ...,
-    resize_size: int | None = ...,
+    resize_size: ResizeSize = ...,
     input_shape: Sequence[int] | None = ...,
     mean: ArrayLike | None = ...,
     std: ArrayLike | None = ...,
+    resize_mode: ResizeMode | None = ...,
+    interpolation: Interpolation | None = ...,
+    fill: Sequence[int] | None = ...,
     source: Mapping[str, Any] | None = ...,
     in_features: int,
 ) -> RowTrunk: ...
@@ -317,10 +335,13 @@ def build_backbone(
     weights: Weights = None,
     pooling: Pooling = "auto",
     image_size: int | None = None,
-    resize_size: int | None = None,
+    resize_size: ResizeSize = None,
     input_shape: Sequence[int] | None = None,
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
+    resize_mode: ResizeMode | None = None,
+    interpolation: Interpolation | None = None,
+    fill: Sequence[int] | None = None,
     source: Mapping[str, Any] | None = None,
     in_features: int | None = None,
 ) -> Trunk | RowTrunk:
@@ -356,10 +377,12 @@ def build_backbone(
         trained at, or any size where nothing binds it. Position embeddings of
         another size are interpolated.
 
-    resize_size : int, default=None
+    resize_size : int or "source", default=None
         Length of the shorter side before the center is cut out; None is
-        `image_size`, which cuts off least. Torchvision evaluates its weights
-        with 232 or 256 for 224, which classifies better and finds worse.
+        `image_size`, which cuts off least. "source" is what the source of the
+        weights itself resizes to, so that images are those of its own
+        transform: torchvision evaluates its weights with 232 or 256 for 224,
+        which classifies better and finds worse.
 
     input_shape : tuple of int, default=None
         Height and width in pixels of the images that come where no
@@ -370,6 +393,19 @@ def build_backbone(
     mean, std : sequence of 3 floats, default=None
         Mean and standard deviation of the training images' colors in [0, 1];
         None is what the weights expect, and ImageNet's for a module.
+
+    resize_mode : {"cover", "shortest", "squash", "longest"}, default=None
+        How images of another shape fit, see `sklearn_cbir.images.Resizing`;
+        None is what the weights expect, and "cover" for torchvision's, for
+        built-in nets and for a module.
+
+    interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}, \
+            default=None
+        Filter; None is what the weights expect, and "bilinear" for the others.
+
+    fill : sequence of 3 int, default=None
+        RGB in 0..255 of what "longest" pads with; None is what the weights
+        expect, and black.
 
     source : mapping, default=None
         What ``spec["source"]`` of a trunk from one of the libraries in
@@ -389,7 +425,9 @@ def build_backbone(
     ------
     ValueError
         For an unknown name, weights that do not fit, a network that cannot
-        take images of that size or with 3 channels, or has no weights.
+        take images of that size or with 3 channels, or has no weights; for a
+        `resize_size` below `image_size`, or without one, and for "source" where
+        the weights have no transform of their own.
 
     FileNotFoundError
         If there is no file `weights`.
@@ -410,12 +448,18 @@ def build_backbone(
     """
     if in_features is not None:
         return build_mlp(in_features, mean=mean, std=std)
-    for name, size in (("image_size", image_size), ("resize_size", resize_size)):
-        if size is not None:
-            check_integer(size, name, minimum=1)
+    if image_size is not None:
+        check_integer(image_size, "image_size", minimum=1)
+    if resize_size is not None:
+        check_resize_size(resize_size, "resize_size")
     net = _find(backbone, weights, pooling, image_size, source)
     image_size = net.image_size if image_size is None else int(image_size)
-    resize_size = image_size if resize_size is None else int(resize_size)
+    resizing = _resizing_of(
+        net,
+        unchanged=resize_size == "source",
+        given={"resize_mode": resize_mode, "interpolation": interpolation, "fill": fill},
+    )
+    resize_size = _resize_size(resize_size, image_size, net, backbone)
     shape = None if input_shape is None else tuple(input_shape)
     if shape is not None and not all(type(side) is int and side > 0 for side in shape):
         shape = tuple(check_integer(side, "input_shape", minimum=1) for side in shape)
@@ -429,6 +473,9 @@ def build_backbone(
         "mean": tuple(net.mean) if mean is None else colors(mean, "mean"),
         "std": tuple(net.std) if std is None else colors(std, "std"),
         "source": net.source,
+        "resize_mode": resizing.resize_mode,
+        "interpolation": resizing.interpolation,
+        "fill": resizing.fill,
     }
     if net.n_channels is not None and isinstance(pooling, str):
         return Trunk(net.features, _named_pooling(pooling), net.n_channels, spec, net.n_channels)
@@ -471,6 +518,47 @@ def _find(
     if library in SOURCES:
         return SOURCES[library](name, weights, pooling, image_size, source)
     return from_torchvision(backbone, weights, pooling, image_size)
+
+
+def check_resize_size(size: object, parameter: str) -> None:
+    """Raise unless `size` is a number of pixels, or "source"."""
+    if not (isinstance(size, str) and size == "source"):
+        check_integer(size, parameter, minimum=1)
+
+
+def _resize_size(
+    resize_size: ResizeSize, image_size: int | None, net: Net, backbone: object
+) -> int | None:
+    """Return the side that is resized to, or raise if nothing can be cut out of it."""
+    if resize_size is None:
+        return image_size
+    shown = f"resize_size={resize_size!r}"
+    if resize_size == "source" and net.source_resize is None:
+        raise ValueError(
+            f"{shown} is what the weights' own transform resizes to, and "
+            f"backbone={name_of(backbone)} has none. Use a number of pixels, or None."
+        )
+    if image_size is None:
+        raise ValueError(
+            f"{shown} without image_size: backbone={name_of(backbone)} takes any size, and nothing "
+            "says how much is cut out of the resized image. Set image_size too."
+        )
+    resize = cast(int, net.source_resize) if resize_size == "source" else int(resize_size)
+    if resize < image_size:
+        raise ValueError(
+            f"{shown} is smaller than image_size={image_size}, the square cut from the resized "
+            "image. Use at least the same."
+        )
+    return resize
+
+
+def _resizing_of(net: Net, *, unchanged: bool, given: dict[str, Any]) -> Resizing:
+    """Return how images are resized: as given, or by the source unchanged, or by the network."""
+    resizing = Resizing(net.resize_mode, net.interpolation, net.fill)
+    if unchanged and net.source_resizing is not None:
+        resizing = net.source_resizing
+    given = {name: value for name, value in given.items() if value is not None}
+    return Resizing.of(vars(resizing) | given) if given else resizing
 
 
 def _make_pooling(pooling: Pooling, n_dimensions: int, backbone: object) -> nn.Module:

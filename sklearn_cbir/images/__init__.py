@@ -11,10 +11,12 @@ from sklearn_cbir.images._faults import ImageReadError
 from sklearn_cbir.images._formats import readable_extensions
 from sklearn_cbir.images._pairs import images_of
 from sklearn_cbir.images._readable import readable_images
+from sklearn_cbir.images._resizing import Resizing
 
 __all__ = [
     "ImageReadError",
     "Images",
+    "Resizing",
     "check_images",
     "images_of",
     "is_feature_rows",

@@ -12,8 +12,10 @@ from PIL import Image
 
 from sklearn_cbir._randomness import Draws, one_torch_thread
 from sklearn_cbir._threads import in_threads
+from sklearn_cbir._typing import Interpolation
 from sklearn_cbir._validation import resolve, shortened
-from sklearn_cbir.images._decoding import FILTER, MOST_THREADS
+from sklearn_cbir.images._decoding import MOST_THREADS
+from sklearn_cbir.images._resizing import FILTERS
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +27,9 @@ NAMES: dict[str, float] = {"auto": 0.5, "crop": 0.0}  # share of the images that
 SMALL = 64  # px: images up to here are shifted, larger ones zoomed into
 
 
-def resolve_augmentation(augment: Augment, image_size: int | None = None) -> BatchTransform:
+def resolve_augmentation(
+    augment: Augment, image_size: int | None = None, interpolation: Interpolation = "bilinear"
+) -> BatchTransform:
     """Return the function that changes training batches at random.
 
     Parameters
@@ -45,6 +49,10 @@ def resolve_augmentation(augment: Augment, image_size: int | None = None) -> Bat
 
     image_size : int, default=None
         Size of the images in px; None looks at each batch.
+
+    interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}, \
+            default="bilinear"
+        Filter that resizes what is cut out.
 
     Returns
     -------
@@ -70,7 +78,8 @@ def resolve_augmentation(augment: Augment, image_size: int | None = None) -> Bat
         flip = NAMES.get(augment)
         if flip is None:
             flip = resolve(augment, NAMES, "augment", own="your own callable, or None")
-        return partial(_augment_auto, image_size=image_size, flip=flip)
+        resample = FILTERS[interpolation]
+        return partial(_augment_auto, image_size=image_size, flip=flip, resample=resample)
     if not callable(augment):
         raise ValueError(
             f"augment={shortened(augment)} is not callable. Use 'auto', 'crop', None or a callable."
@@ -92,12 +101,17 @@ def _augment_nothing(
 
 
 def _augment_auto(
-    batch: NDArray[np.uint8], rng: np.random.Generator, image_size: int | None, flip: float
+    batch: NDArray[np.uint8],
+    rng: np.random.Generator,
+    image_size: int | None,
+    flip: float,
+    resample: Image.Resampling,
 ) -> NDArray[np.uint8]:
     """Flip a share of the images, and shift small ones or zoom into large ones."""
     size = max(batch.shape[1:3]) if image_size is None else image_size
-    change = _shift_and_flip if size <= SMALL else _zoom_and_flip
-    return change(batch, rng, flip)
+    if size <= SMALL:
+        return _shift_and_flip(batch, rng, flip)
+    return _zoom_and_flip(batch, rng, flip, resample)
 
 
 def _shift_and_flip(
@@ -122,7 +136,7 @@ def _shifted(side: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _zoom_and_flip(
-    batch: NDArray[np.uint8], rng: np.random.Generator, flip: float
+    batch: NDArray[np.uint8], rng: np.random.Generator, flip: float, resample: Image.Resampling
 ) -> NDArray[np.uint8]:
     """Resize a random part of each image to the whole, a share of them flipped."""
     n, height, width, _ = batch.shape
@@ -140,7 +154,7 @@ def _zoom_and_flip(
 
     def zoom(i: int) -> None:
         image = Image.fromarray(np.ascontiguousarray(batch[i]))
-        pixels = np.asarray(image.resize((width, height), FILTER, box=tuple(boxes[i])))
+        pixels = np.asarray(image.resize((width, height), resample, box=tuple(boxes[i])))
         out[i] = pixels[:, ::-1] if flipped[i] else pixels
 
     for _ in in_threads(zoom, range(n), most=MOST_THREADS):

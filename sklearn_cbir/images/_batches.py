@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._threads import in_threads, slices
-from sklearn_cbir._typing import Indices, Rows
+from sklearn_cbir._typing import Indices, Interpolation, ResizeMode, Rows
 from sklearn_cbir._validation import (
     as_numpy,
     check_integer,
@@ -22,6 +22,7 @@ from sklearn_cbir._validation import (
 from sklearn_cbir.images._decoding import MOST_THREADS, SLACK, fit, to_rgb, to_uint8
 from sklearn_cbir.images._faults import ImageReadError, check_process, fault_of, with_others
 from sklearn_cbir.images._opening import reason_of
+from sklearn_cbir.images._resizing import Resizing
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +114,14 @@ class Images:
         return self._source.names(self._rows)
 
     def read(
-        self, indices: Indices, size: Size = None, resize: int | None = None
+        self,
+        indices: Indices,
+        size: Size = None,
+        resize: int | None = None,
+        *,
+        resize_mode: ResizeMode = "cover",
+        interpolation: Interpolation = "bilinear",
+        fill: Sequence[int] = (0, 0, 0),
     ) -> NDArray[np.uint8]:
         """Return pixels.
 
@@ -129,8 +137,19 @@ class Images:
             `image_shape` is not None.
 
         resize : int, default=None
-            The short side is resized to this before the cut, in px, bilinear
-            with antialiasing; None means `size`.
+            The shorter side is resized to this before the cut, in px; both are
+            under "squash", and the longer one under "longest". None means
+            `size`.
+
+        resize_mode : {"cover", "shortest", "squash", "longest"}, default="cover"
+            How images of another shape fit, see `Resizing`.
+
+        interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}, \
+                default="bilinear"
+            Filter, with antialiasing but for "nearest".
+
+        fill : sequence of 3 int, default=(0, 0, 0)
+            RGB in 0..255 of what "longest" pads with.
 
         Returns
         -------
@@ -145,6 +164,9 @@ class Images:
         """
         rows = np.atleast_1d(self._rows[indices])
         height, width, resize = self._output_size(size, resize)
+        resizing = Resizing.of(
+            {"resize_mode": resize_mode, "interpolation": interpolation, "fill": fill}
+        )
         native = self._native(height, width, resize)
         if native is not None:
             return native.gather(rows)
@@ -154,7 +176,7 @@ class Images:
             faults = []
             for i in range(block.start, block.stop):
                 try:
-                    image = self._guard(self._load, rows[i], height, width, resize)
+                    image = self._guard(self._load, rows[i], height, width, resize, resizing)
                     pixels[i] = np.atleast_3d(np.asarray(image))
                 except ImageReadError as fault:
                     faults.append(fault)
@@ -250,6 +272,10 @@ class Images:
         resize: int | None = None,
         max_bytes: int = 2**30,
         progress: bool = False,
+        *,
+        resize_mode: ResizeMode = "cover",
+        interpolation: Interpolation = "bilinear",
+        fill: Sequence[int] = (0, 0, 0),
     ) -> Images:
         """Decode all images once, if they fit.
 
@@ -266,6 +292,9 @@ class Images:
 
         progress : bool, default=False
             Whether to draw a progress bar.
+
+        resize_mode, interpolation, fill : str, str and sequence of 3 int
+            As for `read`.
 
         Returns
         -------
@@ -291,7 +320,14 @@ class Images:
             blocks, total=len(blocks), description="Reading images", enabled=progress
         ):
             try:
-                pixels[block] = self.read(block, size, resize)
+                pixels[block] = self.read(
+                    block,
+                    size,
+                    resize,
+                    resize_mode=resize_mode,
+                    interpolation=interpolation,
+                    fill=fill,
+                )
             except ImageReadError as error:  # all are named, not the first only
                 faults += error.faults
         if faults:
@@ -369,10 +405,12 @@ class Images:
         is_native = self._native(*self._output_size(size, resize)) is not None
         return (pixels, self._rows) if is_native else None
 
-    def _load(self, row: int, height: int, width: int, resize: int | None) -> Image.Image:
+    def _load(
+        self, row: int, height: int, width: int, resize: int | None, resizing: Resizing
+    ) -> Image.Image:
         """Return one PIL image (RGB or L) of the wanted size."""
         with self._source.show(row, max(height, width) if resize is None else resize) as image:
-            return fit(image, height, width, resize)
+            return fit(image, height, width, resize, resizing)
 
     def _guard(self, function: Callable[..., Result], row: int, *args: object) -> Result:
         """Call ``function(row, *args)``; whatever it raises names row and path."""
@@ -392,7 +430,7 @@ class Images:
             return Image.fromarray(np.asarray(image.convert("RGB")))
 
     def _try_decoding(self, row: int) -> None:
-        self._load(row, PROOF, PROOF, PROOF)
+        self._load(row, PROOF, PROOF, PROOF, Resizing())
 
     def _find_fault(self, look: Callable[[int], None], row: int) -> ImageReadError | None:
         """Return the fault of one image that `look` raises, or None."""

@@ -6,10 +6,8 @@ from PIL import ExifTags, Image
 
 from sklearn_cbir.images._faults import Refusal
 from sklearn_cbir.images._formats import tags_of
+from sklearn_cbir.images._resizing import FILTERS, Resizing, resized_sides
 
-# Bilinear with antialiasing is what torchvision's weights were evaluated with; bicubic rings at
-# the edges of drawings.
-FILTER = Image.Resampling.BILINEAR
 MOST_THREADS = 8  # Pillow gives way while it works; more do not help
 SLACK = 1e-6  # rounding above 1 or below 0 that interpolation leaves in float images
 _TURNS = {  # EXIF orientation -> what turns it upright
@@ -115,8 +113,43 @@ def to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((blend.astype(np.uint32) + 127) // 255).astype(np.uint8)
 
 
-def fit(image: Image.Image, height: int, width: int, resize: int | None = None) -> Image.Image:
-    """Resize the short side to `resize`, cut the middle, in one step; None just covers the cut."""
+def fit(
+    image: Image.Image, height: int, width: int, resize: int | None, resizing: Resizing
+) -> Image.Image:
+    """Resize an image and cut the middle out, in one step; None just fits the cut.
+
+    `resize` is the length of the shorter side, of both or of the longer one, by the mode.
+    """
+    if resizing.resize_mode == "cover":
+        return _covering(image, height, width, resize, FILTERS[resizing.interpolation])
+    sides = resized_sides(image.size, (width, height), resize, resizing.resize_mode)
+    left, right, shown_width, margin_left = _middle(image.width, sides[0], width)
+    top, bottom, shown_height, margin_top = _middle(image.height, sides[1], height)
+    # Without Pillow's reducing_gap, which is faster for large photos, and other pixels.
+    part = image.resize(
+        (shown_width, shown_height),
+        FILTERS[resizing.interpolation],
+        box=(left, top, right, bottom),
+    )
+    if part.size == (width, height):
+        return part
+    padded = Image.new("RGB", (width, height), resizing.fill)
+    padded.paste(part, (margin_left, margin_top))
+    return padded
+
+
+def _middle(side: int, resized: int, cut: int) -> tuple[float, float, int, int]:
+    """Return where the middle of a side begins and ends, its length resized, and the margin."""
+    shown = min(resized, cut)
+    start = round((resized - shown) / 2)
+    start, stop = (edge * side / resized for edge in (start, start + shown))
+    return start, stop, shown, (cut - shown) // 2
+
+
+def _covering(
+    image: Image.Image, height: int, width: int, resize: int | None, resample: Image.Resampling
+) -> Image.Image:
+    """Scale both sides by one number, whatever fraction of a pixel that leaves."""
     if resize is None:
         scale = max(width / image.width, height / image.height)
     else:
@@ -130,4 +163,4 @@ def fit(image: Image.Image, height: int, width: int, resize: int | None = None) 
         left, top, right, bottom = (int(edge) for edge in box)
         return image.crop((left, top, right, bottom))
     box = (max(left, 0), max(top, 0), min(box[2], image.width), min(box[3], image.height))
-    return image.resize((width, height), FILTER, box=box, reducing_gap=2.0)
+    return image.resize((width, height), resample, box=box, reducing_gap=2.0)
