@@ -347,13 +347,16 @@ def test_where_the_origin_lies_changes_no_code(hasher):
     np.testing.assert_array_equal(hasher.fit(moved).transform(moved), hasher.fit(X).transform(X))
 
 
-def _bre_descent(rng, n=14, n_bits=3, n_anchors=4):
+def _bre_descent(rng, n=14, n_bits=3, n_anchors=4, whole=False):
     X = rng.standard_normal((n, 5))
     kernels = X @ X.T
     kernels[3] = kernels[:, 3] = 0  # a row without crossings
     i, j = bre.random_pairs(n, 0.4, _legacy_rng(0))
     anchors = np.stack([rng.permutation(n)[:n_anchors] for _ in range(n_bits)])
     weights = rng.standard_normal(anchors.shape)
+    if whole:  # many equal crossings, and rows that some anchors do not move
+        kernels = rng.choice([-2.0, -1, 0, 1, 2], (n, n))
+        weights = rng.integers(-4, 5, anchors.shape) / 4
     return bre.Descent(kernels, anchors, weights, i, j, rng.uniform(size=(n, n))[i, j])
 
 
@@ -373,14 +376,15 @@ def _bre_objective(descent, weights):
     return errors / 2
 
 
-def test_bre_weight_is_the_best_of_all(rng):
+@pytest.mark.parametrize("whole", [False, True])
+def test_bre_weight_is_the_best_of_all(whole, rng):
     for _ in range(3):
-        descent = _bre_descent(rng)
+        descent = _bre_descent(rng, whole=whole)
         for bit, k in itertools.product(range(3), range(2)):
             kernel = descent.kernels[:, descent.anchors[bit, k]]
             movable = kernel != 0
             crossings = descent.weights[bit, k] - descent.sums[bit][movable] / kernel[movable]
-            crossings = np.sort(crossings)
+            crossings = np.unique(crossings)
             middles = (crossings[1:] + crossings[:-1]) / 2
             objectives = []
             for weight in [crossings[0] - 1, *middles, crossings[-1] + 1]:
