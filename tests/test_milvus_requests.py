@@ -193,12 +193,33 @@ def test_of_many_codes_as_far_the_first_are_found_without_reading_rows(
         ours.remove(removed)
         exact.remove(removed)
         ours.kneighbors(rows[:1], 1)
+    queries = rows[[0, 19, 70, 399]]
     for k in (1, 3, 8, 12, 15):
-        for row in (0, 19, 70, 399):
-            server.calls.clear()
-            assert_same(ours.kneighbors(rows[[row]], k), exact.kneighbors(rows[[row]], k))
-            assert set(server._counts()) <= {"search"}
-            assert server._counts()["search"] <= 2 + 1 + np.ceil(np.log2(400))
+        server.calls.clear()
+        assert_same(ours.kneighbors(queries, k), exact.kneighbors(queries, k))
+        assert set(server._counts()) <= {"search"}
+        assert server._counts()["search"] <= 2 + 3 * (1 + np.ceil(np.log2(400)))
+
+
+@pytest.mark.parametrize("n", [17, 18, 31, 100, 399])
+def test_of_equal_codes_the_first_are_found_without_reading_rows(server, monkeypatch, n):
+    monkeypatch.setattr(_milvus, "MOST", 16)
+    rows = np.ones((n, 3), dtype=np.uint8)
+    ours, exact = both("hamming", rows)
+    server.calls.clear()
+    for k in range(1, 16):
+        assert_same(ours.kneighbors(rows[:1], k), exact.kneighbors(rows[:1], k))
+    assert set(server._counts()) == {"search"}
+
+
+@pytest.mark.parametrize("scoring", ["precision@3", "recall@1", "ndcg@15", "map@12"])
+def test_metrics_count_all_that_tie_however_many(server, monkeypatch, scoring):
+    monkeypatch.setattr(_milvus, "MOST", 16)
+    rows, y = make_rows("hamming", n=200)
+    rows[60:120] = rows[19]
+    retrievers = both("hamming", rows, y)
+    found, expected = (r.evaluate(rows[10:25], y[10:25], scoring=scoring) for r in retrievers)
+    np.testing.assert_allclose(found.per_query, expected.per_query, rtol=0, atol=1e-12)
 
 
 def test_first_use_of_a_saved_gallery_compares_some_rows_from_first_to_last(server):
@@ -250,6 +271,12 @@ def test_all_rows_are_read_once_for_as_many_queries_as_fit_into_memory(server, m
     assert sizes(server, "query", "ids") == [150] * times
 
 
+def test_distances_of_angles_take_single_precision(server):
+    rows, _ = make_rows("cosine")
+    engine = both("cosine", rows)[0]._gallery.engine
+    assert engine.distances(engine.encode(rows[:9])).dtype == np.float32
+
+
 @pytest.mark.parametrize(("scale", "kind"), [(1e-30, float), (1.0, "f4"), (1e30, float)])
 def test_distances_have_room_for_what_was_scaled(server, scale, kind):
     rows = make_rows("euclidean")[0].astype(float) * scale
@@ -294,6 +321,29 @@ def test_however_a_server_rounds_the_nearest_are_found(server, metric):
     server.shift = shift
     for k in (1, 5, 40):
         assert_same(ours.kneighbors(rows[:20], k), exact.kneighbors(rows[:20], k))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_a_row_that_a_server_has_rounded_away_is_found(server, metric):
+    # The server takes the first row for further than twenty that it gives. What it gave would
+    # do for one nearest row if it rounded by a little less than it does.
+    width = 64
+    error = 0.995 * 2 * (width / 4 + 16) * np.finfo(np.float32).eps
+    rows = np.zeros((22, width), dtype=np.float32)
+    query = np.eye(1, width, dtype=np.float32)
+    if metric == "cosine":
+        cosines = 0.2 - np.r_[0, 6e-8, np.full(20, error - 5e-8)]
+        rows[:, 0], rows[:, 1] = cosines, np.sqrt(1 - cosines**2)
+        shift = -error
+    else:
+        shift = error * (2 + 1) ** 2  # twice the query, and the way to the furthest
+        rows[:, 0] = 1 + np.sqrt(1 + np.r_[0, 6e-7, np.full(20, shift - 5e-7)])
+    server.shift = lambda query, rows, values: values + shift * (np.arange(22) == 0)
+    ours, exact = both(metric, rows)
+    assert exact.kneighbors(query, 1)[1] == 0
+    assert_same(ours.kneighbors(query, 1), exact.kneighbors(query, 1))
+    first = 1 + _milvus.SPARE
+    assert [options["limit"] for options in server._options("search")] == [first, 4 * first]
 
 
 class Clock:
