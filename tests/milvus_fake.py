@@ -51,6 +51,11 @@ class FakeClient:
     def _options(self, method):
         return [options for name, options in self.calls if name == method]
 
+    def _table(self, name):
+        if name not in self.tables:
+            raise pymilvus.MilvusException(100, f"collection not found: {name}")
+        return self.tables[name]
+
     def close(self):
         """Say nothing."""
 
@@ -87,12 +92,12 @@ class FakeClient:
         self.tables[name] = {"metric": how["metric_type"], "dim": dim, "rows": {}}
 
     def upsert(self, name, *, data):
-        table = self.tables[name]
+        table = self._table(name)
         for entry in data:
             table["rows"][entry["key"]] = self._stored(table, entry["row"])
 
     def delete(self, name, *, ids=None, filter=None):
-        rows = self.tables[name]["rows"]
+        rows = self._table(name)["rows"]
         if filter is not None:
             first, stop = map(int, re.fullmatch(r"key >= (\d+) and key < (\d+)", filter).groups())
             ids = [key for key in rows if first <= key < stop]
@@ -100,7 +105,7 @@ class FakeClient:
             rows.pop(key, None)
 
     def query(self, name, *, output_fields, ids=None, filter=None):
-        rows = self.tables[name]["rows"]
+        rows = self._table(name)["rows"]
         if output_fields == ["count(*)"]:
             assert filter == ""
             return [{"count(*)": len(rows)}]
@@ -116,7 +121,7 @@ class FakeClient:
         assert anns_field == "row"
         if not 1 <= limit <= MOST:
             raise pymilvus.MilvusException(65535, f"topk [{limit}] is invalid, should be 1..16384")
-        table = self.tables[name]
+        table = self._table(name)
         keys = np.array(sorted(table["rows"]), dtype=np.int64)
         if filter:
             keys = keys[keys <= int(re.fullmatch(r"key <= (\d+)", filter)[1])]

@@ -4,6 +4,8 @@ import gc
 import logging
 import os
 import pickle
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -288,6 +290,58 @@ def test_distances_have_room_for_what_was_scaled(server, scale, kind):
     np.testing.assert_array_equal(positions, exact.kneighbors(rows[:9], 1)[1])
     expected = np.sqrt(((rows[:9, None] - rows) ** 2).sum(axis=2))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3 * scale)
+
+
+def in_year(year, monkeypatch):
+    now = datetime(year, 1, 1, tzinfo=UTC).timestamp()
+    monkeypatch.setattr(_milvus_collection, "time", SimpleNamespace(time=lambda: now))
+    return int(now - datetime(2020, 1, 1, tzinfo=UTC).timestamp())
+
+
+def test_keys_begin_with_the_time_and_grow_even_where_the_clock_went_back(server, monkeypatch):
+    rows, _ = make_rows("cosine")
+    seconds = in_year(2030, monkeypatch)
+    ours, exact = both("cosine", rows)
+    first = ours._gallery.engine.keys
+    assert first[0] >> 31 == seconds
+    np.testing.assert_array_equal(np.diff(first), 1)
+    in_year(2025, monkeypatch)
+    ours.partial_fit(rows[:3])
+    np.testing.assert_array_equal(np.diff(ours._gallery.engine.keys), 1)
+    loaded = [pickle.loads(pickle.dumps(ours)).partial_fit(rows[3:6]) for _ in range(2)]
+    keys = [retriever._gallery.engine.keys[-3:] for retriever in loaded]
+    assert not np.isin(*keys).any()
+    exact.partial_fit(rows[:6])
+    for retriever, added in zip(loaded, keys):
+        assert added[0] >> 31 == seconds + 1
+        assert_same(retriever.kneighbors(rows), exact.kneighbors(rows))
+    monkeypatch.setattr(_milvus_collection, "random", SimpleNamespace(SystemRandom=Largest))
+    last = pickle.loads(pickle.dumps(ours)).partial_fit(rows[:1])._gallery.engine.keys[-1]
+    assert last == ((seconds + 2) << 31) - 1
+
+
+class Largest:
+    """Draws the largest number of so many bits."""
+
+    def getrandbits(self, n):
+        return (1 << n) - 1
+
+
+def test_what_was_removed_is_erased_once_nobody_holds_it_and_nothing_that_was_saved(server):
+    rows, _ = make_rows("cosine")
+    ours, _ = both("cosine", rows)
+    (table,) = server.tables.values()
+    ours.remove([0, 1])
+    ours.kneighbors(rows[:1])
+    assert len(table["rows"]) == 148
+    pickle.dumps(ours)
+    ours.partial_fit(rows[:2])
+    ours.remove([5, 150, 151])  # one that was saved, and two that were not
+    gc.collect()
+    ours.kneighbors(rows[:1])
+    assert len(table["rows"]) == 148
+    ours.kneighbors(rows[:1])
+    assert sizes(server, "delete", "ids") == [2, 2]
 
 
 def test_a_server_that_has_not_loaded_a_collection_is_told_to(server):
