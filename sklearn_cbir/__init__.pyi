@@ -24,6 +24,7 @@ from sklearn_cbir import (
 from sklearn_cbir.embedding import CPFEmbedder as CPFEmbedder
 from sklearn_cbir.features import CNNFeatureExtractor as CNNFeatureExtractor
 from sklearn_cbir.hashing import DeepHasher as DeepHasher
+from sklearn_cbir.images import Text as Text
 from sklearn_cbir.neighbors import NeighborsRetriever as NeighborsRetriever
 
 __version__: str

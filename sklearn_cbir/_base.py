@@ -34,7 +34,7 @@ from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._module_state import warn_of_pickling
 from sklearn_cbir._network import (
     AnyTrunk,
-    MultiScale,
+    Embedder,
     Network,
     PassRows,
     infer,
@@ -109,7 +109,10 @@ FILE_SIZE = 64  # px, for files under a net that takes any size
 CACHE_BYTES = 2**30  # decoded training images are kept up to here, then decoded every epoch
 SAMPLINGS = ["auto", *get_args(Sampling)]
 # They change where or how loudly a fit runs, or `transform` alone, not what comes out of a fit.
-_NOT_IN_FIT = {"device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"}
+_NOT_IN_FIT = {
+    *("device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"),
+    "words",  # which a training never keeps
+}
 
 _at_least_0, _at_least_1 = (partial(check_integer, minimum=least) for least in (0, 1))
 _at_least_2, _not_negative = partial(check_integer, minimum=2), partial(check_real, minimum=0.0)
@@ -650,9 +653,7 @@ class NetworkTransformer(
     def _embed(self, X: ImagesLike) -> NDArray[np.float32]:
         """Return the network's vectors, (n, width)."""
         with shielded():
-            check_is_fitted(self)
-            resolve_device(self.device)
-            check_parameters(self, self._transform_rules)
+            self._check_transform()
             data = self._check_input(X, reset=False)
             network = self._fitted_network()
             source = ArraySource(data) if isinstance(data, np.ndarray) else self._read_again(data)
@@ -662,9 +663,13 @@ class NetworkTransformer(
                 tell_all_faults(error, data, self.verbose > 0)
                 raise
 
-    def _infer(
-        self, network: Network | MultiScale, source: ArraySource | ImageSource
-    ) -> NDArray[np.float32]:
+    def _check_transform(self) -> None:
+        """Raise unless this is fitted, and its device and what `transform` reads are in order."""
+        check_is_fitted(self)
+        resolve_device(self.device)
+        check_parameters(self, self._transform_rules)
+
+    def _infer(self, network: Embedder, source: ArraySource | ImageSource) -> NDArray[np.float32]:
         ticks = partial(
             with_progress,
             total=-(-len(source) // self.batch_size),

@@ -241,8 +241,18 @@ class Source(Protocol):
         ...
 
 
+class Embedder(Protocol):
+    """What makes vectors of batches, wherever its weights are."""
+
+    placement: Placement
+
+    def embed(self, x: torch.Tensor, /) -> torch.Tensor:
+        """Return one vector per row, (n, width)."""
+        ...
+
+
 def infer(
-    network: Network | MultiScale,
+    network: Embedder,
     source: Source,
     batch_size: int,
     device: torch.device,

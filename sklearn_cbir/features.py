@@ -14,8 +14,8 @@ from torch import nn
 
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._batches import ArraySource, ImageSource
-from sklearn_cbir._devices import resolve_device
-from sklearn_cbir._network import MultiScale, Network
+from sklearn_cbir._devices import resolve_device, shielded
+from sklearn_cbir._network import Embedder, MultiScale, Network
 from sklearn_cbir._validation import (
     Rule,
     check_boolean,
@@ -25,7 +25,10 @@ from sklearn_cbir._validation import (
     shortened,
     warn_user,
 )
+from sklearn_cbir._words import KNOWING, TextEncoder, checked_texts, embed_mixed
+from sklearn_cbir.backbones._probe import name_of
 from sklearn_cbir.images import Images
+from sklearn_cbir.images._text import rows_with_words
 from sklearn_cbir.losses._base import Demands, fresh_loss
 
 if TYPE_CHECKING:
@@ -109,6 +112,12 @@ class CNNFeatureExtractor(NetworkTransformer):
     mean, std : sequence of 3 floats, default=None
         Normalization of pixels in [0, 1] for a module of your own; None takes
         the backbone's.
+
+    words : bool, default=True
+        Whether the network keeps what it knows of words, if it does, for
+        `encode_text` and for `Text` in `X`. False leaves it out, which saves
+        memory and files about half their size. It is never kept with a loss or a
+        `pooling` of one's own, after which words and images no longer agree.
 
     augment : {"auto", "crop"}, callable or None, default="auto"
         How training images are changed at random: "auto" crops and flips left-right,
@@ -283,13 +292,10 @@ class CNNFeatureExtractor(NetworkTransformer):
         "n_components": optional(partial(check_integer, minimum=1)),
         "normalize": check_boolean,
         "scales": check_scales,
+        "words": check_boolean,
     }
 
     if TYPE_CHECKING:
-
-        def transform(self, X: ImagesLike) -> NDArray[np.float32]:
-            """Return vectors."""
-            ...
 
         def fit_transform(
             self, X: ImagesLike, y: LabelsLike | None = None, **fit_params: object
@@ -311,6 +317,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         scales: Sequence[float] = (1.0,),
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        words: bool = True,
         augment: Augment = "auto",
         mixup: float = 0.0,
         head_epochs: int | None = None,
@@ -348,6 +355,7 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.scales = scales
         self.mean = mean
         self.std = std
+        self.words = words
         self.augment = augment
         self.mixup = mixup
         self.head_epochs = head_epochs
@@ -373,6 +381,110 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    def transform(self, X: ImagesLike) -> NDArray[np.float32]:
+        """Return one vector per image, text or row.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            What `fit` takes: images of any kind and size if it was fitted on
+            images, else rows. After a fit on arrays, without image_size,
+            images of another size are resized until they just cover that of
+            the arrays, and the middle is cut out. A list of images may hold
+            `Text` too, or nothing else, where `encode_text` can be asked.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_out), float32
+            In the order of `X`.
+
+        Raises
+        ------
+        ValueError
+            For texts, as `encode_text`, or if a sum of texts and images has
+            length 0.
+        """
+        elements = rows_with_words(X)
+        return self._embed(X) if elements is None else self._embed_mixed(elements)
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one unit vector per text, in the space of the images' vectors.
+
+        Distances of texts to photos are on another scale than those of photos to
+        photos, even if all of them are searched by the same retriever: compare
+        them among themselves, and give each a threshold of its own.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            What the photos show, such as "a red dress". What is longer than the
+            network reads is cut off, with a warning.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_features_out), float32
+            In the order of `texts`.
+
+        Raises
+        ------
+        ValueError
+            If the network knows no words, or its words are not in the space of
+            what `transform` gives: after training, with a `pooling` of one's own,
+            and with several `scales`. For one `str`, an empty list, and texts
+            that are empty or none.
+
+        See Also
+        --------
+        sklearn_cbir.images.Text : Words, and sums of words and photos, in `X`.
+        """
+        found = checked_texts(texts)
+        with shielded():
+            self._check_transform()
+            network = self._fitted_network()
+            self._check_words(network)
+            return self._infer(TextEncoder(network, found), ArraySource(np.arange(len(found))))
+
+    def _embed_mixed(self, elements: list[Any]) -> NDArray[np.float32]:
+        """Return the vectors of images, texts and sums of them."""
+        with shielded():
+            self._check_transform()
+            network = self._fitted_network()
+            self._check_words(network)
+            if not network.unit_length:
+                raise ValueError(
+                    "X holds texts, whose vectors have unit length, and normalize=False leaves "
+                    "those of images as long as they are. Use normalize=True."
+                )
+            return embed_mixed(elements, self.encode_text, self._embed)
+
+    def _check_words(self, network: Network) -> None:
+        """Raise unless the network knows words, in the space of what `transform` gives."""
+        spec, words = network.trunk.spec, getattr(network.trunk, "words", None)
+        if hasattr(self, "n_features_in_"):
+            reason = "it was fitted on 2-D feature rows"
+        elif hasattr(self, "classes_"):
+            reason = (
+                "training has moved the vectors of images, and not those of words, so that they "
+                "no longer agree"
+            )
+        elif not isinstance(spec["pooling"], str) or spec["pooling"] != "auto":
+            reason = (
+                f"pooling={shortened(spec['pooling'])} makes other vectors of images than those "
+                "that words were learned with"
+            )
+        elif check_scales(self.scales, "scales") != ONE_SCALE:
+            reason = (
+                f"scales={shortened(self.scales)} makes other vectors of images than those that "
+                "words were learned with"
+            )
+        elif words is None and not self.words:
+            reason = "words=False has left out what it knows of them"
+        elif words is None:
+            reason = f"backbone={name_of(spec['backbone'])} was not trained on words"
+        else:
+            return
+        raise ValueError(f"{type(self).__name__} knows no words: {reason}. Use {KNOWING}.")
 
     def _training_loss(self) -> LossFunction | None:
         if self.loss is None and self.n_components is not None:
@@ -400,11 +512,9 @@ class CNNFeatureExtractor(NetworkTransformer):
                 "Give it weights or a loss."
             )
 
-    def _infer(
-        self, network: Network | MultiScale, source: ArraySource | ImageSource
-    ) -> NDArray[np.float32]:
+    def _infer(self, network: Embedder, source: ArraySource | ImageSource) -> NDArray[np.float32]:
         scales = check_scales(self.scales, "scales")
-        if scales == ONE_SCALE or isinstance(network, MultiScale):
+        if scales == ONE_SCALE or not isinstance(network, Network):
             return super()._infer(network, source)
         self._check_sizes(network, source)
         return super()._infer(MultiScale(network, scales), source)

@@ -12,11 +12,13 @@ from sklearn_cbir.images._formats import readable_extensions
 from sklearn_cbir.images._pairs import images_of
 from sklearn_cbir.images._readable import readable_images
 from sklearn_cbir.images._resizing import Resizing
+from sklearn_cbir.images._text import Text
 
 __all__ = [
     "ImageReadError",
     "Images",
     "Resizing",
+    "Text",
     "check_images",
     "images_of",
     "is_feature_rows",

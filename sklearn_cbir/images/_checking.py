@@ -36,6 +36,7 @@ from sklearn_cbir.images._sources import (
     refusal_of,
     warn_of_turned,
 )
+from sklearn_cbir.images._text import Text
 
 
 def is_feature_rows(X: object) -> bool:
@@ -51,9 +52,9 @@ def is_feature_rows(X: object) -> bool:
     bool
         True for 2-D and 1-D numbers, data frames, sparse matrices and lists
         of number lists, whatever their faults; False where any element is a
-        path, an encoded photo, a dictionary or a PIL image, and for stacks or
-        lists of image arrays. Of a sequence that is no list the first element
-        decides.
+        path, an encoded photo, a dictionary, a PIL image or a `Text`, and for
+        stacks or lists of image arrays. Of a sequence that is no list the
+        first element decides.
 
     Examples
     --------
@@ -220,6 +221,8 @@ def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
         max_pixels = check_integer(max_pixels, "max_pixels", minimum=1)
     if isinstance(X, Images) and len(X):
         return X if max_pixels is None else X._limited(max_pixels)
+    if isinstance(X, Text):
+        raise ValueError(refusal_of(X, "X"))
     if not isinstance(X, np.ndarray) and is_single(X) and kind_of_item(X):
         raise ValueError(
             f"X is {kind_of_item(X)}, not a sequence of images: wrap it in a list, [X]."

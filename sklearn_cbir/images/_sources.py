@@ -36,6 +36,7 @@ from sklearn_cbir.images._opening import (
     is_unread,
     opened,
 )
+from sklearn_cbir.images._text import Text
 
 # A path, an encoded photo, an image, its pixels, or a dictionary with one of these; rows of images.
 Item: TypeAlias = Any
@@ -379,8 +380,8 @@ def is_arraylike(value: object) -> TypeGuard[np.ndarray]:
 
 
 def is_single(value: object) -> bool:
-    """Say whether `value` is one image, other than an array."""
-    return is_path(value) or isinstance(value, (*ENCODED, Image.Image, Mapping, Encoded))
+    """Say whether `value` is one image, other than an array, or words in the place of one."""
+    return is_path(value) or isinstance(value, (*ENCODED, Image.Image, Mapping, Encoded, Text))
 
 
 def is_open_file(value: object) -> bool:
@@ -417,6 +418,12 @@ def refusal_of(item: object, name: str) -> str:
     """Say why an element of a sequence is no image."""
     if isinstance(item, np.bytes_):
         return BYTES_ARRAY
+    if isinstance(item, Text):
+        return (
+            f"{name} is {shortened(item)}, and words have no pixels. Pass images here: words are "
+            "for transform of a CNNFeatureExtractor whose network knows them, and for predict of a "
+            "pipeline that begins with one."
+        )
     if isinstance(item, Mapping):
         return (
             f"{name} is a dictionary with the keys {shortened(list(item))}. A dictionary holds the "

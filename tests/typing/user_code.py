@@ -72,6 +72,7 @@ from sklearn_cbir.hashing import (
 from sklearn_cbir.images import (
     ImageReadError,
     Images,
+    Text,
     check_images,
     images_of,
     is_feature_rows,
@@ -195,6 +196,15 @@ def train_features(images: NDArray[np.uint8], paths: list[Path], y: Ints, weight
     assert_type(extractor.transform(paths), NDArray[np.float32])
     assert_type(extractor.fit_transform(images, y), NDArray[np.float32])
     CNNFeatureExtractor(torch.nn.Conv2d(3, 8, 3), loss=TripletLoss(margin=0.2), pooling="gem")
+
+
+def search_by_words(paths: list[str], photo: Image.Image, pixels: NDArray[np.uint8]) -> None:
+    extractor = CNNFeatureExtractor("open_clip/ViT-B-32", loss=None, words=True).fit(paths)
+    assert_type(extractor.encode_text(["a red dress", "shoes"]), NDArray[np.float32])
+    query = "harbor.jpg" + Text("at night") - Text("people") - Path("ship.jpg")
+    assert_type(query, Text)
+    assert_type(Text("at night") + photo - pixels, Text)
+    assert_type(extractor.transform([query, sum([query, query]), *paths]), NDArray[np.float32])
 
 
 def train_codes(images: NDArray[np.uint8], y: Ints) -> None:

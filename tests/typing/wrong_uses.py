@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever, Text
 from sklearn_cbir.codes import hamming_top_k, pack_codes
 from sklearn_cbir.datasets import load_nuswide, make_shapes
 from sklearn_cbir.hashing import BREHasher, ITQHasher, LSHHasher, SpectralHasher
@@ -73,6 +73,9 @@ def values_of_another_type(X: NDArray[np.float64], y: NDArray[np.int64]) -> None
     split_protocol(5, y)  # pyright: ignore[reportArgumentType]
     quantization_loss(X)  # pyright: ignore[reportArgumentType]
     pack_codes(Path("codes.npy"))  # pyright: ignore[reportArgumentType]
+    Text(b"a red dress")  # pyright: ignore[reportArgumentType]
+    Text("a red dress") + 5  # pyright: ignore[reportOperatorIssue]
+    CNNFeatureExtractor().encode_text(5)  # pyright: ignore[reportArgumentType]
     check_image_estimator(object())  # pyright: ignore[reportArgumentType]
 
 
