@@ -411,6 +411,13 @@ def test_bre_stops_at_the_first_sweep_that_gains_too_little(tol, rng):
     np.testing.assert_array_equal(losses, whole[: n_sweeps + 1])
 
 
+@pytest.mark.parametrize("max_iter", [1, 2])
+def test_bre_counts_its_sweeps(max_iter, rng):
+    rows = rng.standard_normal((40, 4))
+    hasher = BREHasher(3, max_iter=max_iter, tol=0, neighbor_frac=0.5, random_state=0).fit(rows)
+    assert hasher.n_iter_ == len(hasher.losses_) - 1 == max_iter
+
+
 def test_bre_takes_distances_in_the_space_of_the_kernel_up_to_a_factor(rng):
     rows = rng.standard_normal((12, 3))
     squares = ((rows[:, None] - rows) ** 2).sum(axis=2)

@@ -41,6 +41,13 @@ def test_classifier_is_trained_and_of_the_size_of_the_labels(loss):
     assert loss.weight.abs().max() <= 1 / math.sqrt(6)
 
 
+def test_an_output_of_zero_is_a_bit_of_one_for_greedyhash_as_for_codes():
+    loss = make_loss("greedyhash")
+    zero = torch.zeros_like(make_outputs())
+    assert loss(zero, SINGLE_LABELS) == loss(zero + 1e-300, SINGLE_LABELS)
+    assert loss(zero, SINGLE_LABELS) != loss(zero - 1e-300, SINGLE_LABELS)
+
+
 def test_greedyhash_sees_signs_forward_and_passes_their_slope_to_the_outputs():
     loss, outputs = make_loss("greedyhash"), make_outputs()
     signs = torch.where(outputs >= 0, 1.0, -1.0).double()
