@@ -200,8 +200,8 @@ def test_pooling_of_vectors_or_into_maps_raises():
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        ("resnet81", "'resnet81' is not known. Did you mean 'resnet"),
-        ("zzzzzz", r"'zzzzzz' is not known. Use one of \['resnet9', 'small'"),
+        ("resnet81", "'resnet81' is not known. The nearest names are 'resnet"),
+        ("zzzzzz", r"'zzzzzz' is not known.* Use one of \['resnet9', 'small'"),
         (nn.Flatten, "neither a name nor a network"),
         (18, "backbone=18 is neither a name nor a network"),
     ],

@@ -116,7 +116,7 @@ def test_training_brings_images_of_a_class_together(loss):
         ({"lr": "fast"}, "lr='fast'"),
         ({"schedule": "step"}, "schedule='step'"),
         ({"optimizer": "adamx"}, "optimizer='adamx'.*Did you mean 'adam"),
-        ({"backbone": "resnet81"}, "backbone='resnet81'.*Did you mean 'resnet"),
+        ({"backbone": "resnet81"}, "backbone='resnet81'.*nearest names are 'resnet"),
         ({"pooling": "mean"}, "pooling='mean'"),
         ({"augment": "strong"}, "augment='strong'"),
         ({"device": "tpu9"}, "device='tpu9'"),

@@ -253,6 +253,13 @@ def test_what_is_cached_is_taken_without_asking(cache, monkeypatch):
     assert _hub.weights_of(PLACE, NAME).read_bytes() == b"weights"
 
 
+def test_weights_of_one_library_are_not_taken_for_those_of_the_other(cache, server):
+    put_into_cache(cache, "model.safetensors", b"of timm")
+    server.files["open_clip_model.safetensors"] = b"of open_clip"
+    path = _hub.weights_of(PLACE, NAME.replace("timm", "open_clip"))
+    assert path.read_bytes() == b"of open_clip"
+
+
 def test_what_was_downloaded_once_is_not_asked_for_again(server):
     first = _hub.file_of(PLACE, "config.json", backbone=NAME)
     n_asked = len(server.asked)
@@ -261,8 +268,11 @@ def test_what_was_downloaded_once_is_not_asked_for_again(server):
 
 
 def test_the_best_form_of_weights_that_a_repository_has_is_taken(server):
-    server.files |= {"pytorch_model.bin": b"pickle", "open_clip_model.safetensors": b"tensors"}
-    assert _hub.weights_of(PLACE, NAME).name == "open_clip_model.safetensors"
+    server.files |= {"pytorch_model.bin": b"pickle"}
+    assert _hub.weights_of(PLACE, NAME).name == "pytorch_model.bin"
+    server.files |= {"open_clip_pytorch_model.bin": b"p", "open_clip_model.safetensors": b"t"}
+    path = _hub.weights_of(PLACE, NAME.replace("timm", "open_clip"))
+    assert path.name == "open_clip_model.safetensors"
 
 
 def test_a_file_that_a_repository_lacks_is_none_and_remembered(server):

@@ -24,18 +24,13 @@ import torch
 HUB, FOLDER = "hf-hub:", "local-dir:"
 FIRST_ANSWER = 1.5  # seconds; all else of an error within two takes less than the rest
 LEFT_BEHIND = 60.0  # seconds after which a thread that nobody waits for ends
-# In order of preference; what is no pickle comes first.
-WEIGHTS = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "pytorch_model.bin",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.pth",
-    "open_clip_pytorch_model.pth",
-    "model.pth",
-)
-OTHER_WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.bin")  # of a folder only
+# What each library, by the prefix of its names, calls the weights in a repository, which may hold
+# those of both. What is no pickle comes first.
+WEIGHTS = {
+    "timm": ("model.safetensors", "pytorch_model.bin"),
+    "open_clip": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+}
+OTHER_WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.bin")  # of a folder
 
 Answer = TypeVar("Answer")
 
@@ -88,8 +83,10 @@ def look_for(place: str, *names: str, backbone: str) -> Path | None:
 
 def weights_of(place: str, backbone: str) -> Path:
     """Return the file of weights of a place, one without pickle if there is one."""
-    others = OTHER_WEIGHTS if place.startswith(FOLDER) else ()
-    return file_of(place, *WEIGHTS, *others, backbone=backbone)
+    names = WEIGHTS[backbone.partition("/")[0]]
+    if place.startswith(FOLDER):
+        names += OTHER_WEIGHTS
+    return file_of(place, *names, backbone=backbone)
 
 
 def config_of(place: str, name: str, backbone: str) -> dict[str, Any]:
@@ -184,8 +181,8 @@ def _in_folder(place: str, names: tuple[str, ...], backbone: str) -> Path | None
         if len(found) > 1:
             raise ValueError(
                 f"backbone={backbone!r} is ambiguous: {str(folder)!r} holds "
-                f"{', '.join(path.name for path in found)}. Name the weights {WEIGHTS[0]!r}, or "
-                "pass their path as weights=..."
+                f"{', '.join(path.name for path in found)}. Name the weights {names[0]!r}, or pass "
+                "their path as weights=..."
             )
         if found:
             return found[0]
@@ -290,7 +287,7 @@ def _no_answer(
     hub: ModuleType, repository: str, names: tuple[str, ...], backbone: str, error: Exception
 ) -> str:
     source = backbone.partition("/")[0]
-    of_weights = any(name in WEIGHTS for name in names)
+    of_weights = names == WEIGHTS.get(source)
     return (
         f"{names[0]!r} of backbone={backbone!r} is not in the cache {hub.constants.HF_HUB_CACHE}, "
         f"and {hub.constants.ENDPOINT} cannot be reached ({_reason(error)}). Without a network, "

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ import torch
 from torch import nn
 
 from sklearn_cbir._typing import ResizeMode
+from sklearn_cbir.backbones._hub import HUB, config_of, file_at, file_of, is_place, weights_of
+from sklearn_cbir.backbones._names import import_library, unknown_backbone, unknown_tag
 from sklearn_cbir.backbones._probe import Net, Pooling
 from sklearn_cbir.backbones._tokens import Maps
 from sklearn_cbir.backbones._weights import (
@@ -30,7 +33,7 @@ from sklearn_cbir.backbones._weights import (
     without_prefix,
 )
 
-OLDEST = (1, 0, 31)  # version
+CONFIG = "config.json"
 # How modules of timm call what renames the tensors of a published file and fits them to a size.
 CONVERSIONS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
 LABELS = ("label_names", "label_descriptions", "description", "notes")  # of no use here, and long
@@ -53,7 +56,7 @@ def from_timm(
     source: Source | None = None,
 ) -> Net:
     """Return the network of a name, without ``"timm/"``, or of a source that was made of one."""
-    timm = _import_timm()
+    timm = import_library("timm")
     if source is None:
         source = _source_of(timm, name)
     config = source["config"]
@@ -62,8 +65,8 @@ def from_timm(
     size = image_size or trained_at
     model = _construct(timm, source, size if one_size else None)
     if weights is not None:
-        state = _download(timm, name) if weights in PUBLISHED else read_weights(weights)
-        _load(timm, model, source, state)
+        file = _published_weights(timm, name) if weights in PUBLISHED else weights
+        _load(timm, model, source, read_weights(file))
     reading = timm.data.resolve_model_data_config(model)
     red, green, blue = (round(255 * value) for value in reading["mean"])  # what timm pads with
     return Net(
@@ -80,37 +83,16 @@ def from_timm(
     )
 
 
-def _import_timm() -> ModuleType:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(
-            f"Backbones whose names begin with 'timm/' need timm ({error}). Install it with "
-            "pip install 'sklearn-cbir[timm]'."
-        ) from error
-    version = tuple(int(part) for part in timm.__version__.split(".")[:3] if part.isdigit())
-    if version < OLDEST:
-        raise ImportError(
-            f"Backbones whose names begin with 'timm/' need timm {'.'.join(map(str, OLDEST))} or "
-            f"later, and this is {timm.__version__}. Install it with "
-            "pip install --upgrade 'sklearn-cbir[timm]'."
-        )
-    return timm
-
-
 def _source_of(timm: ModuleType, name: str) -> Source:
     """Describe a network, and the weights that are published for it, in plain JSON."""
-    kind, place = timm.models.parse_model_name(name)
     arguments: Mapping[str, Any] = {}
-    if kind is None:
-        architecture, tag = timm.models.split_model_name_tag(place)
-        if not timm.is_model(architecture):
-            raise ValueError(f"backbone={'timm/' + name!r} is not known to timm.")
-        found = timm.get_pretrained_cfg(place)
-        config = {} if found is None else found.to_dict(remove_source=True)
-    else:
-        config, architecture, arguments = _read_config(timm, kind, place)
+    if is_place(name):
+        config, architecture, arguments = _read_config(timm, name)
         tag = config.get("tag")
+    else:
+        architecture, tag = timm.models.split_model_name_tag(name)
+        config = _registered(timm, name, architecture, tag).to_dict()
+    config = timm.models.filter_pretrained_cfg(config, remove_source=True)
     config = {"input_size": (3, 224, 224)} | config
     source = {
         "library": "timm",
@@ -193,18 +175,48 @@ def _features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     return model.forward_features(pixels)
 
 
-# Files of the hub, or of a folder ----------------------------------------------------------------
+# Names and their files ---------------------------------------------------------------------------
 
 
-def _read_config(timm: ModuleType, kind: str, place: str) -> tuple[dict[str, Any], str, Source]:
+def _registered(timm: ModuleType, name: str, architecture: str, tag: str) -> Any:
+    """Return what timm says of the weights that are published under a name."""
+    backbone = f"timm/{name}"
+    if not timm.is_model(architecture):
+        raise unknown_backbone(backbone)
+    try:
+        found = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        names = timm.list_models(f"{architecture}.*", pretrained=True)
+        tags = [name.partition(".")[2] for name in names]
+        raise unknown_tag(f"timm/{architecture}", tag, tags) from None
+    return found or timm.models.PretrainedCfg()
+
+
+def _read_config(timm: ModuleType, place: str) -> tuple[dict[str, Any], str, Source]:
     """Return configuration, architecture and arguments of a network on the hub or in a folder."""
-    from_hub = timm.models.load_model_config_from_hf
-    return (from_hub if kind == "hf-hub" else timm.models.load_model_config_from_path)(place)
+    backbone = f"timm/{place}"
+    config_of(place, CONFIG, backbone)  # which tells what is wrong with it
+    folder = file_of(place, CONFIG, backbone=backbone).parent
+    try:
+        return timm.models._hub.load_model_config_from_path(folder)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"backbone={backbone!r} cannot be built: its {CONFIG} is not one of timm "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
-def _download(timm: ModuleType, name: str) -> State:
-    """Return the state dict that is published under a name."""
-    kind, place = timm.models.parse_model_name(name)
-    if kind == "local-dir":
-        return timm.models.load_state_dict_from_path(place)
-    return timm.models.load_state_dict_from_hf(place if kind else f"timm/{place}")
+def _published_weights(timm: ModuleType, name: str) -> Path:
+    """Return the file of the weights that are published under a name."""
+    backbone = f"timm/{name}"
+    if is_place(name):
+        return weights_of(name, backbone)
+    found = timm.get_pretrained_cfg(name)
+    if found is not None and found.hf_hub_id:
+        return weights_of(HUB + found.hf_hub_id, backbone)
+    if found is not None and found.url:
+        return file_at(found.url, backbone)
+    raise ValueError(
+        f"No weights are published for backbone={backbone!r}. Use weights=None, or the path of a "
+        "file."
+    )

@@ -1,14 +1,13 @@
 """Torchvision's classification networks: everything before the classifier, found by name."""
 
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from sklearn_cbir.backbones._built_in import BACKBONES
 from sklearn_cbir.backbones._hub import file_at
+from sklearn_cbir.backbones._names import import_torchvision, unknown_backbone
 from sklearn_cbir.backbones._probe import Net, Pooling
 from sklearn_cbir.backbones._tokens import Maps
 from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
@@ -18,29 +17,11 @@ CLASSIFIERS = ("classifier", "fc", "heads", "head")
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
-def _import_torchvision() -> ModuleType:
-    try:
-        import torchvision
-    except Exception as error:
-        raise ImportError(
-            f"torchvision does not work with torch {torch.__version__} ({error}). Install the two "
-            "together, from the same index and in one command: pip install --upgrade torch "
-            "torchvision. The built-in backbones "
-            f"{sorted(BACKBONES)} need no torchvision."
-        ) from error
-    return torchvision
-
-
 def from_torchvision(name: str, weights: Weights, pooling: Pooling, image_size: int | None) -> Net:
-    models = _import_torchvision().models
+    models = import_torchvision().models
     names = models.list_models(module=models)
     if name not in names:
-        close = get_close_matches(name, [*BACKBONES, *names], n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"backbone={name!r} is not known.{hint} Use one of {sorted(BACKBONES)}, a "
-            "classification network of torchvision, or pass your own torch module."
-        )
+        raise unknown_backbone(name)
     published = models.get_model_weights(name).DEFAULT
     recipe = published.transforms()
     trained_at = recipe.crop_size[0]
