@@ -57,6 +57,23 @@ def test_the_size_chooses_lists_or_a_graph(retriever, kind):
     assert retriever.algorithm_ == "faiss"
 
 
+def test_an_index_has_the_sizes_that_were_measured(retriever, kind):
+    index = index_of(retriever)
+    n_indexed = np.count_nonzero(retriever._gallery.engine.indexed >= 0)
+    assert index.ntotal == n_indexed == N - 200  # the others tell how much it finds
+    if kind == "lists":
+        assert index.nlist == int(2 * np.sqrt(n_indexed))
+        assert index.cp.seed == retriever._gallery.engine.seed
+    else:
+        assert (index.hnsw.nb_neighbors(1), index.hnsw.efConstruction) == (16, 100)
+
+
+def test_what_an_index_searches_grows_step_by_step(retriever):
+    steps = np.array(retriever._gallery.engine.ef_searches)
+    assert (steps[1:] > steps[:-1]).all()
+    assert (steps[1:] <= 2 * steps[:-1]).all()
+
+
 def test_slots_that_faiss_leaves_empty_are_filled_exactly(retriever, exact, queries):
     # One list, or a short walk, does not hold 30 rows: faiss answers -1.
     engine = copy.copy(retriever._gallery.engine)

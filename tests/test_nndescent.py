@@ -121,6 +121,44 @@ def test_the_more_neighbors_are_asked_for_the_more_an_index_searches(graph, quer
     np.testing.assert_allclose(many, 2 + 6 * (steps - np.log(10)) / (steps[-1] - np.log(10)))
 
 
+def test_what_a_graph_searches_grows_by_at_most_a_half_each_step(graph):
+    steps = np.array(graph._gallery.engine.ef_searches)
+    assert steps[0] == 1  # the neighbors that are asked for, and no more
+    assert (steps[1:] > steps[:-1]).all()
+    assert (steps[1:] <= 1.5 * steps[:-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "n_probe"), [(1000, 200), (2009, 200), (2010, 201), (9999, 999), (20_000, 1000)]
+)
+def test_a_tenth_of_the_rows_but_200_to_1000_tell_what_a_graph_finds(n, n_probe, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        _nndescent.NNDescentEngine,
+        "_make",
+        lambda self, rows: asked.append(len(rows)) or (_ for _ in ()).throw(InterruptedError),
+    )
+    rows = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    with pytest.raises(InterruptedError):
+        NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
+    assert asked == [n - n_probe]
+
+
+@pytest.mark.parametrize("change", ["rows come", "rows go"])
+def test_a_graph_is_made_again_once_a_twentieth_of_the_rows_has_changed(change, rows, monkeypatch):
+    retriever = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows[:1900])
+    index = retriever._gallery.engine.index
+    if change == "rows come":
+        retriever.partial_fit(rows[1900:2000])  # 100 of 2000
+        assert retriever._gallery.engine.index is index
+        retriever.partial_fit(rows[2000:2006])
+    else:
+        retriever.remove(np.arange(90))  # 90 of 1810
+        assert retriever._gallery.engine.index is index
+        retriever.remove([90])
+    assert retriever._gallery.engine.index is not index
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("far", [1e4, 1e7, 1e12])
 def test_queries_far_away_find_what_is_nearest(far, dtype, rows, queries):

@@ -208,8 +208,6 @@ class ApproximateEngine(Engine):
         changes.update(exact=exact, indexed=indexed.astype(np.int32), unindexed=unindexed)
         n_not_indexed = len(unindexed) - self.n_unindexed_at_build
         is_stale = n_not_indexed + np.count_nonzero(indexed < 0) > STALE * len(exact)
-        if is_stale:
-            changes.pop("index", None)
         engine = self._like(**changes)
         if is_stale:
             vars(engine).pop("index", None)

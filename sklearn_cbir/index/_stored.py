@@ -202,17 +202,14 @@ class StoredEngine(ExactEngine):
         return max(1, min(super()._tile(n_queries), fitting))
 
     def _similarity(self, queries, part, memory=None):
-        """Return similarities to a slice of the rows, few of which are in memory at once."""
-        start, stop, _ = part.indices(len(self))
-        tile = self._tile(max(1, len(queries)))
-        if stop - start <= tile:
-            return super()._similarity(queries, slice(start, stop), memory)
-        similarity = np.empty((len(queries), stop - start), dtype=self.rows.dtype)
-        for first in range(start, stop, tile):
-            piece = slice(first, min(first + tile, stop))
-            similarity[:, piece.start - start : piece.stop - start] = super()._similarity(
-                queries, piece
-            )
+        """Return similarities to a slice of the rows: a tile of them, or all, tile by tile."""
+        n, tile = len(self), self._tile(max(1, len(queries)))
+        if part != slice(None) or n <= tile:
+            return super()._similarity(queries, part, memory)
+        similarity = np.empty((len(queries), n), dtype=self.rows.dtype)
+        for start in range(0, n, tile):
+            piece = slice(start, start + tile)
+            similarity[:, piece] = super()._similarity(queries, piece)
         return similarity
 
 
