@@ -141,6 +141,7 @@ class NetworkTransformer(
     mean: Sequence[float] | None
     std: Sequence[float] | None
     augment: Augment
+    words: bool = False  # read only where nothing is trained
     warm_start: bool
     checkpoint_dir: str | os.PathLike[str] | None
     device: str | torch.device
@@ -405,7 +406,7 @@ class NetworkTransformer(
         use_one_thread_if_forked()
         with OwnDraws(seed_of(self.random_state)):
             is_rows = isinstance(data, np.ndarray)
-            trunk = PassRows(data.shape[1]) if is_rows else self._build_trunk(None)
+            trunk = PassRows(data.shape[1]) if is_rows else self._build_trunk(None, self.words)
             network = Network(trunk, **ending)
         self._check_network(network, data)
         self._keep(network, self._source(data, network.trunk, training=False), [])
@@ -527,7 +528,7 @@ class NetworkTransformer(
             start.carry_over(network, loss)
         return network
 
-    def _build_trunk(self, start: Start | None) -> Trunk:
+    def _build_trunk(self, start: Start | None, words: bool = False) -> Trunk:
         """Return a new trunk for images; `build_backbone` copies a module."""
         shape = (FILE_SIZE, FILE_SIZE) if self.image_shape_ is None else self.image_shape_[:2]
         parameters: dict[str, Any] = {
@@ -539,6 +540,7 @@ class NetworkTransformer(
             "input_shape": shape,
             "mean": self.mean,
             "std": self.std,
+            "words": words,
         }
         if start is not None:
             parameters |= start.backbone_parameters(self.image_size)

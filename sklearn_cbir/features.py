@@ -481,7 +481,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         elif words is None and not self.words:
             reason = "words=False has left out what it knows of them"
         elif words is None:
-            reason = f"backbone={name_of(spec['backbone'])} was not trained on words"
+            untold = f"backbone={name_of(spec['backbone'])} was not trained on words"
+            reason = (network.trunk.wordless or untold).rstrip(".")
         else:
             return
         raise ValueError(f"{type(self).__name__} knows no words: {reason}. Use {KNOWING}.")

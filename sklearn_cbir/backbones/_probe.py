@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from sklearn_cbir._typing import Color, Interpolation, ResizeMode
 from sklearn_cbir._validation import shortened
+from sklearn_cbir.backbones._words import Words
 from sklearn_cbir.images import Resizing
 
 USUAL_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
@@ -39,6 +40,7 @@ class Net:
     one_size: bool = False
     n_channels: int | None = None  # of its feature maps, where that is known without a trial
     source: Mapping[str, Any] | None = None  # plain JSON that builds it again without looking it up
+    words: Words | None = None  # what makes such vectors of text
     resize_mode: ResizeMode = "cover"
     interpolation: Interpolation = "bilinear"
     fill: Color = (0, 0, 0)

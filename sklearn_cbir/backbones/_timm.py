@@ -70,7 +70,7 @@ def from_timm(
     reading = timm.data.resolve_model_data_config(model)
     red, green, blue = (round(255 * value) for value in reading["mean"])  # what timm pads with
     return Net(
-        _without_classifier(model, pooling),
+        without_classifier(model, pooling),
         image_size=trained_at if weights is not None or one_size else None,
         mean=tuple(reading["mean"]),
         std=tuple(reading["std"]),
@@ -161,7 +161,7 @@ def _conversion(timm: ModuleType, architecture: str) -> Callable[[State, nn.Modu
     return partial(convert, **options)
 
 
-def _without_classifier(model: nn.Module, pooling: Pooling) -> nn.Module:
+def without_classifier(model: nn.Module, pooling: Pooling) -> nn.Module:
     """All that comes before the classifier; before the network's own pooling if it is replaced."""
     if pooling == "auto":
         return model

@@ -12,6 +12,7 @@ from sklearn_cbir._typing import Color, Interpolation, ResizeMode, ResizeSize
 from sklearn_cbir._validation import check_integer, resolve, shortened
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._colors import colors
+from sklearn_cbir.backbones._open_clip import from_open_clip
 from sklearn_cbir.backbones._probe import (
     Net,
     Pooling,
@@ -26,13 +27,14 @@ from sklearn_cbir.backbones._rows import RowTrunk, build_mlp
 from sklearn_cbir.backbones._timm import from_timm
 from sklearn_cbir.backbones._torchvision import from_torchvision
 from sklearn_cbir.backbones._weights import PUBLISHED, Weights, load_state, read_weights
+from sklearn_cbir.backbones._words import Words
 from sklearn_cbir.images import Resizing
 from sklearn_cbir.pooling import POOLINGS, AveragePooling
 
 PROBED_AT = 96  # px
 # Libraries of named networks by the prefix of the names; bare names are built in or torchvision's.
 # Each is called with the rest of the name, weights, pooling, image_size and source.
-SOURCES: dict[str, Callable[..., Net]] = {"timm": from_timm}
+SOURCES: dict[str, Callable[..., Net]] = {"timm": from_timm, "open_clip": from_open_clip}
 
 
 class TrunkSpec(TypedDict):
@@ -47,6 +49,7 @@ class TrunkSpec(TypedDict):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: Mapping[str, Any] | None
+    words: bool
     # Files of earlier versions lack these, and mean the defaults of `Net`.
     resize_mode: ResizeMode
     interpolation: Interpolation
@@ -76,6 +79,11 @@ class Trunk(nn.Module):
     n_channels : int, default=None
         Channels of the feature maps; None if `features` gives vectors.
 
+    words : Module, default=None
+        Its ``encode(texts)`` turns a sequence of str into vectors (n, width),
+        float32 and of any length, in the space of those of images. None if the
+        network has none, or they were not asked for.
+
     Attributes
     ----------
     image_size, resize_size : int or None
@@ -84,6 +92,9 @@ class Trunk(nn.Module):
 
     frozen_batch_norm : bool
         Whether batch normalization keeps its statistics while training.
+
+    wordless : str or None
+        Why there are no `words` though they were asked for, in a sentence.
 
     memory_format : torch.memory_format
         Layout that `features` works with: channels last, which is faster, unless
@@ -110,6 +121,7 @@ class Trunk(nn.Module):
         width: int,
         spec: TrunkSpec,
         n_channels: int | None = None,
+        words: Words | None = None,
     ) -> None:
         super().__init__()
         self.features: nn.Module = features
@@ -117,6 +129,7 @@ class Trunk(nn.Module):
         self.width: int = width
         self.spec: TrunkSpec = spec
         self.n_channels: int | None = n_channels
+        self.words: Words | None = words
         self.image_size: int | None = spec["image_size"]
         self.resize_size: int | None = spec["resize_size"]
         self.frozen_batch_norm: bool = False
@@ -135,6 +148,11 @@ class Trunk(nn.Module):
         """How images are brought to their size."""
         spec = self.spec
         return Resizing(spec["resize_mode"], spec["interpolation"], spec["fill"])
+
+    @property
+    def wordless(self) -> str | None:
+        """Why there are no words though they were asked for."""
+        return (self.spec["source"] or {}).get("wordless")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Vectors (n, width) of uint8 images (n, 3, height, width)."""
@@ -310,6 +328,7 @@ def build_backbone(
     interpolation: Interpolation | None = ...,
     fill: Sequence[int] | None = ...,
     source: Mapping[str, Any] | None = ...,
+    words: bool = ...,
     in_features: None = ...,
 ) -> Trunk: ...
 @overload
@@ -327,6 +346,7 @@ def build_backbone(
     interpolation: Interpolation | None = ...,
     fill: Sequence[int] | None = ...,
     source: Mapping[str, Any] | None = ...,
+    words: bool = ...,
     in_features: int,
 ) -> RowTrunk: ...
 def build_backbone(
@@ -343,6 +363,7 @@ def build_backbone(
     interpolation: Interpolation | None = None,
     fill: Sequence[int] | None = None,
     source: Mapping[str, Any] | None = None,
+    words: bool = False,
     in_features: int | None = None,
 ) -> Trunk | RowTrunk:
     """Build a trunk, with or without trained weights.
@@ -354,16 +375,19 @@ def build_backbone(
     ----------
     backbone : str, Module or None
         A name in `BACKBONES`; one of torchvision's classification networks;
-        ``"timm/NAME"`` or ``"timm/NAME.TAG"``, one of timm's, where NAME may
-        also be ``hf-hub:ORG/REPOSITORY`` or ``local-dir:PATH``; or a module
-        from normalized images (n, 3, height, width) to vectors or feature
-        maps. A module is copied, with the weights it has, to the CPU and to
-        float32.
+        ``"timm/NAME"`` or ``"timm/NAME.TAG"``, one of timm's;
+        ``"open_clip/NAME"``, the tower of images of one of open_clip's, where
+        either NAME may also be ``hf-hub:ORG/REPOSITORY`` or
+        ``local-dir:PATH``; or a module from normalized images (n, 3, height,
+        width) to vectors or feature maps. A module is copied, with the weights
+        it has, to the CPU and to float32.
 
-    weights : {"pretrained", "imagenet", None} or path, default=None
+    weights : {"pretrained", "imagenet", None}, tag or path, default=None
         The weights that the network is published with, downloaded on first
-        use, for which "imagenet" is another word; none; or a file with a
-        state dict (.pt, .pth, .safetensors), in which the classifier may be
+        use, for which "imagenet" is another word; a tag of open_clip's, of
+        which "pretrained" takes what was trained on DataComp, else LAION-2B,
+        else by OpenAI, else the last one listed; none; or a file with a state
+        dict (.pt, .pth, .safetensors), in which the classifier may be
         missing or of any size. A module keeps its own for "pretrained".
 
     pooling : {"auto", "avg", "max", "gem"} or Module, default="auto"
@@ -412,6 +436,10 @@ def build_backbone(
         `SOURCES` holds: it builds the network again, and neither its name nor
         its tag is looked up.
 
+    words : bool, default=False
+        Whether the trunk also gets what makes vectors of text, if `backbone`
+        is of open_clip and `pooling` its own; see `Trunk.words`.
+
     in_features : int, default=None
         If given, `build_mlp` for rows of this many features; `backbone`,
         `weights` and the sizes are not used.
@@ -452,7 +480,7 @@ def build_backbone(
         check_integer(image_size, "image_size", minimum=1)
     if resize_size is not None:
         check_resize_size(resize_size, "resize_size")
-    net = _find(backbone, weights, pooling, image_size, source)
+    net = _find(backbone, weights, pooling, image_size, source, words)
     image_size = net.image_size if image_size is None else int(image_size)
     resizing = _resizing_of(
         net,
@@ -473,6 +501,7 @@ def build_backbone(
         "mean": tuple(net.mean) if mean is None else colors(mean, "mean"),
         "std": tuple(net.std) if std is None else colors(std, "std"),
         "source": net.source,
+        "words": net.words is not None,
         "resize_mode": resizing.resize_mode,
         "interpolation": resizing.interpolation,
         "fill": resizing.fill,
@@ -490,7 +519,8 @@ def build_backbone(
         load_state(net.features, read_weights(weights), name_of(backbone))
     pool = _make_pooling(pooling, n_dimensions, backbone)
     width = pooled_width(pool, n_dimensions, channels)
-    trunk = Trunk(net.features, pool, width, spec, channels if n_dimensions == 4 else None)
+    n_channels = channels if n_dimensions == 4 else None
+    trunk = Trunk(net.features, pool, width, spec, n_channels, net.words)
     if isinstance(backbone, nn.Module) and not takes_channels_last(net.features, size):
         trunk.memory_format = torch.contiguous_format
     return trunk
@@ -502,6 +532,7 @@ def _find(
     pooling: Pooling,
     image_size: int | None,
     source: Mapping[str, Any] | None,
+    words: bool,
 ) -> Net:
     """Net of a name or a module, with its weights."""
     if isinstance(backbone, nn.Module):
@@ -516,7 +547,8 @@ def _find(
         return built_in(backbone, weights)
     library, _, name = backbone.partition("/")
     if library in SOURCES:
-        return SOURCES[library](name, weights, pooling, image_size, source)
+        options = {"words": words} if library == "open_clip" else {}
+        return SOURCES[library](name, weights, pooling, image_size, source, **options)
     return from_torchvision(backbone, weights, pooling, image_size)
 
 
