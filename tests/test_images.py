@@ -304,6 +304,21 @@ def test_array_path_and_pil_image_give_the_same_pixels(pixels, save, open_image)
             assert np.array_equal(read, reads[0])
 
 
+@pytest.mark.parametrize(("height", "width"), [(57, 32), (32, 57), (40, 240), (240, 40)])
+def test_what_is_cut_out_are_the_pixels_of_the_whole_resized_image(height, width, rng):
+    # Whichever of rows and columns Pillow resizes first: what rings is cut off between the two.
+    pixels = rng.integers(0, 2, (height, width, 3), dtype=np.uint8) * 255
+    options = {"resize_mode": "shortest", "interpolation": "bicubic"}
+    got = check_images([pixels]).read([0], 56, **options)[0]
+    scale = 56 / min(height, width)
+    sides = int(width * scale), int(height * scale)
+    whole = np.asarray(Image.fromarray(pixels).resize(sides, Image.Resampling.BICUBIC))
+    top, left = (round((side - 56) / 2) for side in whole.shape[:2])
+    whole = whole[top : top + 56, left : left + 56].astype(int)
+    # Of long strips the whole is not made.
+    assert np.abs(whole - got).mean() < (1e-9 if max(height, width) < 100 else 6)
+
+
 def test_resizing_is_pillows_antialiased_bilinear_and_the_cut_is_central(pixels):
     resized = Image.fromarray(pixels).resize((43, 32), Image.Resampling.BILINEAR)
     expected = np.asarray(resized, dtype=int)[4:28, 9:33]

@@ -34,6 +34,7 @@ from sklearn_cbir.backbones._weights import (
 )
 
 CONFIG = "config.json"
+STRIDE = 32  # px, of networks that take what other networks take
 # How modules of timm call what renames the tensors of a published file and fits them to a size.
 CONVERSIONS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
 LABELS = ("label_names", "label_descriptions", "description", "notes")  # of no use here, and long
@@ -62,6 +63,8 @@ def from_timm(
     config = source["config"]
     trained_at = min(config["input_size"][1:])
     one_size = bool(config.get("fixed_input_size"))
+    # Some take any size above their smallest, or multiples of their patches.
+    any_size = not (one_size or config.get("min_input_size") or trained_at % STRIDE)
     size = image_size or trained_at
     model = _construct(timm, source, size if one_size else None)
     if weights is not None:
@@ -74,7 +77,7 @@ def from_timm(
         image_size=trained_at if weights is not None or one_size else None,
         mean=tuple(reading["mean"]),
         std=tuple(reading["std"]),
-        one_size=one_size,
+        one_size=not any_size,
         source=source,
         resize_mode=RESIZE_MODES[reading["crop_mode"]],
         interpolation=reading["interpolation"],

@@ -9,6 +9,7 @@ from sklearn_cbir.images._formats import tags_of
 from sklearn_cbir.images._resizing import FILTERS, Resizing, resized_sides
 
 MOST_THREADS = 8  # Pillow gives way while it works; more do not help
+MOST_CUT_OFF = 4  # times what is kept: more of a resized image is not made, long strips are huge
 SLACK = 1e-6  # rounding above 1 or below 0 that interpolation leaves in float images
 _TURNS = {  # EXIF orientation -> what turns it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -116,13 +117,16 @@ def to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def fit(
     image: Image.Image, height: int, width: int, resize: int | None, resizing: Resizing
 ) -> Image.Image:
-    """Resize an image and cut the middle out, in one step; None just fits the cut.
+    """Resize an image and cut the middle out; None just fits the cut.
 
     `resize` is the length of the shorter side, of both or of the longer one, by the mode.
     """
     if resizing.resize_mode == "cover":
         return _covering(image, height, width, resize, FILTERS[resizing.interpolation])
     sides = resized_sides(image.size, (width, height), resize, resizing.resize_mode)
+    if width * height < sides[0] * sides[1] <= MOST_CUT_OFF * width * height:
+        # Pillow chooses by the size whether rows or columns come first, which changes pixels.
+        image = image.resize(sides, FILTERS[resizing.interpolation])
     left, right, shown_width, margin_left = _middle(image.width, sides[0], width)
     top, bottom, shown_height, margin_top = _middle(image.height, sides[1], height)
     # Without Pillow's reducing_gap, which is faster for large photos, and other pixels.
