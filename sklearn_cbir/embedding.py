@@ -280,6 +280,7 @@ class CPFEmbedder(NetworkTransformer):
 
     # As the base declares them: a checker would take them for any text.
     pooling: Pooling | nn.Module
+    resize_size: ResizeSize
     augment: Augment
     optimizer: Optimizer
     schedule: Schedule

@@ -278,6 +278,7 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     # As the base declares them: a checker would take them for any text.
     pooling: Pooling | nn.Module
+    resize_size: ResizeSize
     augment: Augment
     optimizer: Optimizer
     schedule: Schedule
