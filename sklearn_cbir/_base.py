@@ -566,12 +566,13 @@ class NetworkTransformer(
             size, resize = trunk.image_size, trunk.resize_size
         else:  # that of arrays
             size = resize = FILE_SIZE if self.image_shape_ is None else None
-        resizing, augment = trunk.resizing, None
+        resizing, augment, seen = trunk.resizing, None, data
         if training:
             augment = resolve_augmentation(self.augment, size, resizing.interpolation)
-            data = data.cached(size, resize, CACHE_BYTES, self.verbose > 0, **vars(resizing))
-        selected = data._selected_from(size, resize)
-        return ImageSource(data, size, resize, augment, selected, resizing)
+            seen = data.cached(size, resize, CACHE_BYTES, self.verbose > 0, **vars(resizing))
+        # What was decoded is cut already.
+        selected = seen._selected_from(size, resize if seen is data else None)
+        return ImageSource(seen, size, resize, augment, selected, resizing)
 
     def _given_labels(self, y: LabelsLike | None) -> LabelsLike:
         if y is None:

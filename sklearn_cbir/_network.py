@@ -188,20 +188,26 @@ class MultiScale(nn.Module):
         self.placement = network.placement
         self.memory_format = network.memory_format
         self.scales = scales
+        # Torch has two filters with antialiasing.
+        is_bicubic = network.trunk.resizing.interpolation == "bicubic"
+        self.interpolation = "bicubic" if is_bicubic else "bilinear"
 
     def embed(self, x):
         """Return the mean vector, (n, width), of unit length if each of them is."""
-        vectors = [self.network.embed(_resized(x, scale)) for scale in self.scales]
+        seen = (_resized(x, scale, self.interpolation) for scale in self.scales)
+        vectors = [self.network.embed(images) for images in seen]
         mean = torch.stack(vectors).mean(dim=0)
         return functional.normalize(mean) if self.network.unit_length else mean
 
 
-def _resized(x, scale):
+def _resized(x, scale, interpolation):
     """Images (n, 3, height, width) resized; only those that stay are still uint8."""
     if scale == 1:
         return x
     size = [max(1, round(scale * side)) for side in x.shape[2:]]
-    return functional.interpolate(x.float(), size, mode="bilinear", antialias=True)
+    resized = functional.interpolate(x.float(), size, mode=interpolation, antialias=True)
+    # As in an image: bicubic passes black and white beside edges.
+    return resized.clamp(0, 255) if interpolation == "bicubic" else resized
 
 
 class PassRows(nn.Module):

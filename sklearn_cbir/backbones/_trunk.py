@@ -554,8 +554,10 @@ def _find(
 
 def check_resize_size(size: object, parameter: str) -> None:
     """Raise unless `size` is a number of pixels, or "source"."""
-    if not (isinstance(size, str) and size == "source"):
+    if not isinstance(size, str):
         check_integer(size, parameter, minimum=1)
+    elif size != "source":
+        raise ValueError(f"{parameter}={shortened(size)} must be a number of pixels, or 'source'.")
 
 
 def _resize_size(

@@ -1,5 +1,7 @@
 """One file, PIL image or array -> upright 8-bit pixels."""
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
@@ -8,6 +10,7 @@ from sklearn_cbir.images._faults import Refusal
 from sklearn_cbir.images._formats import tags_of
 from sklearn_cbir.images._resizing import FILTERS, Resizing, resized_sides
 
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 MOST_THREADS = 8  # Pillow gives way while it works; more do not help
 MOST_CUT_OFF = 4  # times what is kept: more of a resized image is not made, long strips are huge
 SLACK = 1e-6  # rounding above 1 or below 0 that interpolation leaves in float images
@@ -20,6 +23,27 @@ _TURNS = {  # EXIF orientation -> what turns it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS = {
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+}
+_FLIPS_ACROSS = {  # in the turned image, after rows and columns are swapped where they are
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+}
+_FLIPS_DOWN = {
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.TRANSVERSE,
+}
+# Under this key of its `info`, a JPEG that was decoded smaller says where it ends, in fractions of
+# its pixels: the last of 215 holds a quarter of one, of 857 rows at a quarter.
+EXTENT = "sklearn_cbir.extent"
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value
 
 
@@ -27,7 +51,24 @@ def viewable(image: Image.Image) -> Image.Image:
     """Return a decoded PIL image as RGB or L of 8 bit, upright, without transparency."""
     shown = _in_8_bit(image)
     turn = _TURNS.get(_orientation_of(image))
-    return shown if turn is None else shown.transpose(turn)
+    if turn is None:
+        return shown
+    turned = shown.transpose(turn)
+    if EXTENT in shown.info:
+        turned.info[EXTENT] = _turned_box(shown.info[EXTENT], turned.size, turn)
+    return turned
+
+
+def _turned_box(box: Box, size: tuple[int, int], turn: Image.Transpose) -> Box:
+    """Return where a box is in an image that was turned, and has `size` now."""
+    left, top, right, bottom = box
+    if turn in _SWAPS:
+        left, top, right, bottom = top, left, bottom, right
+    if turn in _FLIPS_ACROSS:
+        left, right = size[0] - right, size[0] - left
+    if turn in _FLIPS_DOWN:
+        top, bottom = size[1] - bottom, size[1] - top
+    return left, top, right, bottom
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -123,18 +164,19 @@ def fit(
     """
     if resizing.resize_mode == "cover":
         return _covering(image, height, width, resize, FILTERS[resizing.interpolation])
-    sides = resized_sides(image.size, (width, height), resize, resizing.resize_mode)
+    resample = FILTERS[resizing.interpolation]
+    left, top, right, bottom = extent = image.info.get(EXTENT, (0, 0, *image.size))
+    whole = right - left, bottom - top
+    sides = resized_sides(whole, (width, height), resize, resizing.resize_mode)
     if width * height < sides[0] * sides[1] <= MOST_CUT_OFF * width * height:
         # Pillow chooses by the size whether rows or columns come first, which changes pixels.
-        image = image.resize(sides, FILTERS[resizing.interpolation])
-    left, right, shown_width, margin_left = _middle(image.width, sides[0], width)
-    top, bottom, shown_height, margin_top = _middle(image.height, sides[1], height)
+        image = image.resize(sides, resample, box=extent)
+        left, top, right, bottom = 0, 0, *sides
+    left, right, shown_width, margin_left = _middle(left, right, sides[0], width)
+    top, bottom, shown_height, margin_top = _middle(top, bottom, sides[1], height)
     # Without Pillow's reducing_gap, which is faster for large photos, and other pixels.
-    part = image.resize(
-        (shown_width, shown_height),
-        FILTERS[resizing.interpolation],
-        box=(left, top, right, bottom),
-    )
+    box = left, top, right, bottom
+    part = image.resize((shown_width, shown_height), resample, box=box)
     if part.size == (width, height):
         return part
     padded = Image.new("RGB", (width, height), resizing.fill)
@@ -142,12 +184,12 @@ def fit(
     return padded
 
 
-def _middle(side: int, resized: int, cut: int) -> tuple[float, float, int, int]:
+def _middle(start: float, stop: float, resized: int, cut: int) -> tuple[float, float, int, int]:
     """Return where the middle of a side begins and ends, its length resized, and the margin."""
     shown = min(resized, cut)
-    start = round((resized - shown) / 2)
-    start, stop = (edge * side / resized for edge in (start, start + shown))
-    return start, stop, shown, (cut - shown) // 2
+    first = round((resized - shown) / 2)
+    begin, end = (start + edge * (stop - start) / resized for edge in (first, first + shown))
+    return begin, end, shown, (cut - shown) // 2
 
 
 def _covering(

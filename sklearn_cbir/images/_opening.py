@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir.images._decoding import check_high, viewable
+from sklearn_cbir.images._decoding import EXTENT, check_high, viewable
 from sklearn_cbir.images._faults import Refusal
 from sklearn_cbir.images._formats import (
     check_size,
@@ -166,7 +166,9 @@ def draft(image: Image.Image, resize: int) -> None:
     scale = 2 * resize / min(image.size)
     if scale < 1:
         width, height = image.size
-        image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        drafted = image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        if drafted is not None:
+            image.info[EXTENT] = drafted[1]
 
 
 def check_header(

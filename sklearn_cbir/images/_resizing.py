@@ -92,7 +92,7 @@ def _check_color(value: Any, parameter: str) -> Color:
 
 
 def resized_sides(
-    sides: tuple[int, int], cut: tuple[int, int], resize: int | None, mode: ResizeMode
+    sides: tuple[float, float], cut: tuple[int, int], resize: int | None, mode: ResizeMode
 ) -> tuple[int, int]:
     """Return width and height of the resized image, in whole pixels as torchvision rounds them.
 
