@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import pickle
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -135,6 +136,23 @@ def test_no_call_carries_more_than_its_rows(server, monkeypatch):
     gc.collect()
     ours.kneighbors(rows[:1])
     assert sizes(server, "delete", "ids") == [50, 10]
+
+
+def test_progress_counts_every_row_that_is_inserted(server, monkeypatch):
+    monkeypatch.setattr(_milvus_collection, "ROWS_PER_CALL", 40)
+    shown, steps = [], []
+
+    @contextmanager
+    def bar(total, description, enabled):
+        shown.append((total, enabled))
+        yield steps.append
+
+    monkeypatch.setattr(_milvus, "progress_bar", bar)
+    rows, _ = make_rows("cosine")
+    for verbose in (0, 1, 2):
+        both("cosine", rows, verbose=verbose)
+    assert shown == [(150, False), (150, True), (150, True)]
+    assert steps == [40, 40, 40, 30] * 3
 
 
 def test_a_query_asks_for_a_few_to_spare_and_for_more_only_if_they_do_not_do(server):

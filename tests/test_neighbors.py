@@ -297,6 +297,30 @@ def test_queries_that_are_gallery_rows_are_warned_of(rng):
     retriever.score(np.vstack([rows[:5], make_rows(rng, 6)]), np.arange(11) % 2)  # fewer than half
 
 
+@pytest.mark.parametrize("n_other", [0, 1, 5, 6, 7])
+def test_columns_of_other_names_are_listed_five_at_most(n_other, rng):
+    names = [f"a{i}" for i in range(7)]
+    rows = pandas.DataFrame(rng.normal(size=(9, 7)), columns=names)
+    retriever = NeighborsRetriever(2).fit(rows)
+    others = [f"b{name[1:]}" for name in names[:n_other]]
+    shown = ["".join(f"- {name}\n" for name in part[:5]) for part in (others, names[:n_other])]
+    unseen, missing = (part + "- ...\n" * (n_other > 5) for part in shown)
+    message = "The feature names should match those that were passed during fit.\n" + (
+        f"Feature names unseen at fit time:\n{unseen}"
+        f"Feature names seen at fit time, yet now missing:\n{missing}"
+        if n_other
+        else "Feature names must be in the same order as they were in fit.\n"
+    )
+    columns = others + names[n_other:]
+    with pytest.raises(ValueError, match="feature names should match") as raised:
+        retriever.kneighbors(rows.set_axis(columns, axis=1)[columns[::-1]])
+    assert str(raised.value) == message
+    one_less = rows.drop(columns="a3")
+    with pytest.raises(ValueError, match="yet now missing:\n- a3\n$") as raised:
+        retriever.kneighbors(one_less)
+    assert "unseen" not in str(raised.value)
+
+
 def is_warned_of(retriever, queries, **ids):
     """Whether scoring these queries warns that they find themselves, and nothing else."""
     with warnings.catch_warnings(record=True) as caught:

@@ -624,6 +624,19 @@ def test_balanced_batches_hold_each_image_once_when_classes_are_large_enough():
     assert len(np.unique(batch)) == 100
 
 
+@pytest.mark.parametrize(
+    ("n_classes", "batch_size", "n_of_each"),
+    [(2, 32, 16), (7, 35, 5), (8, 32, 4), (9, 32, 4), (20, 32, 4)],
+)
+def test_batches_hold_four_of_a_class_or_as_many_as_fill_them(n_classes, batch_size, n_of_each):
+    hasher, rows = DeepHasher(8, batch_size=batch_size), np.arange(40 * n_classes)
+    y = rows % n_classes
+    plan = plan_batches(hasher, None, y, rows, hasher._training_loss(), 0, training=True)
+    for batch in plan.indices:
+        assert len(batch) == batch_size
+        assert set(np.bincount(y[batch])) <= {0, n_of_each}
+
+
 def test_validation_of_pair_losses_holds_different_images_of_a_class():
     hasher = DeepHasher(8, early_stopping=True, validation_fraction=0.2)
     y = np.repeat(np.arange(10), 10)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from PIL import Image
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -78,6 +79,7 @@ def test_text_shows_what_it_is():
     assert repr(query) == "'night/harbor.jpg' + Text('at night') - Text('people')"
     assert str(query) == "harbor.jpg + at night - people"
     assert eval(repr(query)) == query
+    assert str(Text("at") + f"{'long' * 9}.jpeg") == "at + longlongl…long.jpeg"
 
 
 def test_sums_are_flat_and_keep_every_sign():
@@ -536,3 +538,55 @@ def test_a_sequence_that_makes_a_text_when_it_is_read_is_refused():
 
     with pytest.raises(ImageReadError, match=rf"X\[1\].*{NO_PIXELS}"):
         check_images(Queries()).read([0, 1], 8)
+
+
+# Seeing what was found ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn():
+    """Texts in the cells of the queries of a display, and whether there are pixels in them."""
+    yield lambda display: [
+        " ".join(text.get_text() for text in axes.texts) for axes in display.axes_[:, 0]
+    ]
+    plt.close("all")
+
+
+def test_a_display_shows_the_words_of_its_queries(search, drawn):
+    queries = [PHOTOS[0], Text("a red dress, long and light"), PHOTOS[1] - Text(BLUE)]
+    display = RetrievalDisplay.from_estimator(search, queries, n_neighbors=2)
+    photo, words, both = (text.replace("\n", " ") for text in drawn(display))
+    assert display.axes_.shape == (3, 3)
+    assert (photo, words) == ("", "a red dress, long and light")
+    assert both.startswith(Path(PHOTOS[1]).name[:8])
+    assert both.endswith("jpg - blue shoes")
+    shades = [axes.images[0].get_array().std() > 0 for axes in display.axes_[:, 0]]
+    assert shades == [True, False, False]
+
+
+def test_texts_alone_are_drawn(search, drawn):
+    for queries in ([Text(RED)], np.array([Text(RED)]), pd.Series([Text(RED)])):
+        assert drawn(RetrievalDisplay.from_estimator(search, queries)) == ["a red dress"]
+
+
+def test_chosen_queries_are_drawn_and_images_may_stand_for_them(search, drawn):
+    queries = [Text(RED), PHOTOS[0], Text(BLUE)]
+    display = RetrievalDisplay.from_estimator(search, queries, queries=[2])
+    assert drawn(display) == ["blue shoes"]
+    rows = search[:-1].transform(queries)
+    shown = RetrievalDisplay.from_estimator(search[-1], rows, images=queries, queries=[1, 0])
+    assert drawn(shown) == ["", "a red dress"]
+
+
+def test_predictions_are_drawn_with_their_words(drawn, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.display._sheet.drawable", str)  # as if the font had all
+    queries = [Text("x" * 500), Text("短" * 100), "gone.jpg"]
+    with pytest.warns(UserWarning, match=r"1 of the images cannot be read.*gone.jpg"):
+        display = RetrievalDisplay.from_predictions(
+            [[0], [1], [2]], images=queries, gallery_images=PHOTOS, y=[0, 1, 0]
+        )
+    long, wide, gone = drawn(display)
+    assert long.count("\n") == 4
+    assert long.endswith("…")
+    assert "does not" in gone.replace("\n", " ")
+    assert max(map(len, wide.split("\n"))) < max(map(len, long.split("\n")))

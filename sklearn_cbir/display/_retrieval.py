@@ -15,8 +15,9 @@ from sklearn_cbir._typing import Elements, Estimator, ImagesLike, Labels, Labels
 from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.display._sheet import Sheet, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
-from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
+from sklearn_cbir.images import ImageReadError, Images, Text, check_images, is_feature_rows
 from sklearn_cbir.images._faults import count_causes
+from sklearn_cbir.images._text import rows_with_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Captions: TypeAlias = Sequence[Literal["label", "distance", "id"]]
 Pixels: TypeAlias = NDArray[np.uint8]
+Cell: TypeAlias = Pixels | ImageReadError | Text  # what is drawn
+Queries: TypeAlias = Images | Sequence[object]  # a sequence where texts are among images
 THUMBNAIL = 224  # px: files and images of mixed sizes are cut to squares of this side
 
 
@@ -35,12 +38,14 @@ class RetrievalDisplay:
     frame and a tick, any other an orange frame and a cross.
 
     Use `from_estimator` or `from_predictions` to make one. Files, and images
-    of mixed sizes, are shown as the square in their middle.
+    of mixed sizes, are shown as the square in their middle; a `Text` is shown as
+    its words.
 
     Parameters
     ----------
-    query_images : Images of length n_queries
-        As `sklearn_cbir.images.check_images` returns them.
+    query_images : Images of length n_queries, or sequence
+        As `sklearn_cbir.images.check_images` returns them; a sequence of images
+        and texts if any of them is a `Text`.
 
     result_images : Images of length n_queries * n_neighbors
         Results of the first query, then those of the second, ...
@@ -92,7 +97,7 @@ class RetrievalDisplay:
 
     def __init__(
         self,
-        query_images: Images,
+        query_images: Images | Sequence[object],
         result_images: Images,
         *,
         right: NDArray[np.bool_] | None = None,
@@ -102,7 +107,7 @@ class RetrievalDisplay:
         result_ids: NDArray[np.object_] | None = None,
         unit: str | None = None,
     ) -> None:
-        self.query_images: Images = query_images
+        self.query_images: Images | Sequence[object] = query_images
         self.result_images: Images = result_images
         self.right: NDArray[np.bool_] | None = right
         self.distances: NDArray[np.number] | None = distances
@@ -146,7 +151,8 @@ class RetrievalDisplay:
             Labels of the queries. None marks nothing as right or wrong.
 
         images : images, default=None
-            What to show for the queries; None shows `X`.
+            What to show for the queries; None shows `X`. A `Text` is shown as its
+            words.
 
         gallery_images : images, default=None
             What to show for the gallery, in the order of its rows; None reads
@@ -202,6 +208,8 @@ class RetrievalDisplay:
             shown = _gallery_rows(gallery_images, retriever.ids_, rows)
             y = gallery_labels if y is None else y
         else:
+            elements = rows_with_words(X)
+            X = X if elements is None else elements
             rows = _chosen_rows(queries, n_queries, n_rows(X))
             asked = take_rows(X, rows)
             vectors = asked if steps is None else steps.transform(asked)
@@ -285,7 +293,7 @@ class RetrievalDisplay:
             If shapes do not agree or a position is outside the gallery.
         """
         pyplot()
-        shown, gallery = check_images(images), check_images(gallery_images)
+        shown, gallery = _checked(images), check_images(gallery_images)
         rows = _check_positions(positions, len(shown), len(gallery))
         flat = rows.ravel()
         ids = flat if gallery_ids is None else [gallery_ids[row] for row in flat.tolist()]
@@ -343,7 +351,7 @@ class RetrievalDisplay:
         sheet = Sheet(n_queries, n_results, max(len(lines), 1), image_size, has_legend)
         sheet.open(ax)
         sheet.titles(["query", *range(1, n_results + 1)])
-        queries, results = _pixels(self.query_images), _pixels(self.result_images)
+        queries, results = _cells(self.query_images), _pixels(self.result_images)
         _warn_of_faults([*queries, *results])
         axes = np.empty((n_queries, 1 + n_results), dtype=object)
         for row in range(n_queries):
@@ -429,15 +437,30 @@ def _chosen_rows(queries: ArrayLike | None, n_queries: int, n: int) -> Positions
     return rows % n
 
 
-def _query_rows(images: ImagesLike | None, asked: Any, rows: Positions) -> Images:
+def _query_rows(images: ImagesLike | None, asked: Any, rows: Positions) -> Queries:
     """Return the images of the chosen queries; `asked` are the chosen rows of X."""
     if images is not None:
-        return check_images(images)[rows]
+        shown = _checked(images)
+        return shown[rows] if isinstance(shown, Images) else [shown[row] for row in rows]
     if is_feature_rows(asked):
         raise ValueError(
             "X holds feature rows, which cannot be shown. Pass images, one image per row of X."
         )
-    return check_images(asked)
+    return _checked(asked)
+
+
+def _checked(queries: ImagesLike) -> Queries:
+    """Return what a user passed as queries, if all of it can be shown."""
+    elements = rows_with_words(queries)
+    if elements is None:
+        return check_images(queries)
+    if photos := _photos_in(elements):
+        check_images(photos)
+    return elements
+
+
+def _photos_in(queries: Sequence[object]) -> list[object]:
+    return [query for query in queries if not isinstance(query, Text)]
 
 
 def _gallery_rows(
@@ -460,17 +483,31 @@ def _gallery_rows(
     return check_images([ids[row] for row in rows])
 
 
+def _cells(queries: Queries) -> Sequence[Cell]:
+    """Return what is drawn of each query: pixels, the fault of an image, or a text."""
+    if isinstance(queries, Images):
+        return _pixels(queries)
+    photos = _photos_in(queries)
+    read = iter(_pixels_or_faults(check_images(photos)) if photos else [])
+    return [query if isinstance(query, Text) else next(read) for query in queries]
+
+
 def _pixels(images: Images) -> Sequence[Pixels | ImageReadError]:
+    """Return pixels or the fault of every image, if any can be read."""
+    found = _pixels_or_faults(images)
+    faults = [one for one in found if isinstance(one, ImageReadError)]
+    if len(faults) == len(found):
+        raise _nothing_to_draw(faults)
+    return found
+
+
+def _pixels_or_faults(images: Images) -> Sequence[Pixels | ImageReadError]:
     """Return pixels (H, W, 3) per image, at the images' own size if they have one, or its fault."""
     size = None if images.image_shape else THUMBNAIL
     try:
         return list(images.read(slice(None), size))
     except ImageReadError:
-        found = [_pixels_of_one(images, row, size) for row in range(len(images))]
-    faults = [one for one in found if isinstance(one, ImageReadError)]
-    if len(faults) == len(found):
-        raise _nothing_to_draw(faults)
-    return found
+        return [_pixels_of_one(images, row, size) for row in range(len(images))]
 
 
 def _pixels_of_one(images: Images, row: int, size: int | None) -> Pixels | ImageReadError:
@@ -493,7 +530,7 @@ def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:
     )
 
 
-def _warn_of_faults(found: Iterable[Pixels | ImageReadError]) -> None:
+def _warn_of_faults(found: Iterable[Cell]) -> None:
     """Warn once of the images that are drawn as empty squares."""
     faults = [one for one in found if isinstance(one, ImageReadError)]
     if faults:
@@ -510,14 +547,16 @@ def _draw(
     sheet: Sheet,
     row: int,
     column: int,
-    pixels: Pixels | ImageReadError,
+    cell: Cell,
     right: bool | None = None,
 ) -> Axes:
-    """Draw an image, or the reason why there is none; return the axes."""
-    if isinstance(pixels, ImageReadError):
-        reason = (pixels.reason or "cannot be read").split(" (")[0]  # without details
+    """Draw an image, the reason why there is none, or a text; return the axes."""
+    if isinstance(cell, Text):
+        return sheet.words(row, column, str(cell))
+    if isinstance(cell, ImageReadError):
+        reason = (cell.reason or "cannot be read").split(" (")[0]  # without details
         return sheet.missing(row, column, reason, right)
-    return sheet.result(row, column, pixels, right)
+    return sheet.result(row, column, cell, right)
 
 
 def _check_positions(given: ArrayLike, n_queries: int, n_gallery: int) -> Positions:

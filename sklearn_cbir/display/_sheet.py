@@ -161,13 +161,28 @@ class Sheet:
 
     def missing(self, row: int, column: int, reason: str, right: bool | None = None) -> Axes:
         """Draw a cell without its image, and why; return its axes."""
-        ax = self.result(row, column, np.full((8, 8, 3), 242, dtype=np.uint8), right)
+        ax = self.result(row, column, self._paper(), right)
+        self._fill(ax, reason, GRAY)
+        return ax
+
+    def words(self, row: int, column: int, words: str) -> Axes:
+        """Draw a cell that holds words in the place of an image; return its axes."""
+        ax = self.image(row, column, self._paper())
+        self._fill(ax, words, BLACK)
+        return ax
+
+    def _paper(self) -> NDArray[np.uint8]:
+        return np.full((8, 8, 3), 242, dtype=np.uint8)
+
+    def _fill(self, ax: Axes, text: str, color: str) -> None:
+        """Write text in the middle of a cell, on as many lines as it has room for."""
+        text = drawable(text)
         room = int(self.cell * 72 / (POINTS * CHARACTER)) - 2
-        lines = textwrap.wrap(drawable(reason), max(room, 4))[:5]
-        style: dict[str, Any] = {"ha": "center", "va": "center", "color": GRAY}
+        width = max(int(room * len(text) / _width_of(text)), 4)
+        lines = textwrap.wrap(text, width, max_lines=5, placeholder=" …")
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": color}
         style["fontsize"] = POINTS * self.scale
         ax.text(0.5, 0.5, "\n".join(lines), transform=ax.transAxes, parse_math=False, **style)
-        return ax
 
     def caption(self, row: int, column: int, lines: Sequence[str]) -> None:
         """Write lines below a cell."""

@@ -121,7 +121,7 @@ class Text:
         return self._written(repr, lambda words: f"Text({words!r})")
 
     def __str__(self) -> str:
-        return self._written(lambda path: PurePath(path).name, str)
+        return self._written(_short_name, str)
 
     def _written(self, path: Callable[[str], str], words: Callable[[str], str]) -> str:
         """Return the sum as it is written, its paths and words as two functions write them."""
@@ -191,6 +191,12 @@ def _are_equal(one: Term, other: Term) -> bool:
     if isinstance(one.image, np.ndarray):
         return np.array_equal(one.image, other.image)
     return one.image is other.image or one.image == other.image
+
+
+def _short_name(path: str) -> str:
+    """Return the name of a file without its folders, a long one without its middle."""
+    name = PurePath(path).name
+    return name if len(name) <= 20 else f"{name[:9]}…{name[-9:]}"
 
 
 def _description(image: Any) -> str:
