@@ -37,9 +37,11 @@ from sklearn_cbir._network import (
     Embedder,
     Network,
     PassRows,
+    as_given,
     infer,
     portable_state,
     rebuilt_network,
+    stored_once,
     training_state,
     warn_of_collapse,
 )
@@ -102,7 +104,7 @@ if TYPE_CHECKING:
     from sklearn_cbir.images._augmentation import Augment
     from sklearn_cbir.images._batches import ImageShape
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 REBUILDING = ProcessLock()  # one network is enough for all threads
 DEFAULT_BACKBONE = "resnet9"
 FILE_SIZE = 64  # px, for files under a net that takes any size
@@ -356,10 +358,10 @@ class NetworkTransformer(
             # What a module counts in transform is not in what fit has left.
             state["_network_state"] = state["_network_state"] | portable_state(network)
         state["_state_format"] = STATE_FORMAT
-        return state
+        return stored_once(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state_of_version(type(self), state, STATE_FORMAT))
+        super().__setstate__(as_given(state_of_version(type(self), state, STATE_FORMAT)))
 
     @property
     def _n_features_out(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -18,11 +18,12 @@ from sklearn_cbir._fingerprint import fingerprint
 from sklearn_cbir._hidden_state import hidden_state
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._locks import RENEWED
-from sklearn_cbir._module_state import load_values, with_room, without_weights
+from sklearn_cbir._module_state import fill, load_values, with_room, without_copies, without_weights
 from sklearn_cbir._validation import warn_user
 from sklearn_cbir.backbones import ENHANCEMENTS, RowTrunk, Trunk, build_backbone
 from sklearn_cbir.images import Resizing
 
+OWN_PARTS = {"backbone": "features", "pooling": "pooling"}  # of a trunk: the user's own modules
 SLICE = 50  # features behind every output of a divided layer
 N_LOOKED_AT = 128  # training images that are looked at after a training
 ROUNDING = 4 * np.finfo(np.float32).eps  # of the largest value: what a search no longer sees
@@ -115,7 +116,7 @@ class Network(nn.Module):
     def portable_spec(self):
         """Return `spec` with the user's own modules as training has left them, without weights."""
         trunk = dict(self.spec["trunk"])
-        for name, part in (("backbone", "features"), ("pooling", "pooling")):
+        for name, part in OWN_PARTS.items():
             if isinstance(trunk.get(name), nn.Module):
                 trunk[name] = without_weights(getattr(self.trunk, part))
         return self.spec | {"trunk": trunk}
@@ -336,6 +337,36 @@ def portable_state(network: Network) -> dict[str, Any]:
     return {"spec": network.portable_spec(), "weights": as_arrays(network.state_dict())}
 
 
+def stored_once(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an estimator whose own modules lack the weights that its network has.
+
+    What training has changed is stored as it is, and as it was for another fit. Their names stand
+    under "_shared".
+    """
+    shared = {}
+    for parameter, weights in _weights_of_parts(state):
+        state[parameter], shared[parameter] = without_copies(state[parameter], weights)
+    return state | {"_shared": shared} if shared else state
+
+
+def as_given(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an estimator whose own modules have all their weights again."""
+    shared = state.pop("_shared", {})
+    for parameter, weights in _weights_of_parts(state):
+        fill(state[parameter], shared.get(parameter, ()), weights)
+    return state
+
+
+def _weights_of_parts(state: dict[str, Any]) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Yield the parameters that are modules, with the weights that the network has of each."""
+    weights = state.get("_network_state", {}).get("weights", {})
+    for parameter, part in OWN_PARTS.items():
+        if isinstance(state.get(parameter), nn.Module):
+            start = f"trunk.{part}."
+            found = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+            yield parameter, found
+
+
 def as_arrays(state: dict[str, Any]) -> dict[str, NDArray[Any]]:
     """Return the tensors of a state dict as arrays; extra state goes with its module."""
     return {
@@ -371,7 +402,7 @@ def training_state(
 def own_attributes(asked: Mapping[str, Any]) -> dict[str, str]:
     """Return fingerprints of what the user's modules hold beside layers and weights."""
     found = {}
-    for parameter in ("backbone", "pooling"):
+    for parameter in OWN_PARTS:
         module = asked[parameter]
         if isinstance(module, nn.Module):
             for (path, name), value in hidden_state(module).items():

@@ -1,12 +1,15 @@
 """Modules of one's own as backbones: sizes, channels, floating types, and what they remember."""
 
 import copy
+import io
 import pickle
 import threading
 
+import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
 from torch.nn.utils import parametrizations
 from training_cases import Interrupt
@@ -38,6 +41,12 @@ def one_size(side, width=6):
 
 def lazy():
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.LazyLinear(6))
+
+
+def dumped_by_joblib(estimator):
+    file = io.BytesIO()
+    joblib.dump(estimator, file)
+    return file.getvalue()
 
 
 def again(estimator):
@@ -280,10 +289,100 @@ def test_modules_that_keep_a_result_as_an_attribute_train_and_are_pickled(shapes
     np.testing.assert_array_equal(again(estimator).transform(shapes[0]), rows)
 
 
-def test_the_weights_of_a_module_are_pickled_once_beside_the_parameter(shapes):
-    net = nn.Sequential(nn.Conv2d(3, 256, 3), nn.Conv2d(256, 64, 3))
-    size = sum(parameter.nbytes for parameter in net.parameters())
-    assert len(pickle.dumps(fitted(net, shapes, max_epochs=1, loss=None))) < 2.1 * size
+def wide():
+    return nn.Sequential(nn.Conv2d(3, 256, 3), nn.Conv2d(256, 64, 3))
+
+
+def size_of(net):
+    return sum(tensor.nbytes for tensor in net.state_dict().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dump", [pickle.dumps, dumped_by_joblib], ids=["pickle", "joblib"])
+def test_a_module_that_is_not_trained_is_stored_once(dtype, dump, shapes):
+    size = size_of(wide())
+    estimator = fitted(wide().to(dtype), shapes, loss=None)
+    assert len(dump(estimator)) < 1.05 * size
+    assert len(dump(again(estimator))) < 1.05 * size
+
+
+def test_what_training_changes_is_stored_as_it_was_and_as_it_is(shapes):
+    net = wide()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    estimator = fitted(net, shapes, max_epochs=1)
+    assert len(pickle.dumps(estimator)) < 2.1 * size_of(net)
+    copied = again(estimator)
+    for name, tensor in copied.backbone.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    np.testing.assert_array_equal(copied.transform(shapes[0]), estimator.transform(shapes[0]))
+
+
+def test_a_module_whose_head_alone_is_trained_is_stored_once(shapes):
+    net = wide()
+    parameters = {"head_epochs": 1, "max_epochs": 0, "n_components": 4, "weights": "pretrained"}
+    estimator = fitted(net, shapes, **parameters)
+    assert len(pickle.dumps(estimator)) < 1.05 * size_of(net)
+    np.testing.assert_array_equal(
+        again(estimator).transform(shapes[0]), estimator.transform(shapes[0])
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("own", ["backbone", "pooling"])
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+def test_a_stored_module_has_all_that_it_had(dtype, own, shapes):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to(dtype)
+    net[0].bias.requires_grad_(False)
+    net[1].running_mean.fill_(-0.0)
+    wholes = {"backbone": net, "pooling": "avg"}
+    if own == "pooling":
+        wholes = {"backbone": "small", "pooling": ScaledPooling().to(dtype)}
+    estimator = CNNFeatureExtractor(**QUICK, **wholes, weights=None, loss=None).fit(shapes[0])
+    for copied in (again(estimator), copy.deepcopy(estimator), copy.copy(estimator)):
+        given, found = wholes[own], getattr(copied, own)
+        for (name, tensor), other in zip(given.named_parameters(), found.parameters(), strict=True):
+            assert (tensor.dtype, tensor.requires_grad) == (other.dtype, other.requires_grad)
+            assert torch.equal(tensor, other), name
+        for tensor, other in zip(given.buffers(), found.buffers(), strict=True):
+            assert torch.equal(tensor.signbit(), other.signbit())
+        # The network and the parameter are apart: what is done to one does not reach the other.
+        rows = copied.transform(shapes[0])
+        with torch.no_grad():
+            next(found.parameters()).zero_()
+        np.testing.assert_array_equal(again(copied).transform(shapes[0]), rows)
+        assert next(given.parameters()).any()
+
+
+class ScaledPooling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(256))
+
+    def forward(self, maps):
+        return maps.mean(dim=(2, 3)) * self.scale
+
+
+def test_who_needs_no_other_fit_leaves_out_what_it_would_begin_with(shapes):
+    net = wide()
+    estimator = fitted(net, shapes, max_epochs=1)
+    rows = estimator.transform(shapes[0])
+    stored = pickle.dumps(estimator.set_params(backbone=None))
+    assert len(stored) < 1.05 * size_of(net)
+    np.testing.assert_array_equal(pickle.loads(stored).transform(shapes[0]), rows)
+
+
+def test_a_fit_of_what_was_stored_is_that_of_what_was_given(shapes):
+    estimator = fitted(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), shapes)
+    expected = clone(estimator).fit(*shapes).transform(shapes[0])
+    np.testing.assert_array_equal(again(estimator).fit(*shapes).transform(shapes[0]), expected)
+
+
+def test_one_weight_in_two_places_stays_one(shapes):
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    net[2].weight = net[1].weight
+    copied = again(fitted(net, shapes, loss=None)).backbone
+    assert copied[2].weight is copied[1].weight
+    assert torch.equal(copied[1].weight, net[1].weight)
 
 
 def test_building_a_trunk_leaves_no_trace_in_what_the_module_counts():
