@@ -15,7 +15,8 @@ SECTIONS = {
     "Estimators": ["features", "embedding", "hashing", "whitening", "extraction"],
     "Search": ["neighbors", "reranking", "index", "codes"],
     "Scoring": ["metrics", "model_selection"],
-    "Saving, seeing, testing": ["persistence", "display", "testing"],
+    "Saving and handing over": ["persistence", "export", "onnx_extractor"],
+    "Seeing, testing": ["display", "testing"],
 }
 HEAD = """# API
 

@@ -46,7 +46,7 @@ def in_threads(
     pieces = list(pieces)
     n_threads = 1
     if min(n_wanted, len(pieces)) >= 2:
-        n_threads = min(_n_threads(), most or len(pieces), len(pieces))
+        n_threads = min(n_cores(), most or len(pieces), len(pieces))
     if n_threads < 2:
         yield from map(work, pieces)
         return
@@ -54,7 +54,7 @@ def in_threads(
         yield from pool.map(work, pieces)
 
 
-def _n_threads() -> int:
+def n_cores() -> int:
     """Return how many cores there are for this process."""
     from joblib import cpu_count
 

@@ -45,6 +45,7 @@ FAMILIES = (
     "sklearn_cbir.features",
     "sklearn_cbir.embedding",
     "sklearn_cbir.hashing",
+    "sklearn_cbir.onnx_extractor",
     "sklearn_cbir.whitening",
     "sklearn_cbir.reranking",
     "sklearn_cbir.neighbors",

@@ -38,7 +38,7 @@ ORIENTATION, PHOTOMETRIC = 274, 262  # TIFF and EXIF tags
 
 @pytest.fixture(params=[1, 4], ids=["one_thread", "threads"])
 def n_threads(request, monkeypatch):
-    monkeypatch.setattr(threads, "_n_threads", lambda: request.param)
+    monkeypatch.setattr(threads, "n_cores", lambda: request.param)
     return request.param
 
 

@@ -23,6 +23,7 @@ ORDER = [
     "_files",
     "_locks",
     "_kinds",
+    "_onnx_file",
     "_fingerprint",
     "_randomness",
     "codes",
@@ -30,6 +31,7 @@ ORDER = [
     "model_selection",
     "images",
     "descriptors",
+    "onnx_extractor",
     "datasets",
     "losses",
     "pooling",
@@ -50,6 +52,7 @@ ORDER = [
     "features",
     "embedding",
     "hashing",
+    "export",
     "whitening",
     "extraction",
     "reranking",
@@ -76,7 +79,8 @@ TRAINING = {
     "hashing",
 }
 ENTERED_BY = {
-    "images": TRAINING | {"descriptors", "extraction", "display"},  # who tell faults of images
+    # Who tell faults of images.
+    "images": TRAINING | {"descriptors", "onnx_extractor", "extraction", "display"},
     "losses": TRAINING,
     "backbones": TRAINING,
     "codes": {"metrics"},  # codes are counted by the loops that search them
@@ -94,7 +98,7 @@ NO_CODE = {
     tokenize.ENDMARKER,
 }
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-HEAVY = ["torch", "torchvision", "skorch", "pynndescent", "numba", "matplotlib"]
+HEAVY = ["torch", "torchvision", "skorch", "pynndescent", "numba", "matplotlib", "onnxruntime"]
 LIGHT_IMPORTS = [
     "import sklearn_cbir",
     "from sklearn_cbir import NeighborsRetriever",
@@ -107,6 +111,7 @@ LIGHT_IMPORTS = [
     "from sklearn_cbir.whitening import LearnedWhitening",
     "from sklearn_cbir.persistence import load",
     "from sklearn_cbir.extraction import load_features",
+    "from sklearn_cbir import OnnxExtractor",
 ]
 
 

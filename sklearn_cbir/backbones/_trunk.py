@@ -180,7 +180,7 @@ class Trunk(nn.Module):
             name = name_of(self.spec["backbone"])
             error.add_note(f"Raised by backbone={name} on images of shape {tuple(images.shape)}.")
             raise
-        self._check_maps(maps, len(images))
+        self._check_maps(maps, images.shape[0])
         return maps
 
     def _check_maps(self, maps, n):
@@ -218,7 +218,7 @@ class Trunk(nn.Module):
             What `forward` returns.
         """
         vectors = self.pooling(maps)
-        if vectors.shape != (len(maps), self.width):
+        if vectors.shape != (maps.shape[0], self.width):
             raise ValueError(
                 f"pooling={type(self.pooling).__name__} makes {tuple(vectors.shape)} of feature "
                 f"maps {tuple(maps.shape)}. It must make vectors ({len(maps)}, {self.width}), as "

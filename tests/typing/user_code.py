@@ -58,6 +58,7 @@ from sklearn_cbir.datasets import (
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.display import PrecisionRecallDisplay, RetrievalDisplay
 from sklearn_cbir.embedding import THRESHOLD_ROWS
+from sklearn_cbir.export import to_onnx
 from sklearn_cbir.extraction import FeatureShards, extract, load_features
 from sklearn_cbir.hashing import (
     BREHasher,
@@ -156,6 +157,7 @@ from sklearn_cbir.model_selection import (
     retrieval_scorer,
     split_protocol,
 )
+from sklearn_cbir.onnx_extractor import OnnxExtractor
 from sklearn_cbir.persistence import load, save
 from sklearn_cbir.pooling import (
     POOLINGS,
@@ -228,6 +230,15 @@ def describe_without_training(images: list[Image.Image]) -> None:
     for name, check in check_image_estimator(GISTDescriptor(), generate_only=True):
         assert_type(name, str)
         check()
+
+
+def hand_over(images: NDArray[np.uint8], y: Ints, path: Path) -> None:
+    to_onnx(DeepHasher(8).fit(images, y), path)
+    extractor = OnnxExtractor(path, batch_size=8, n_threads=2, providers=["CPUExecutionProvider"])
+    assert_type(extractor.fit(images), OnnxExtractor)
+    assert_type(extractor.transform(images), NDArray[np.float32] | NDArray[np.uint8])
+    assert_type(extractor.fit_transform(images), NDArray[np.float32] | NDArray[np.uint8])
+    assert_type(extractor.get_feature_names_out(), NDArray[np.object_])
 
 
 # Hashers, whitening -----------------------------------------------------------------------------

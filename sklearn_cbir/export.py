@@ -1,0 +1,281 @@
+"""A trained network as one ONNX file: images in, vectors or codes out, without torch."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklearn_cbir._base import NetworkTransformer
+from sklearn_cbir._devices import first_line, shielded
+from sklearn_cbir._files import replacement
+from sklearn_cbir._network import MultiScale, Network, rebuilt_network
+from sklearn_cbir._onnx_file import INPUT, OUTPUTS, Description, sealed
+from sklearn_cbir._typing import PathLike
+from sklearn_cbir._validation import shortened
+from sklearn_cbir.backbones import Trunk
+from sklearn_cbir.images import Resizing
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["to_onnx"]
+
+OPSET = 18  # the first that resizes with antialiasing, as several scales need
+LARGEST_FILE = 2**31 - 2**24  # bytes: what one message holds, but for the graph and the metadata
+TOLD = ("library", "version", "tag", "licence")  # of where a backbone comes from
+WORD = 64  # bits, to which packed codes are filled up
+BYTE = 8
+
+
+def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
+    """Write a fitted network estimator as one ONNX file.
+
+    All that happens between pixels and the result of `transform` is inside:
+    normalization of colors, network, pooling, last layer, several scales, unit
+    length and signs. `OnnxExtractor` runs the file without torch, and so does
+    whatever else runs ONNX of opset 18, on phones and in browsers too.
+
+    Parameters
+    ----------
+    estimator : CNNFeatureExtractor, DeepHasher or CPFEmbedder
+        Fitted on images.
+
+    path : str or path
+        File to write. Any name; nothing is appended. An existing file is
+        replaced once the new one is written in full.
+
+    Raises
+    ------
+    ValueError
+        If the estimator is none of these or was fitted on feature rows, if torch
+        cannot export a module of your own, or if the file would have more than
+        2 GB, which is the most that ONNX holds in one file.
+
+    ImportError
+        If onnx or onnxscript is not installed: the extra ``[export]``.
+
+    OSError
+        If the file cannot be written. The previous one is as it was.
+
+    See Also
+    --------
+    sklearn_cbir.onnx_extractor.OnnxExtractor : Runs the file.
+
+    Notes
+    -----
+    The one input is ``images``, uint8 of shape (n, height, width, 3), RGB, for
+    any n: what `sklearn_cbir.images` reads. Height and width are those that the
+    network was fitted with. The outputs are ``vectors``, float32 of shape
+    (n, width), or, of a hasher, ``codes``, uint8 of 0 and 1 (n, n_bits);
+    ``packed``, the same bits, 8 in a byte from the lowest on, filled up to whole
+    64-bit words as `pack_codes` does; and ``projections``, float32, whose signs
+    they are.
+
+    The metadata of the file hold a description under ``sklearn_cbir``, in JSON:
+    among others size, resize_mode and interpolation, by which photos come to
+    pixels, and name, tag and license of the backbone's weights.
+
+    What onnxruntime gives differs from what torch gives by rounding: less than
+    1e-5 of a vector's length, and bits whose projections are that close to 0.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from sklearn_cbir import CNNFeatureExtractor, OnnxExtractor, to_onnx
+    >>> from sklearn_cbir.datasets import make_shapes
+    >>> images, y = make_shapes(20, random_state=0)
+    >>> extractor = CNNFeatureExtractor("small", weights=None, max_epochs=1).fit(images, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "shapes.onnx")
+    ...     to_onnx(extractor, path)
+    ...     vectors = OnnxExtractor(path).transform(images)
+    >>> np.allclose(vectors, extractor.transform(images), atol=1e-5)
+    True
+    """
+    estimator = _check_estimator(estimator)
+    _import_onnx()
+    with shielded():
+        # A network of its own: tracing leaves nothing in that of the estimator.
+        network = rebuilt_network(estimator.__getstate__()["_network_state"])
+        _check_bytes(network)
+        description = _describe(estimator, network)
+        model = _traced(estimator, network, description)
+    content = sealed(_without_traces(model).SerializeToString(), description)
+    with replacement(path) as file:
+        file.write(content)
+
+
+def _check_estimator(estimator: object) -> NetworkTransformer:
+    """Return a network estimator that was fitted on images."""
+    if not isinstance(estimator, NetworkTransformer):
+        way = ". Pass its network estimator, such as pipeline[0]" * hasattr(estimator, "steps")
+        raise ValueError(
+            f"estimator={shortened(estimator)} is not one of CNNFeatureExtractor, DeepHasher and "
+            f"CPFEmbedder, whose networks are exported{way}."
+        )
+    check_is_fitted(estimator)
+    if hasattr(estimator, "n_features_in_"):
+        raise ValueError(
+            f"{type(estimator).__name__} was fitted on 2-D feature rows, and to_onnx exports "
+            "networks of images. Fit it on images."
+        )
+    return estimator
+
+
+def _import_onnx() -> None:
+    """Raise unless what torch exports with is installed."""
+    for package in ("onnx", "onnxscript"):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"to_onnx needs {package}. Install it with: pip install 'sklearn-cbir[export]'."
+            ) from error
+
+
+def _check_bytes(network: nn.Module) -> None:
+    """Raise if the weights do not fit into one file."""
+    tensors = [*network.parameters(), *network.buffers()]
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if n_bytes > LARGEST_FILE:
+        raise ValueError(
+            f"The network has {n_bytes / 2**30:.1f} GB of weights, and a file of ONNX holds at "
+            "most 2 GB. Export a smaller backbone, or save the estimator with "
+            "sklearn_cbir.persistence.save."
+        )
+
+
+# What the file says ----------------------------------------------------------------------------
+
+
+def _describe(estimator: NetworkTransformer, network: Network) -> Description:
+    reading = estimator._network_state["reading"]
+    size = reading["size"] or cast("tuple[int, ...]", estimator.image_shape_)[:2]
+    height, width = size if isinstance(size, tuple) else (size, size)
+    resizing = Resizing.of(reading)
+    version = importlib.import_module("sklearn_cbir").__version__
+    return Description(
+        gives=estimator._gives,
+        width=network.width,
+        size=(height, width),
+        resize=reading["resize"],
+        resize_mode=resizing.resize_mode,
+        interpolation=resizing.interpolation,
+        fill=resizing.fill,
+        scales=_scales(estimator),
+        unit_length=network.unit_length,
+        outputs=OUTPUTS[estimator._gives],
+        feature_names=tuple(map(str, estimator.get_feature_names_out())),
+        estimator=type(estimator).__name__,
+        package=f"sklearn_cbir {version}",
+        backbone=_origin(cast(Trunk, network.trunk)),
+    )
+
+
+def _origin(trunk: Trunk) -> dict[str, str | None]:
+    """Return the name of a backbone, and what its spec says of where it comes from."""
+    backbone = trunk.spec["backbone"]
+    source = cast("dict[str, Any]", trunk.spec.get("source") or {})
+    name = backbone if isinstance(backbone, str) else type(backbone).__name__
+    return {"name": name} | {key: source.get(key) for key in TOLD}
+
+
+def _scales(estimator: NetworkTransformer) -> tuple[float, ...]:
+    return tuple(map(float, getattr(estimator, "scales", (1.0,))))
+
+
+# The model -------------------------------------------------------------------------------------
+
+
+class _Vectors(nn.Module):
+    """What `transform` does with the pixels of a batch."""
+
+    def __init__(self, network: Network | MultiScale) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return vectors (n, width) of uint8 images (n, height, width, 3)."""
+        return (self.network.embed(images.permute(0, 3, 1, 2)),)
+
+
+class _Codes(_Vectors):
+    """The same for codes."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return codes (n, n_bits), packed codes and projections."""
+        (projections,) = super().forward(images)
+        codes = (projections >= 0).to(torch.uint8)
+        n_bits = projections.shape[1]
+        filled = nn.functional.pad(codes.to(torch.int32), (0, -n_bits % WORD))
+        places = 2 ** torch.arange(BYTE, dtype=torch.int32)
+        packed = (filled.unflatten(1, (-1, BYTE)) * places).sum(dim=2, dtype=torch.int32)
+        return codes, packed.to(torch.uint8), projections
+
+
+def _traced(
+    estimator: NetworkTransformer, network: Network, description: Description
+) -> ModelProto:
+    """Return the ONNX model of a network, for any number of images."""
+    seen = network if description.scales == (1.0,) else MultiScale(network, description.scales)
+    whole = (_Codes if description.gives == "code" else _Vectors)(seen).eval()
+    images = torch.zeros(2, *description.size, 3, dtype=torch.uint8)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch and onnxscript about each other
+            program = torch.onnx.export(
+                whole,
+                (images,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(description.outputs),
+                dynamic_shapes=({0: torch.export.Dim("n")},),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        model = cast("ModelProto", cast(Any, program).model_proto)
+    except Exception as error:
+        raise ValueError(
+            f"{type(estimator).__name__} cannot be exported: torch.onnx.export fails "
+            f"({type(error).__name__}: {first_line(error)}). A backbone or pooling of your own "
+            "must be made of operators that torch can export, for any number of images."
+        ) from error
+    _check_any_number(model, estimator)
+    return model
+
+
+def _check_any_number(model: ModelProto, estimator: NetworkTransformer) -> None:
+    """Raise if the model was made for the number of images that it was traced with."""
+    (images,) = model.graph.input
+    if images.type.tensor_type.shape.dim[0].HasField("dim_value"):
+        raise ValueError(
+            f"{type(estimator).__name__} cannot be exported: its network works with a number of "
+            "images that is fixed when it is traced. In a backbone of your own write x.shape[0] "
+            "for len(x), and x.flatten(1) for views that name the number of images."
+        )
+
+
+def _without_traces(model: ModelProto) -> ModelProto:
+    """Return a model without what tells of its making, such as paths of this machine."""
+    parts: list[Any] = [model]
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        graph.ClearField("value_info")
+        parts += [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            parts += [attribute, attribute.t] if attribute.HasField("t") else [attribute]
+            graphs += [attribute.g] if attribute.HasField("g") else attribute.graphs
+    for part in parts:
+        for name in {"metadata_props", "doc_string"} & {*part.DESCRIPTOR.fields_by_name}:
+            part.ClearField(name)
+    return model
