@@ -1,9 +1,12 @@
 """Models of images and text by open_clip: equal to open_clip's own, by name, file and folder."""
 
+import importlib
+import itertools
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -19,6 +22,7 @@ from clip_cases import (
     write_model,
     write_tokenizer,
 )
+from PIL import Image
 
 from sklearn_cbir import CNNFeatureExtractor, Text, persistence
 from sklearn_cbir.backbones import build_backbone
@@ -251,6 +255,23 @@ def test_a_folder_is_read_whole(made, tmp_path):
     assert_close(trunk.words.encode(["a red circle"]), model.encode_text(ids).detach())
 
 
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+def test_photos_of_any_shape_become_what_open_clip_makes_of_them(made, tmp_path, mode):
+    model, _ = made("tiny-vit")
+    config = {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.3], "fill_color": 40}
+    folder = write_model(tmp_path / "model", CLIP, model.state_dict(), resize_mode=mode, **config)
+    name = f"local-dir:{folder}"
+    theirs, transform = open_clip.create_model_from_pretrained(name)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels).resize((91, 57), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "photo.png")
+    extractor = CNNFeatureExtractor(f"open_clip/{name}", weights="pretrained", loss=None)
+    ours = extractor.fit([tmp_path / "photo.png"]).transform([tmp_path / "photo.png"])
+    with torch.no_grad():
+        row = theirs.eval().encode_image(transform(photo)[None], normalize=True)
+    assert float((torch.from_numpy(ours) * row).sum()) > 0.9999
+
+
 # Without words -----------------------------------------------------------------------------------
 
 
@@ -286,7 +307,7 @@ def test_words_are_left_out_unless_they_are_asked_for():
 
 def test_what_is_saved_needs_no_registry_hub_or_folder(made, tmp_path):
     """Nor does it in another process, which has no configs, no folder and no cache."""
-    X, _ = make_shapes(6, image_size=32)
+    X, y = make_shapes(6, n_classes=2)
     model, _ = made("tiny-vit")
     folder = write_model(
         tmp_path / "model",
@@ -300,6 +321,11 @@ def test_what_is_saved_needs_no_registry_hub_or_folder(made, tmp_path):
         key: CNNFeatureExtractor(f"open_clip/{name}", weights=weights[key], loss=None).fit(X)
         for key, name in names.items()
     }
+    for name in ("tiny-vit", "tiny-resnet"):
+        extractor = CNNFeatureExtractor(
+            f"open_clip/{name}", weights=made(name)[1], max_epochs=1, head_epochs=0, batch_size=6
+        )
+        fitted[name] = extractor.fit(X, y)
     for key, extractor in fitted.items():
         persistence.save(extractor, tmp_path / f"{key}.cbir")
         joblib.dump(extractor, tmp_path / f"{key}.joblib")
@@ -310,23 +336,25 @@ import joblib, numpy as np
 from sklearn_cbir import persistence
 from sklearn_cbir.datasets import make_shapes
 
-X, _ = make_shapes(6, image_size=32)
-for name in ("registered", "folder"):
+X, _ = make_shapes(6, n_classes=2)
+for name in ("registered", "folder", "tiny-vit", "tiny-resnet"):
     for kind, load in (("cbir", persistence.load), ("joblib", joblib.load)):
         extractor = load(f"{name}.{kind}")
-        np.save(f"{name}.{kind}.images.npy", extractor.transform(X))
-        np.save(f"{name}.{kind}.words.npy", extractor.encode_text(["a red circle", "a dress"]))
+        np.save(f"{name}.{kind}.npy", extractor.transform(X))
+        if extractor.loss is None:
+            texts = extractor.encode_text(["a red circle", "a dress"])
+            np.save(f"{name}.{kind}.texts.npy", texts)
 assert "TOKENIZERS_PARALLELISM" not in os.environ
 """
     environment = os.environ | {"HF_HOME": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
     environment.pop("TOKENIZERS_PARALLELISM", None)
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
-    for key, extractor in fitted.items():
-        texts = extractor.encode_text(["a red circle", "a dress"])
-        for kind in ("cbir", "joblib"):
-            again = [np.load(tmp_path / f"{key}.{kind}.{what}.npy") for what in ("images", "words")]
-            np.testing.assert_array_equal(again[0], extractor.transform(X))
-            np.testing.assert_array_equal(again[1], texts)
+    for key, kind in itertools.product(fitted, ("cbir", "joblib")):
+        again, extractor = np.load(tmp_path / f"{key}.{kind}.npy"), fitted[key]
+        np.testing.assert_array_equal(again, extractor.transform(X))
+        if key in names:
+            texts = extractor.encode_text(["a red circle", "a dress"])
+            np.testing.assert_array_equal(np.load(tmp_path / f"{key}.{kind}.texts.npy"), texts)
 
 
 def test_words_stand_beside_images_unless_they_are_left_out(made):
@@ -363,6 +391,15 @@ def test_source_says_what_it_is():
     assert (source["library"], source["version"]) == ("open_clip", open_clip.__version__)
     assert (source["name"], source["tag"], source["tokenizer"]) == ("tiny-vit", None, None)
     assert source["config"]["embed_dim"] == 24
+
+
+@pytest.mark.slow  # trains half a minute
+def test_sentences_find_what_they_describe(monkeypatch, tmp_path):
+    """Colors alone would reach a mean average precision of .5, chance .13."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    words = importlib.import_module("words")
+    words.train(tmp_path / "clip")
+    assert words.found_by_words(tmp_path / "clip") >= 0.6
 
 
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-convnext"])
