@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clip_cases import CLIP, VISION, write_model
 from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional
 from torchvision import models
@@ -151,6 +152,40 @@ def test_pixels_are_those_of_open_clips_transform(photo, resize_mode, interpolat
         std=open_clip.OPENAI_DATASET_STD,
     )
     check_equal(trunk, photo, transform)
+
+
+def open_clip_transform(cfg):
+    """The transform that open_clip makes of what it says of weights."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+
+    return image_transform_v2(PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), cfg)), False)
+
+
+@pytest.fixture(scope="module")
+def siglip():
+    """A published model of 95 M weights, new ones."""
+    pytest.importorskip("open_clip")
+    return build_backbone("open_clip/ViT-B-32-SigLIP2-256", resize_size="source")
+
+
+@pytest.mark.slow  # seconds to build it
+def test_siglip_is_shown_squashed_photos_as_open_clip_shows_them(siglip, photo):
+    open_clip = pytest.importorskip("open_clip")
+    assert siglip.resizing == Resizing("squash", "bicubic")
+    assert (siglip.image_size, siglip.resize_size) == (256, 256)
+    described = open_clip.get_pretrained_cfg("ViT-B-32-SigLIP2-256", "webli")
+    check_equal(siglip, photo, open_clip_transform(described | {"size": 256}))
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+def test_a_model_in_a_folder_says_how_its_photos_are_fitted(photo, resize_mode, tmp_path):
+    pytest.importorskip("open_clip")
+    vision = VISION | {"image_size": 160, "patch_size": 32}
+    said = {"resize_mode": resize_mode, "interpolation": "bilinear", "fill_color": 77}
+    folder = write_model(tmp_path / "model", CLIP | {"vision_cfg": vision}, **said, size=160)
+    trunk = build_backbone(f"open_clip/local-dir:{folder}", resize_size="source")
+    assert trunk.resizing == Resizing(resize_mode, "bilinear", (77, 77, 77))
+    check_equal(trunk, photo, open_clip_transform(said | {"size": 160}))
 
 
 # torchvision ------------------------------------------------------------------------------------
