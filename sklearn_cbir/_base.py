@@ -77,7 +77,7 @@ from sklearn_cbir._validation import (
 )
 from sklearn_cbir.backbones import build_backbone, build_mlp, row_statistics
 from sklearn_cbir.backbones._colors import check_colors
-from sklearn_cbir.backbones._trunk import Trunk, check_resize_size, is_trained
+from sklearn_cbir.backbones._trunk import Trunk, check_resize_size, is_trained, origin_of
 from sklearn_cbir.backbones._weights import PUBLISHED
 from sklearn_cbir.images import (
     ImageReadError,
@@ -603,6 +603,9 @@ class NetworkTransformer(
             # Each by itself: what two parameters share does not outlive `clone`.
             parts = [fingerprint(type(self), type(self).__name__), library_of("torch")]
             parts += [fingerprint(v, k, files=k == "weights") for k, v in sorted(params.items())]
+            library, files = origin_of(self.backbone)
+            parts += [library_of(library)] * bool(library)
+            parts += [fingerprint(file, "backbone", files=True) for file in files]
         except Unknown as error:
             warn_user(
                 f"checkpoint_dir={str(self.checkpoint_dir)!r}: {error}. So it cannot be known "

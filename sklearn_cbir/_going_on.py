@@ -74,12 +74,16 @@ class Start:
             raise ValueError(self._differs("y", *(kinds if self.has_columns else kinds[::-1])))
 
     def backbone_parameters(self, image_size):
-        """Return parameters of the backbone to replace: no file of weights, its size as it was."""
+        """Return parameters of the backbone to replace, so that nothing need be there any more.
+
+        No weights are read, no name is looked up, and its size is as it was.
+        """
         if self.trunk is None:
             return {}
         if image_size is None and self.trunk["image_size"] is None:
             image_size = self.network.trunk.spec["image_size"]
-        return {"weights": None, "image_size": image_size}
+        source = self.network.trunk.spec.get("source")
+        return {"weights": None, "image_size": image_size, "source": source}
 
     def row_statistics(self) -> RowStatistics:
         """Return means and standard deviations that the earlier fit scaled columns by."""

@@ -64,7 +64,7 @@ def _enhancement(name, trunk):
     if trunk.n_channels is None:
         raise ValueError(
             f"enhance={name!r} needs a feature map, and backbone={trunk.spec['backbone']!r} with "
-            f"pooling={trunk.spec['pooling']!r} gives vectors. Networks of torchvision pool their "
+            f"pooling={trunk.spec['pooling']!r} gives vectors. Networks with a name pool their "
             "maps themselves unless pooling is 'avg', 'max' or 'gem'; or use enhance=None."
         )
     return ENHANCEMENTS[name](trunk.n_channels)

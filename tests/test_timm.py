@@ -343,10 +343,12 @@ def test_maps_are_enhanced_and_hashed(backbone, shapes):
         fitted(shapes, DeepHasher, backbone=backbone, **options | {"pooling": "auto"})
 
 
-def test_embedder_goes_on_from_its_network(shapes):
-    options = {"backbone": VIT, "image_size": 32, "warm_start": True, "pooling": "avg"}
+def test_embedder_goes_on_from_its_network_without_the_folder_it_came_from(shapes, folder):
+    backbone = folder("dinov2")
+    options = {"backbone": backbone, "warm_start": True, "pooling": "avg"}
     options["threshold_fraction"] = 0
     embedder = fitted(shapes, CPFEmbedder, **options)
+    shutil.rmtree(backbone.partition("local-dir:")[2])
     assert embedder.fit(*shapes).n_iter_ == 2
 
 
@@ -356,6 +358,17 @@ def test_finished_training_is_not_repeated(shapes, tmp_path):
     again = fitted(shapes, **options)
     assert again.history_ == first.history_  # its seconds too
     np.testing.assert_array_equal(again.transform(shapes[0]), first.transform(shapes[0]))
+
+
+def test_training_is_repeated_for_another_network_in_the_same_folder(shapes, folder, tmp_path):
+    backbone = folder("dinov2")
+    options = {"backbone": backbone, "checkpoint_dir": tmp_path / "checkpoints"}
+    first = fitted(shapes, **options)
+    other = SMALLER["dinov2"]["model_args"] | {"depth": 1}
+    config = json.dumps(SMALLER["dinov2"] | {"model_args": other})
+    (tmp_path / "dinov2_source" / "config.json").write_text(config, encoding="utf-8")
+    again = fitted(shapes, **options)
+    assert len(again._network_state["weights"]) < len(first._network_state["weights"])
 
 
 def test_networks_of_any_size_are_seen_at_several_scales(shapes):

@@ -89,6 +89,13 @@ def weights_of(place: str, backbone: str) -> Path:
     return file_of(place, *names, backbone=backbone)
 
 
+def files_of(place: str) -> list[Path]:
+    """Return the files of a folder, sorted, and none of any other place."""
+    if not place.startswith(FOLDER):
+        return []
+    return sorted(path for path in _folder_of(place).iterdir() if path.is_file())
+
+
 def config_of(place: str, name: str, backbone: str) -> dict[str, Any]:
     """Return the content of a file of JSON, such as config.json or open_clip_config.json."""
     path = file_of(place, name, backbone=backbone)
@@ -170,7 +177,7 @@ def _knock(url: str) -> None:
 
 def _in_folder(place: str, names: tuple[str, ...], backbone: str) -> Path | None:
     """Return the first file of a folder that has one of `names`, which may be patterns."""
-    folder = Path(place.removeprefix(FOLDER)).expanduser()
+    folder = _folder_of(place)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"backbone={backbone!r} names no folder: there is none at {str(folder)!r}. Pass the "
@@ -187,6 +194,10 @@ def _in_folder(place: str, names: tuple[str, ...], backbone: str) -> Path | None
         if found:
             return found[0]
     return None
+
+
+def _folder_of(place: str) -> Path:
+    return Path(place.removeprefix(FOLDER)).expanduser()
 
 
 # The hub ----------------------------------------------------------------------------------------

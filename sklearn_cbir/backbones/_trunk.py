@@ -12,6 +12,7 @@ from sklearn_cbir._typing import Color, Interpolation, ResizeMode, ResizeSize
 from sklearn_cbir._validation import check_integer, resolve, shortened
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._colors import colors
+from sklearn_cbir.backbones._hub import files_of
 from sklearn_cbir.backbones._open_clip import from_open_clip
 from sklearn_cbir.backbones._probe import (
     Net,
@@ -550,6 +551,14 @@ def _find(
         options = {"words": words} if library == "open_clip" else {}
         return SOURCES[library](name, weights, pooling, image_size, source, **options)
     return from_torchvision(backbone, weights, pooling, image_size)
+
+
+def origin_of(backbone: object) -> tuple[str | None, list[str]]:
+    """Return the library that a name has as its prefix, and the files of the folder it names."""
+    library, _, name = backbone.partition("/") if isinstance(backbone, str) else ("", "", "")
+    if library not in SOURCES:
+        return None, []
+    return library, [str(file) for file in files_of(name)]
 
 
 def check_resize_size(size: object, parameter: str) -> None:
