@@ -26,7 +26,12 @@ from sklearn_cbir.display import RetrievalDisplay
 from sklearn_cbir.images import ImageReadError, check_images, readable_images
 
 DRAWINGS = Path(__file__).parent.parent / "tests" / "data" / "omniglot_small1.npz"
-PRETRAINED = {"backbone": "mobilenet_v2", "weights": "imagenet", "head_epochs": 5, "max_epochs": 3}
+PRETRAINED = {
+    "backbone": "mobilenet_v2",
+    "weights": "pretrained",
+    "head_epochs": 5,
+    "max_epochs": 3,
+}
 SMALL_NET = {"backbone": "resnet9", "weights": None, "image_size": 64, "max_epochs": 30}
 
 
@@ -129,13 +134,13 @@ def search_plain_photos(photos, parameters, options):
 def choose_network(weights):
     """Return the parameters of a pretrained MobileNetV2, or of the small net without weights."""
     try:
-        build_backbone("mobilenet_v2", weights=weights or "imagenet")
+        build_backbone("mobilenet_v2", weights=weights or "pretrained")
     except (OSError, ImportError, ValueError) as error:
         if weights is not None:
             sys.exit(f"--weights {shown(weights)} cannot be used: {shown(error)}")
         print(f"No ImageNet weights: {error}\nUsing the small net, which knows nothing yet.")
         return SMALL_NET
-    return PRETRAINED | {"weights": weights or "imagenet"}
+    return PRETRAINED | {"weights": weights or "pretrained"}
 
 
 def split_classes(y):

@@ -143,7 +143,7 @@ def test_module_is_copied_and_left_as_it_was():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     net[1].eval()
     state = {key: value.clone() for key, value in net.state_dict().items()}
-    trunk = build_backbone(net, weights="imagenet")
+    trunk = build_backbone(net, weights="pretrained")
     trunk.train()(images()).sum().backward()
     trunk.features[0].weight.data.zero_()
     assert all(torch.equal(net.state_dict()[key], value) for key, value in state.items())
@@ -342,10 +342,11 @@ def test_broken_torchvision_says_what_to_install(monkeypatch):
     assert build_backbone("small").width == 256
 
 
-def test_built_in_nets_do_not_import_torchvision():
+def test_built_in_nets_do_not_import_libraries_of_networks():
     code = (
         "import sys; from sklearn_cbir.backbones import build_backbone; "
-        "build_backbone('small'); assert 'torchvision' not in sys.modules"
+        "build_backbone('small'); "
+        "assert not {'torchvision', 'timm', 'open_clip', 'huggingface_hub'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
@@ -520,14 +521,15 @@ def test_pretrained_weights_of_a_built_in_net_raise(word):
         build_backbone("small", weights=word)
 
 
-def test_imagenet_weights_come_from_the_cache(tmp_path, monkeypatch, state):
+def test_pretrained_weights_come_from_the_cache_by_both_words(tmp_path, monkeypatch, state):
     from torchvision.models import get_model_weights
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     file_name = get_model_weights(NET_WITH_LINEAR).DEFAULT.url.rpartition("/")[2]
     save(tmp_path / "checkpoints", state, file_name)
-    assert_same_features("imagenet", state)
+    for word in ("pretrained", "imagenet"):
+        assert_same_features(word, state)
 
 
 def test_failed_download_says_how_to_go_on(tmp_path, monkeypatch):
@@ -537,7 +539,7 @@ def test_failed_download_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     monkeypatch.setattr("sklearn_cbir.backbones._hub.urlopen", fail)
     with pytest.raises(ConnectionError, match="no route to host") as caught:
-        build_backbone("resnet18", weights="imagenet")
+        build_backbone("resnet18", weights="pretrained")
     for advice in ("resnet18-", str(tmp_path / "checkpoints"), "weights=...", "weights=None"):
         assert advice in str(caught.value)
 

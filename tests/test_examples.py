@@ -223,7 +223,7 @@ def test_without_weights_the_small_net_is_taken_and_it_is_said(monkeypatch, caps
     assert "No ImageNet weights: no network" in capsys.readouterr().out
     monkeypatch.setattr(example, "build_backbone", lambda *arguments, **options: None)
     assert example.choose_network("a.pt")["weights"] == "a.pt"
-    assert example.choose_network(None)["weights"] == "imagenet"
+    assert example.choose_network(None)["weights"] == "pretrained"
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def net(norm=None, *, trained=False):
     return nn.Sequential(nn.Conv2d(3, 4, 3), norm)
 
 
-def fitted(shapes, backbone, *, cls=CNNFeatureExtractor, weights="imagenet", **parameters):
+def fitted(shapes, backbone, *, cls=CNNFeatureExtractor, weights="pretrained", **parameters):
     defaults = {"max_epochs": 1, "batch_size": 8, "random_state": 0}
     return cls(backbone=backbone, weights=weights, **defaults | parameters).fit(*shapes)
 
