@@ -302,6 +302,10 @@ def test_zooming_into_training_images_uses_the_filter_of_the_weights(rng):
 
     np.testing.assert_array_equal(changed(), changed("bilinear"))
     assert (changed("bicubic") != changed("bilinear")).mean() > 0.5
+    with pytest.raises(
+        ValueError, match="interpolation='cubic' is not known. Use one of 'nearest'"
+    ):
+        changed("cubic")
 
 
 def test_several_scales_are_resized_by_the_filter_of_the_weights(rng):

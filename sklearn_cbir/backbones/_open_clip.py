@@ -90,7 +90,7 @@ def from_open_clip(
         std=tuple(reading["std"]),
         one_size=True,
         resize_mode=reading["resize_mode"],
-        interpolation=reading["interpolation"],
+        interpolation="bilinear" if reading["interpolation"] == "bilinear" else "bicubic",
         fill=(reading["fill_color"],) * 3,
         source_resize=size,
         source=source,

@@ -89,7 +89,8 @@ class Trunk(nn.Module):
     ----------
     image_size, resize_size : int or None
         Images come as the centered square of `image_size` pixels of an image
-        whose shorter side has `resize_size` pixels. None: any size.
+        whose shorter side, or both or the longer one as `resizing` says, has
+        `resize_size` pixels. None: any size.
 
     frozen_batch_norm : bool
         Whether batch normalization keeps its statistics while training.

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn_cbir._randomness import Draws, one_torch_thread
 from sklearn_cbir._threads import in_threads
 from sklearn_cbir._typing import Interpolation
-from sklearn_cbir._validation import resolve, shortened
+from sklearn_cbir._validation import check_choice, resolve, shortened
 from sklearn_cbir.images._decoding import MOST_THREADS
 from sklearn_cbir.images._resizing import FILTERS
 
@@ -63,7 +63,7 @@ def resolve_augmentation(
     Raises
     ------
     ValueError
-        For another name or type.
+        For another name or type, and for an unknown filter.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def resolve_augmentation(
         flip = NAMES.get(augment)
         if flip is None:
             flip = resolve(augment, NAMES, "augment", own="your own callable, or None")
-        resample = FILTERS[interpolation]
+        resample = FILTERS[check_choice(interpolation, "interpolation", FILTERS)]
         return partial(_augment_auto, image_size=image_size, flip=flip, resample=resample)
     if not callable(augment):
         raise ValueError(

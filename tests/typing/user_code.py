@@ -73,6 +73,7 @@ from sklearn_cbir.hashing import (
 from sklearn_cbir.images import (
     ImageReadError,
     Images,
+    Resizing,
     Text,
     check_images,
     images_of,
@@ -410,6 +411,8 @@ def read_images(paths: list[str]) -> None:
     images = check_images(paths, max_pixels=10**8)
     assert_type(images, Images)
     assert_type(len(images), int)
+    padded = images.read([0], 224, 256, resize_mode="longest", interpolation="box", fill=[0] * 3)
+    assert_type(padded, NDArray[np.uint8])
     assert_type(is_feature_rows(paths), bool)
     assert_type(readable_extensions(), tuple[str, ...])
     readable = readable_images(paths, ["a", "b"], verify="header")
@@ -418,7 +421,7 @@ def read_images(paths: list[str]) -> None:
         images_of([(Image.new("RGB", (8, 8)), 0)])
     except ImageReadError as error:
         assert_type(error.faults, tuple[ImageReadError, ...])
-    resolve_augmentation("crop", 32)
+    resolve_augmentation("crop", 32, "bicubic")
 
 
 def load_data(folder: Path) -> None:
@@ -462,6 +465,9 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
 def build_networks(X: NDArray[np.float32], path: Path) -> None:
     trunk = build_backbone("small", pooling="gem", image_size=32)
     assert_type(trunk, Trunk)
+    assert_type(trunk.resizing, Resizing)
+    build_backbone("resnet18", image_size=224, resize_size="source")
+    CNNFeatureExtractor(resize_size="source").set_params(resize_size=256)
     assert_type(trunk.unpooled(torch.zeros(2, 3, 32, 32)), torch.Tensor)
     freeze_batch_norm(trunk)
     assert_type(build_mlp(16, **row_statistics(X)), RowTrunk)
