@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -56,6 +57,19 @@ def fingerprint(images, *others):
     if not isinstance(images[0], np.ndarray):
         images = np.array([f"{Path(path).name} {os.path.getsize(path)}" for path in images])
     return joblib.hash([images, *others])[:8]
+
+
+def find_weights(folder, backbone):
+    """Return the state dict of a network in `folder`, or None.
+
+    A file is called by the name without the library, with or without the tag, and may go on with
+    an underscore or the hash of a download: ``tf_efficientnet_lite0_fp16.pt`` is of
+    ``"timm/tf_efficientnet_lite0.in1k"``.
+    """
+    name, _, tag = backbone.rpartition("/")[2].partition(".")
+    pattern = rf"{re.escape(name)}(\.{re.escape(tag)})?(_\w+|-[0-9a-f]{{8}})?\.(pt|pth|safetensors)"
+    files = sorted(Path(folder).iterdir()) if folder else []
+    return next((file for file in files if re.fullmatch(pattern, file.name)), None)
 
 
 def keep_freed_memory():

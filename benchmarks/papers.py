@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from _data import Cells, keep_freed_memory, load_cifar10_parts
+from _data import Cells, find_weights, keep_freed_memory, load_cifar10_parts
 
 # Papers rank all images, or 5,000 and divide by the hits among them; which, many do not say.
 NUSWIDE_SCORES = ("map", "map@5000, hits")
@@ -234,9 +234,7 @@ def _drawings(options):
 
 def _weights(options):
     """Return the path of the pretrained weights of the table's network."""
-    from _papers import squared_hinge
-
-    found = squared_hinge.find_weights(options.weights_dir, options.backbone)
+    found = find_weights(options.weights_dir, options.backbone)
     if found is None:
         raise SystemExit(
             f"No {options.backbone}*.pt in --weights-dir={options.weights_dir}. Put torchvision's "

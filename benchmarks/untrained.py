@@ -1,49 +1,125 @@
-"""How far a pretrained network finds photos before any training.
+"""How far pretrained encoders find photos before any training, and what they cost.
 
-    python benchmarks/untrained.py --data FOLDER --weights mobilenet_v2.pt [--out FOLDER]
+    python benchmarks/untrained.py --weights-dir FOLDER --photos clothing/validation
+        [--grocery FOLDER] [--holidays FOLDER] [--download] [--encoders NAME ...] [--out FOLDER]
 
-FOLDER has one sub-folder per class; every photo asks for the others. Finished cells are kept in
-untrained.json and not run again.
+The table has one row an encoder, by default those that people ask for today. A row is searched
+with if its weights are a file in WEIGHTS-DIR, called by the name without the library, such as
+mobilenet_v2.pt or vit_small_patch16_dinov3.lvd1689m.safetensors; --download fetches the others.
+What a photo costs is measured for all rows, in one run, since weights do not change it.
+
+PHOTOS holds one sub-folder a label, and every photo asks for the others; so do the test photos of
+the products 41 to 80 of Grocery Store. HOLIDAYS is scored by its own protocol. Finished cells are
+kept in OUT/untrained.json and not run again. Of encoders of timm, the command also compares the
+vectors with those of timm's own model and transform, and fails where they are not the same.
 """
 
 import argparse
 from pathlib import Path
 
+import joblib
+import torch
+
 from _data import Cells, keep_freed_memory
-from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
-from sklearn_cbir.datasets import load_image_folder
+from _untrained.collections import COLLECTIONS, COLUMNS
+from _untrained.encoders import chosen
+from _untrained.measures import ROUNDS, TIMED, agreement, costs, search
+
+SAME = 0.9999  # the least cosine to the vectors of timm
+HEADS = ("encoder", "licence", "px", "length", "bytes", "ms a photo")
+NOT_RUN = "not run here"
 
 
-def leave_one_out(options, photos, rerank=None, pooling="auto"):
-    extractor = CNNFeatureExtractor(
-        options.backbone,
-        weights=options.weights,
-        loss=None,
-        pooling=pooling,
-        image_size=options.image_size,
-        batch_size=32,
+def found_by(cells, encoder, weights, collection, options):
+    """Return mAP and P@1 of an encoder in a collection, None without weights."""
+    if weights is None:
+        return None
+    at = f"{encoder.backbone}, {collection.name}"
+    how = {"pooling": options.pooling, "rerank": options.rerank}
+    settings = of_encoder(encoder, weights) | how | {"data": collection.content}
+    try:
+        return cells.run(at, search, encoder, weights, collection, *how.values(), settings=settings)
+    except (ConnectionError, PermissionError) as error:  # of --download: no network, or gated
+        print(f"{at}: {error}", flush=True)
+        return None
+
+
+def of_encoder(encoder, weights):
+    """Return, as plain values, which encoder it is."""
+    content = joblib.hash(Path(weights).read_bytes())[:8] if Path(weights).is_file() else weights
+    return {"backbone": encoder.backbone, "image_size": encoder.image_size, "weights": content}
+
+
+def compare_with_timm(cells, encoder, weights, collection):
+    """Return a line that says how near the vectors are to timm's own, and note what is wrong."""
+    settings = of_encoder(encoder, weights) | {"data": collection.content}
+    name = f"{encoder.backbone}, beside timm's own transform and model"
+    cosine = cells.run(name, agreement, encoder, weights, collection.photos, settings=settings)[
+        "cosine"
+    ]
+    if cosine < SAME:
+        cells.problems.append(f"{name}: a cosine of {cosine:.6f}, not {SAME}.")
+    return f"{name}: cosine at least {cosine:.6f}."
+
+
+def run(cells, encoders, collections, options):
+    """Fill the table and return its text."""
+    settings = {
+        "encoders": [f"{encoder.backbone} {encoder.image_size}" for encoder in encoders],
+        "photos": collections[0].content,
+    }
+    name = f"costs, {TIMED} photos, median of {ROUNDS} rounds"
+    of_photo = cells.run(name, costs, encoders, collections[0].photos, settings=settings)
+    heads = [*HEADS]
+    for collection in collections:
+        heads += [f"{collection.name} ({len(collection.photos)}): mAP", "P@1"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    notes = []
+    for encoder in encoders:
+        weights = encoder.weights(options.weights_dir, options.download)
+        cost = of_photo["encoders"][encoder.backbone]
+        values = [f"`{encoder.backbone}`", cost["licence"], encoder.image_size]
+        values += [cost["length"], cost["bytes"], f"{cost['ms']:.0f}"]
+        for collection in collections:
+            scores = found_by(cells, encoder, weights, collection, options)
+            values += [f"{scores[c]:.3f}" for c in COLUMNS] if scores else [NOT_RUN, ""]
+        lines.append(f"| {' | '.join(map(str, values))} |")
+        is_compared = scores and encoder.backbone.startswith("timm/") and options.pooling == "auto"
+        if is_compared:
+            notes.append(compare_with_timm(cells, encoder, weights, collections[0]))
+    return "\n\n".join(["\n".join(lines), *notes])
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    rows = extractor.fit(photos.data).transform(photos.data)
-    retriever = NeighborsRetriever(rerank=rerank, rerank_depth=len(rows))
-    results = retriever.fit(rows, photos.target).evaluate(scoring=["map", "precision@1"])
-    return {name: float(result.score) for name, result in results.items()}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--backbone", default="mobilenet_v2")
-    parser.add_argument("--image-size", type=int, default=224)
+    for name in COLLECTIONS:
+        parser.add_argument(f"--{name}", type=Path, help="folder of these photos")
+    parser.add_argument("--weights-dir", type=Path, help="folder of NAME*.pt or .safetensors")
+    parser.add_argument("--download", action="store_true", help="fetch weights that are not there")
+    parser.add_argument("--encoders", nargs="+", help="any backbones by name, instead of the list")
+    parser.add_argument("--pooling", default="auto", choices=("auto", "avg", "max", "gem"))
+    parser.add_argument("--rerank", choices=("k_reciprocal",), help="of the whole ranking")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if not any(getattr(options, name) for name in COLLECTIONS):
+        parser.error(f"give at least one of {', '.join(f'--{name}' for name in COLLECTIONS)}")
+    return options
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    torch.set_num_threads(1)
     cells = Cells(options.out / "untrained.json")
-    photos = load_image_folder(options.data)
-    at = f"{options.backbone}, leave-one-out at {options.image_size} px"
-    cells.run(f"{at}, cosine", leave_one_out, options, photos)
-    cells.run(f"{at}, k-reciprocal", leave_one_out, options, photos, "k_reciprocal")
-    for pooling in ("gem", "max"):
-        cells.run(f"{at}, {pooling} pooling", leave_one_out, options, photos, None, pooling)
+    collections = [
+        load(getattr(options, name)) for name, load in COLLECTIONS.items() if getattr(options, name)
+    ]
+    text = f"{run(cells, chosen(options.encoders), collections, options)}\n\n{cells.origin()}"
+    (options.out / "untrained.md").write_text(text + "\n")
+    print(f"\n{text}")
+    if cells.problems:
+        raise SystemExit("\n".join(cells.problems))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Squared hinge against softmax and no training, on photos in one folder per class."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from _data import paired_bootstrap
+from _data import find_weights, paired_bootstrap
 from _papers._compare import Part, Row, Task, compare, spread
 from sklearn_cbir import CNNFeatureExtractor
 
@@ -31,18 +30,11 @@ def task_of(train, queries):
     )
 
 
-def find_weights(folder, backbone):
-    """Return the state dict of a network in `folder`, or None."""
-    found = sorted(Path(folder or ".").glob(f"{backbone}*.pt*")) if folder else []
-    return found[0] if found else None
-
-
 def networks(options):
     """Return the networks to compare, with their weights: those at hand, or all of the paper's."""
-    found = {name: find_weights(options.weights_dir, name) for name in BACKBONES}
-    if options.backbone:
-        found = {name: found.get(name) for name in options.backbone.split(",")}
-    else:
+    names = options.backbone.split(",") if options.backbone else BACKBONES
+    found = {name: find_weights(options.weights_dir, name) for name in names}
+    if not options.backbone:
         missing = [name for name in PAPER if found[name] is None]
         if options.full and missing:
             raise SystemExit(
