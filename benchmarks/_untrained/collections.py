@@ -1,6 +1,7 @@
 """The collections of photos that the encoders search, each with its protocol."""
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -56,21 +57,42 @@ def grocery(folder):
 
 
 def holidays(folder):
-    """Return Holidays: a query of every group, itself its junk, trapezoids."""
-    data = load_holidays(folder)
-    y = data.target
+    """Return Holidays: a query of every group, itself its junk, trapezoids.
+
+    A part of the collection lists its queries and their junk in ``gnd.json``.
+    """
+    listed = Path(folder, "gnd.json")
+    photos, y, query, junk = listed_places(listed) if listed.exists() else whole_holidays(folder)
 
     def score(rows, rerank=None):
         if rerank is not None:
             raise SystemExit("--rerank is not part of Holidays' protocol. Leave out --holidays.")
         rows = np.asarray(rows, dtype=np.float64)
-        asked = y[data.query], y, 1 - rows[data.query] @ rows.T
+        asked = y[query], y, 1 - rows[query] @ rows.T
         return {
-            "map": float(trapezoid_mean_average_precision(*asked, exclude=data.query)),
-            "precision@1": float(precision_at_k(*asked, k=1, exclude=data.query)),
+            "map": float(trapezoid_mean_average_precision(*asked, exclude=junk)),
+            "precision@1": float(precision_at_k(*asked, k=1, exclude=junk)),
         }
 
-    return Collection("Holidays", data.data, score, fingerprint(data.data, y))
+    return Collection("Holidays", photos, score, fingerprint(photos, y, query, junk))
+
+
+def whole_holidays(folder):
+    data = load_holidays(folder)
+    junk = data.query[:, None] == np.arange(len(data.data))
+    return data.data, data.target, data.query, junk
+
+
+def listed_places(file):
+    """Return photos, their places, the rows that ask and their junk (n_queries, n_photos)."""
+    content = json.loads(file.read_text())
+    names, queries = content["images"], content["queries"]
+    paths = {path.name: str(path) for path in file.parent.rglob("*.jpg")}
+    photos = np.array([paths[name] for name in names])
+    place = np.array([int(name.removesuffix(".jpg")) // 100 for name in names])
+    query = np.array([names.index(entry["query"]) for entry in queries])
+    junk = np.array([np.isin(names, entry["junk"]) for entry in queries])
+    return photos, place, query, junk
 
 
 COLLECTIONS = {"photos": photos_of, "grocery": grocery, "holidays": holidays}
