@@ -167,3 +167,15 @@ def holidays(folder):
     for i, image in enumerate(images):
         save(image, folder / f"{100000 + 100 * (i // 3) + i % 3}.jpg")
     return folder
+
+
+def grocery(folder, n=48, n_classes=8, first=37):
+    """Test photos of products below and from 41 on, and the list of them."""
+    images = drawings(n)[0]
+    rows = ["path,fine,coarse"]
+    for i, image in enumerate(images):
+        product = first + i % n_classes
+        save(image, folder / "test" / f"{i}.jpg")
+        rows.append(f"test/{i}.jpg,{product},{product // 4}")
+    lines(folder / "test.csv", rows)
+    return folder
