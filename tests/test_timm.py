@@ -231,6 +231,13 @@ def test_source_says_what_it_is_and_whose():
     assert source["licence"] == "apache-2.0"
 
 
+def test_a_network_that_this_timm_lacks_names_the_version_that_has_it():
+    spec = build_backbone(RESNET).spec
+    source = spec["source"] | {"architecture": "test_resnet_of_tomorrow", "version": "9.0"}
+    with pytest.raises(ValueError, match=rf"made by timm 9.0, and this is {timm.__version__}, wh"):
+        build_backbone(**spec | {"source": source})
+
+
 @pytest.mark.parametrize(
     "names",
     [CORE, pytest.param(tuple(FAMILIES.keys() - set(CORE)), marks=pytest.mark.slow)],

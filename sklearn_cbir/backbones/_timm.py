@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from sklearn_cbir._typing import ResizeMode
+from sklearn_cbir.backbones._colors import colors
 from sklearn_cbir.backbones._hub import HUB, config_of, file_at, file_of, is_place, weights_of
 from sklearn_cbir.backbones._names import import_library, unknown_backbone, unknown_tag
 from sklearn_cbir.backbones._probe import Net, Pooling
@@ -71,15 +72,16 @@ def from_timm(
         file = _published_weights(timm, name) if weights in PUBLISHED else weights
         _load(timm, model, source, read_weights(file))
     reading = timm.data.resolve_model_data_config(model)
-    red, green, blue = (round(255 * value) for value in reading["mean"])  # what timm pads with
+    mean = colors(reading["mean"], "mean")
+    red, green, blue = (round(255 * value) for value in mean)  # what timm pads with
     return Net(
         without_classifier(model, pooling),
         image_size=trained_at if weights is not None or one_size else None,
-        mean=tuple(reading["mean"]),
-        std=tuple(reading["std"]),
+        mean=mean,
+        std=colors(reading["std"], "std"),
         one_size=not any_size,
         source=source,
-        resize_mode=RESIZE_MODES[reading["crop_mode"]],
+        resize_mode=RESIZE_MODES.get(reading["crop_mode"], "shortest"),
         interpolation=reading["interpolation"],
         fill=(red, green, blue),
         source_resize=math.floor(size / reading["crop_pct"]),
@@ -112,6 +114,11 @@ def _source_of(timm: ModuleType, name: str) -> Source:
 
 def _construct(timm: ModuleType, source: Source, size: int | None) -> nn.Module:
     """Network with new weights; `size` is that of networks which take one size only."""
+    if not timm.is_model(source["architecture"]):
+        raise ValueError(
+            f"backbone={'timm/' + source['name']!r} was made by timm {source['version']}, and this "
+            f"is {timm.__version__}, which has no {source['architecture']!r}. Install the other."
+        )
     arguments = dict(source["arguments"])
     if size is not None:
         arguments["img_size"] = (size, size)

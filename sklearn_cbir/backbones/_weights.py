@@ -15,7 +15,7 @@ from sklearn_cbir._files import is_of_content
 Weights: TypeAlias = str | os.PathLike[str] | None  # "pretrained", a file, or none
 PUBLISHED = ("pretrained", "imagenet")  # the words for the weights that a network is published with
 # Where files of trainings keep a state dict, the best first: what was averaged over the training.
-NESTED = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+NESTED = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "encoder")
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
