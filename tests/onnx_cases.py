@@ -57,10 +57,14 @@ CASES = {
     "vision transformer": lambda: _of(CNNFeatureExtractor, tiny_vit(), weights=None),
 }
 LARGE_CASES = {
-    "mobilenet_v2": lambda: _of(
-        CNNFeatureExtractor, "mobilenet_v2", weights=None, image_size=64, n_components=32
-    ),
-    "resnet18": lambda: _of(CNNFeatureExtractor, "resnet18", weights=None, image_size=32),
-    "vit_b_16": lambda: CNNFeatureExtractor("vit_b_16", weights=None, loss=None, image_size=32),
-    "tiny ViT of timm": lambda: _of(CNNFeatureExtractor, "timm/test_vit", weights=None),
+    name: lambda name=name, size=size: CNNFeatureExtractor(
+        name, weights=None, loss=None, image_size=size, random_state=0
+    )
+    for name, size in {
+        "mobilenet_v2": 64,
+        "resnet18": 32,
+        "vit_b_16": 32,
+        "timm/test_vit": 160,
+        "timm/test_efficientnet": 64,
+    }.items()
 }

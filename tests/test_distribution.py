@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import sklearn_cbir
+from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever, to_onnx
+from sklearn_cbir.datasets import load_image_folder
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -44,6 +46,19 @@ import sklearn_cbir
 from sklearn_cbir.datasets import load_image_folder
 queries = load_image_folder(catalogue)
 query_paths, query_labels = queries.data[:4], queries.target[:4]
+"""
+SEARCH_WITHOUT_TORCH = """
+import sys
+from sklearn.pipeline import make_pipeline
+from sklearn_cbir import NeighborsRetriever, OnnxExtractor
+from sklearn_cbir.datasets import load_image_folder
+from sklearn_cbir.persistence import load, save
+
+network, folder = sys.argv[1:]
+photos = load_image_folder(folder).data
+search = make_pipeline(OnnxExtractor(network), NeighborsRetriever(3))
+save(search.fit(photos, neighborsretriever__ids=photos), "search.cbir")
+print(*load("search.cbir").predict(photos).ravel(), sep="\\n")
 """
 
 
@@ -114,29 +129,63 @@ def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     assert contents(again) == contents(wheel)
 
 
-@pytest.mark.nightly
-def test_the_wheel_works_where_nothing_else_is_installed(built, tmp_path):
-    """An environment of its own, with what the wheel asks for and no extra, in another folder."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    away = tmp_path / "away"
+def test_what_is_listed_as_needed_without_torch_is_what_is_needed_but_for_torch():
+    lines = (ROOT / "docs" / "without_torch.txt").read_text().splitlines()
+    listed = {Requirement(line) for line in lines if not line.startswith("#")}
+    needed = set(map(Requirement, PROJECT["dependencies"]))
+    needed |= set(map(Requirement, PROJECT["optional-dependencies"]["onnx"]))
+    assert listed == {
+        each for each in needed if each.name not in {"torch", "torchvision", "skorch"}
+    }
+
+
+def environment_in(folder):
+    """Make an environment of its own, and return what runs its Python in another folder."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    away = folder / "away"
     away.mkdir()
     ours = {"PYTHONPATH", "PYTHONHOME"}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
 
     def run(*arguments):
-        command = [str(python), *arguments]
+        command = [str(python), *map(str, arguments)]
         return subprocess.run(command, cwd=away, env=environment, check=True, stdout=-1, text=True)
 
-    run("-m", "pip", "install", "-q", str(built[0]))
+    return run
+
+
+@pytest.mark.nightly
+def test_the_wheel_searches_with_an_exported_network_where_there_is_no_torch(built, tmp_path):
+    """An environment without torch, by the two commands of the page on handing over."""
+    run = environment_in(tmp_path)
+    run("-m", "pip", "install", "-q", "-r", ROOT / "docs" / "without_torch.txt")
+    run("-m", "pip", "install", "-q", "--no-deps", built[0])
+    assert "torch" not in run("-m", "pip", "list").stdout
+    folder, network = ROOT / "tests" / "data" / "clothing", tmp_path / "network.onnx"
+    photos = load_image_folder(folder)
+    extractor = CNNFeatureExtractor("small", weights=None, image_size=24, max_epochs=1)
+    rows = extractor.fit(photos.data, photos.target).transform(photos.data)
+    to_onnx(extractor, network)
+    nearest = NeighborsRetriever(3).fit(rows, ids=photos.data).predict(rows)
+    script = tmp_path / "search.py"
+    script.write_text(SEARCH_WITHOUT_TORCH)
+    assert run(script, network, folder).stdout.splitlines() == nearest.ravel().tolist()
+
+
+@pytest.mark.nightly
+def test_the_wheel_works_where_nothing_else_is_installed(built, tmp_path):
+    """An environment of its own, with what the wheel asks for and no extra, in another folder."""
+    run = environment_in(tmp_path)
+    run("-m", "pip", "install", "-q", built[0])
     run("-c", EVERY_MODULE)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     for name, stand_in in STAND_INS.items():
         assert name in code
         code = code.replace(name, stand_in)
     catalogue = str(ROOT / "tests" / "data" / "clothing")
-    script = away / "readme.py"
+    script = tmp_path / "readme.py"
     indented = code.replace("\n", "\n    ")
     script.write_text(EXAMPLE.format(catalogue=catalogue, prepare=PREPARE, code=indented))
-    assert str(tmp_path / "venv") in run(script.name).stdout
-    assert (away / "catalogue.joblib").stat().st_size > 0
+    assert str(tmp_path / "venv") in run(script).stdout
+    assert (tmp_path / "away" / "catalogue.joblib").stat().st_size > 0

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx_cases import CASES, IMAGES, LABELS, LARGE_CASES, fitted
+from onnx_cases import CASES, IMAGES, LARGE_CASES, fitted
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
@@ -64,8 +64,7 @@ def test_the_file_gives_what_the_estimator_gives(name, tmp_path):
 @pytest.mark.slow  # networks of torchvision and timm take up to half a minute to export
 @pytest.mark.parametrize("name", LARGE_CASES)
 def test_the_file_of_a_large_network_gives_what_it_gives(name, tmp_path):
-    estimator = LARGE_CASES[name]()
-    estimator.fit(IMAGES, LABELS)
+    estimator = fitted(LARGE_CASES[name]())
     path = tmp_path / "network.onnx"
     to_onnx(estimator, path)
     height, width = _description(path)["size"]
