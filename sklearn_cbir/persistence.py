@@ -14,11 +14,12 @@ import json
 import math
 import os
 import re
+import sys
 import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -28,11 +29,15 @@ from sklearn_cbir._kinds import FORMER, KINDS, PACKAGE, class_of, kind_of
 from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import shortened
 
+if TYPE_CHECKING:  # torch is imported where there are modules
+    from sklearn_cbir._saved_modules import Builder, Modules
+
 __all__ = ["load", "save"]
 
 FORMAT = 2
-# What each format that is read calls the kinds; nothing else has ever differed.
-FORMATS = {1: FORMER, 2: {kind: kind for kind in KINDS}}
+WITH_MODULES = 3  # which is only written where it is needed
+# What each format that is read calls the kinds; nothing else of what they share has ever differed.
+FORMATS = {1: FORMER, 2: {kind: kind for kind in KINDS}, 3: {kind: kind for kind in KINDS}}
 DOCUMENT = "estimator.json"
 TAIL = re.compile(rb"sklearn_cbir format (\d+), sha256 ([0-9a-f]{64})$")
 DIGEST_LENGTH = 64
@@ -89,7 +94,7 @@ PLAIN: dict[type, tuple[str, Callable[..., Any], Callable[[Any], object]]] = {
 NOT_SAVED = {"_skl_callbacks", "memory"}
 
 
-def save(estimator: BaseEstimator, path: PathLike) -> None:
+def save(estimator: BaseEstimator, path: PathLike, modules: "Modules" = None) -> None:
     """Write an estimator or a pipeline to one file, without pickle.
 
     Whoever loads it need not trust whoever wrote it. An existing file is replaced
@@ -106,11 +111,18 @@ def save(estimator: BaseEstimator, path: PathLike) -> None:
     path : str or path
         File to write. Any name; nothing is appended.
 
+    modules : list of classes or dict of str to callable, default=None
+        Classes of your own torch modules in `estimator`, each of which is
+        called without arguments to build a module; or names, and functions
+        without arguments that build one. The file holds the name and the
+        tensors of the state dict. `load` needs the same.
+
     Raises
     ------
     ValueError
         If a parameter or an attribute is neither plain nor an array nor one of
-        the objects above, such as a torch module; the message names it.
+        the objects above, such as a torch module that is not among `modules`;
+        the message names it.
 
     OSError
         If the file cannot be written. The previous one is as it was.
@@ -136,7 +148,7 @@ def save(estimator: BaseEstimator, path: PathLike) -> None:
             f"estimator={shortened(estimator)} is not an estimator. Pass a fitted estimator or "
             "Pipeline."
         )
-    encoder = _Encoder()
+    encoder = _Encoder(modules)
     document = {
         "package": f"{PACKAGE} {importlib.import_module(PACKAGE).__version__}",
         "estimator": encoder.encode(estimator, type(estimator).__name__),
@@ -148,7 +160,8 @@ def save(estimator: BaseEstimator, path: PathLike) -> None:
                 info = zipfile.ZipInfo(_array_name(number))
                 with archive.open(info, "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
-            tail = f"sklearn_cbir format {FORMAT}, sha256 {'0' * DIGEST_LENGTH}"
+            number = WITH_MODULES if encoder.has_modules else FORMAT
+            tail = f"sklearn_cbir format {number}, sha256 {'0' * DIGEST_LENGTH}"
             archive.comment = tail.encode()
         size = file.seek(0, 2)
         digest = _digest(file, size)
@@ -156,17 +169,20 @@ def save(estimator: BaseEstimator, path: PathLike) -> None:
         file.write(digest)
 
 
-def load(path: PathLike) -> Any:
+def load(path: PathLike, modules: "Modules" = None) -> Any:
     """Read what `save` wrote, without pickle.
 
     Nothing in the file is executed, and it cannot name a class but estimators of
-    this package and a few of scikit-learn's. A file of any other kind is refused,
-    whatever its name.
+    this package, a few of scikit-learn's, and what `modules` names. A file of any
+    other kind is refused, whatever its name.
 
     Parameters
     ----------
     path : str or path
         File that `save` wrote.
+
+    modules : list of classes or dict of str to callable, default=None
+        What was given to `save`: a file can ask for nothing else.
 
     Returns
     -------
@@ -176,8 +192,9 @@ def load(path: PathLike) -> Any:
     Raises
     ------
     ValueError
-        If the file was not written by `save`, is truncated, has changed since, or
-        is of a newer format; the message names the path.
+        If the file was not written by `save`, is truncated, has changed since, is
+        of a newer format, or holds a module that `modules` does not build; the
+        message names the path.
 
     See Also
     --------
@@ -194,11 +211,13 @@ def load(path: PathLike) -> Any:
     ...     load(path)
     LearnedWhitening(n_components=8)
     """
+    builders = _builders(modules)
     with open(path, "rb") as file:
         kinds = FORMATS[_check(file, path)]
         try:
             with zipfile.ZipFile(file) as archive:
-                return _Decoder(archive, Path(os.fsdecode(path)).parent, kinds).estimator()
+                folder = Path(os.fsdecode(path)).parent
+                return _Decoder(archive, folder, kinds, builders).estimator()
         except _Unsupported as error:
             raise ValueError(f"{str(path)!r} {error}") from error
         except (MemoryError, OSError):  # a file that a gallery is in may be gone
@@ -228,7 +247,7 @@ def _check(file: IO[bytes], path: PathLike) -> int:
     if found not in FORMATS:
         raise ValueError(
             f"{str(path)!r} was saved in format {found}; this version of sklearn_cbir reads up to "
-            f"{FORMAT}. Install a newer version."
+            f"{max(FORMATS)}. Install a newer version."
         )
     return found
 
@@ -246,6 +265,15 @@ def _digest(file: IO[bytes], size: int) -> bytes:
 
 def _array_name(number: int) -> str:
     return f"arrays/{number}.npy"
+
+
+def _builders(modules: "Modules") -> "dict[str, Builder]":
+    """Return what builds the user's own modules, by name; only then is torch needed."""
+    if modules is None:
+        return {}
+    from sklearn_cbir._saved_modules import builders_of
+
+    return builders_of(modules)
 
 
 class _Unsupported(ValueError):
@@ -291,8 +319,8 @@ def _public_class(name: str) -> type | None:
 class _Encoder:
     """Turn an estimator into JSON; arrays go into a list and are named by number."""
 
-    def __init__(self) -> None:
-        self.arrays = []
+    def __init__(self, modules: "Modules" = None) -> None:
+        self.arrays, self.builders, self.has_modules = [], _builders(modules), False
 
     def encode(self, value: Any, where: str) -> Any:
         """Return `value` as JSON, arrays apart; errors call it `where`."""
@@ -312,6 +340,8 @@ class _Encoder:
         if _is_timestamp(value):
             return {"is": "timestamp", "value": cast(Any, value).isoformat()}
         name = _name_of(type(value))
+        if name is None and _is_module(value):
+            return self._module(value, where)
         if name is None:
             raise ValueError(_cannot(value, where))
         if name.startswith(f"{LOSSES}."):
@@ -377,6 +407,20 @@ class _Encoder:
         encoded = {key: self.encode(item, f"{where}.{key}") for key, item in arguments.items()}
         return {"is": "loss", "class": name, "arguments": encoded}
 
+    def _module(self, value: Any, where: str) -> dict[str, Any]:
+        """Return the name of what builds a module of the user's own, and its tensors."""
+        from sklearn_cbir._saved_modules import frozen_of, name_of, tensors_of
+
+        name = name_of(value, self.builders, where)
+        if name is None:
+            raise ValueError(_cannot(value, where))
+        self.has_modules = True
+        tensors = {
+            key: [dtype, None if values is None else self._array(values.numpy(), where)]
+            for key, dtype, values in tensors_of(value)
+        }
+        return {"is": "module", "name": name, "tensors": tensors, "frozen": frozen_of(value)}
+
     _writers = {
         float: _float,
         list: _list,
@@ -386,6 +430,12 @@ class _Encoder:
         np.ndarray: _array,
         np.random.RandomState: _random_state,
     }
+
+
+def _is_module(value: Any) -> bool:
+    """Say whether a value is a module of torch, which is not imported to tell."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def _is_timestamp(value: Any) -> bool:
@@ -403,6 +453,12 @@ def _cannot(value: Any, where: str) -> str:
         way = (
             "Fit with ids that are text, numbers, bytes, dates, UUIDs, paths or tuples of these, "
             "or joblib.dump for a file that is loaded only by who trusts it."
+        )
+    elif _is_module(value):
+        way = (
+            f"Pass modules=[{cls.__name__}], or modules={{'net': a function that builds it}}, to "
+            "save and to load; to_onnx writes a file that needs no torch, and joblib.dump one that "
+            "is loaded only by who trusts it."
         )
     else:
         way = (
@@ -435,12 +491,21 @@ FROM_VALUE: dict[str, Callable[[Any], object]] = {
 
 
 class _Decoder:
-    """Build the estimator of an archive; `kinds` are the kinds by what its format calls them."""
+    """Build the estimator of an archive.
 
-    def __init__(self, archive: zipfile.ZipFile, folder: Path, kinds: dict[str, str]) -> None:
+    `kinds` are the kinds by what its format calls them, `builders` what builds modules by name.
+    """
+
+    def __init__(
+        self,
+        archive: zipfile.ZipFile,
+        folder: Path,
+        kinds: dict[str, str],
+        builders: "dict[str, Builder]",
+    ) -> None:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise _Unsupported("holds compressed members, which save does not write.")
-        self.archive, self.folder, self.kinds = archive, folder, kinds
+        self.archive, self.folder, self.kinds, self.builders = archive, folder, kinds, builders
 
     def estimator(self) -> Any:
         """Return the estimator that the archive describes."""
@@ -510,6 +575,27 @@ class _Decoder:
         cls = _class_of(node["class"], self.kinds)
         return cls(**{key: self.decode(item) for key, item in node["arguments"].items()})
 
+    def _module(self, node: Any) -> Any:
+        """Build a module of the user's own by what `load` was given, and fill its tensors."""
+        name = node["name"]
+        if name not in self.builders:
+            raise _Unsupported(
+                f"holds a module {name!r}. Pass modules=[{name}], its class, or "
+                f"modules={{{name!r}: a function that builds it}}, as for save."
+            )
+        import torch
+
+        from sklearn_cbir._saved_modules import rebuilt
+
+        tensors = {
+            key: (dtype, None if array is None else torch.from_numpy(self.decode(array)))
+            for key, (dtype, array) in node["tensors"].items()
+        }
+        try:
+            return rebuilt(name, self.builders[name], tensors, node["frozen"])
+        except ValueError as error:
+            raise _Unsupported(f"is not loaded: {error}") from error
+
     _readers = {
         "scalar": _scalar,
         "dict": _dict,
@@ -517,6 +603,7 @@ class _Decoder:
         "array": _array,
         "object": _object,
         "loss": _loss,
+        "module": _module,
     }
 
 

@@ -58,6 +58,7 @@ ORDER = [
     "reranking",
     "index",
     "neighbors",
+    "_saved_modules",
     "persistence",
     "display",
     "testing",

@@ -548,8 +548,8 @@ def test_deep_nesting_is_an_error_and_not_a_crash(path):
 
 
 def test_a_newer_format_is_refused(path):
-    forge(path, PLAIN, version=3)
-    with pytest.raises(ValueError, match="saved in format 3; this version of sklearn_cbir reads"):
+    forge(path, PLAIN, version=4)
+    with pytest.raises(ValueError, match="saved in format 4; this version of sklearn_cbir reads"):
         load(path)
 
 
