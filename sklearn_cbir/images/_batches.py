@@ -161,6 +161,9 @@ class Images:
         ImageReadError
             For the first image, in this order, that cannot be read; its
             `faults` are all of these images that cannot.
+        ValueError
+            For a `resize` below `size`, an unknown mode or filter, and a fill
+            that is no color.
         """
         rows = np.atleast_1d(self._rows[indices])
         height, width, resize = self._output_size(size, resize)
