@@ -24,8 +24,8 @@ from clip_cases import (
 )
 from PIL import Image
 
-from sklearn_cbir import CNNFeatureExtractor, Text, persistence
-from sklearn_cbir.backbones import build_backbone
+from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, Text, persistence
+from sklearn_cbir.backbones import _open_clip, build_backbone
 from sklearn_cbir.backbones._open_clip import _default_tag
 from sklearn_cbir.datasets import make_shapes
 
@@ -203,6 +203,64 @@ def test_images_are_read_as_the_weights_of_a_tag_want_them():
 )
 def test_pretrained_is_the_best_open_tag(model, tag):
     assert _default_tag(open_clip.list_pretrained_tags_by_model(model)) == tag
+
+
+@pytest.fixture
+def published(made, monkeypatch):
+    """Publish weights of tiny-vit; returns what was asked for to get them."""
+    asked = []
+
+    def find(*place_and_names, **_):
+        asked.append(place_and_names)
+        return made("tiny-quickgelu")[1]
+
+    for name in ("file_of", "weights_of", "file_at"):
+        monkeypatch.setattr(_open_clip, name, find)
+    common = {"mean": (0.5,) * 3, "resize_mode": "squash", "quick_gelu": True}
+    tags = {
+        "openai": {"hf_hub": "org/name/"},
+        "laion2b_e16": {"hf_hub": "org/name/w.bin"},
+        "laion2b_old": {"hf_hub": "", "url": "https://files.example/w.pt"},
+    }
+    tags = {tag: common | described for tag, described in tags.items()}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-vit", tags)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("weights", "tag", "files"),
+    [
+        ("openai", "openai", ("hf-hub:org/name", VIT)),
+        ("LAION2B-e16", "laion2b_e16", ("hf-hub:org/name", "w.safetensors", "w.bin")),
+        ("pretrained", "laion2b_old", ("https://files.example/w.pt", VIT)),
+        ("imagenet", "laion2b_old", ("https://files.example/w.pt", VIT)),
+    ],
+)
+def test_weights_of_a_tag_come_with_their_preprocessing(made, published, weights, tag, files):
+    trunk = build_backbone(VIT, weights=weights)
+    assert published == [files]
+    assert (trunk.spec["source"]["tag"], trunk.spec["resize_mode"]) == (tag, "squash")
+    assert (trunk.spec["mean"], trunk.spec["weights"]) == ((0.5,) * 3, None)
+    assert trunk.spec["source"]["config"]["quick_gelu"]  # as the tag says, against the name
+    model, images = made("tiny-quickgelu")[0], pixels(32)
+    with torch.no_grad():
+        theirs = model.encode_image((images - trunk.mean) / trunk.std)
+    assert_close(rows(trunk, images), theirs)
+
+
+def test_the_tokenizer_of_a_registered_model_comes_from_the_hub(tmp_path, monkeypatch):
+    folder, asked = write_tokenizer(tmp_path / "tokenizer"), []
+
+    def look_for(place, name, backbone):
+        asked.append((place, backbone))
+        return folder / name if (folder / name).exists() else None
+
+    monkeypatch.setattr(_open_clip, "look_for", look_for)
+    config = CLIP | {"text_cfg": TEXT | {"hf_tokenizer_name": "org/words"}}
+    open_clip.add_model_config(write_config(tmp_path, "tiny-hub", config))
+    words = build_backbone("open_clip/tiny-hub", words=True).words
+    assert set(asked) == {("hf-hub:org/words", "open_clip/tiny-hub")}
+    assert words.tokenizer(["a red circle"])[0].tolist() == [[3, 4, 6, 1] + [0] * 12]
 
 
 def test_a_tag_that_the_model_does_not_have_is_refused():
@@ -402,11 +460,26 @@ def test_sentences_find_what_they_describe(monkeypatch, tmp_path):
     assert words.found_by_words(tmp_path / "clip") >= 0.6
 
 
-@pytest.mark.parametrize("name", ["tiny-vit", "tiny-convnext"])
-def test_named_models_train(name):
-    X, y = make_shapes(12, n_classes=2, image_size=32)
-    size = CONFIGS[name]["vision_cfg"]["image_size"]
-    extractor = CNNFeatureExtractor(
-        f"open_clip/{name}", weights=None, image_size=size, max_epochs=1, batch_size=6
+def test_a_training_goes_on_from_its_checkpoint_and_without_the_folder_of_its_model(made, tmp_path):
+    X, y = make_shapes(6, n_classes=2)
+    folder = write_model(tmp_path / "model", CLIP, made("tiny-vit")[0].state_dict())
+    parameters = {"weights": "pretrained", "max_epochs": 1, "head_epochs": 0, "batch_size": 6}
+    parameters |= {"checkpoint_dir": tmp_path / "checkpoints", "random_state": 0}
+    first, second = (
+        CNNFeatureExtractor(f"open_clip/local-dir:{folder}", **parameters).fit(X, y)
+        for _ in range(2)
     )
-    assert extractor.fit(X, y).transform(X).shape[0] == 12
+    np.testing.assert_array_equal(first.transform(X), second.transform(X))
+    folder.rename(tmp_path / "gone")
+    went_on = first.set_params(warm_start=True, checkpoint_dir=None).fit(X, y)
+    assert not np.array_equal(went_on.transform(X), second.transform(X))
+
+
+@pytest.mark.parametrize("cls", [CNNFeatureExtractor, CPFEmbedder, DeepHasher])
+def test_every_network_estimator_trains_them(made, cls):
+    X, y = make_shapes(24, n_classes=6)
+    _, file = made("tiny-vit")
+    short = {"max_epochs": 1, "head_epochs": 0, "batch_size": 6, "random_state": 0}
+    estimator = cls(backbone=VIT, weights=file, **short)
+    assert len(estimator.fit(X, y).transform(X)) == 24
+    assert not any(".words." in key for key in estimator._network_state["weights"])

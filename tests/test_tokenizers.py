@@ -30,6 +30,42 @@ def read(folder, **text_config):
     return hugging_face({"hf_tokenizer_name": "a/b", "context_length": 8} | text_config, find)
 
 
+def tokenizer_of_class(kind):
+    """A small tokenizer in the manner of SigLIP, CLIPA or SigLIP 2, and what its config states."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    if kind == "T5":
+        first = ["<pad>", "</s>", "<unk>"]
+        model, trainer = models.Unigram(), trainers.UnigramTrainer
+        split, ends, normalizer = pre_tokenizers.Metaspace(), ["$A", "</s>"], normalizers.NFKC()
+        split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
+        stated = {"pad_token": "</s>", "extra_ids": 0, "additional_special_tokens": []}
+        options = {"clean": "canonicalize"}
+    elif kind == "Bert":
+        first = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        model, trainer = models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer
+        split, ends = pre_tokenizers.BertPreTokenizer(), ["[CLS]", "$A", "[SEP]"]
+        normalizer, stated = normalizers.BertNormalizer(), {}
+        options = {"strip_sep_token": True}
+    else:
+        first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+        first += [f"<0x{byte:02X}>" for byte in range(256)]
+        model = models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        trainer, split = trainers.BpeTrainer, pre_tokenizers.Split(" ", "merged_with_previous")
+        ends, normalizer = ["$A", "<eos>"], normalizers.Replace(" ", "\u2581")
+        stated = {"padding_side": "right", "add_bos_token": False, "add_eos_token": True}
+        options = {"clean": "canonicalize"}
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer, tokenizer.normalizer = split, normalizer
+    more = {"unk_token": "<unk>"} if kind == "T5" else {}
+    trainer = trainer(vocab_size=400, special_tokens=first, show_progress=False, **more)
+    tokenizer.train_from_iterator([f"{text} {n}" for text in TEXTS[:3] for n in range(9)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=ends, special_tokens=[(t, first.index(t)) for t in ends if t != "$A"]
+    )
+    return tokenizer, stated, options
+
+
 # Byte pairs --------------------------------------------------------------------------------------
 
 
@@ -120,6 +156,22 @@ def test_clips_writes_first_last_and_class_token_itself(tmp_path):
         full,
     ]
     assert [tokenizer_of(spec)(["red " * n])[1] for n in (5, 6)] == [False, True]
+
+
+@pytest.mark.parametrize("length", [8, 32])
+@pytest.mark.parametrize("kind", ["T5", "Bert", "Gemma"])
+def test_ids_are_those_of_transformers(tmp_path, kind, length):
+    """Where that package is installed, which nothing here needs."""
+    pytest.importorskip("transformers")
+    tokenizer, stated, options = tokenizer_of_class(kind)
+    spec = read(
+        write_tokenizer(tmp_path, tokenizer, tokenizer_class=f"{kind}Tokenizer", **stated),
+        tokenizer_kwargs=options,
+        context_length=length,
+    )
+    texts = [*TEXTS, "", "</s> [SEP] <eos>", "Ünïcödé 你好 😀", "red_circle, 'blue'"]
+    theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path), context_length=length, **options)
+    assert ids_of(spec, texts) == theirs(texts).tolist()
 
 
 def test_files_that_lack_what_is_needed_are_refused(tmp_path):

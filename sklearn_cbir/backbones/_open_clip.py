@@ -71,7 +71,7 @@ def from_open_clip(
     """
     open_clip = import_library("open_clip")
     words = words and pooling == "auto"
-    file = None
+    file = None if weights is None else Path(weights)
     if source is None:
         in_place = is_place(name)
         model = _in_place(name, weights) if in_place else _registered(open_clip, name, weights)
