@@ -461,7 +461,7 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     def _check_words(self, network: Network) -> None:
         """Raise unless the network knows words, in the space of what `transform` gives."""
-        spec, words = network.trunk.spec, getattr(network.trunk, "words", None)
+        trunk, spec = network.trunk, network.trunk.spec
         if hasattr(self, "n_features_in_"):
             reason = "it was fitted on 2-D feature rows"
         elif hasattr(self, "classes_"):
@@ -479,11 +479,11 @@ class CNNFeatureExtractor(NetworkTransformer):
                 f"scales={shortened(self.scales)} makes other vectors of images than those that "
                 "words were learned with"
             )
-        elif words is None and not self.words:
+        elif trunk.words is None and not self.words:
             reason = "words=False has left out what it knows of them"
-        elif words is None:
+        elif trunk.words is None:
             untold = f"backbone={name_of(spec['backbone'])} was not trained on words"
-            reason = (network.trunk.wordless or untold).rstrip(".")
+            reason = (trunk.wordless or untold).rstrip(".")
         else:
             return
         raise ValueError(f"{type(self).__name__} knows no words: {reason}. Use {KNOWING}.")
