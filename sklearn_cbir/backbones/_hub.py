@@ -178,10 +178,11 @@ def _knock(url: str) -> None:
 def _in_folder(place: str, names: tuple[str, ...], backbone: str) -> Path | None:
     """Return the first file of a folder that has one of `names`, which may be patterns."""
     folder = _folder_of(place)
-    if not folder.is_dir():
+    if place == FOLDER or not folder.is_dir():
         raise FileNotFoundError(
-            f"backbone={backbone!r} names no folder: there is none at {str(folder)!r}. Pass the "
-            "path of one that holds a config and weights, as its repository on the hub does."
+            f"backbone={backbone!r} names no folder: there is none at "
+            f"{place.removeprefix(FOLDER)!r}. Pass the path of one that holds a config and "
+            "weights, as its repository on the hub does."
         )
     for name in names:
         found = sorted(path for path in folder.glob(name) if path.is_file())

@@ -12,7 +12,7 @@ from sklearn_cbir._typing import Color, Interpolation, ResizeMode, ResizeSize
 from sklearn_cbir._validation import check_integer, resolve, shortened
 from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._colors import colors
-from sklearn_cbir.backbones._hub import files_of
+from sklearn_cbir.backbones._hub import files_of, is_place
 from sklearn_cbir.backbones._open_clip import from_open_clip
 from sklearn_cbir.backbones._probe import (
     Net,
@@ -550,7 +550,16 @@ def _find(
     library, _, name = backbone.partition("/")
     if library in SOURCES:
         options = {"words": words} if library == "open_clip" else {}
-        return SOURCES[library](name, weights, pooling, image_size, source, **options)
+        try:
+            return SOURCES[library](name, weights, pooling, image_size, source, **options)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            if source is None and not is_place(name):
+                raise
+            raise ValueError(
+                f"backbone={backbone!r} cannot be built: its configuration is not one that this "
+                f"version of {library} reads ({type(error).__name__}: {error}). Look for what is "
+                "missing there, or install the version that it was made with."
+            ) from error
     return from_torchvision(backbone, weights, pooling, image_size)
 
 
@@ -602,7 +611,9 @@ def _resizing_of(net: Net, *, unchanged: bool, given: dict[str, Any]) -> Resizin
     if unchanged and net.source_resizing is not None:
         resizing = net.source_resizing
     given = {name: value for name, value in given.items() if value is not None}
-    return Resizing.of(vars(resizing) | given) if given else resizing
+    # What a library's configuration says is checked too; what is known here need not be.
+    checked = given or net.source is not None
+    return Resizing.of(vars(resizing) | given) if checked else resizing
 
 
 def _make_pooling(pooling: Pooling, n_dimensions: int, backbone: object) -> nn.Module:

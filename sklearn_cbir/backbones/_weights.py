@@ -60,12 +60,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         )
     try:
         state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # torch and safetensors raise of any kind, for what they cannot read
         if not is_of_content(error):
             raise
         raise ValueError(
-            f"weights={str(file)!r} cannot be read as a state dict ({_first_line(error)}). Save "
-            "it with torch.save(network.state_dict(), path)."
+            f"weights={str(file)!r} cannot be read as a state dict ({_fault(file, error)}). If it "
+            "was downloaded, delete it and do so again. Save it with "
+            "torch.save(network.state_dict(), path)."
         ) from error
     for key in NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -98,8 +101,25 @@ def _read_safetensors(path: Path) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _fault(path: Path, error: Exception) -> str:
+    """Say what is wrong with a file: torch's own words advise to run the code in it."""
+    with path.open("rb") as file:
+        start = file.read(200).lstrip()
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is the pointer of a large file in Git: git lfs pull brings the file itself"
+    if start.startswith(b"<"):
+        return "it is a web page"
+    if "TorchScript" in str(error):
+        return (
+            "it is a TorchScript archive, which is code; torch.jit.load(path).state_dict(), where "
+            "you trust it, gives its weights"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        return f"it holds {found.group(1)}, which is code" if found else "it is no file of torch"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def without_prefix(state: dict[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
