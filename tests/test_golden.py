@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sklearn_cbir import _kinds
 from sklearn_cbir._checkpoint import Checkpoint
@@ -35,7 +36,7 @@ HERE = [(archive, name) for archive, name in FILES if name not in ELSEWHERE]
 def golden(tmp_path_factory):
     """Folders of what was saved, and of it the answers, by archive."""
     folder, answers = tmp_path_factory.mktemp("golden"), {}
-    for archive in NAMES:
+    for archive in (*NAMES, "format_3"):
         with tarfile.open(FOLDER / f"{archive}.tar.xz") as members:
             members.extractall(folder / archive, filter="data")
         with np.load(folder / archive / "answers.npz") as file:
@@ -80,6 +81,16 @@ def test_a_file_of_an_earlier_version_loads_to_the_same_answers(archive, name, g
 def test_a_pickle_of_an_earlier_version_loads_to_the_same_answers(archive, name, golden):
     folder, answers = golden
     check(joblib.load(folder / archive / f"{name}.joblib"), name, answers[archive])
+
+
+@pytest.mark.parametrize("name", ["trained", "untrained"])
+def test_a_module_of_an_earlier_version_loads_to_the_same_answers(name, golden):
+    def net():
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+    folder, answers = golden[0] / "format_3", golden[1]["format_3"]
+    check(load(folder / f"{name}.cbir", modules={"net": net}), name, answers)
+    check(joblib.load(folder / f"{name}.joblib"), name, answers)
 
 
 @pytest.mark.parametrize("archive", NAMES)

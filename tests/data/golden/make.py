@@ -6,7 +6,8 @@ archive is read. The archives, their commits and what they hold:
 
 - `format_1.tar.xz`, 49d6c76: everything;
 - `format_1_later.tar.xz`, ae80d5f, ``--galleries``: the last that named private modules;
-- `format_2.tar.xz`, c1793d4, ``--galleries``: the first that named kinds.
+- `format_2.tar.xz`, c1793d4, ``--galleries``: the first that named kinds;
+- `format_3.tar.xz`, e4d3ca6, ``--modules``: the first that saved modules of the user's own.
 """
 
 import sys
@@ -130,11 +131,32 @@ def _seed(hasher):
     return {"random_state": 0} if "random_state" in hasher.get_params() else {}
 
 
+def net():
+    """Return the module of one's own."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+
 def main(folder, archive, only=None):
     """Save galleries, and all else unless `only` they are asked for, as .cbir and as pickles."""
     folder = Path(folder)
     folder.mkdir(parents=True)
     answers = {}
+    if only == "--modules":
+        save_modules(folder, answers)
+    else:
+        save_galleries(folder, answers)
+    if only is None:
+        save_others(folder, answers)
+    np.savez_compressed(folder / "answers.npz", **answers)
+    with tarfile.open(archive, "w:xz", preset=9) as tar:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.endswith((".lock", ".part")):
+                tar.add(path, arcname=str(path.relative_to(folder)))
+    print(Path(archive).stat().st_size, "bytes")
+
+
+def save_galleries(folder, answers):
+    """Save retrievers of every engine."""
     for name, retriever, queries in retrievers(folder):
         save(retriever, folder / f"{name}.cbir")
         joblib.dump(retriever, folder / f"{name}.joblib")
@@ -143,14 +165,16 @@ def main(folder, archive, only=None):
         answers[f"{name}/predict"] = np.vectorize(str)(retriever.predict(queries))
         if retriever.y_ is not None and name != "targets":
             answers[f"{name}/score"] = retriever.score()
-    if only != "--galleries":
-        save_others(folder, answers)
-    np.savez_compressed(folder / "answers.npz", **answers)
-    with tarfile.open(archive, "w:xz", preset=9) as tar:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.name.endswith((".lock", ".part")):
-                tar.add(path, arcname=str(path.relative_to(folder)))
-    print(Path(archive).stat().st_size, "bytes")
+
+
+def save_modules(folder, answers):
+    """Save networks with a module of one's own: one that was trained, one that was not."""
+    for name, loss in (("trained", "softmax"), ("untrained", None)):
+        extractor = CNNFeatureExtractor(net(), loss=loss, max_epochs=1, random_state=0)
+        extractor.fit(IMAGES, SHAPES)
+        save(extractor, folder / f"{name}.cbir", modules={"net": net})
+        joblib.dump(extractor, folder / f"{name}.joblib")
+        answers[f"{name}/X"], answers[f"{name}/transform"] = IMAGES, extractor.transform(IMAGES)
 
 
 def save_others(folder, answers):
