@@ -99,6 +99,53 @@ def test_weights_of_another_network_are_counted(backbone, whole, tmp_path):
         build_backbone(backbone, weights=path)
 
 
+# The cache --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Where the cache of the hub has the weights of "timm/test_vit", and nothing else is asked."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--timm--test_vit.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    return folder / "snapshots" / ("0" * 40) / "model.safetensors"
+
+
+def test_weights_in_the_cache_need_no_network(cached, whole):
+    cached.write_bytes(whole)
+    assert build_backbone("timm/test_vit", weights="pretrained").width == 64
+
+
+def test_half_a_file_in_the_cache_is_named_to_be_deleted(cached, whole):
+    cached.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ValueError, match=r"/model\.safetensors' cannot be read .* delete it and do"
+    ):
+        build_backbone("timm/test_vit", weights="pretrained")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "repository"),
+    [("timm/test_vit", "timm/test_vit.r160_in1k"), ("open_clip/ViT-B-32", "laion/CLIP-ViT-B-32")],
+)
+def test_without_a_network_both_libraries_raise_the_same_error(backbone, repository, cached):
+    with pytest.raises(
+        ConnectionError, match=f"{cached.parents[3]}, and .*{repository}.* weights="
+    ):
+        build_backbone(backbone, weights="pretrained")
+
+
+def test_a_tag_of_timm_belongs_into_the_name():
+    with pytest.raises(
+        ValueError, match=r"part of the name: backbone='timm/resnet18\.a1_in1k', wei"
+    ):
+        build_backbone("timm/resnet18", weights="a1_in1k")
+
+
 # Folders ----------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -69,7 +70,7 @@ def from_timm(
     size = image_size or trained_at
     model = _construct(timm, source, size if one_size else None)
     if weights is not None:
-        file = _published_weights(timm, name) if weights in PUBLISHED else weights
+        file = _file_of(timm, name, source["architecture"], weights)
         _load(timm, model, source, read_weights(file))
     reading = timm.data.resolve_model_data_config(model)
     mean = colors(reading["mean"], "mean")
@@ -196,10 +197,15 @@ def _registered(timm: ModuleType, name: str, architecture: str, tag: str) -> Any
     try:
         found = timm.get_pretrained_cfg(name)
     except RuntimeError:
-        names = timm.list_models(f"{architecture}.*", pretrained=True)
-        tags = [name.partition(".")[2] for name in names]
+        tags = _tags_of(timm, architecture)
         raise unknown_tag(f"timm/{architecture}", tag, tags) from None
     return found or timm.models.PretrainedCfg()
+
+
+def _tags_of(timm: ModuleType, architecture: str) -> list[str]:
+    """Return the tags of the weights that are published for an architecture."""
+    names = timm.list_models(f"{architecture}.*", pretrained=True)
+    return [name.partition(".")[2] for name in names]
 
 
 def _read_config(timm: ModuleType, place: str) -> tuple[dict[str, Any], str, Source]:
@@ -214,6 +220,20 @@ def _read_config(timm: ModuleType, place: str) -> tuple[dict[str, Any], str, Sou
             f"backbone={backbone!r} cannot be built: its {CONFIG} is not one of timm "
             f"({type(error).__name__}: {error})."
         ) from error
+
+
+def _file_of(
+    timm: ModuleType, name: str, architecture: str, weights: str | os.PathLike[str]
+) -> str | os.PathLike[str]:
+    """Return the file of weights, which is published under the name or the user's own."""
+    if weights in PUBLISHED:
+        return _published_weights(timm, name)
+    if isinstance(weights, str) and weights in _tags_of(timm, architecture):
+        raise ValueError(
+            f"weights={weights!r} is a tag, which for timm is part of the name: backbone="
+            f"{f'timm/{architecture}.{weights}'!r}, weights='pretrained'."
+        )
+    return weights
 
 
 def _published_weights(timm: ModuleType, name: str) -> Path:
