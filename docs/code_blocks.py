@@ -17,7 +17,9 @@ from pathlib import Path
 from PIL import Image
 
 DOCS = Path(__file__).resolve().parent
-PHOTOS = DOCS.parent / "tests" / "data" / "clothing"
+DATA = DOCS.parent / "tests" / "data"
+# What pages find beside them: a folder of photos, and a model of images and words.
+FOLDERS = {"catalogue": DATA / "clothing", "shapes_clip": DATA / "shapes_clip"}
 sys.path.insert(0, str(DOCS.parent))  # pages run elsewhere, with the package of this checkout
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -43,8 +45,9 @@ def blocks(path):
 
 
 def run(path, folder):
-    """Run a page inside `folder`, which holds a folder ``catalogue`` of photos."""
-    shutil.copytree(PHOTOS, Path(folder, "catalogue"), dirs_exist_ok=True)
+    """Run a page inside `folder`, which gets those that pages read."""
+    for name, source in FOLDERS.items():
+        shutil.copytree(source, Path(folder, name), dirs_exist_ok=True)
     here = os.getcwd()
     os.chdir(folder)
     try:
