@@ -15,6 +15,7 @@ vectors with those of timm's own model and transform, and fails where they are n
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -37,8 +38,9 @@ def found_by(cells, encoder, weights, collection, options):
     at = f"{encoder.backbone}, {collection.name}"
     how = {"pooling": options.pooling, "rerank": options.rerank}
     settings = of_encoder(encoder, weights) | how | {"data": collection.content}
+    measure = partial(search, encoder, weights, collection, **how)
     try:
-        return cells.run(at, search, encoder, weights, collection, *how.values(), settings=settings)
+        return cells.run(at, measure, settings=settings)
     except (ConnectionError, PermissionError) as error:  # of --download: no network, or gated
         print(f"{at}: {error}", flush=True)
         return None
@@ -54,9 +56,8 @@ def compare_with_timm(cells, encoder, weights, collection):
     """Return a line that says how near the vectors are to timm's own, and note what is wrong."""
     settings = of_encoder(encoder, weights) | {"data": collection.content}
     name = f"{encoder.backbone}, beside timm's own transform and model"
-    cosine = cells.run(name, agreement, encoder, weights, collection.photos, settings=settings)[
-        "cosine"
-    ]
+    measure = partial(agreement, encoder, weights, collection.photos)
+    cosine = cells.run(name, measure, settings=settings)["cosine"]
     if cosine < SAME:
         cells.problems.append(f"{name}: a cosine of {cosine:.6f}, not {SAME}.")
     return f"{name}: cosine at least {cosine:.6f}."
@@ -68,26 +69,29 @@ def run(cells, encoders, collections, options):
         "encoders": [f"{encoder.backbone} {encoder.image_size}" for encoder in encoders],
         "photos": collections[0].content,
     }
+    measure = partial(costs, encoders, collections[0].photos)
     name = f"costs, {TIMED} photos, median of {ROUNDS} rounds"
-    of_photo = cells.run(name, costs, encoders, collections[0].photos, settings=settings)
+    costs_of = cells.run(name, measure, settings=settings)["encoders"]
     heads = [*HEADS]
     for collection in collections:
         heads += [f"{collection.name} ({len(collection.photos)}): mAP", "P@1"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    notes = []
+    lines, notes = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"], []
     for encoder in encoders:
         weights = encoder.weights(options.weights_dir, options.download)
-        cost = of_photo["encoders"][encoder.backbone]
-        values = [f"`{encoder.backbone}`", cost["licence"], encoder.image_size]
-        values += [cost["length"], cost["bytes"], f"{cost['ms']:.0f}"]
-        for collection in collections:
-            scores = found_by(cells, encoder, weights, collection, options)
-            values += [f"{scores[c]:.3f}" for c in COLUMNS] if scores else [NOT_RUN, ""]
-        lines.append(f"| {' | '.join(map(str, values))} |")
-        is_compared = scores and encoder.backbone.startswith("timm/") and options.pooling == "auto"
-        if is_compared:
+        found = [found_by(cells, encoder, weights, into, options) for into in collections]
+        lines.append(line_of(encoder, costs_of[encoder.backbone], found))
+        if all(found) and encoder.backbone.startswith("timm/") and options.pooling == "auto":
             notes.append(compare_with_timm(cells, encoder, weights, collections[0]))
     return "\n\n".join(["\n".join(lines), *notes])
+
+
+def line_of(encoder, cost, found):
+    """Return a row of the table; `found` are the scores in every collection, None if not run."""
+    values = [f"`{encoder.backbone}`", cost["licence"], encoder.image_size]
+    values += [cost["length"], cost["bytes"], f"{cost['ms']:.0f}"]
+    for scores in found:
+        values += [f"{scores[c]:.3f}" for c in COLUMNS] if scores else [NOT_RUN, ""]
+    return f"| {' | '.join(map(str, values))} |"
 
 
 def parse(arguments=None):

@@ -44,27 +44,36 @@ def costs(encoders, photos):
     encoders take turns. Time and length do not depend on weights, so that none are needed.
     """
     photos = photos[:TIMED]
-    found, networks = {}, {}
-    for encoder in encoders:
-        trunk = build_backbone(encoder.backbone, weights=None, image_size=encoder.image_size)
-        source = trunk.spec["source"] or {}
-        found[encoder.backbone] = {
-            "length": trunk.width,
-            "bytes": 4 * trunk.width,  # float32
-            "licence": source.get("licence") or encoder.licence or "not stated",
-        }
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "loss=None and weights=None")
-            networks[encoder.backbone] = extractor(encoder, None).fit(photos)
+    networks = {encoder.backbone: _with_new_weights(encoder, photos) for encoder in encoders}
     times = {name: [] for name in networks}
     for _ in range(ROUNDS):
         for name, network in networks.items():
             started = time.process_time()
             network.transform(photos)
             times[name].append(1000 * (time.process_time() - started) / len(photos))
-    for name, costs in found.items():
-        costs["ms"] = float(np.median(times[name]))
-    return {"encoders": found}
+    of_vector = {encoder.backbone: _vector_and_licence(encoder) for encoder in encoders}
+    return {
+        "encoders": {
+            name: of_vector[name] | {"ms": float(np.median(values))}
+            for name, values in times.items()
+        }
+    }
+
+
+def _with_new_weights(encoder, photos):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loss=None and weights=None")
+        return extractor(encoder, None).fit(photos)
+
+
+def _vector_and_licence(encoder):
+    trunk = build_backbone(encoder.backbone, weights=None, image_size=encoder.image_size)
+    source = trunk.spec["source"] or {}
+    return {
+        "length": trunk.width,
+        "bytes": 4 * trunk.width,  # float32
+        "licence": source.get("licence") or encoder.licence or "not stated",
+    }
 
 
 def agreement(encoder, weights, photos):
