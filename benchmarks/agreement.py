@@ -22,9 +22,17 @@ from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import load_image_folder
 
 
-def by_timm(name, weights, photos, **changes):
-    """Return vectors of unit length by timm's own model and transform."""
-    model = timm.create_model(name, checkpoint_path=weights).eval()
+def by_timm(name, weights, photos, image_size=None, **changes):
+    """Return vectors of unit length by timm's own model and transform.
+
+    `weights` are a file, or "pretrained"; `image_size` is another one than the network's own.
+    """
+    source = {"pretrained": True} if weights == "pretrained" else {"checkpoint_path": weights}
+    if image_size is not None:
+        changes["input_size"] = (3, image_size, image_size)
+        if timm.get_pretrained_cfg(name).fixed_input_size:
+            source["img_size"] = image_size
+    model = timm.create_model(name, **source).eval()
     model.reset_classifier(0)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config | changes)

@@ -72,9 +72,10 @@ def test_rows_without_weights_say_what_they_cost_and_are_not_searched_with(
 def test_vectors_that_are_not_those_of_timm_fail_the_command(
     untrained, weights, tmp_path, monkeypatch
 ):
-    measures = importlib.import_module("_untrained.measures")
-    of_timm = measures.vectors_of_timm
-    monkeypatch.setattr(measures, "vectors_of_timm", lambda *args: of_timm(*args)[::-1].copy())
+    pytest.importorskip("timm")
+    agreement = importlib.import_module("agreement")
+    by_timm = agreement.by_timm
+    monkeypatch.setattr(agreement, "by_timm", lambda *args, **size: by_timm(*args, **size)[::-1])
     photos = paper_folders.photos(tmp_path / "photos", n=24) / "validation"
     arguments = ["--photos", photos, "--weights-dir", weights, "--out", tmp_path]
     with pytest.raises(SystemExit, match="own transform and model: a cosine of .*, not 0.9999"):

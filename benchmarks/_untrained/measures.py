@@ -3,15 +3,12 @@
 import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.backbones import build_backbone
-from sklearn_cbir.images import check_images
 
 ROUNDS = 5
 TIMED = 8  # photos a round
@@ -82,36 +79,15 @@ def agreement(encoder, weights, photos):
     The transform cuts nothing off beyond the square (``crop_pct=1.0``). The photos are PNG
     copies, since JPEG files are decoded at a reduced size here.
     """
+    from agreement import by_timm  # which needs timm
+
+    name, size = encoder.backbone.removeprefix("timm/"), encoder.image_size
     with tempfile.TemporaryDirectory() as folder:
         copies = []
         for i, path in enumerate(photos[:COMPARED]):
-            copies.append(Path(folder, f"{i}.png"))
+            copies.append(f"{folder}/{i}.png")
             with Image.open(path) as image:
-                image.convert("RGB").save(copies[-1])
-        network = extractor(encoder, weights).fit(check_images(copies))
-        ours = network.transform(copies)
-        theirs = vectors_of_timm(encoder, weights, copies)
-    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+                image.convert("RGB").save(copies[-1], compress_level=1)
+        ours = extractor(encoder, weights).fit_transform(copies)
+        theirs = by_timm(name, weights, copies, image_size=size, crop_pct=1.0)
     return {"cosine": float(np.min(np.sum(ours * theirs, axis=1)))}
-
-
-def vectors_of_timm(encoder, weights, photos):
-    """Return the vectors of timm's own model and transform, by nothing of this package."""
-    import timm
-
-    name = encoder.backbone.removeprefix("timm/")
-    size = encoder.image_size
-    is_file = Path(weights).is_file()
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
-    model = timm.create_model(name, pretrained=not is_file, **({"img_size": size} if fixed else {}))
-    if is_file:
-        timm.models.load_checkpoint(model, weights)  # which fails if a tensor is missing
-    model.reset_classifier(0)
-    reading = timm.data.resolve_model_data_config(model) | {"input_size": (3, size, size)}
-    transform = timm.data.create_transform(**reading | {"crop_pct": 1.0})
-    vectors = []
-    with torch.inference_mode():
-        for photo in photos:
-            with Image.open(photo) as image:
-                vectors.append(model.eval()(transform(image.convert("RGB"))[None]))
-    return torch.cat(vectors).numpy()
