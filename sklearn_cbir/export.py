@@ -29,6 +29,7 @@ __all__ = ["to_onnx"]
 OPSET = 18  # the first that resizes with antialiasing, as several scales need
 LARGEST_FILE = 2**31 - 2**24  # bytes: what one message holds, but for the graph and the metadata
 TOLD = ("library", "version", "tag", "licence")  # of where a backbone comes from
+WORDS = "trunk.words"  # where a network keeps what encodes text
 WORD = 64  # bits, to which packed codes are filled up
 BYTE = 8
 
@@ -141,10 +142,11 @@ def _import_onnx() -> None:
             ) from error
 
 
-def _check_bytes(network: nn.Module) -> None:
-    """Raise if the weights do not fit into one file."""
-    tensors = [*network.parameters(), *network.buffers()]
-    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def _check_bytes(network: Network) -> None:
+    """Raise if the weights do not fit into one file; those for words stay out of it."""
+    of_words = f"{WORDS}."
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    n_bytes = sum(tensor.nbytes for name, tensor in tensors if not name.startswith(of_words))
     if n_bytes > LARGEST_FILE:
         raise ValueError(
             f"The network has {n_bytes / 2**30:.1f} GB of weights, and a file of ONNX holds at "

@@ -149,13 +149,16 @@ def test_the_estimator_goes_on_as_before(hasher, written):
     assert next(network.parameters()).requires_grad
 
 
-def test_an_export_that_fails_leaves_the_file_that_was_there(hasher, tmp_path, monkeypatch):
+def test_an_export_that_fails_leaves_the_file_that_was_there(
+    hasher, written, tmp_path, monkeypatch
+):
     path = tmp_path / "network.onnx"
     path.write_bytes(b"the one before")
 
     def fail(*args):
         raise MemoryError
 
+    monkeypatch.setattr(export, "_traced", lambda *args: onnx.load(written))  # takes seconds
     monkeypatch.setattr(export, "sealed", fail)
     with pytest.raises(MemoryError):
         to_onnx(hasher, path)
@@ -170,6 +173,14 @@ def test_more_than_a_file_of_onnx_holds_is_refused_before_it_is_traced(
     with pytest.raises(ValueError, match=r"of weights, and a file of ONNX holds at most 2 GB"):
         to_onnx(hasher, tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_for_words_do_not_count_as_they_stay_out(monkeypatch):
+    network = nn.Module()
+    network.trunk = nn.Module()
+    network.trunk.words = nn.Linear(100, 100)
+    monkeypatch.setattr(export, "LARGEST_FILE", 1000)
+    export._check_bytes(network)
 
 
 # What is refused -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -27,9 +28,12 @@ from sklearn_cbir import (
     _onnx_file,
     to_onnx,
 )
+from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.extraction import extract
 from sklearn_cbir.persistence import load, save
 from sklearn_cbir.testing import check_image_estimator
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +186,11 @@ def test_nothing_is_said_of_onnxruntime_that_is_missing_but_how_to_install_it(pa
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="OnnxExtractor needs onnxruntime.*pip install"):
         OnnxExtractor(path).transform(IMAGES)
+
+
+def test_a_file_of_format_1_is_read_for_good():
+    rows = OnnxExtractor(GOLDEN / "network_1.onnx").transform(make_shapes(6, random_state=0)[0])
+    _assert_near(rows, np.load(GOLDEN / "network_1.npy"))
 
 
 # Saving, copying, processes --------------------------------------------------------------------

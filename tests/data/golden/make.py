@@ -8,6 +8,9 @@ archive is read. The archives, their commits and what they hold:
 - `format_1_later.tar.xz`, ae80d5f, ``--galleries``: the last that named private modules;
 - `format_2.tar.xz`, c1793d4, ``--galleries``: the first that named kinds;
 - `format_3.tar.xz`, e4d3ca6, ``--modules``: the first that saved modules of the user's own.
+
+`network_1.onnx` is a file of `to_onnx` in its format 1, of a random convolution at two scales, and
+`network_1.npy` what the network gives for ``make_shapes(6, random_state=0)``.
 """
 
 import sys
