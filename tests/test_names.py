@@ -1,93 +1,115 @@
-"""Names of backbones that no library knows: what may have been meant, and what is not installed."""
+"""Names in any bytes are drawn and printed, and what cannot be read is drawn as what it is."""
 
 import os
 import sys
 
+import numpy as np
 import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
 
-from sklearn_cbir.backbones import _names, build_backbone
+from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir._validation import printable
+from sklearn_cbir.datasets import load_image_folder
+from sklearn_cbir.display import RetrievalDisplay
+from sklearn_cbir.images import ImageReadError
 
-timm = pytest.importorskip("timm")
-open_clip = pytest.importorskip("open_clip")
+ROWS = np.arange(6.0)[:, None]
 
 
-def message_of(backbone, **options):
-    with pytest.raises(ValueError, match="backbone=") as caught:
-        build_backbone(backbone, **options)
-    return str(caught.value)
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def paths(tmp_path):
+    found = [str(tmp_path / f"image{i}.png") for i in range(6)]
+    for i, path in enumerate(found):
+        Image.new("RGB", (12, 10), (40 * i,) * 3).save(path)
+    return found
+
+
+def texts(display):
+    """All texts of the figure, of the cells too."""
+    return [text.get_text() for text in display.figure_.findobj(plt.Text) if text.get_text()]
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("text", "shown"),
     [
-        ("vit_small_patch14_dinov2", "'timm/vit_small_patch14_dinov2'"),
-        ("vit_small_patch14_dinov2.lvd142m", "'timm/vit_small_patch14_dinov2.lvd142m'"),
-        ("ViT-B-16-SigLIP2", "'open_clip/ViT-B-16-SigLIP2'"),
-        ("ViT-B/32", "'vit_b_32' or 'open_clip/ViT-B-32'"),
-        ("ResNet18", "'resnet18' or 'timm/resnet18'"),
-        ("tim/test_vit", "'timm/test_vit'"),
-        ("timm/ViT-B-16-SigLIP2", "'open_clip/ViT-B-16-SigLIP2'"),
-        ("timm/small", "'small'"),
+        ("plain name.jpg", "plain name.jpg"),
+        ("new\nline\ttab", "new\\nline\\ttab"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        (os.fsdecode(b"caf\xe9.jpg"), "caf\\udce9.jpg"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("9.41\u202fPM", "9.41\u202fPM"),
+        ("👩\u200d👧", "👩\u200d👧"),
+        ("שלום фото 写真", "שלום фото 写真"),
+        ("[bold]$x$", "[bold]$x$"),
+        (7, "7"),
     ],
 )
-def test_a_network_of_another_library_is_named_as_that_library_does(name, meant):
-    assert f"backbone={name!r} is not known. Did you mean {meant}? Use one of" in message_of(name)
+def test_names_are_printed_on_one_line(text, shown):
+    assert printable(text) == shown
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names in any bytes")
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png", b"$a_b.png", b"[b]a\\.png"])
+def test_names_in_any_bytes_are_drawn_and_described(tmp_path, name):
+    folder = os.path.join(os.fsencode(tmp_path), b"f" + name)
+    os.mkdir(folder)
+    for i in range(3):
+        with open(os.path.join(folder, b"%d" % i + name), "wb") as file:
+            Image.new("RGB", (9, 9), (i, i, i)).save(file, "PNG")
+    photos = load_image_folder(folder, shuffle=False)
+    photos.DESCR.encode()
+    assert "\n" not in photos.DESCR
+    search = NeighborsRetriever(2).fit(ROWS[:3], photos.data, ids=photos.data)
+    display = RetrievalDisplay.from_estimator(search, None, n_neighbors=2, captions=["id", "label"])
+    display.figure_.canvas.draw()
+    assert all("\n" not in text for text in texts(display))
+    shown = printable(os.fsdecode(name)).removesuffix(".png")
+    assert any(shown in text for text in texts(display))
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"),
+    ("name", "shown"),
     [
-        ("resnet19", "'resnet9', 'resnet18' or 'timm/resnet18'"),
-        ("siglip2", "'open_clip/ViT-B-16-SigLIP2', '"),
-        ("dinov2", "'timm/vit_base_patch14_dinov2', 'timm/vit_giant_patch14_dinov2' or 'timm/"),
-        ("timm/test_vitt", "'timm/test_vit', 'timm/test_vit2' or 'timm/test_vit3'"),
+        ("狗.png", "□.png"),
+        ("שלום.png", "שלום.png"),
+        ("Ünïcødé ☃.png", "Ünïcødé ☃.png"),
+        ("👩\u200d👧\ufe0f.png", None),  # depends on the version of the font
     ],
 )
-def test_other_names_are_told_the_three_nearest(name, nearest):
-    assert f"The nearest names are {nearest}" in message_of(name)
+def test_letters_that_the_font_lacks_are_boxes_without_a_warning(tmp_path, name, shown):
+    paths = [str(tmp_path / f"{i}{name}") for i in range(3)]
+    for path in paths:
+        Image.new("RGB", (9, 9)).save(path)
+    search = NeighborsRetriever(2).fit(ROWS[:3], ids=paths)
+    display = RetrievalDisplay.from_estimator(search, None, n_neighbors=2, captions=["id"])
+    display.figure_.canvas.draw()  # warnings are errors
+    assert shown is None or f"0{shown}" in texts(display)
 
 
-@pytest.mark.parametrize("name", ["", "timm/", "a\nb", "x" * 10_000])
-def test_names_that_are_like_none_are_an_error_too(name):
-    message = message_of(name)
-    assert "Use one of ['resnet9', 'small']" in message
-    assert len(message) < 600
+def test_a_gallery_photo_that_is_gone_is_drawn_as_such_and_named(paths):
+    search = NeighborsRetriever(2).fit(ROWS, [0, 0, 1, 1, 2, 2], ids=paths)
+    os.remove(paths[1])
+    with open(paths[4], "wb") as file:
+        file.write(b"no image")
+    with pytest.warns(
+        UserWarning, match=r"empty squares \('.*image1.png': the file does"
+    ) as caught:
+        display = RetrievalDisplay.from_estimator(search, None, [0, 0, 1, 1, 2, 2], n_queries=6)
+    assert len(caught) == 1
+    assert "image4.png': not an image" in str(caught[0].message)
+    assert "X[" not in str(caught[0].message)
+    assert any("does" in text and "exist" in text for text in texts(display))
+    assert display.axes_.shape == (6, 6)
 
 
-def test_a_place_without_a_library_is_told_how_to_name_one():
-    message = message_of("hf-hub:timm/resnet18.a1_in1k")
-    assert "Use 'timm/hf-hub:timm/resnet18.a1_in1k' or 'open_clip/hf-hub:" in message
-
-
-def test_a_tag_that_a_network_lacks_lists_those_it_has():
-    message = message_of("timm/vit_small_patch14_dinov2.lvd142n", weights="pretrained")
-    assert "'lvd142n' is no tag of the weights of backbone='timm/vit_small_patch14_d" in message
-    assert "Use one of ['lvd142m']" in message
-
-
-@pytest.mark.parametrize(("package", "extra"), [("timm", "timm"), ("open_clip", "clip")])
-def test_a_library_that_is_missing_says_what_to_install(package, extra, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"need {package} .*'sklearn-cbir\[{extra}\]'"):
-        _names.import_library(package)
-    assert f"Names of '{package}' were not looked up: not installed." in message_of("resnet19")
-
-
-def test_a_library_that_is_too_old_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(timm, "__version__", "1.0.9.dev0")
-    with pytest.raises(
-        ImportError, match=r"need timm 1\.0\.31 or later, and this is 1\.0\.9\.dev0"
-    ):
-        build_backbone("timm/test_vit")
-
-
-@pytest.mark.parametrize("own", [{}, {"TOKENIZERS_PARALLELISM": "true"}])
-def test_no_variable_of_the_environment_is_set(own, monkeypatch):
-    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    for variable in own.items():
-        monkeypatch.setenv(*variable)
-    monkeypatch.delitem(sys.modules, "open_clip.tokenizer")
-    monkeypatch.delitem(sys.modules, "open_clip")
-    before = dict(os.environ)
-    _names.import_library("open_clip")
-    assert dict(os.environ) == before
+def test_ids_that_are_no_files_at_all_are_an_error(paths):
+    search = NeighborsRetriever(2).fit(ROWS, ids=[f"item {i}" for i in range(6)])
+    with pytest.raises(ImageReadError, match=r"None of the .* such as 'item .*pass gallery_images"):
+        RetrievalDisplay.from_estimator(search, ROWS[:2], images=paths[:2])
