@@ -130,6 +130,23 @@ def test_built_in_nets_learn_to_tell_noise_from_stripes():
 # Preprocessing and users' modules.
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "layout"),
+    [
+        (3, 1, 2, torch.contiguous_format),  # its gradient crashes under channels last
+        (3, 1, 1, torch.channels_last),
+        (3, 3, 2, torch.channels_last),
+        (16, 1, 2, torch.channels_last),
+    ],
+)
+def test_strided_convolutions_of_few_channels_are_not_channels_last(
+    channels, kernel, stride, layout
+):
+    stem = nn.Conv2d(3, channels, 3)
+    net = nn.Sequential(stem, nn.Conv2d(channels, 8, kernel, stride))
+    assert build_backbone(net).memory_format == layout
+
+
 def test_trunk_normalizes_colors_by_mean_and_std():
     trunk = build_backbone(Colors(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
     x = images()

@@ -311,6 +311,19 @@ def test_weights_as_the_authors_of_dinov2_name_them(folder, tmp_path):
     torch.testing.assert_close(vectors(again, x), vectors(trunk, x))
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext2", "efficientvit_m0"])
+def test_files_may_hold_a_classifier_or_not(name, tmp_path):
+    state = timm.create_model(name).state_dict()
+    torch.save(state, tmp_path / "with.pt")
+    without = timm.create_model(name, num_classes=0).state_dict().keys()
+    torch.save({key: state[key] for key in without}, tmp_path / "without.pt")
+    found = []
+    for file in ("with.pt", "without.pt"):
+        trunk = build_backbone(f"timm/{name}", weights=tmp_path / file)
+        found.append(dict(trunk.features.state_dict()))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def test_weights_of_another_network_count_what_is_missing(tmp_path):
     saved_weights(tmp_path / "net.pt")
     with pytest.raises(ValueError, match=r"do not fit backbone='timm/test_resnet': of its \d+ ten"):

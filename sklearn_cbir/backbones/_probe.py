@@ -18,6 +18,7 @@ USUAL_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 OTHER_CHANNELS = (1, 2, 4)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NARROW = 16  # channels
 COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 
 
@@ -140,6 +141,21 @@ def takes_channels_last(features: nn.Module, size: Sequence[int]) -> bool:
     except Exception:
         return False
     return True
+
+
+def has_narrow_strides(features: nn.Module) -> bool:
+    """Whether a 1 x 1 convolution of few channels has strides.
+
+    Under channels last its gradient writes beyond its memory: oneDNN 3.12 (torch 2.14), below 16
+    channels, as in the stems of FastViT, MobileOne and RepVGG.
+    """
+    return any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < NARROW
+        for layer in features.modules()
+    )
 
 
 def name_of(backbone: object) -> str:

@@ -148,11 +148,19 @@ def _load(timm: ModuleType, model: nn.Module, source: Source, state: State) -> N
         # What it cannot convert is of another network, and what that lacks is counted below.
         with contextlib.suppress(KeyError, IndexError, AttributeError, RuntimeError, ValueError):
             state = convert(state, model)
-    classifiers = source["config"].get("classifier") or ()
-    if isinstance(classifiers, str):
-        classifiers = (classifiers,)
-    name = f"timm/{source['name']}"
-    load_state(model, state, name, tuple(f"{classifier}." for classifier in classifiers))
+    load_state(model, state, f"timm/{source['name']}", _prefixes_of_classifiers(model, source))
+
+
+def _prefixes_of_classifiers(model: nn.Module, source: Source) -> tuple[str, ...]:
+    """Return how names of tensors begin that the network without its classifiers lacks."""
+    named = source["config"].get("classifier") or ()
+    prefixes = []
+    for name in (named,) if isinstance(named, str) else named:
+        parent = name.rpartition(".")[0]  # which may hold a norm too, and is gone as a whole
+        if parent and not any(key.startswith(f"{parent}.") for key in model.state_dict()):
+            prefixes.append(f"{parent}.")
+        prefixes.append(f"{name}.")
+    return tuple(prefixes)
 
 
 def _conversion(timm: ModuleType, architecture: str) -> Callable[[State, nn.Module], State] | None:

@@ -17,6 +17,7 @@ from sklearn_cbir.backbones._open_clip import from_open_clip
 from sklearn_cbir.backbones._probe import (
     Net,
     Pooling,
+    has_narrow_strides,
     in_float32,
     name_of,
     pooled_width,
@@ -523,7 +524,8 @@ def build_backbone(
     width = pooled_width(pool, n_dimensions, channels)
     n_channels = channels if n_dimensions == 4 else None
     trunk = Trunk(net.features, pool, width, spec, n_channels, net.words)
-    if isinstance(backbone, nn.Module) and not takes_channels_last(net.features, size):
+    is_own = isinstance(backbone, nn.Module)
+    if has_narrow_strides(net.features) or (is_own and not takes_channels_last(net.features, size)):
         trunk.memory_format = torch.contiguous_format
     return trunk
 
