@@ -402,6 +402,24 @@ def test_bre_objective_is_kept_exactly_and_never_grows(rng):
     assert descent.objective == pytest.approx(_bre_objective(descent, descent.weights), abs=1e-9)
 
 
+def test_bre_moves_no_weight_where_nothing_can_be_gained(rng):
+    start = _bre_descent(rng)
+    known = start.kernels, start.anchors, start.weights.copy(), start.i, start.j
+    descent = bre.Descent(*known, start.wanted + start.errors)  # all as it is wanted
+    descent.run(2, 0, _legacy_rng(0))
+    np.testing.assert_array_equal(descent.weights, start.weights)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "n_others"), [(0.0, 1), (0.26, 3), (0.5, 5), (0.9, 9), (1.0, 9)], ids=str
+)
+def test_bre_pairs_every_row_with_its_share_of_others(fraction, n_others):
+    i, j = bre.random_pairs(10, fraction, _legacy_rng(0))
+    assert np.bincount(i).tolist() == [n_others] * 10
+    assert (i != j).all()
+    assert len(set(zip(i, j))) == len(i)
+
+
 @pytest.mark.parametrize("tol", [0.0, 0.02, 0.1, 0.9])
 def test_bre_stops_at_the_first_sweep_that_gains_too_little(tol, rng):
     whole = _bre_descent(np.random.default_rng(0)).run(30, -1.0, _legacy_rng(1))
@@ -562,6 +580,21 @@ def test_mlh_steps_are_those_of_the_paper_with_balance(rng):
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-9)
 
 
+@pytest.mark.parametrize("rho", range(1, 7))
+def test_mlh_loss_of_the_worst_distance_is_one_for_every_rho(rho):
+    dissimilar, similar = mlh.hinge_table(6, rho)
+    assert dissimilar[0] == similar[6] == 1
+    assert dissimilar[rho] > dissimilar[rho + 1 :].sum() == 0
+    assert similar[rho] > similar[: rho - 1].sum() == 0
+
+
+def test_mlh_bits_start_balanced():
+    X, y = easy()
+    outputs = hasher_of("MLHHasher", 12, lr=0, max_epochs=1).fit(X, y).project(X)
+    np.testing.assert_allclose(np.median(outputs, axis=0), 0, atol=1e-12)
+    assert (outputs.std(axis=0) > 0.01).all()
+
+
 def test_mlh_bound_falls():
     losses = hasher_of("MLHHasher", 16).fit(*easy()).losses_
     assert losses[-5:].mean() < losses[:5].mean()
@@ -680,6 +713,23 @@ def test_ksh_starts_from_the_generalized_eigenvector(rng):
         assert explained[1] >= explained[0] - 1e-9
         dense = dense - np.outer(codes[1], codes[1])
     np.testing.assert_array_equal(residual.codes, np.where(K @ components.T >= 0, 1, -1))
+
+
+def test_ksh_starts_alike_in_every_unit_of_the_kernels(rng, monkeypatch):
+    monkeypatch.setattr(ksh, "ascend", lambda K, residual, start, max_iter: (start, 0))
+    K, _, residual = _ksh_problem(rng)
+    components, _ = ksh.fit_bits(K, residual, 3, 1)
+    for unit in (1e-4, 1e4):
+        residual.codes = residual.codes[:, :0]
+        scaled, _ = ksh.fit_bits(K * unit, residual, 3, 1)
+        np.testing.assert_allclose(scaled * unit, components, rtol=1e-6)
+
+
+def test_ksh_of_equal_rows_has_one_code():
+    X = np.ones((12, 3))
+    assert (
+        len(np.unique(KSHHasher(4, n_anchors=5).fit_transform(X, np.arange(12) % 2), axis=0)) == 1
+    )
 
 
 def test_ksh_first_bit_beats_random_weights(rng):

@@ -153,6 +153,12 @@ def test_drawn_codes_differ(n_classes, n_bits):
     assert len(codes.unique(dim=0)) == len(codes)
 
 
+def test_codes_are_drawn_once_where_they_just_suffice(monkeypatch):
+    draws = iter([torch.eye(3, 40)])  # a second draw would fail
+    monkeypatch.setattr(_codebook, "_half_ones", lambda *_: next(draws))
+    assert len(_codebook._pool_of_codes(3, 40, seeded())) == 3
+
+
 def test_more_classes_than_codes_raise():
     with pytest.raises(ValueError, match="3 bits make 8 codes, but there are 9 classes.*n_bits=4"):
         hash_centers(9, 3)
@@ -165,6 +171,12 @@ def test_centers_come_from_the_generator():
         a, b, c = (hash_centers(5, n_bits, seeded(seed)) for seed in (0, 0, 1))
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
+
+
+def test_the_random_code_of_csq_has_both_signs_about_equally_often():
+    loss = set_up(CSQLoss(), torch.arange(4), 64)
+    assert set(loss.ties.tolist()) == set(loss.centers.unique().tolist()) == {-1, 1}
+    assert abs(loss.ties.sum()) < 32
 
 
 def test_csq_at_its_centers_and_at_zero():

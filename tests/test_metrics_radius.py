@@ -84,6 +84,15 @@ def test_in_a_radius_of_all_bits_everything_is_found(rng):
     assert mean_average_precision_in_radius(*known, radius=12) == pytest.approx(everything)
 
 
+def test_radii_beyond_all_bits_are_those_of_all_bits_and_below_zero_find_nothing(rng):
+    y_queries, y_gallery, *codes = coded(rng, graded=True)
+    known = y_queries, y_gallery, HammingDistances(*map(pack_codes, codes))
+    for name in IN_RADIUS:
+        score = partial(METRICS[name], *known)
+        assert score(radius=12.5) == score(radius=13) == score(radius=1e6) == score(radius=12)
+        assert score(radius=-0.5) == score(radius=-1e6) == 0
+
+
 def test_perfect_codes_score_one_in_a_radius():
     y = np.arange(20) % 4
     distances = (y[:, None] != y) * 9

@@ -18,6 +18,7 @@ from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.codes import hamming_distances, pack_codes
 from sklearn_cbir.metrics import mean_average_precision, recall_at_k
 from sklearn_cbir.model_selection import ClassDisjointKFold, retrieval_scorer
+from sklearn_cbir.model_selection._scorer import _CosineDistances
 
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 
@@ -146,6 +147,11 @@ def test_equal_rows_of_the_test_fold_find_each_other(search):
     y = np.repeat(np.arange(4), 2)
     search = make_pipeline(NeighborsRetriever()).fit(X, y)
     assert retrieval_scorer("recall@1", gallery="queries")(search, X, y) == 1
+
+
+def test_rows_that_differ_in_the_sign_of_a_zero_are_equal():
+    rows = np.array([[0.0, 1.0], [-0.0, 2.0], [1.0, -0.0], [1.0, 0.0]])
+    assert len(_CosineDistances(rows).different) == 2
 
 
 def test_codes_are_searched_among_themselves(data):

@@ -13,7 +13,7 @@ import torch
 from joblib import parallel_config
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
+from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, _devices
 from sklearn_cbir._devices import OwnDraws
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._network import Placement
@@ -303,6 +303,15 @@ def test_forked_children_answer_and_train():
     # joblib, by hand, and while another thread of the parent holds the lock of all fits.
     said = run(FORKED, OMP_NUM_THREADS="2")
     assert said == ["answered"] * 4 + ["0", "answered", "0"]
+
+
+def test_a_forked_child_is_told_once_to_compute_with_one_thread(monkeypatch):
+    asked = []  # what the child sets itself afterwards stays
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(_devices, "_forked", True)
+    for _ in range(3):
+        _devices.use_one_thread_if_forked()
+    assert asked == [1]
 
 
 @needs_fork

@@ -6,6 +6,7 @@ import torch
 
 from sklearn_cbir.losses import LRMLLoss, staircase_loss
 from sklearn_cbir.sampling import (
+    _hardest_negatives,
     balanced_batches,
     class_random_batches,
     mined_batches,
@@ -242,6 +243,15 @@ def test_mined_tuples_hold_the_nearest_rows_of_other_classes(kind, pairs_at_once
         assert query != positive
         assert share(y, query, positive)
         assert negatives == nearest_of_other_classes(query, y, vectors, labelled, 5)
+
+
+def test_many_negatives_of_very_many_classes_are_the_nearest(rng):
+    y = np.arange(3000) % 1500
+    vectors = rng.normal(size=(3000, 3))
+    found = _hardest_negatives(y[:2], vectors[:2], y, vectors, 700)
+    for query, negatives in enumerate(found):
+        expected = nearest_of_other_classes(query, y, vectors, range(3000), 700)
+        assert negatives.tolist() == expected
 
 
 def test_queries_go_through_all_rows_and_positives_through_all_others():

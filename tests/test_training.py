@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import joblib
@@ -595,6 +596,15 @@ def test_divergence_in_the_very_last_step_is_seen(shapes):
         DeepHasher(8, backbone="small", lr=np.inf, max_epochs=1).fit(*shapes)
 
 
+def test_the_seconds_of_all_epochs_are_no_more_than_went_by(shapes):
+    started = time.perf_counter()
+    extractor = small(max_epochs=2).fit(*shapes)
+    went_by = time.perf_counter() - started
+    seconds = [epoch["seconds"] for epoch in extractor.history_]
+    assert min(seconds) > 0
+    assert sum(seconds) <= went_by
+
+
 def test_a_network_that_gives_nan_names_the_image(shapes):
     class Broken(torch.nn.Module):
         def forward(self, x):
@@ -635,6 +645,25 @@ def test_batches_hold_four_of_a_class_or_as_many_as_fill_them(n_classes, batch_s
     for batch in plan.indices:
         assert len(batch) == batch_size
         assert set(np.bincount(y[batch])) <= {0, n_of_each}
+
+
+@pytest.mark.parametrize("columns", [False, True], ids=["classes", "columns"])
+@pytest.mark.parametrize(
+    ("n_per_class", "batch_size", "n_of_each"),
+    [(None, 36, 6), (None, 12, 4), (9, 36, 9)],
+    ids=["fill", "four", "given"],
+)
+def test_drawn_classes_give_what_would_fill_the_batch_from_all(
+    columns, n_per_class, batch_size, n_of_each
+):
+    rows = np.arange(240)
+    hasher = DeepHasher(8, batch_size=batch_size, sampling="class_random", n_per_class=n_per_class)
+    y = np.eye(6, dtype=np.float32)[rows % 6] if columns else rows % 6
+    plan = plan_batches(hasher, None, y, rows, hasher._training_loss(), 0, training=True)
+    for batch in plan.indices:
+        assert len(batch) == batch_size
+        for group in (batch % 6).reshape(-1, n_of_each):
+            assert len(np.unique(group)) == 1
 
 
 def test_validation_of_pair_losses_holds_different_images_of_a_class():
