@@ -10,7 +10,7 @@ MIXING = [
 ]
 
 
-def row_blocks(n_rows, n_columns, *, itemsize=8, largest=1024):
+def row_blocks(n_rows, n_columns, *, itemsize, largest=1024):
     """Yield slices of rows whose (rows, n_columns) results fit into the working memory."""
     budget = get_config()["working_memory"] * 2**20
     step = int(min(largest, max(1, budget // max(1, n_columns * itemsize))))
