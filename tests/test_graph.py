@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sklearn_cbir.index import _graph_kernels as kernels
-from sklearn_cbir.index._graph import link_rows
+from sklearn_cbir.index._graph import NeighborGraph, _linked_from, link_rows
 from sklearn_cbir.index._nndescent import NNDescentEngine
 
 N, DEGREE = 300, 12
@@ -114,6 +114,21 @@ def test_rows_that_come_later_are_linked_and_found(rows):
     order = np.concatenate([order, np.arange(250, N)])
     numbers, _ = search(graph, rows, order, rows[250:], 1, 60)
     np.testing.assert_array_equal(order[numbers[:, 0]], np.arange(250, N))
+
+
+def test_the_nearest_of_some_rows_are_told_whatever_their_lengths():
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(30, 4)) * np.geomspace(0.1, 10, 30)[:, None]
+    rows = np.concatenate([few, rng.normal(size=(200, 4)) * rng.uniform(0.1, 10, (200, 1))])
+    nearest = squares_of(rows)[30:, :30].argmin(axis=1)
+    graph = NeighborGraph(np.zeros(31, dtype=np.int32), np.zeros(0, np.int32), np.arange(30), few)
+    np.testing.assert_array_equal(graph._nearest_entry(rows[30:]), nearest)
+    chosen = rng.permutation(30)
+    nothing = np.zeros(231, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    links = links_of(*_linked_from(rows, *nothing, chosen, np.arange(30, 230)))
+    assert (
+        links == [(30 + np.flatnonzero(nearest == row)).tolist() for row in range(30)] + [[]] * 200
+    )
 
 
 def test_rows_that_were_removed_are_passed_but_not_found(rows):

@@ -11,8 +11,10 @@ from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import ENGINES, choose_algorithm
-from sklearn_cbir.index._exact import ExactEngine
+from sklearn_cbir.index._exact import BYTES_PER_PAIR, ExactEngine
 from sklearn_cbir.index._gallery import GalleryIds, GalleryLabels
+from sklearn_cbir.index._norms import row_max_abs, row_norms, safe_norms
+from sklearn_cbir.index._prefilter import Prefilter
 from sklearn_cbir.index._rows import find_copies, row_blocks, row_keys, summed_row_keys
 
 METRICS = ["cosine", "euclidean", "hamming"]
@@ -327,6 +329,13 @@ def test_pickle_holds_the_rows_and_little_else(metric, rng):
     np.testing.assert_array_equal(before[0], after[0])
 
 
+def test_a_zero_row_has_the_norm_1_by_which_it_can_be_divided():
+    rows = np.array([[0, 0], [3, -4]], dtype=np.float32)
+    np.testing.assert_array_equal(row_max_abs(rows), [[1], [4]])
+    np.testing.assert_array_equal(row_norms(rows), [[1], [5]])
+    np.testing.assert_array_equal(safe_norms(rows.astype(float)), [0, 5])
+
+
 def test_zero_rows_are_at_cosine_distance_1_from_everything():
     gallery = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
     engine = build(gallery, "cosine")
@@ -381,6 +390,76 @@ def test_rows_too_far_beyond_the_gallery_to_be_compared_are_an_error():
     for take_in in (engine.encode, engine.add):
         with pytest.raises(ValueError, match="X holds 1e.30, too far beyond the gallery"):
             take_in(rows)
+
+
+@pytest.mark.parametrize("n_queries", [1, 2])
+def test_rows_of_which_products_overflow_are_found(n_queries):
+    engine = build(np.arange(-6, 6, dtype=np.float32).reshape(6, 2), "euclidean")
+    far = np.array([[1, -1], [-1, 1], [-1, -1], [1, 1]], dtype=np.float32) * np.float32(1e18)
+    engine = engine.add(far)
+    queries = np.full((n_queries, 2), 1e21, dtype=np.float32)
+    distances, positions = engine.query(engine.encode(queries), 10)
+    rows = engine.rows.astype(float)
+    expected = np.sqrt(((rows - queries[0].astype(float)) ** 2).sum(axis=1))
+    assert positions[0][0] == 9
+    assert positions[0][-1] == 8
+    for row in range(n_queries):
+        assert sorted(positions[row]) == list(range(10))
+        np.testing.assert_allclose(distances[row], np.sort(expected), rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", FLOATS)
+def test_no_more_pairs_are_held_than_the_working_memory_says(metric, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=8) + 1e-8 * rng.normal(size=(1000, 8))).astype(np.float32)
+    rows += np.float32(1e-6) * rng.normal(size=rows.shape).astype(np.float32)
+    engine, held = build(rows, metric), []
+    candidates = ExactEngine._candidates
+
+    def counted(self, queries, *arguments):
+        pairs = candidates(self, queries, *arguments)
+        if pairs is not None and len(queries) > 1:
+            held.append(len(pairs))
+        return pairs
+
+    expected = engine.query(engine.rows[:100], 5)
+    monkeypatch.setattr(ExactEngine, "_candidates", counted)
+    with config_context(working_memory=1):
+        found = engine.query(engine.rows[:100], 5)
+    assert 1000 < max(held) <= 2**20 // BYTES_PER_PAIR
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("metric", FLOATS)
+def test_up_to_three_queries_of_a_large_gallery_are_prefiltered(metric, rng, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._prefilter.QUERIES_BEFORE", 0)
+    engine = build(make_rows(rng, 500, metric, dtype=np.float32), metric)
+    assert engine._prefilter_for(3) is None
+    monkeypatch.setattr("sklearn_cbir.index._exact.BYTES_TO_PREFILTER", engine.rows.nbytes)
+    assert engine._prefilter_for(3) is None
+    monkeypatch.setattr("sklearn_cbir.index._exact.BYTES_TO_PREFILTER", engine.rows.nbytes - 1)
+    ready = [engine._prefilter_for(n) is not None for n in (3, 2, 1, 0, 4, 5)]
+    assert ready == [True, True, True, False, False, False]
+
+
+def test_a_prefilter_looks_at_no_row_where_a_64th_of_them_is_wanted(rng):
+    engine = build(make_rows(rng, 640, "euclidean"), "euclidean")
+    prefilter, asked = Prefilter(engine.rows), []
+
+    class Rounded:
+        def multiply(self, query):
+            asked.append(query)
+            return engine.rows @ query, np.zeros(640, dtype=np.float32)
+
+    prefilter.int8_rows = Rounded()
+    query, error = engine.rows[:1], np.zeros(1, dtype=np.float32)
+    (nearest,) = engine.query(query, 10)[1]
+    found = prefilter.candidates(engine, query, 10, error, None)
+    np.testing.assert_array_equal(found, np.sort(nearest))
+    for k in (11, 40, 640):
+        assert prefilter.candidates(engine, query, k, error, None) is None
+    assert len(asked) == 1
 
 
 def test_rows_far_from_the_origin_keep_their_neighbors(rng):

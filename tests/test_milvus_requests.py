@@ -4,7 +4,7 @@ import gc
 import logging
 import os
 import pickle
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -15,6 +15,7 @@ from milvus_fake import MOST, FakeClient
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import _milvus, _milvus_client, _milvus_collection
+from sklearn_cbir.index._milvus_rows import FirstResults
 
 pymilvus = pytest.importorskip("pymilvus")
 grpc = pytest.importorskip("grpc")
@@ -492,6 +493,25 @@ def test_a_server_that_stays_away_is_given_up_after_ten_seconds(server, clock):
     assert len(server.calls) == 3
 
 
+def test_connecting_may_take_the_rest_of_the_patience_and_half_a_second_at_least(
+    server, clock, monkeypatch
+):
+    seconds = []
+
+    def connect(address, **options):
+        seconds.append(options["timeout"])
+        return server
+
+    monkeypatch.setattr(pymilvus, "MilvusClient", connect)
+    for patience in (None, 0.9, 0):
+        _milvus_client.forget(URI)
+        server.fail["list_collections"] = [AWAY["unavailable"]] * 4
+        gives_up = nullcontext() if patience is None else pytest.raises(ConnectionError)
+        with gives_up:
+            _milvus_client.call(URI, "list_collections", doing="listing", patience=patience)
+    assert seconds == pytest.approx([10, 9.9, 9.7, 9.3, 8.5, 0.9, 0.8, 0.6, 0.5, 0.5])
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -521,6 +541,37 @@ def test_what_cannot_be_erased_at_once_is_left(server, clock, rows):
         if rows is not None:
             assert options["filter"] == "key >= 5 and key < 9"
     assert clock.pauses == []
+
+
+def test_at_the_end_of_a_process_galleries_that_nobody_saved_are_dropped(server):
+    rows, _ = make_rows("cosine")
+    kept = [both("cosine", rows)[0] for _ in range(3)]
+    pickle.dumps(kept[1])
+    saved = kept[1]._gallery.engine.collection.name
+    assert len(server.tables) == 3
+    _milvus_client._finish()
+    assert list(server.tables) == [saved]
+    assert {options["timeout"] for options in server._options("drop_collection")} == {5}
+
+
+def test_metrics_of_first_results_take_rows_in_any_order(rng):
+    values, positions = rng.permutation(1200) // 2, rng.permutation(2000)[:1200]
+
+    class Engine:
+        def __len__(self):
+            return 2000
+
+        def up_to_kth(self, queries, k, *, ties):
+            assert (k, ties) == (401, True)
+            for first in (0, 300):
+                yield values[first:].astype(float), positions[first:]
+
+    found = FirstResults(Engine(), 401).distances(np.zeros((2, 3)))
+    for row, first in enumerate((0, 300)):
+        near = values[first:] <= np.sort(values[first:])[400]
+        expected = np.full(2000, np.inf)
+        expected[positions[first:][near]] = values[first:][near]
+        np.testing.assert_array_equal(found[row], expected)
 
 
 def test_what_the_client_logs_of_errors_stays_off_the_screen(server, caplog):

@@ -26,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from sklearn_cbir import NeighborsRetriever, neighbors
+from sklearn_cbir.index import _checking
 from sklearn_cbir.metrics import mean_average_precision, precision_at_k
 
 METRICS = ["cosine", "euclidean", "hamming"]
@@ -694,6 +695,38 @@ def test_wrong_widths_are_an_error_with_both_numbers(metric):
         for call in [*calls, retriever.partial_fit, retriever.evaluate]:
             with pytest.raises(ValueError, match=f"X has {width} features.*expecting 5"):
                 call(rows)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_arrays_that_a_gallery_can_search_as_they_are_are_not_checked_twice(
+    metric, rng, monkeypatch
+):
+    rows = (rng.random((40, 5)) > 0.5).astype(np.uint8) if metric == "hamming" else None
+    rows = rng.normal(size=(40, 5)).astype(np.float32) if rows is None else rows
+    retriever = NeighborsRetriever(3, metric=metric).fit(rows)
+    checked, check = [], _checking.check_rows
+    monkeypatch.setattr(
+        _checking, "check_rows", lambda X, *arguments: checked.append(X) or check(X, *arguments)
+    )
+    expected = retriever.kneighbors(rows[:4])
+    assert not checked
+    retriever.kneighbors(rows[:1])
+    assert not checked
+    others = [rows[:4].tolist(), pandas.DataFrame(rows[:4])]
+    if metric != "hamming":
+        others.append(rows[:4].astype(np.float64))
+    for n_checked, queries in enumerate(others, start=1):
+        for found, known in zip(retriever.kneighbors(queries), expected):
+            np.testing.assert_array_equal(found, known)
+        assert len(checked) == n_checked
+    for queries, message in [
+        (rows[:0], "0 sample"),
+        (rows[:, :4], "X has 4 features"),
+        (rows[0], "Reshape your data"),
+        (np.pad(rows, ((0, 0), (0, 1))), "X has 6 features"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            retriever.kneighbors(queries)
 
 
 @pytest.mark.parametrize("value", [2, -1, 0.5, 256.7])

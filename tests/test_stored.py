@@ -205,6 +205,23 @@ def test_a_file_that_changes_under_a_retriever_is_never_searched(rng, tmp_path):
         retriever.kneighbors(rows)
 
 
+@pytest.mark.parametrize("change", [-32, -1, 1, 32])
+@pytest.mark.parametrize("was_opened", [True, False])
+def test_a_file_that_is_shorter_or_longer_than_it_was_is_never_searched(
+    change, was_opened, rng, tmp_path
+):
+    rows = rng.standard_normal((50, 4))
+    path = save_rows(tmp_path, rows)
+    retriever = NeighborsRetriever(1, storage="memory_map").fit(path)
+    retriever.kneighbors(rows)
+    stored, status = pickle.dumps(retriever), path.stat()
+    retriever = retriever if was_opened else pickle.loads(stored)
+    os.truncate(path, status.st_size + change)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(OSError, match="rows.npy' has changed since"):
+        retriever.kneighbors(rows)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_rows_that_changed_without_a_trace_are_not_measured(metric, rng, tmp_path):
     rows = rng.standard_normal((500, 4))
