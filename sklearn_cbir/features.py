@@ -64,18 +64,18 @@ class CNNFeatureExtractor(NetworkTransformer):
     backbone : str or torch.nn.Module, default="resnet18"
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
         classification model of torchvision by name, one of timm's as
-        ``"timm/NAME"``, or a module of your own, which is copied and never
-        trained in place. 2-D rows train a small MLP
-        instead.
+        ``"timm/NAME"``, the images' half of one of open_clip's as
+        ``"open_clip/NAME"``, or a module of your own, which is copied and never
+        trained in place. 2-D rows train a small MLP instead.
 
-    weights : {"pretrained", "imagenet"}, path or None, default="pretrained"
+    weights : {"pretrained", "imagenet"}, tag, path or None, default="pretrained"
         Where the backbone's weights come from: the library that its name belongs
-        to, a file with a state dict, or None for random ones; "imagenet" is an
-        older word for "pretrained". Built-in nets have no pretrained weights. A
-        module of your own keeps the weights that it has. A file counts as
-        pretrained, for a name as for a module. A module without a file does
-        too, unless this is None or its batch norms are all fresh, with means of
-        0 and variances of 1; without batch norms nothing tells.
+        to, a tag of open_clip's, a file with a state dict, or None for random
+        ones; "imagenet" is an older word for "pretrained". Built-in nets have no
+        pretrained weights. A module of your own keeps the weights that it has. A
+        file counts as pretrained, for a name as for a module. A module without a
+        file does too, unless this is None or its batch norms are all fresh, with
+        means of 0 and variances of 1; without batch norms nothing tells.
 
     pooling : {"auto", "avg", "max", "gem"}, default="auto"
         How a feature map becomes a vector; "auto" is the backbone's own way.
