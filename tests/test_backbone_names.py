@@ -28,10 +28,23 @@ def message_of(backbone, **options):
         ("tim/test_vit", "'timm/test_vit'"),
         ("timm/ViT-B-16-SigLIP2", "'open_clip/ViT-B-16-SigLIP2'"),
         ("timm/small", "'small'"),
+        ("clip", "'open_clip/ViT-B-32'"),
+        ("openai/clip-vit-base-patch32", "'open_clip/ViT-B-32'"),
+        ("google/siglip2-base-patch16-224", "'open_clip/ViT-B-16-SigLIP2'"),
+        ("facebook/dinov2-small", "'timm/vit_small_patch14_dinov2'"),
+        ("dinov2_vitb14_reg", "'timm/vit_base_patch14_reg4_dinov2'"),
+        ("facebook/dinov3-vits16-pretrain-lvd1689m", "'timm/vit_small_patch16_dinov3'"),
     ],
 )
 def test_a_network_of_another_library_is_named_as_that_library_does(name, meant):
     assert f"backbone={name!r} is not known. Did you mean {meant}? Use one of" in message_of(name)
+
+
+def test_what_others_call_a_network_leads_to_one_that_is_there():
+    known, missing = _names._known_names()
+    assert not missing
+    assert set(_names.ELSEWHERE.values()) <= set(known)
+    assert not set(_names.ELSEWHERE) & set(map(_names._plain, known))
 
 
 @pytest.mark.parametrize(

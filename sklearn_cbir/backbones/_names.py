@@ -19,6 +19,33 @@ from sklearn_cbir.backbones._hub import is_place
 N_NEAREST = 3
 SET_ON_IMPORT = "TOKENIZERS_PARALLELISM"  # by open_clip; nothing of the environment is set here
 
+# What transformers and torch.hub call networks that these libraries have, as `_plain` writes it.
+ELSEWHERE = {
+    "clip": "open_clip/ViT-B-32",
+    "clipvitbasepatch32": "open_clip/ViT-B-32",
+    "clipvitbasepatch16": "open_clip/ViT-B-16",
+    "clipvitlargepatch14": "open_clip/ViT-L-14",
+    "clipvitlargepatch14336": "open_clip/ViT-L-14-336",
+    "siglipbasepatch16224": "open_clip/ViT-B-16-SigLIP",
+    "siglipso400mpatch14384": "open_clip/ViT-SO400M-14-SigLIP-384",
+    "siglip2basepatch16224": "open_clip/ViT-B-16-SigLIP2",
+    **{
+        f"{family}{theirs}": f"timm/vit_{size}_patch14_{ours}"
+        for size in ("small", "base", "large", "giant")
+        for family, theirs, ours in (
+            ("dinov2", size, "dinov2"),
+            ("dinov2", f"vit{size[0]}14", "dinov2"),
+            ("dinov2withregisters", size, "reg4_dinov2"),
+            ("dinov2", f"vit{size[0]}14reg", "reg4_dinov2"),
+        )
+    },
+    **{
+        f"dinov3vit{size[0]}16{pretrained}": f"timm/vit_{size}_patch16_dinov3"
+        for size in ("small", "base", "large")
+        for pretrained in ("", "pretrainlvd1689m")
+    },
+}
+
 
 @dataclass(frozen=True)
 class Library:
@@ -82,8 +109,9 @@ def import_torchvision() -> ModuleType:
 def unknown_backbone(backbone: str) -> ValueError:
     """Return the error for a name that its library does not know.
 
-    It gives the names by which another library knows that network, else the nearest names; of a
-    name with a prefix, the nearest of its library.
+    It gives the names by which another library knows that network, or by which this package does if
+    transformers and torch.hub call it so, else the nearest names; of a name with a prefix, the
+    nearest of its library.
     """
     if is_place(backbone):
         ways = _listed([f"{package}/{backbone}" for package in LIBRARIES])
@@ -93,6 +121,7 @@ def unknown_backbone(backbone: str) -> ValueError:
     known, missing = _known_names()
     asked = {_plain(backbone), _plain(backbone.replace("/", "-"))}  # as in "ViT-B/32"
     same = [_with_tag(name, backbone) for name in known if _plain(name) in asked]
+    same = same or [ELSEWHERE[name] for name in sorted(asked) if name in ELSEWHERE]
     if same:
         hint = f"Did you mean {_listed(same)}?"
     else:
