@@ -31,6 +31,12 @@ STAND_INS = {torch.bfloat16: torch.int16}
 
 def builders_of(modules: Modules) -> dict[str, Builder]:
     """Return what builds modules, by name, of a dictionary of such or of classes."""
+    wanted = (
+        "Pass a list of classes of modules, or a dictionary of names and of functions that build "
+        "modules."
+    )
+    if isinstance(modules, (str, type, nn.Module)) or not isinstance(modules, Iterable | None):
+        raise ValueError(f"modules={shortened(modules)} is no list. {wanted}")
     if isinstance(modules, Mapping):
         named: list[tuple[object, object]] = list(modules.items())
     else:
@@ -40,8 +46,9 @@ def builders_of(modules: Modules) -> dict[str, Builder]:
     for name, build in named:
         if not isinstance(name, str) or not callable(build) or isinstance(build, nn.Module):
             raise ValueError(
-                f"modules holds {shortened(build)}, called {shortened(name)}. Pass classes of "
-                "modules, or a dictionary of names and of functions that build modules."
+                f"modules holds a module of class {type(build).__name__}, built already. {wanted}"
+                if isinstance(build, nn.Module)
+                else f"modules holds {shortened(build)}, called {shortened(name)}. {wanted}"
             )
         if name in found:
             raise ValueError(

@@ -210,6 +210,8 @@ def test_pooling_of_vectors_or_into_maps_raises():
         build_backbone(Colors(), pooling="gem")
     with pytest.raises(ValueError, match="It must give vectors"):
         build_backbone("small", pooling=nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(ValueError, match=r"pooling='cls' is not known. Use one of \['auto', 'avg'"):
+        build_backbone("small", weights=None, pooling="cls")
     with pytest.raises(ValueError, match="pooling='gme' is not known. Did you mean 'gem'"):
         build_backbone("small", pooling="gme")
 

@@ -226,10 +226,26 @@ def test_a_module_that_differs_from_what_is_built_says_how(net, difference, path
         save(CNNFeatureExtractor(net), path, [Own, type(net)][: 1 + isinstance(net, nn.Sequential)])
 
 
-@pytest.mark.parametrize("modules", [[Own(), Scale], {"net": Own()}, {1: Own}, ["Own"], 3])
-def test_modules_that_build_nothing_are_refused(modules, path):
-    with pytest.raises((ValueError, TypeError)):
-        save(CNNFeatureExtractor(Own()), path, modules)
+@pytest.mark.parametrize(
+    ("modules", "fault"),
+    [
+        ([Own(), Scale], "modules holds a module of class Own, built already"),
+        ({"net": Own()}, "modules holds a module of class Own, built already"),
+        ({1: Own}, "modules holds <class .*Own'>, called 1"),
+        (["Own"], "modules holds 'Own', called 'Own'"),
+        (3, "modules=3 is no list"),
+        ("Own", "modules='Own' is no list"),
+        (Own, "modules=<class .*Own'> is no list"),
+        (nn.Sequential(Own()), r"modules=Sequential\(.* is no list"),
+    ],
+)
+def test_modules_that_build_nothing_are_refused(modules, fault, path):
+    for call in (
+        lambda: save(CNNFeatureExtractor(Own()), path, modules),
+        lambda: load(path, modules),
+    ):
+        with pytest.raises(ValueError, match=f"{fault}.* Pass a list of classes of modules, or a"):
+            call()
 
 
 def test_two_classes_of_one_name_are_refused(path):

@@ -639,6 +639,4 @@ def _make_pooling(pooling: Pooling, n_dimensions: int, backbone: object) -> nn.M
 
 def _named_pooling(name: str) -> nn.Module:
     """Return a new pooling module; those with a name keep the number of channels."""
-    if name == "auto":
-        return AveragePooling()
-    return resolve(name, POOLINGS, "pooling")()
+    return resolve(name, {"auto": AveragePooling, **POOLINGS}, "pooling")()
