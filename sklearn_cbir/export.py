@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -231,8 +234,7 @@ def _traced(
     whole = (_Codes if description.gives == "code" else _Vectors)(seen).eval()
     images = torch.zeros(2, *description.size, 3, dtype=torch.uint8)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch and onnxscript about each other
+        with torch.no_grad(), _quiet():
             program = torch.onnx.export(
                 whole,
                 (images,),
@@ -253,6 +255,20 @@ def _traced(
         ) from error
     _check_any_number(model, estimator)
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch and onnxscript say of each other, and of what they leave as it is, unsaid."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_any_number(model: ModelProto, estimator: NetworkTransformer) -> None:

@@ -1,6 +1,7 @@
 """What `to_onnx` writes gives what the estimator gives, alone and whole, or nothing is written."""
 
 import json
+import logging
 import sys
 
 import numpy as np
@@ -237,6 +238,27 @@ def test_a_module_that_cannot_be_traced_is_one_clear_error(module, reason, tmp_p
         to_onnx(estimator, tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
     assert np.isfinite(estimator.transform(IMAGES)).all()
+
+
+class _Thirds(nn.Module):
+    """A parameter in three parts, of which onnxscript logs that it leaves them as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+        self.parts = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        a, b, c = self.parts.chunk(3)
+        return self.layer(x).mean((2, 3)) * (a * b + c)
+
+
+def test_what_onnxscript_logs_of_its_own_work_is_not_shown(tmp_path, caplog):
+    before = logging.getLogger("onnxscript").level
+    estimator = fitted(CNNFeatureExtractor(_Thirds(), weights=None, loss=None))
+    to_onnx(estimator, tmp_path / "thirds.onnx")
+    assert not [record for record in caplog.records if record.name.startswith("onnxscript")]
+    assert logging.getLogger("onnxscript").level == before
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
