@@ -17,6 +17,7 @@ FORMAT = 1
 INPUT = "images"
 DESCRIPTION = "sklearn_cbir"  # key of the description among the metadata
 SEAL = "sklearn_cbir_sha256"
+ZIP = b"PK\x03\x04"  # with which a zip archive begins
 DOMAINS = (b"", b"ai.onnx")  # where the operators of ONNX itself are
 EXPECTED = (
     f"expected is a file of sklearn_cbir.export.to_onnx, with one input {INPUT!r}, uint8 of shape "
@@ -64,6 +65,10 @@ def describe(content: bytes, name: str) -> Description:
     Raises ValueError for what is no ONNX file, or none of `to_onnx`, for one that has changed since
     and for one that needs more than itself and the operators of ONNX.
     """
+    if content.startswith(ZIP):
+        raise ValueError(
+            f"{name} is no ONNX file but a zip archive, as persistence.save writes: {EXPECTED}."
+        )
     try:
         metadata, inputs = _walk(memoryview(content))
     except _Broken as error:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["CNNFeatureExtractor"]
 
 ONE_SCALE = (1.0,)
+OF_WORDS = f"and a network that was trained on words, such as {KNOWING}"
 
 
 class CNNFeatureExtractor(NetworkTransformer):
@@ -461,7 +462,8 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     def _check_words(self, network: Network) -> None:
         """Raise unless the network knows words, in the space of what `transform` gives."""
-        trunk, spec = network.trunk, network.trunk.spec
+        trunk, pooling = network.trunk, network.trunk.spec.get("pooling", "auto")
+        way = f"Use {KNOWING}"
         if hasattr(self, "n_features_in_"):
             reason = "it was fitted on 2-D feature rows"
         elif hasattr(self, "classes_"):
@@ -469,24 +471,27 @@ class CNNFeatureExtractor(NetworkTransformer):
                 "training has moved the vectors of images, and not those of words, so that they "
                 "no longer agree"
             )
-        elif not isinstance(spec["pooling"], str) or spec["pooling"] != "auto":
+        elif not isinstance(pooling, str) or pooling != "auto":
             reason = (
-                f"pooling={shortened(spec['pooling'])} makes other vectors of images than those "
-                "that words were learned with"
+                f"pooling={shortened(pooling)} makes other vectors of images than those that "
+                "words were learned with"
             )
+            way = f"Use pooling='auto', {OF_WORDS}"
         elif check_scales(self.scales, "scales") != ONE_SCALE:
             reason = (
                 f"scales={shortened(self.scales)} makes other vectors of images than those that "
                 "words were learned with"
             )
+            way = f"Use scales=(1.0,), {OF_WORDS}"
         elif trunk.words is None and not self.words:
             reason = "words=False has left out what it knows of them"
+            way = f"Use words=True, {OF_WORDS}"
         elif trunk.words is None:
-            untold = f"backbone={name_of(spec['backbone'])} was not trained on words"
+            untold = f"backbone={name_of(trunk.spec['backbone'])} was not trained on words"
             reason = (trunk.wordless or untold).rstrip(".")
         else:
             return
-        raise ValueError(f"{type(self).__name__} knows no words: {reason}. Use {KNOWING}.")
+        raise ValueError(f"{type(self).__name__} knows no words: {reason}. {way}.")
 
     def _training_loss(self) -> LossFunction | None:
         if self.loss is None and self.n_components is not None:

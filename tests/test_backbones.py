@@ -520,6 +520,12 @@ def test_missing_file_raises(tmp_path):
         build_backbone("small", weights=tmp_path / "gone.pt")
 
 
+@pytest.mark.parametrize("word", ["DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1"])
+def test_torchvisions_words_for_weights_lead_to_ours(word):
+    with pytest.raises(FileNotFoundError, match="torchvision's own are 'pretrained'"):
+        build_backbone("resnet18", weights=word)
+
+
 def test_missing_safetensors_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     (tmp_path / "net.safetensors").write_bytes(b"0")

@@ -21,7 +21,9 @@ from sklearn_cbir.datasets import crop_images, make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.display import RetrievalDisplay
 from sklearn_cbir.extraction import extract
+from sklearn_cbir.hashing import ITQHasher
 from sklearn_cbir.images import ImageReadError, check_images, is_feature_rows, readable_images
+from sklearn_cbir.whitening import LearnedWhitening
 
 PHOTOS = sorted(str(path) for path in (Path(__file__).parent / "data" / "clothing").glob("*/*"))[:6]
 RED, BLUE = "a red dress", "blue shoes"
@@ -248,6 +250,27 @@ def test_who_knows_no_words_says_why_and_what_does(make, reason):
     for ask in (extractor.encode_text, lambda texts: extractor.transform([*map(Text, texts)])):
         with pytest.raises(ValueError, match=rf"knows no words: .*{reason}.*open_clip/"):
             ask([RED])
+
+
+@pytest.mark.parametrize(
+    ("make", "way"),
+    [
+        (lambda: fitted(words=False).set_params(words=False), "Use words=True, and a network"),
+        (lambda: fitted().set_params(scales=(1, 0.5)), r"Use scales=\(1.0,\), and a network"),
+    ],
+    ids=["left out", "scales"],
+)
+def test_a_network_of_words_is_not_told_to_be_another(make, way):
+    with pytest.raises(ValueError, match=way):
+        make().encode_text([RED])
+
+
+@pytest.mark.parametrize("step", [NeighborsRetriever(1), ITQHasher(2), LearnedWhitening(2)])
+def test_what_reads_numbers_says_who_makes_them_of_words(step):
+    step.fit(np.eye(4, 3), [0, 0, 1, 1])
+    ask = step.predict if hasattr(step, "predict") else step.transform
+    with pytest.raises(TypeError, match="is no row of numbers. Put a CNNFeatureExtractor"):
+        ask([Text(RED)])
 
 
 def test_training_parts_words_and_images():

@@ -15,6 +15,7 @@ from sklearn_cbir._files import is_of_content
 Weights: TypeAlias = str | os.PathLike[str] | None  # "pretrained", a file, or none
 PUBLISHED = ("pretrained", "imagenet")  # the words for the weights that a network is published with
 # Where files of trainings keep a state dict, the best first: what was averaged over the training.
+OF_TORCHVISION = re.compile("IMAGENET1K_|DEFAULT$")  # how it calls published weights
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "encoder")
 
 
@@ -54,9 +55,10 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
     file = Path(path)
     if not file.is_file():
+        published = " torchvision's own are 'pretrained'." * bool(OF_TORCHVISION.match(str(file)))
         raise FileNotFoundError(
-            f"weights={str(file)!r} is not a file. Pass the path of a state dict, 'pretrained' "
-            "or None."
+            f"weights={str(file)!r} is not a file.{published} Pass the path of a state dict, "
+            "'pretrained' or None."
         )
     try:
         state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)

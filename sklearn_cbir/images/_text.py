@@ -117,6 +117,13 @@ class Text:
         # Pixels may change, so they are left out: equal sums have one hash all the same.
         return hash(tuple(term[:2] if _has_pixels(term) else term for term in self.terms))
 
+    def __float__(self) -> float:
+        # What reads rows of numbers asks for this.
+        raise TypeError(
+            f"{shortened(self)} is no row of numbers. Put a CNNFeatureExtractor with a network "
+            "of words before this step, or pass rows of its encode_text."
+        )
+
     def __repr__(self) -> str:
         return self._written(repr, lambda words: f"Text({words!r})")
 

@@ -1,4 +1,4 @@
-"""Make the small model of images and words that tests and pages use: ``python make.py``.
+"""Make the small CLIP that tests and pages use: ``python make_shapes_clip.py``.
 
 It is the CLIP of ``benchmarks/words.py`` with a narrower network for images and more drawings to
 learn from, in half precision, and without the tokens that its sentences do not have: their rows of
