@@ -121,7 +121,8 @@ def test_the_sdist_holds_what_tests_and_pages_need(built):
 def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     wheel, sdist = built
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        archive.extractall(tmp_path)
     (folder,) = tmp_path.iterdir()
     build(folder, tmp_path / "out", "wheel")
     (again,) = (tmp_path / "out").iterdir()

@@ -38,7 +38,8 @@ def golden(tmp_path_factory):
     folder, answers = tmp_path_factory.mktemp("golden"), {}
     for archive in (*NAMES, "format_3"):
         with tarfile.open(FOLDER / f"{archive}.tar.xz") as members:
-            members.extractall(folder / archive, filter="data")
+            members.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
+            members.extractall(folder / archive)
         with np.load(folder / archive / "answers.npz") as file:
             answers[archive] = dict(file)
     return folder, answers
