@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["to_onnx"]
 
+# onnx 1.19 with onnxscript 0.5 gave a file of several scales whose vectors were others.
+OLDEST = {"onnx": "1.23", "onnxscript": "0.7.2"}
 OPSET = 18  # the first that resizes with antialiasing, as several scales need
 LARGEST_FILE = 2**31 - 2**24  # bytes: what one message holds, but for the graph and the metadata
 TOLD = ("library", "version", "tag", "licence")  # of where a backbone comes from
@@ -62,7 +65,7 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
         2 GB, which is the most that ONNX holds in one file.
 
     ImportError
-        If onnx or onnxscript is not installed: the extra ``[export]``.
+        If onnx or onnxscript is not installed, or too old: the extra ``[export]``.
 
     OSError
         If the file cannot be written. The previous one is as it was.
@@ -136,13 +139,18 @@ def _check_estimator(estimator: object) -> NetworkTransformer:
 
 def _import_onnx() -> None:
     """Raise unless what torch exports with is installed."""
-    for package in ("onnx", "onnxscript"):
+    for package, oldest in OLDEST.items():
         try:
-            importlib.import_module(package)
+            found = importlib.import_module(package).__version__
         except ImportError as error:
             raise ImportError(
                 f"to_onnx needs {package}. Install it with: pip install 'sklearn-cbir[export]'."
             ) from error
+        if parse_version(found) < parse_version(oldest):
+            raise ImportError(
+                f"to_onnx needs {package} {oldest} or later, and this is {found}, which writes "
+                "other networks. Install it with: pip install --upgrade 'sklearn-cbir[export]'."
+            )
 
 
 def _check_bytes(network: Network) -> None:

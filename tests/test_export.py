@@ -261,6 +261,15 @@ def test_what_onnxscript_logs_of_its_own_work_is_not_shown(tmp_path, caplog):
     assert logging.getLogger("onnxscript").level == before
 
 
+@pytest.mark.parametrize(("package", "old"), [("onnx", "1.19.0"), ("onnxscript", "0.5.7")])
+def test_versions_that_wrote_other_vectors_are_refused(hasher, package, old, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{package}.__version__", old)
+    path = tmp_path / "network.onnx"
+    with pytest.raises(ImportError, match=rf"needs {package} [\d.]+ or later, and this is {old}"):
+        to_onnx(hasher, path)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_what_is_not_installed_is_named_with_the_extra(hasher, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
