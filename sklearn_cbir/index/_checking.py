@@ -16,19 +16,19 @@ FLOATS = (np.float64, np.float32)
 NAMES_AT_MOST = 5  # in a message
 
 
-def check_rows(X, metric, owner, dtype=FLOATS):
+def check_rows(X, metric, owner, dtype=FLOATS, name="X"):
     """Return `X` as finite floats of one of the types, or as it is for codes.
 
-    `owner` is the name of the estimator, for messages.
+    `owner` is the name of the estimator and `name` that of the argument, for messages.
     """
     if metric == "hamming":
         # uint8 stays uint8; the engine names what is neither 0 nor 1.
-        return check_array(X, input_name="X", estimator=owner, ensure_all_finite=False)
+        return check_array(X, input_name=name, estimator=owner, ensure_all_finite=False)
     with np.errstate(over="ignore", invalid="ignore"):
         X = check_array(
-            X, input_name="X", estimator=owner, dtype=list(dtype), ensure_all_finite=False
+            X, input_name=name, estimator=owner, dtype=list(dtype), ensure_all_finite=False
         )
-    check_finite(X)
+    check_finite(X, name=name)
     return X
 
 
@@ -40,22 +40,22 @@ def encode_queries(X, ids, gallery, owner):
     return queries, None if ids is None else gallery.query_positions(ids, len(queries))
 
 
-def check_queries(X: Any, gallery: Any, owner: str) -> np.ndarray:
-    """Return `X` as rows of the type and the columns of a gallery."""
-    if _is_plain(X, gallery):
+def check_queries(X: Any, gallery: Any, owner: str, name: str = "X") -> np.ndarray:
+    """Return `X`, the argument of that name, as rows of the type and the columns of a gallery."""
+    if _is_plain(X, gallery, name):
         return X
-    X = as_array(X)
+    X = as_array(X, name)
     _check_names(column_names(X), gallery.feature_names, owner)
-    X = check_rows(X, gallery.metric, owner, (_input_dtype(gallery.engine),))
+    X = check_rows(X, gallery.metric, owner, (_input_dtype(gallery.engine),), name)
     if X.shape[1] != gallery.n_features:
         raise ValueError(
-            f"X has {X.shape[1]} features, but {owner} is expecting {gallery.n_features} features "
-            "as input."
+            f"{name} has {X.shape[1]} features, but {owner} is expecting {gallery.n_features} "
+            "features as input."
         )
     return X
 
 
-def _is_plain(X, gallery):
+def _is_plain(X, gallery, name):
     """Say whether queries are what their check would return, which takes longer than a search.
 
     Raises for numbers that are not finite. Where columns have names, the check compares them.
@@ -72,7 +72,7 @@ def _is_plain(X, gallery):
         return X.dtype.kind in "bui"
     if X.dtype != _input_dtype(gallery.engine):
         return False
-    check_finite(X)
+    check_finite(X, name=name)
     return True
 
 
@@ -81,14 +81,14 @@ def _input_dtype(engine):
     return engine.input_dtype or engine.rows.dtype
 
 
-def as_array(X):
+def as_array(X, name="X"):
     """Return arrays of other libraries as those of numpy, data frames as they are; no paths."""
     if isinstance(X, (str, os.PathLike)):
         raise ValueError(
-            f"X={str(X)!r} is a path, not rows. Load it with np.load, or fit with "
+            f"{name}={str(X)!r} is a path, not rows. Load it with np.load, or fit with "
             "storage='memory_map' to search a .npy file as it is."
         )
-    return as_numpy(X)
+    return as_numpy(X, name)
 
 
 def column_names(X):
@@ -135,7 +135,7 @@ def _listed(names):
     return "".join(shown) + ("- ...\n" if len(names) > NAMES_AT_MOST else "")
 
 
-def check_finite(X, first=0):
+def check_finite(X, first=0, name="X"):
     """Raise if a number of `X` is not finite; `first` is the row that ``X[0]`` is of all."""
     with np.errstate(over="ignore", invalid="ignore"):
         suspect = not np.isfinite(X.sum())
@@ -143,7 +143,7 @@ def check_finite(X, first=0):
         row, column = np.argwhere(~np.isfinite(X))[0]
         kind = "NaN" if np.isnan(X[row, column]) else f"infinity or too large for {X.dtype}"
         raise ValueError(
-            f"Input X contains {kind}: X[{first + row}, {column}] is {X[row, column]}. "
+            f"Input {name} contains {kind}: {name}[{first + row}, {column}] is {X[row, column]}. "
             "Distances need finite numbers: leave the row out, or impute."
         )
 

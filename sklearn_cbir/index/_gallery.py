@@ -64,13 +64,14 @@ class Gallery(Kept):
                 else "The gallery has no labels. Leave y out, or fit again with y."
             )
 
-    def find(self, ids, way_out="Leave them out."):
-        """Return the positions of ids that are all there."""
-        positions = self.ids.find(ids)
+    def find(self, ids, way_out="Leave them out.", name="ids"):
+        """Return the positions of ids that are all there; `name` is that of their argument."""
+        positions = self.ids.find(ids, name)
         if (positions < 0).any():
             missing = ids[positions < 0]
+            of = "" if name == "ids" else f" of {name}"
             raise ValueError(
-                f"{len(missing)} of {len(ids)} ids are not in the gallery, such as "
+                f"{len(missing)} of {len(ids)} ids{of} are not in the gallery, such as "
                 f"{_shown(missing.tolist()[0])}. {way_out}"
             )
         return positions
@@ -231,8 +232,11 @@ class GalleryIds(Kept):
         """Return the ids without those at `positions`."""
         return self._with(*delete(self.values, positions))
 
-    def find(self, ids):
-        """Return the position of every id, -1 where the gallery does not have it."""
+    def find(self, ids, name="ids"):
+        """Return the position of every id, -1 where the gallery does not have it.
+
+        `name` is that of the argument that the ids are from, for messages.
+        """
         if isinstance(self._held, range) and ids.dtype.kind in "iu":
             ids = ids.astype(np.int64, copy=False)  # those from 2**63 on are negative: not there
             inside = (ids >= self._held.start) & (ids < self._held.stop)
@@ -246,7 +250,7 @@ class GalleryIds(Kept):
                     names = sorted(known.__name__ for known in self._types)
                     of = f"of the type {' or '.join(names)},"
                 raise ValueError(
-                    f"ids[{row}]={_shown(id_)} is not {of} such as "
+                    f"{name}[{row}]={_shown(id_)} is not {of} such as "
                     f"{_shown(self.values[0])}, as those of the gallery are: they can never be "
                     "equal. Use one type for both."
                 )
@@ -345,23 +349,26 @@ class GalleryLabels(Kept):
         return labels
 
 
-def check_ids(ids, n=None, *, unique=True):
-    """Return ids as a 1-D array of text, whole numbers or other hashable objects."""
+def check_ids(ids, n=None, *, unique=True, name="ids"):
+    """Return ids as a 1-D array of text, whole numbers or other hashable objects.
+
+    `name` is that of their argument, for messages.
+    """
     listed = _listed(ids)
     if isinstance(listed, (str, bytes, bytearray)) or not isinstance(listed, Iterable):
         kind = "one id" if not isinstance(listed, Iterable) else "one string"
-        raise ValueError(f"ids={shortened(listed)} is {kind}. Wrap it in a list.")
+        raise ValueError(f"{name}={shortened(listed)} is {kind}. Wrap it in a list.")
     if n is not None and isinstance(listed, Set):
         raise ValueError(f"ids={listed!r:.60} is a set, which has no order. Give one id per row.")
     if getattr(ids, "ndim", 1) != 1:
-        raise ValueError(f"ids has shape {ids.shape}. Give one id per row, in one dimension.")
+        raise ValueError(f"{name} has shape {ids.shape}. Give one id per row, in one dimension.")
     listed = [id_.as_py() if hasattr(id_, "as_py") else id_ for id_ in listed]  # of Arrow
     if n is not None and len(listed) != n:
         raise ValueError(f"There are {len(listed)} ids for {n} rows. Give one per row.")
     for row, id_ in enumerate(listed):
         if not _is_hashable(id_) or _is_missing(id_):
             raise ValueError(
-                f"ids[{row}] is {shortened(id_)}. Ids are text, whole numbers or other hashable "
+                f"{name}[{row}] is {shortened(id_)}. Ids are text, whole numbers or other hashable "
                 "objects, such as paths, and none may be missing."
             )
     if unique and len(set(listed)) < len(listed):
@@ -369,7 +376,7 @@ def check_ids(ids, n=None, *, unique=True):
     if all(map(_is_text, listed)):
         return text_array(map(str.__str__, listed))  # of subclasses, the text itself
     if all(map(_is_integer, listed)):
-        return _of_numbers(listed)
+        return _of_numbers(listed, name)
     return np.fromiter(listed, dtype=object, count=len(listed))
 
 
@@ -384,22 +391,22 @@ def _check_repeats(keys, listed):
         )
 
 
-def _of_numbers(listed):
+def _of_numbers(listed, name):
     """Return whole numbers as int64, or as uint64 if they need it."""
     low, high = min(listed, default=0), max(listed, default=0)
     if not -(2**63) <= low <= high < 2**64:
         row = listed.index(low if low < -(2**63) else high)
         raise ValueError(
-            f"ids[{row}]={_shown(listed[row])} does not fit into 64 bits. Use text instead."
+            f"{name}[{row}]={_shown(listed[row])} does not fit into 64 bits. Use text instead."
         )
-    _check_fit_together(low, high)
+    _check_fit_together(low, high, name)
     return np.array(listed, dtype=np.int64 if high < 2**63 else np.uint64)
 
 
-def _check_fit_together(low, high):
+def _check_fit_together(low, high, name="ids"):
     if low < 0 and high >= 2**63:
         raise ValueError(
-            f"ids hold {_shown(low)} and {_shown(high)}: no type of 64 bits has both. Use text "
+            f"{name} hold {_shown(low)} and {_shown(high)}: no type of 64 bits has both. Use text "
             "instead."
         )
 
