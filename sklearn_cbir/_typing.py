@@ -8,7 +8,7 @@ here, but not loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsIndex, TypeAlias, TypedDict
 
 import numpy as np
@@ -99,6 +99,8 @@ class Elements(Protocol):
 ImagesLike: TypeAlias = ArrayLike | Elements
 # Unique text, whole numbers or other hashable objects.
 IdsLike: TypeAlias = ArrayLike | Elements
+# Rows of a gallery that may be found: one bool for each, or their ids, in any order.
+WhereLike: TypeAlias = IdsLike | Set[object]
 # Some rows: their positions, or one bool for each row.
 Rows: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[np.integer] | NDArray[np.bool_]
 Indices: TypeAlias = SupportsIndex | Rows

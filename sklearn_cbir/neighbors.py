@@ -30,6 +30,7 @@ from sklearn_cbir._typing import (
     Positions,
     RandomState,
     Reranker,
+    WhereLike,
 )
 from sklearn_cbir._validation import (
     check_boolean,
@@ -39,7 +40,7 @@ from sklearn_cbir._validation import (
     progress_bar,
     state_of_version,
 )
-from sklearn_cbir.index._checking import check_queries, check_radius, encode_queries
+from sklearn_cbir.index._checking import ask, check_queries, check_radius
 from sklearn_cbir.index._engines import (
     add_rows,
     check_engine_parameters,
@@ -372,6 +373,7 @@ class NeighborsRetriever(
         return_distance: Literal[True] = ...,
         *,
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> tuple[Found, Positions]: ...
     @overload
     def kneighbors(
@@ -381,6 +383,7 @@ class NeighborsRetriever(
         *,
         return_distance: Literal[False],
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> Positions: ...
     @overload
     def kneighbors(
@@ -390,6 +393,7 @@ class NeighborsRetriever(
         return_distance: Literal[False],
         *,
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> Positions: ...
     def kneighbors(
         self,
@@ -398,6 +402,7 @@ class NeighborsRetriever(
         return_distance: bool = True,
         *,
         ids: IdsLike | None = None,
+        where: WhereLike | None = None,
     ) -> tuple[Found, Positions] | Positions:
         """Find the nearest gallery rows of every query.
 
@@ -418,6 +423,11 @@ class NeighborsRetriever(
             left out of its own results, so that with such ids one fewer is there.
             Without `X`: ids of the gallery, as `ids_` has them, in any order.
 
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found; None means all. One bool for each, or
+            the ids of these rows in any order, a set too. What is left out does not
+            count; positions stay those of the whole gallery.
+
         Returns
         -------
         distances : ndarray of shape (n_queries, n_neighbors)
@@ -428,7 +438,7 @@ class NeighborsRetriever(
             Current positions in the gallery; at equal distance the smaller first.
         """
         check_boolean(return_distance, "return_distance")
-        distances, positions = self._nearest(self._fitted(), X, n_neighbors, ids)
+        distances, positions = self._nearest(self._fitted(), X, n_neighbors, ids, where)
         return (distances, positions) if return_distance else positions
 
     @overload
@@ -440,6 +450,7 @@ class NeighborsRetriever(
         sort_results: bool = ...,
         *,
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> tuple[Lists, Lists]: ...
     @overload
     def radius_neighbors(
@@ -450,6 +461,7 @@ class NeighborsRetriever(
         return_distance: Literal[False],
         sort_results: bool = ...,
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> Lists: ...
     @overload
     def radius_neighbors(
@@ -460,6 +472,7 @@ class NeighborsRetriever(
         sort_results: bool = ...,
         *,
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> Lists: ...
     def radius_neighbors(
         self,
@@ -469,6 +482,7 @@ class NeighborsRetriever(
         sort_results: bool = False,
         *,
         ids: IdsLike | None = None,
+        where: WhereLike | None = None,
     ) -> tuple[Lists, Lists] | Lists:
         """Find all gallery rows within a distance of every query, exactly.
 
@@ -492,6 +506,9 @@ class NeighborsRetriever(
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries, as in `kneighbors`.
 
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found, as in `kneighbors`.
+
         Returns
         -------
         distances : ndarray of shape (n_queries,) of arrays
@@ -502,10 +519,16 @@ class NeighborsRetriever(
         """
         check_boolean(return_distance, "return_distance")
         check_boolean(sort_results, "sort_results")
-        distances, positions = self._within(self._fitted(), X, radius, ids, sort_results)
+        distances, positions = self._within(self._fitted(), X, radius, ids, sort_results, where)
         return (distances, positions) if return_distance else positions
 
-    def predict(self, X: ArrayLike | None = None, *, ids: IdsLike | None = None) -> Ids:
+    def predict(
+        self,
+        X: ArrayLike | None = None,
+        *,
+        ids: IdsLike | None = None,
+        where: WhereLike | None = None,
+    ) -> Ids:
         """Return the ids of the nearest gallery rows.
 
         Parameters
@@ -516,13 +539,16 @@ class NeighborsRetriever(
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries, as in `kneighbors`.
 
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found, as in `kneighbors`.
+
         Returns
         -------
         ndarray of shape (n_queries, n_neighbors)
             Ids, nearest first.
         """
         gallery = self._fitted()
-        return gallery.ids.at(self._nearest(gallery, X, None, ids)[1])
+        return gallery.ids.at(self._nearest(gallery, X, None, ids, where)[1])
 
     def score(
         self,
@@ -531,6 +557,7 @@ class NeighborsRetriever(
         sample_weight: ArrayLike | None = None,
         *,
         ids: IdsLike | None = None,
+        where: WhereLike | None = None,
     ) -> float:
         """Return the mean of the metric `scoring` over queries, by exact search.
 
@@ -553,6 +580,10 @@ class NeighborsRetriever(
             Ids of the queries, as in `kneighbors`. A warning counts queries that are
             equal to rows of the gallery, but were given no id of it.
 
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found, as in `kneighbors`. No others are
+            ranked, or relevant.
+
         Returns
         -------
         float
@@ -565,7 +596,7 @@ class NeighborsRetriever(
             If labels are missing or of another type than those of the gallery, or
             no query has anything relevant.
         """
-        values = self._per_query(X, y, ids, [self.scoring])[1][0]
+        values = self._per_query(X, y, ids, where, [self.scoring])[1][0]
         return mean_over_queries(values, sample_weight)
 
     @overload
@@ -577,6 +608,7 @@ class NeighborsRetriever(
         *,
         scoring: str | Metric | None = ...,
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> Evaluation: ...
     @overload
     def evaluate(
@@ -587,6 +619,7 @@ class NeighborsRetriever(
         *,
         scoring: list[Name],
         ids: IdsLike | None = ...,
+        where: WhereLike | None = ...,
     ) -> dict[Name, Evaluation]: ...
     def evaluate(
         self,
@@ -596,6 +629,7 @@ class NeighborsRetriever(
         *,
         scoring: Any = None,
         ids: IdsLike | None = None,
+        where: WhereLike | None = None,
     ) -> Any:
         """Score queries one by one: by any metric, per query, per class, the worst first.
 
@@ -616,6 +650,9 @@ class NeighborsRetriever(
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries, as in `score`.
 
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found, as in `score`.
+
         Returns
         -------
         :class:`~sklearn.utils.Bunch`, or a dict of them by metric for a list
@@ -631,7 +668,7 @@ class NeighborsRetriever(
         (0.666..., array([0.5, 1. ]), array([1, 0, 2]))
         """
         names = scoring if isinstance(scoring, list) else [scoring or self.scoring]
-        y, per_metric = self._per_query(X, y, ids, names)
+        y, per_metric = self._per_query(X, y, ids, where, names)
         summaries = [summarize_scores(y, values, sample_weight) for values in per_metric]
         results = dict(zip(names, summaries))
         return results if isinstance(scoring, list) else results[names[0]]
@@ -772,21 +809,28 @@ class NeighborsRetriever(
         return self._fitted().ask(ids)
 
     def _nearest(
-        self, gallery: Gallery, X: ArrayLike | None, n_neighbors: int | None, ids: IdsLike | None
+        self,
+        gallery: Gallery,
+        X: ArrayLike | None,
+        n_neighbors: int | None,
+        ids: IdsLike | None,
+        where: WhereLike | None = None,
     ) -> tuple[Found, Positions]:
         """Return distances and positions of the nearest rows that are not the queries."""
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_integer(k, "n_neighbors", minimum=1)
-        queries, excluded = encode_queries(X, ids, gallery, type(self).__name__)
+        asked = ask(X, ids, where, gallery, type(self).__name__, k)
         if self.rerank is None:
-            found = search(gallery.engine, queries, k, excluded)
+            distances, found = search(asked.engine, asked.queries, k, asked.excluded)
         else:
             rerank = resolve_reranker(self.rerank, gallery.metric)
             depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-            found = search_reranked(gallery.engine, queries, k, excluded, rerank, depth)
-        if excluded is not None:
-            warn_of_found_copies(gallery, queries, excluded, *found)
-        return found
+            distances, found = search_reranked(
+                asked.engine, asked.queries, k, asked.excluded, rerank, depth
+            )
+        if asked.places is not None:
+            warn_of_found_copies(asked, gallery.ids, distances, found)
+        return distances, found if asked.row_filter is None else asked.row_filter.at(found)
 
     def _within(
         self,
@@ -795,33 +839,39 @@ class NeighborsRetriever(
         radius: ArrayLike | None,
         ids: IdsLike | None,
         in_order: bool,
+        where: WhereLike | None = None,
     ) -> tuple[Lists, Lists]:
         """Return distances and positions of the rows within the radius that are not the queries.
 
         Both are arrays of one array per query, which is ordered by distance if `in_order`, else
         by position.
         """
-        queries, excluded = encode_queries(X, ids, gallery, type(self).__name__)
-        radii = check_radius(radius, len(queries))
-        found = [np.empty(len(queries), dtype=object) for _ in range(2)]
-        results = search_radius(gallery.engine, queries, radii, excluded)
-        for row, (distances, positions) in enumerate(results):
-            order = slice(None) if in_order else np.argsort(positions)
-            found[0][row], found[1][row] = distances[order], positions[order]
-        if excluded is not None:
-            warn_of_found_copies(gallery, queries, excluded, *found)
-        return found[0], found[1]
+        asked = ask(X, ids, where, gallery, type(self).__name__)
+        n = len(asked.queries)
+        radii = check_radius(radius, n)
+        distances, found = (np.empty(n, dtype=object) for _ in range(2))
+        results = search_radius(asked.engine, asked.queries, radii, asked.excluded)
+        for row, (values, rows) in enumerate(results):
+            order = slice(None) if in_order else np.argsort(rows)
+            distances[row], found[row] = values[order], rows[order]
+        if asked.places is not None:
+            warn_of_found_copies(asked, gallery.ids, distances, found)
+        if asked.row_filter is not None:
+            for row, rows in enumerate(found):
+                found[row] = asked.row_filter.at(rows)
+        return distances, found
 
     def _per_query(
         self,
         X: ArrayLike | None,
         y: LabelsLike | None,
         ids: IdsLike | None,
+        where: WhereLike | None,
         names: list[str | Metric],
     ) -> tuple[np.ndarray, list[Floats]]:
         """Return the queries' labels and, per metric, one value per query."""
         gallery = self._fitted()
-        queries, excluded = encode_queries(X, ids, gallery, type(self).__name__)
+        asked = ask(X, ids, where, gallery, type(self).__name__)
         if gallery.labels is None:
             raise ValueError("Scoring needs the labels of the gallery: pass y to fit.")
         y_gallery = gallery.labels.values
@@ -831,16 +881,27 @@ class NeighborsRetriever(
                 "which no two rows share a label. Fit with classes to score."
             )
         check_same_columns(y, gallery.labels.names)
-        y = y_gallery[excluded] if X is None and y is None else check_labels(y, n=len(queries))
+        n = len(asked.queries)
+        y = y_gallery[asked.places] if X is None and y is None else check_labels(y, n=n)
         if X is not None:
-            warn_of_copies(gallery, queries, excluded)
+            warn_of_copies(asked, gallery.ids)
+        if asked.row_filter is not None:
+            y_gallery = y_gallery[asked.row_filter.positions]
         rerank = None
         if self.rerank is not None:
             rerank = resolve_reranker(self.rerank, gallery.metric)
         is_shown = check_verbose(self.verbose) > 0
         depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-        with progress_bar(len(names) * len(queries), "Scoring", is_shown) as advance:
+        with progress_bar(len(names) * n, "Scoring", is_shown) as advance:
             values = score_queries(
-                gallery.engine.exact, queries, excluded, y, y_gallery, names, rerank, depth, advance
+                asked.engine.exact,
+                asked.queries,
+                asked.excluded,
+                y,
+                y_gallery,
+                names,
+                rerank,
+                depth,
+                advance,
             )
         return y, values

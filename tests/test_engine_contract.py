@@ -13,6 +13,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 from search_cases import assert_sound, make_clusters, recall
 
@@ -337,6 +338,165 @@ def test_radii_are_exact(case, rows, queries, fitted):
         fitted.radius_neighbors(queries, radius)[1], expected.radius_neighbors(queries, radius)[1]
     ):
         np.testing.assert_array_equal(found, wanted)
+
+
+# Filters: what is left in is searched as a gallery of these rows alone ---------------------------
+
+NAMES = np.array([f"{i}.jpg" for i in range(N)])
+# Copies of one row stand at 119 to 129, a zero row at 5; some are left in, and some are not.
+MASKS = {
+    "half": np.arange(N) % 2 == 1,
+    "few": np.isin(np.arange(N), [5, 60, 121, 122, 125, 301, 302, 303, 700, 1199]),
+    "most": ~np.isin(np.arange(N), [0, 5, 119, 120, 600]),
+    "all": np.ones(N, dtype=bool),
+}
+
+
+@pytest.fixture(scope="module")
+def filtered(case, rows, tmp_path_factory):
+    """A retriever with labels and ids that no test changes."""
+    y = make_rows(case.metric)[1]
+    return case.fit(rows, tmp_path_factory.mktemp("gallery"), y, ids=NAMES)
+
+
+def left_alone(case, retriever, rows, mask):
+    """An exact retriever that was fitted on the rows that a mask leaves in, and nothing else."""
+    held = retriever.rows() if case.storage == "float16" else rows
+    y = make_rows(case.metric)[1]
+    alone = NeighborsRetriever(5, metric=case.metric, algorithm="exact")
+    return alone.fit(held[mask], y[mask], ids=NAMES[mask])
+
+
+def assert_left_alone(case, mask, found, expected):
+    """Distances and positions are those of the rows left in, which have positions in all."""
+    case.assert_alike(found[0], expected[0])
+    if case.storage != "float16":  # where distances differ in their last bits
+        np.testing.assert_array_equal(found[1], np.flatnonzero(mask)[expected[1]])
+
+
+@each(CASES)
+@pytest.mark.parametrize("share", MASKS)
+def test_a_filter_leaves_what_a_gallery_of_these_rows_would_answer(
+    share, case, rows, queries, filtered
+):
+    mask = MASKS[share]
+    alone, left = left_alone(case, filtered, rows, mask), NAMES[mask]
+    inside, outside = left[:4], NAMES[~mask][:4]
+    exact = case.engine.is_exact or share == "few"
+    for where in (mask, left, set(left.tolist()), pd.Series(mask), mask.tolist()):
+        for asked in (queries, queries[:1], queries[:3]):
+            found = filtered.kneighbors(asked, where=where)
+            if exact:
+                assert_left_alone(case, mask, found, alone.kneighbors(asked))
+            assert mask[found[1]].all()
+        assert set(filtered.predict(queries[:2], where=where).ravel()) <= set(left)
+    for k in (1, 3, mask.sum() - 1):
+        found = filtered.kneighbors(None, k, ids=inside, where=mask)
+        if exact:
+            assert_left_alone(case, mask, found, alone.kneighbors(None, k, ids=inside))
+        assert not (NAMES[found[1]] == inside[:, None]).any()
+    found = filtered.kneighbors(rows[mask][:4], ids=inside, where=mask)
+    if exact:
+        assert_left_alone(case, mask, found, alone.kneighbors(rows[mask][:4], ids=inside))
+    if len(outside):  # queries that are left out themselves may find all others
+        found = filtered.kneighbors(None, mask.sum(), ids=outside, where=mask)
+        assert (np.sort(found[1]) == np.flatnonzero(mask)).all()
+
+
+@each(CASES)
+def test_a_filter_finds_as_surely_as_the_gallery_does(case, rows, queries, filtered):
+    for mask in MASKS.values():
+        found = filtered.kneighbors(queries, where=mask)[1]
+        expected = left_alone(case, filtered, rows, mask).kneighbors(queries)[1]
+        assert recall(found, np.flatnonzero(mask)[expected]) >= 0.95
+
+
+@each(CASES)
+@pytest.mark.parametrize("share", MASKS)
+@pytest.mark.filterwarnings("ignore:.*have nothing relevant")
+def test_radii_and_scores_are_of_what_a_filter_leaves_in(share, case, rows, queries, filtered):
+    mask, y_queries = MASKS[share], make_rows(case.metric, 25, seed=1)[1]
+    alone = left_alone(case, filtered, rows, mask)
+    every = np.unique(alone.kneighbors(queries, min(200, mask.sum()))[0])
+    radius = every[len(every) // 4 : len(every) // 4 + 2].mean()  # at which no row is
+    arguments = {"sort_results": True, "return_distance": False}
+    found = filtered.radius_neighbors(queries, radius, where=mask, **arguments)
+    expected = alone.radius_neighbors(queries, radius, **arguments)
+    for row in range(len(queries)):
+        if case.storage == "float16":
+            assert set(found[row]) == set(np.flatnonzero(mask)[expected[row]])
+        else:
+            np.testing.assert_array_equal(found[row], np.flatnonzero(mask)[expected[row]])
+    inside = NAMES[mask][:9]
+    for scoring in ("map", "map@5", "recall@1"):
+        for asked in ({"X": queries, "y": y_queries}, {"ids": inside}):
+            per_query = [
+                filtered.evaluate(scoring=scoring, where=mask, **asked).per_query,
+                alone.evaluate(scoring=scoring, **asked).per_query,
+            ]
+            # Products may round two distances that are all but equal into another order.
+            np.testing.assert_allclose(*per_query, rtol=0, atol=1e-5)
+    score = filtered.score(queries, y_queries, where=NAMES[mask])
+    assert score == pytest.approx(alone.score(queries, y_queries), abs=1e-5)
+
+
+@each(CASES)
+def test_rerankers_see_what_a_filter_leaves_in(case, rows, queries, filtered):
+    seen = []
+
+    def rerank(queries, distances, positions, engine):
+        seen.append((len(engine), engine.rows[positions[0]], engine.query(queries[:1], 3)[1]))
+        return -distances
+
+    mask = MASKS["half"]
+    alone = left_alone(case, filtered, rows, mask)
+    for rerank_ in (rerank, "query_expansion"):
+        for retriever in (filtered, alone):
+            retriever.set_params(rerank=rerank_, rerank_depth=8)
+        try:
+            found = filtered.kneighbors(queries, where=mask)
+            expected = alone.kneighbors(queries)
+        finally:
+            filtered.set_params(rerank=None)
+        if case.engine.is_exact:
+            assert_left_alone(case, mask, found, expected)
+    for found, expected in zip(*seen):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@each(CASES)
+def test_a_filter_follows_the_gallery_and_is_not_held_by_copies(case, rows, queries, tmp_path):
+    retriever = case.fit(rows, tmp_path, ids=NAMES)
+    left = NAMES[MASKS["half"]]
+    before = retriever.predict(queries, where=left)
+    changed = copy.deepcopy(retriever)
+    changed.remove(np.unique(before[:, 0]).tolist())
+    changed.partial_fit(queries[12:17], ids=["a", "b", "c", "d", "e"])
+    where = [*np.setdiff1d(left, before[:, 0])[-20:], "a", "b", "c", "d", "e"]
+    distances, positions = changed.kneighbors(queries[12:17], where=where)
+    found = changed.ids_[positions]
+    assert all(name in row for name, row in zip("abcde", found))
+    assert set(found.ravel()) <= set(where)
+    if case.storage != "float16":
+        assert (distances[:, 0] == 0).all()
+    np.testing.assert_array_equal(retriever.predict(queries, where=left), before)
+    for held in (retriever._gallery, retriever._gallery.engine):
+        state = pickle.loads(pickle.dumps(held))
+        assert not {"_filter", "_filtered"} & set(vars(state))
+
+
+@each(CASES)
+def test_threads_with_filters_of_their_own_get_their_own_answers(case, queries, filtered):
+    masks = [MASKS["half"], ~MASKS["half"]]
+    expected = [filtered.kneighbors(queries, where=mask)[1] for mask in masks]
+    wrong = []
+
+    def ask(mask, right):
+        for _ in range(5):
+            wrong.extend((filtered.kneighbors(queries, where=mask)[1] != right).ravel())
+
+    join([threading.Thread(target=ask, args=pair) for pair in zip(masks, expected)])
+    assert not any(wrong)
 
 
 @each(CASES)

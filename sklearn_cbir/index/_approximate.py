@@ -188,6 +188,10 @@ class ApproximateEngine(Engine):
         exact = self.exact.remove(positions)
         return self._over(exact, indexed, unindexed[unindexed >= 0], **changes)
 
+    def _left_in(self, row_filter):
+        """Return an exact engine over the rows that a filter leaves in."""
+        return self.exact.filtered(row_filter)
+
     @remembered
     def _copies(self):
         """Which rows have another in the index."""

@@ -5,15 +5,28 @@ are compared with that of the gallery that they are asked of, whatever another t
 """
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.validation import check_array
 
+from sklearn_cbir._typing import Positions
 from sklearn_cbir._validation import as_numpy, check_not_masked, shortened, warn_user
+from sklearn_cbir.index._engine import Engine
+from sklearn_cbir.index._filter import RowFilter
 
 FLOATS = (np.float64, np.float32)
 NAMES_AT_MOST = 5  # in a message
+
+
+class Asked(NamedTuple):
+    """What a gallery is asked: encoded queries, and an engine over the rows that they may find."""
+
+    engine: Engine  # its rows are numbered among those that a filter leaves in
+    queries: Any  # (n_queries, n_columns), as they are compared
+    excluded: Positions | None  # number of the row that each query leaves out, -1: none
+    places: Positions | None  # position of each query in the gallery, -1: none; None without ids
+    row_filter: RowFilter | None  # what makes numbers positions in the whole gallery again
 
 
 def check_rows(X, metric, owner, dtype=FLOATS, name="X"):
@@ -32,12 +45,35 @@ def check_rows(X, metric, owner, dtype=FLOATS, name="X"):
     return X
 
 
-def encode_queries(X, ids, gallery, owner):
-    """Return encoded queries, and the position of each in the gallery (-1: none) or None."""
+def ask(X, ids, where, gallery, owner, k=0):
+    """Return what a gallery is asked, by the arguments of a search; see `Asked`.
+
+    `k` is how many rows each query wants, at least.
+    """
+    row_filter = None if where is None else gallery.filter(where)
     if X is None:
-        return gallery.queries(ids)
-    queries = gallery.engine.encode(check_queries(X, gallery, owner))
-    return queries, None if ids is None else gallery.query_positions(ids, len(queries))
+        queries, places = gallery.queries(ids)
+    else:
+        queries = gallery.engine.encode(check_queries(X, gallery, owner))
+        places = None if ids is None else gallery.query_positions(ids, len(queries))
+    if row_filter is None:
+        return Asked(gallery.engine, queries, places, places, None)
+    excluded = None if places is None else row_filter.numbers(places)
+    if excluded is not None and (excluded < 0).all():
+        excluded = None  # no query is among the rows left in, so that each may find all of them
+    _check_left(row_filter, k, excluded)
+    return Asked(gallery.engine.filtered(row_filter), queries, excluded, places, row_filter)
+
+
+def _check_left(row_filter, k, excluded):
+    """Raise unless a filter leaves in the `k` rows that each query wants."""
+    n = len(row_filter)
+    if k > n - (excluded is not None):
+        asks = ", of which a query is one and does not find itself" * (k == n)
+        raise ValueError(
+            f"n_neighbors={k}, but where leaves in {n} of {len(row_filter.mask)} rows{asks}. Ask "
+            "for fewer, or leave more in."
+        )
 
 
 def check_queries(X: Any, gallery: Any, owner: str, name: str = "X") -> np.ndarray:

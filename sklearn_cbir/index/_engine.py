@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn_cbir._kinds import Kept
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._typing import Sliced
+from sklearn_cbir.index._filter import RowFilter
 
 Value = TypeVar("Value")
 # Distances and positions, one array of each per query.
@@ -162,6 +163,22 @@ class Engine(Kept, ABC):
     @abstractmethod
     def remove(self, positions: NDArray) -> Self:
         """Return an engine without the rows at `positions`; later positions move up."""
+
+    def filtered(self, row_filter: RowFilter) -> "Engine":
+        """Return an engine over the rows that a filter leaves in, numbered among them.
+
+        It answers as one that was built of these rows alone, an approximate one as surely as
+        `recall` says. It is remembered as long as the same filter is asked for, the last one only;
+        nothing is ever added to it or removed from it.
+        """
+        known = vars(self).get("_filtered")
+        if known is None or known[0] is not row_filter:
+            known = vars(self)["_filtered"] = row_filter, self._left_in(row_filter)
+        return known[1]
+
+    def _left_in(self, row_filter: RowFilter) -> "Engine":
+        """Answer `filtered` for a filter that is not remembered."""
+        return self.remove(np.flatnonzero(~row_filter.mask))
 
     def relocate(self, place: str) -> Self | None:
         """Return an engine whose rows are in another place; None if they are in memory."""

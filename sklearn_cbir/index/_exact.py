@@ -118,6 +118,10 @@ class ExactEngine(Engine):
         """Return an engine without the rows at `positions`."""
         return self._over(*delete(self.rows, positions))
 
+    def _left_in(self, row_filter):
+        """Return an engine over copies of the rows that a filter leaves in."""
+        return self._over(self.rows[row_filter.positions])
+
     def _over(self, rows, room=None):
         """Return an engine like this one over other encoded rows, which have room behind them."""
         return self._like(rows=rows, _room=room)

@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from sklearn_cbir._labels import (
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import is_fair_width, shortened, text_array
 from sklearn_cbir.index._engine import Engine, remembered
+from sklearn_cbir.index._filter import RowFilter, as_mask
 from sklearn_cbir.index._growing import BOOLEANS, IdTable, append, delete, id_key
 from sklearn_cbir.index._rows import read_only
 
@@ -46,6 +47,9 @@ class Gallery(Kept):
 
     def __len__(self):
         return len(self.engine)
+
+    def __getstate__(self):
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __setstate__(self, state):
         """Take what was stored; earlier versions stored the columns as a dictionary."""
@@ -75,6 +79,32 @@ class Gallery(Kept):
                 f"{_shown(missing.tolist()[0])}. {way_out}"
             )
         return positions
+
+    def filter(self, where):
+        """Return the rows that a mask or ids of a user leave in; None leaves all in.
+
+        The last filter is remembered: an equal one is the same object.
+        """
+        if where is None:
+            return None
+        mask = as_mask(where, len(self))
+        if mask is None:
+            mask = np.zeros(len(self), dtype=bool)
+            mask[self._find_to_leave_in(where)] = True
+        known = vars(self).get("_filter")
+        if known is None or not np.array_equal(known.mask, mask):
+            known = vars(self)["_filter"] = RowFilter(read_only(mask.copy()))
+        return known
+
+    def _find_to_leave_in(self, where):
+        """Return the positions of ids that a filter leaves in, of which one may be there twice."""
+        ids = check_ids(where, unique=False, name="where")
+        if not len(ids):
+            raise ValueError(
+                "where is empty, which leaves nothing to search. Name one row of the gallery at "
+                "least."
+            )
+        return self.find(ids, "Leave them out.", "where")
 
     def ask(self, ids):
         """Return the positions of ids that ask, in their order."""

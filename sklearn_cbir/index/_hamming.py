@@ -73,6 +73,10 @@ class HammingEngine(Engine):
         """Return an engine without the rows at `positions`."""
         return self._over(np.delete(self.rows, positions, axis=0))
 
+    def _left_in(self, row_filter):
+        """Return an engine over copies of the codes that a filter leaves in."""
+        return self._over(self.rows[row_filter.positions])
+
     def _over(self, rows):
         """Return an engine like this one over other codes."""
         return self._like(rows=np.asfortranarray(rows))

@@ -200,6 +200,10 @@ class MilvusEngine(Engine):
         """Return an engine whose `distances` stop at the `k`-th nearest row and its ties."""
         return FirstResults(self, k) if k < len(self) else self
 
+    def _left_in(self, row_filter):
+        """Return an engine in memory over the rows that a filter leaves in."""
+        return self.rescorer._over(self.rows[row_filter.positions])
+
     def _with(self, keys, row_hashes):
         """Return an engine over other rows of the same collection."""
         engine = object.__new__(type(self))

@@ -10,6 +10,7 @@ from sklearn.utils import Bunch
 
 from sklearn_cbir._typing import Floats, Labels, Metric, Positions, Reranker
 from sklearn_cbir._validation import shortened
+from sklearn_cbir.index._checking import Asked
 from sklearn_cbir.index._engine import Engine
 from sklearn_cbir.index._rows import find_copies, find_rows
 from sklearn_cbir.metrics import (
@@ -179,45 +180,46 @@ class FullRanking:
         return distances
 
 
-def warn_of_copies(gallery, queries, excluded):
+def warn_of_copies(asked: Asked, ids: Any) -> None:
     """Warn if most queries that were not found by id are in the gallery, and find themselves.
 
-    `excluded` is the position of every query, -1 where its id was not found; None without ids.
+    `ids` are those of the gallery. Rows that a filter leaves out are not found.
     """
-    engine = gallery.engine
-    if excluded is not None:
-        queries = queries[excluded < 0]
+    engine, queries = asked.engine, asked.queries
+    if asked.places is not None:
+        queries = queries[asked.places < 0]
     if not len(queries):
         return
-    _warn_if_many(
-        gallery, find_rows(engine.exact.as_held(queries), engine.rows), excluded is not None
-    )
+    equal = find_rows(engine.exact.as_held(queries), engine.rows)
+    _warn_if_many(engine, ids, equal, asked.places is not None)
 
 
-def warn_of_found_copies(gallery, queries, excluded, distances, positions):
+def warn_of_found_copies(asked: Asked, ids: Any, distances: Any, found: Any) -> None:
     """Warn if most queries whose ids were not found are at distance 0 from what they found.
 
-    One query alone may well equal a row of another id.
+    One query alone may well equal a row of another id. `ids` are those of the gallery; `found` are
+    rows of the engine that was asked.
     """
-    lost = np.flatnonzero(excluded < 0)
+    assert asked.places is not None
+    lost = np.flatnonzero(asked.places < 0)
     if len(lost) < 2:
         return
     equal = np.zeros(len(lost), dtype=bool)
-    place = [row for row, query in enumerate(lost) if len(positions[query])]
+    place = [row for row, query in enumerate(lost) if len(found[query])]
     nearest = [int(np.argmin(distances[query])) for query in lost[place]]
-    queries = queries[lost[place]]
-    held = gallery.engine.exact.as_held(queries)
+    queries = asked.queries[lost[place]]
+    held = asked.engine.exact.as_held(queries)
     if held is queries:  # no row is at distance 0 but an equal one
         equal[place] = [distances[query][near] == 0 for query, near in zip(lost[place], nearest)]
     else:
-        found = np.array([positions[query][near] for query, near in zip(lost[place], nearest)])
-        equal[place] = (held == gallery.engine.rows[found]).all(axis=1)
-    _warn_if_many(gallery, equal, has_ids=True)
+        rows = np.array([found[query][near] for query, near in zip(lost[place], nearest)])
+        equal[place] = (held == asked.engine.rows[rows]).all(axis=1)
+    _warn_if_many(asked.engine, ids, equal, has_ids=True)
 
 
-def _warn_if_many(gallery, equal, has_ids):
-    """Warn if more queries are equal to rows of the gallery than chance explains."""
-    share, rows = equal.mean(), gallery.engine.rows
+def _warn_if_many(engine, ids, equal, has_ids):
+    """Warn if more queries are equal to rows of an engine than chance explains."""
+    share, rows = equal.mean(), engine.rows
     expected = 0.0
     if rows.dtype.kind == "u" and share > 0.5:
         # Different images may well have one code: then those of the gallery share theirs as often.
@@ -233,9 +235,7 @@ def _warn_if_many(gallery, equal, has_ids):
     )
     if has_ids:
         which = f"the {len(equal)} queries whose ids the gallery does not have"
-        way = (
-            f"spell their ids as those of the gallery, such as {shortened(gallery.ids.values[0])}."
-        )
+        way = f"spell their ids as those of the gallery, such as {shortened(ids.values[0])}."
     warnings.warn(
         f"{share:.0%} of {which} are equal to rows of the gallery, so they find themselves. To "
         f"leave each query out of its own results, {way}",

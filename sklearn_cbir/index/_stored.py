@@ -179,6 +179,11 @@ class StoredEngine(ExactEngine):
             self.store.remove(positions), lambda norms, _: np.delete(norms, positions, axis=1)
         )
 
+    def _left_in(self, row_filter):
+        """Return an engine over the rows that a filter leaves in; a file is not read for it."""
+        positions = row_filter.positions
+        return self._with_store(self.store.only(positions), lambda norms, _: norms[:, positions])
+
     def _hold(self, store):
         self.store, self.rows = store, self.row_class(store, self.scale)
         return self
@@ -274,6 +279,10 @@ class HalfRows(Kept):
     def remove(self, positions):
         """Return a store without the rows at `positions`."""
         return self._with(*delete(self.values, positions))
+
+    def only(self, positions):
+        """Return a store of the rows at `positions`."""
+        return self._with(self.values[positions], None)
 
     def _halved(self, rows):
         return self._halve(rows, np.empty(rows.shape, dtype=np.float16))
@@ -410,6 +419,10 @@ class RowFile(Kept):
         rooms = vars(self).get("_rooms", (None, None))
         numbers, of_numbers = delete(self._numbers(), positions)
         return self._with(numbers, self.added, (of_numbers, rooms[1]))
+
+    def only(self, positions):
+        """Return a store of the rows at `positions`; nothing is read."""
+        return self._with(self._numbers()[positions], self.added, (None, None))
 
     def _numbers(self):
         return np.arange(self.file_shape[0]) if self.numbers is None else self.numbers

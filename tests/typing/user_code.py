@@ -287,6 +287,12 @@ def search(X: Floats, y: Ints, queries: list[list[float]]) -> None:
     assert_type(positions, Ints)
     assert_type(retriever.kneighbors(return_distance=False), Ints)
     assert_type(retriever.radius_neighbors(X, 0.5, return_distance=False), NDArray[np.object_])
+    is_train = y > 0
+    assert_type(retriever.predict(queries, where=is_train), NDArray[np.generic])
+    assert_type(retriever.kneighbors(ids=["c"], where={"c", "d"})[1], Ints)
+    assert_type(retriever.radius_neighbors(X, 0.5, where=["c"])[0], NDArray[np.object_])
+    assert_type(retriever.evaluate(X, y, where=is_train).score, float)
+    assert_type(retriever.score(X, y, where=is_train), float)
     assert_type(retriever.score(X, y), float)
     assert_type(retriever.evaluate(X, y).score, float)
     for metric, result in retriever.evaluate(X, y, scoring=["map", "recall@1"]).items():
