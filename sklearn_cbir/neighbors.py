@@ -40,7 +40,7 @@ from sklearn_cbir._validation import (
     progress_bar,
     state_of_version,
 )
-from sklearn_cbir.index._checking import ask, check_queries, check_radius
+from sklearn_cbir.index._checking import Asked, ask, check_queries, check_radius
 from sklearn_cbir.index._engines import (
     add_rows,
     check_engine_parameters,
@@ -48,6 +48,7 @@ from sklearn_cbir.index._engines import (
     exact_in_memory,
     make_engine,
 )
+from sklearn_cbir.index._feedback import Judged, ask_like
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, check_ids
 from sklearn_cbir.index._graph_methods import NeighborGraphsMixin
 from sklearn_cbir.index._search import (
@@ -550,6 +551,93 @@ class NeighborsRetriever(
         gallery = self._fitted()
         return gallery.ids.at(self._nearest(gallery, X, None, ids, where)[1])
 
+    def like(
+        self,
+        ids: IdsLike | Set[object] | None = (),
+        unlike: IdsLike | Set[object] | None = (),
+        *,
+        X: ArrayLike | None = None,
+        unlike_X: ArrayLike | None = None,
+        unlike_weight: float = 0.5,
+        n_neighbors: int | None = None,
+        where: WhereLike | None = None,
+    ) -> tuple[Found, Positions]:
+        """Find rows that are like some and unlike others: relevance feedback [1]_.
+
+        All that is given makes one query, and what has an id is left out of its results.
+        Floats are Rocchio's: the mean of what is liked less `unlike_weight` times that
+        of what is not, of rows of unit length under the cosine distance. It ranks rows by
+        their mean distance to what is liked less `unlike_weight` times that to what is
+        not. So it does under the Euclidean distance, for the squares, once it is
+        divided by ``1 - unlike_weight``. Codes vote, bit by bit: a bit is 1 if
+        the share of those liked that have it is above a half by more than
+        `unlike_weight` times that of the others, and 0 at a tie.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n_liked,) or set, default=()
+            Ids of rows to be like, in any order; one named twice counts once.
+
+        unlike : array-like of shape (n_unliked,) or set, default=()
+            Ids of rows not to be like. None may be in both.
+
+        X : array-like of shape (n_rows, n_features), default=None
+            Rows to be like that are not in the gallery. One that is, is not left out.
+
+        unlike_X : array-like of shape (n_rows, n_features), default=None
+            Rows not to be like that are not in the gallery.
+
+        unlike_weight : float, default=0.5
+            What the mean of `unlike` and `unlike_X` weighs beside that of `ids` and `X`,
+            from 0 to below 1. 0 leaves them out of the results and does nothing more.
+            [2]_ calls ``0.15 / 0.75``, which is 0.2, usual for text.
+
+        n_neighbors : int, default=None
+            Number of results; None means that of the retriever.
+
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found, as in `kneighbors`; what is liked and
+            what is not may be outside.
+
+        Returns
+        -------
+        distances : ndarray of shape (1, n_neighbors)
+            Distances to the one query, as in `kneighbors`.
+
+        positions : ndarray of shape (1, n_neighbors), int64
+            Current positions in the gallery; ``ids_[positions]`` are their ids.
+
+        Raises
+        ------
+        ValueError
+            If nothing is liked, an id is not in the gallery or on both sides, what is
+            liked and what is not cancel each other under the cosine distance, or fewer
+            than `n_neighbors` rows are left.
+
+        References
+        ----------
+        .. [1] J. J. Rocchio. "Relevance feedback in information retrieval". In G. Salton
+           (ed.), "The SMART retrieval system", Prentice Hall, 1971.
+        .. [2] C. D. Manning, P. Raghavan, H. Schütze. "Introduction to information
+           retrieval". Cambridge University Press, 2008, section 9.1.1.
+
+        Examples
+        --------
+        >>> retriever = NeighborsRetriever(n_neighbors=2)
+        >>> retriever = retriever.fit([[4, 0], [4, 2], [4, -1], [4, -3]], ids=["a", "b", "c", "d"])
+        >>> retriever.ids_[retriever.like(["a"])[1]]
+        array([['c', 'b']], dtype='<U1')
+        >>> retriever.ids_[retriever.like(["a"], unlike=["b"])[1]]
+        array([['c', 'd']], dtype='<U1')
+        """
+        gallery = self._fitted()
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        k = check_integer(k, "n_neighbors", minimum=1)
+        liked, unliked = Judged("ids", ids, "X", X), Judged("unlike", unlike, "unlike_X", unlike_X)
+        asked = ask_like(liked, unliked, unlike_weight, where, gallery, type(self).__name__, k)
+        distances, found = self._search(asked, k)
+        return distances, found if asked.row_filter is None else asked.row_filter.at(found)
+
     def score(
         self,
         X: ArrayLike | None = None,
@@ -820,17 +908,18 @@ class NeighborsRetriever(
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_integer(k, "n_neighbors", minimum=1)
         asked = ask(X, ids, where, gallery, type(self).__name__, k)
-        if self.rerank is None:
-            distances, found = search(asked.engine, asked.queries, k, asked.excluded)
-        else:
-            rerank = resolve_reranker(self.rerank, gallery.metric)
-            depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-            distances, found = search_reranked(
-                asked.engine, asked.queries, k, asked.excluded, rerank, depth
-            )
+        distances, found = self._search(asked, k)
         if asked.places is not None:
             warn_of_found_copies(asked, gallery.ids, distances, found)
         return distances, found if asked.row_filter is None else asked.row_filter.at(found)
+
+    def _search(self, asked: Asked, k: int) -> tuple[Found, Positions]:
+        """Return distances and numbers of the nearest rows, in the order of the re-ranker."""
+        if self.rerank is None:
+            return search(asked.engine, asked.queries, k, asked.excluded)
+        rerank = resolve_reranker(self.rerank, asked.engine.metric)
+        depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
+        return search_reranked(asked.engine, asked.queries, k, asked.excluded, rerank, depth)
 
     def _within(
         self,

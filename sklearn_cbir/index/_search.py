@@ -35,22 +35,32 @@ class Evaluation(Bunch):
 def search(
     engine: Engine, queries: np.ndarray, k: int, excluded: Positions | None = None
 ) -> tuple[np.ndarray, Positions]:
-    """Return the `k` nearest rows but for the one that is excluded, wherever it stands among them.
+    """Return the `k` nearest rows but for those that are excluded, wherever they stand among them.
 
-    `excluded` is the position of each query in the gallery, -1 where it has none; None without ids.
+    `excluded` is the position of each query in the gallery, -1 where it has none, or the positions
+    of all that each query leaves out, (n_queries, n_excluded); None without ids.
     """
-    if k > len(engine) - (excluded is not None):
+    n_excluded = _n_excluded(excluded)
+    if k > len(engine) - n_excluded:
         raise ValueError(
             f"Expected n_neighbors {'<=' if excluded is None else '<'} n_samples_fit, but "
             f"n_neighbors = {k}, n_samples_fit = {len(engine)}, n_samples = {len(queries)}."
         )
     if excluded is None:
         return engine.query(queries, k)
-    distances, positions = engine.query(queries, k + 1)
-    keep = positions != excluded[:, None]
-    keep[keep.all(axis=1), -1] = False
+    distances, positions = engine.query(queries, k + n_excluded)
+    if excluded.ndim == 1:
+        keep = positions != excluded[:, None]
+    else:
+        keep = np.array([np.isin(*row, invert=True) for row in zip(positions, excluded)])
+    keep &= keep.cumsum(axis=1) <= k  # where not all that is excluded was found
     shape = len(queries), k
     return distances[keep].reshape(shape), positions[keep].reshape(shape)
+
+
+def _n_excluded(excluded: Positions | None) -> int:
+    """Return how many rows every query leaves out at most."""
+    return 0 if excluded is None else 1 if excluded.ndim == 1 else excluded.shape[1]
 
 
 def search_radius(
@@ -71,7 +81,7 @@ def search_reranked(
     depth: int,
 ) -> tuple[np.ndarray, Positions]:
     """Return the `k` first results after `rerank` has put the first `depth` into its order."""
-    depth = min(depth, len(engine) - (excluded is not None))
+    depth = min(depth, len(engine) - _n_excluded(excluded))
     distances, positions = search(engine, queries, max(k, depth), excluded)
     new = _rerank(rerank, engine, queries, distances, positions, depth)
     order = np.argsort(new, axis=1, kind="stable")

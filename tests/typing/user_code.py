@@ -286,6 +286,8 @@ def search(X: Floats, y: Ints, queries: list[list[float]]) -> None:
     assert_type(distances, NDArray[np.number])
     assert_type(positions, Ints)
     assert_type(retriever.kneighbors(return_distance=False), Ints)
+    assert_type(retriever.like([Path("a")], {Path("b")}), tuple[NDArray[np.number], Ints])
+    assert_type(retriever.like(X=queries, unlike_X=X, unlike_weight=0, where={"a"})[1], Ints)
     assert_type(retriever.radius_neighbors(X, 0.5, return_distance=False), NDArray[np.object_])
     is_train = y > 0
     assert_type(retriever.predict(queries, where=is_train), NDArray[np.generic])

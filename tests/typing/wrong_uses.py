@@ -69,6 +69,7 @@ def values_of_another_type(X: NDArray[np.float64], y: NDArray[np.int64]) -> None
     NeighborsRetriever(scoring=len)  # pyright: ignore[reportArgumentType]
     NeighborsRetriever(rerank=len)  # pyright: ignore[reportArgumentType]
     NeighborsRetriever().relocate(5)  # pyright: ignore[reportArgumentType]
+    NeighborsRetriever().like(["a"], unlike_weight="all")  # pyright: ignore[reportArgumentType]
     hamming_top_k(X, X, "all")  # pyright: ignore[reportArgumentType]
     split_protocol(5, y)  # pyright: ignore[reportArgumentType]
     quantization_loss(X)  # pyright: ignore[reportArgumentType]
