@@ -1,5 +1,6 @@
 """A Milvus server in memory, as far as the package asks one, which remembers what it was asked."""
 
+import ast
 import re
 from collections import Counter
 
@@ -9,6 +10,7 @@ import pytest
 pymilvus = pytest.importorskip("pymilvus")
 
 MOST = 16_384  # results of a search, of which no server gives more
+FILTERS = {ast.LtE: np.less_equal, ast.GtE: np.greater_equal, ast.In: np.isin}
 
 
 class Hits(list):
@@ -124,9 +126,23 @@ class FakeClient:
         table = self._table(name)
         keys = np.array(sorted(table["rows"]), dtype=np.int64)
         if filter:
-            keys = keys[keys <= int(re.fullmatch(r"key <= (\d+)", filter)[1])]
+            keys = keys[self._passing(ast.parse(filter, mode="eval").body, keys)]
         rows = [table["rows"][key] for key in keys.tolist()]
         return [self._hits(table, query, keys, rows, limit, output_fields) for query in data]
+
+    def _passing(self, node, keys):
+        """Return which keys pass an expression; refuse what some server refuses."""
+        match node:
+            case ast.BoolOp(op, values):
+                if len(values) > 49:
+                    raise pymilvus.MilvusException(65535, "unsupported expr proto node")
+                how = np.logical_and if isinstance(op, ast.And) else np.logical_or
+                return how.reduce([self._passing(value, keys) for value in values])
+            case ast.UnaryOp(ast.Not(), operand):
+                return ~self._passing(operand, keys)
+            case ast.Compare(ast.Name("key"), [op], [value]):
+                return FILTERS[type(op)](keys, ast.literal_eval(value))
+        raise pymilvus.MilvusException(1100, f"cannot parse expression: {ast.dump(node)}")
 
     def _hits(self, table, query, keys, rows, limit, fields):
         query = self._stored(table, query)

@@ -26,6 +26,7 @@ from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._engine import Engine, derived, remembered
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._milvus_collection import BYTES_PER_ANSWER, Collection
+from sklearn_cbir.index._milvus_filter import AllKeys, KeyFilter
 from sklearn_cbir.index._milvus_rows import FirstResults, ServerRows
 from sklearn_cbir.index._rows import find_copies, row_keys, summed_row_keys
 
@@ -63,6 +64,7 @@ class MilvusEngine(Engine):
     in_memory = False
     rescorer: Any  # an `ExactEngine`, or a `HammingEngine`
     hash_format = 1  # of engines that were saved without one
+    findable = AllKeys()  # what the server may answer with
 
     def __init__(self, metric, *, uri=None, collection=None, verbose=0):
         self.metric, self.rescorer = metric, EXACT(metric)
@@ -201,8 +203,12 @@ class MilvusEngine(Engine):
         return FirstResults(self, k) if k < len(self) else self
 
     def _left_in(self, row_filter):
-        """Return an engine in memory over the rows that a filter leaves in."""
-        return self.rescorer._over(self.rows[row_filter.positions])
+        """Return an engine over the rows that a filter leaves in, which has the server filter."""
+        self._ready()
+        positions = row_filter.positions
+        engine = self._with(self.keys[positions], self.row_hashes[positions])
+        engine.findable = KeyFilter(self.keys, row_filter)
+        return engine
 
     def _with(self, keys, row_hashes):
         """Return an engine over other rows of the same collection."""
@@ -336,17 +342,18 @@ class MilvusEngine(Engine):
             for row in np.flatnonzero(is_zero):
                 found[row] = np.ones(len(self)), np.arange(len(self))
             left = left[~is_zero]
-        wanted = min(k + SPARE, most)
-        while len(left) and k <= most:
-            answers = self.collection.search(queries[left], wanted)
+        if k > most:
+            return found
+        size = self.collection.result_bytes
+        for limit, expression in self.findable.calls(len(left), min(k + SPARE, most), most, size):
+            if not len(left):
+                break
+            answers = self.collection.search(queries[left], limit, filter=expression)
             rescored = self._rescored(queries[left], answers)
             for row, answer, result in zip(left, answers, rescored):
-                if self._is_sure(queries[row], k, wanted, answer, result[0]):
+                if self._is_sure(queries[row], k, limit, answer, result[0]):
                     found[row] = result
             left = np.array([row for row in left if found[row] is None], dtype=np.int64)
-            if wanted == most:
-                break
-            wanted = min(4 * wanted, most)
         return found
 
     def _rescored(self, queries, answers):
@@ -390,7 +397,8 @@ class MilvusEngine(Engine):
         The distance of the k-th is known. Of the rows that have it, those that come first are
         found by asking for leading parts of the gallery, until the part fits.
         """
-        (nearest,) = self._rescored(query, self.collection.search(query, MOST))
+        answers = self.collection.search(query, MOST, filter=self.findable.expression)
+        (nearest,) = self._rescored(query, answers)
         limit = np.partition(nearest[0], k - 1)[k - 1] if len(nearest[0]) >= k else None
         if limit is None:
             return None
@@ -399,7 +407,7 @@ class MilvusEngine(Engine):
         low, high = missing, len(self)
         while low <= high:
             middle = (low + high) // 2
-            leading = f"key <= {self.keys[middle - 1]}"
+            leading = self.findable.up_to(self.keys[middle - 1])
             (answer,) = self.collection.search(query, MOST, filter=leading)
             ((distances, positions),) = self._rescored(query, [answer])
             tied = distances == limit

@@ -91,6 +91,11 @@ class Collection(Kept):
         return -(-self.width // WORD) * 8 if self.is_binary else 4 * self.width
 
     @property
+    def result_bytes(self):
+        """Size of a result of a search on the wire: of codes, no more than a key."""
+        return 8 if self.metric == "hamming" else self.row_bytes
+
+    @property
     def rows_per_read(self):
         """How many rows to read in one call."""
         return max(1, min(ROWS_PER_CALL, BYTES_PER_ANSWER // self.row_bytes))
@@ -178,13 +183,13 @@ class Collection(Kept):
         rows = self._from_wire([entry["row"] for entry in found])
         return there[order], rows[order]
 
-    def search(self, queries, k, **options):
+    def search(self, queries, k, filter=""):
         """Return, per query, keys, similarities or distances, and rows, the nearest first.
 
-        Codes come without rows: their distances are exact.
+        Codes come without rows: their distances are exact. An expression as `filter` says which
+        rows of the collection may come.
         """
-        are_codes = self.metric == "hamming"
-        step = max(1, BYTES_PER_ANSWER // (k * (8 if are_codes else self.row_bytes)))
+        step = max(1, BYTES_PER_ANSWER // (k * self.result_bytes))
         answers = []
         for start in range(0, len(queries), step):
             found = self._call(
@@ -192,9 +197,9 @@ class Collection(Kept):
                 data=list(self._to_wire(queries[start : start + step])),
                 limit=k,
                 anns_field="row",
-                output_fields=["key"] if are_codes else ["key", "row"],
+                output_fields=["key"] if self.metric == "hamming" else ["key", "row"],
+                filter=filter,
                 doing="searching",
-                **options,
             )
             answers += map(self._parsed, found)
         return answers

@@ -1,0 +1,141 @@
+"""Which rows a server may answer with, as an expression over their keys, and how much to ask for.
+
+A filter leaves some rows of a gallery in. There are two ways to find the nearest of them:
+
+- Ask for more than is wanted and pass over the rest here. That is cheap if few rows are left out,
+  and in vain if all that is near is.
+- Have the server leave the others out, by an expression that names keys and ranges of keys. It
+  travels with every call and the server reads it each time, so it must be short.
+
+An expression may let in more than the filter, since everything is looked at again here, but
+never less.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir.index._filter import RowFilter
+
+KEYS = 20_000  # that an expression may name, at 20 bytes each: servers read it slowly
+KEY_BYTES = 20  # of a key, in text
+RANGES = 32  # in an expression at most: from 50 alternatives on, servers of Milvus 2.3 refuse it
+KEYS_PER_RANGE = 200  # a range takes a server as long as so many keys
+
+
+class AllKeys:
+    """What may be found where nothing is left out: every row of the collection."""
+
+    def calls(self, n_queries: int, wanted: int, most: int, result_bytes: int) -> Iterator:
+        """Yield how many results to ask for and an expression, first, and while they do not do.
+
+        Parameters
+        ----------
+        n_queries : int
+            How many queries are asked at once.
+
+        wanted, most : int
+            How many results each needs at least, and how many may be asked for.
+
+        result_bytes : int
+            Size of a result.
+        """
+        yield from _growing(wanted, most, "")
+
+    def up_to(self, key: int) -> str:
+        """Return the expression of the rows that may be found, up to a key."""
+        return f"key <= {key}"
+
+    @property
+    def expression(self) -> str:
+        """The expression of the rows that may be found; empty where it leaves nothing out."""
+        return ""
+
+
+class KeyFilter(AllKeys):
+    """The rows that a filter leaves in, for a server.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n,), int64
+        Keys of all rows of the gallery, ascending.
+
+    row_filter : RowFilter
+        What is left in of them.
+    """
+
+    def __init__(self, keys: NDArray[np.int64], row_filter: RowFilter) -> None:
+        self.share = len(row_filter) / len(keys)
+        ways = [Terms(keys, row_filter.mask), Terms(keys, ~row_filter.mask)]
+        self.is_negated = ways[1].cost < ways[0].cost
+        self.terms = ways[self.is_negated]
+
+    def calls(self, n_queries: int, wanted: int, most: int, result_bytes: int) -> Iterator:
+        """Yield how many results to ask for and an expression, first, and while they do not do."""
+        among_all = min(math.ceil(wanted / self.share), most)
+        if not self.terms.are_few:
+            yield from _growing(among_all, most, "")
+            return
+        passed_over = n_queries * (among_all - wanted) * result_bytes
+        if among_all < most and passed_over < KEY_BYTES * self.terms.cost:
+            yield among_all, ""
+        yield from _growing(wanted, most, self.expression)
+
+    def up_to(self, key: int) -> str:
+        """Return the expression of the rows that may be found, up to a key."""
+        leading = super().up_to(key)
+        return f"({self.expression}) and {leading}" if self.expression else leading
+
+    @cached_property
+    def expression(self) -> str:
+        """The expression of the rows that may be found; empty where it would be long."""
+        if not self.terms.are_few:
+            return ""
+        text = str(self.terms)
+        return f"not ({text})" if self.is_negated else text
+
+
+class Terms:
+    """Rows of a gallery by ranges of keys, for the longest runs, and by their keys for the rest.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n,), int64
+        Keys of all rows of the gallery, ascending.
+
+    mask : ndarray of shape (n,), bool
+        The rows that are meant.
+    """
+
+    def __init__(self, keys: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+        # First position of every run of rows that are meant, and that behind its last.
+        edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
+        lengths = edges[:, 1] - edges[:, 0]
+        longest = np.argsort(-lengths, kind="stable")[:RANGES]
+        ranges = np.sort(longest[lengths[longest] > KEYS_PER_RANGE])
+        self.keys, self.mask = keys, mask
+        self.ranges = edges[ranges]
+        self.n_keys = int(lengths.sum() - lengths[ranges].sum())
+        self.cost = self.n_keys + KEYS_PER_RANGE * len(ranges)  # in keys that take as long
+        self.are_few = 0 < self.cost <= KEYS
+
+    def __str__(self) -> str:
+        rest, terms = self.mask.copy(), []
+        for start, stop in self.ranges:
+            rest[start:stop] = False
+            # Not as `low <= key <= high`, which milvus-lite takes for `(low <= key) <= high`.
+            terms.append(f"(key >= {self.keys[start]} and key <= {self.keys[stop - 1]})")
+        if self.n_keys:
+            terms.append(f"key in {self.keys[rest].tolist()}")
+        return " or ".join(terms)
+
+
+def _growing(wanted: int, most: int, expression: str) -> Iterator:
+    """Yield ever larger numbers of results, the last of them `most`, with one expression."""
+    while wanted < most:
+        yield wanted, expression
+        wanted *= 4
+    yield most, expression
