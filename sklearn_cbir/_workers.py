@@ -90,6 +90,8 @@ class _Pool:
         """End the processes now, whoever still holds a traceback with the iterator."""
         if self.running is not None:
             self.running._shutdown_workers()
+            for process in self.running._workers:  # torch does not wait for those that it kills
+                process.join()
         self.running = None
 
 

@@ -29,7 +29,8 @@ def whole():
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory):
     path = tmp_path_factory.mktemp("scripted") / "net.pt"
-    with pytest.warns(FutureWarning, match="deprecated"):
+    # Of a kind that depends on the version of torch.
+    with pytest.warns((FutureWarning, DeprecationWarning), match="deprecated"):
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
     return path
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -43,12 +44,18 @@ class Repository(BaseHTTPRequestHandler):
             return
         name = self.path.rpartition("/")[2]
         content = self.server.files.get(name) if "/org/net/resolve/" in self.path else None
-        self.send_response(404 if content is None else 200)
+        # What is there of a file may be asked to go on from, as older clients do.
+        first = int(re.sub(r"bytes=(\d+)-", r"\1", self.headers.get("Range", "bytes=0-")))
+        self.send_response(404 if content is None else 206 if first else 200)
         self.send_header("X-Repo-Commit", COMMIT)
         if content is None:
             self.send_header("X-Error-Code", "EntryNotFound")
         else:
             self.send_header("ETag", f'"{name}"')
+            if first:
+                whole = len(content)
+                self.send_header("Content-Range", f"bytes {first}-{whole - 1}/{whole}")
+                content = content[first:]
         self.send_header("Content-Length", str(len(content or b"")))
         self.end_headers()
         if self.command == "GET":
