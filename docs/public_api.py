@@ -13,7 +13,7 @@ SECTIONS = {
     "Images": ["images", "datasets", "descriptors"],
     "Networks and losses": ["backbones", "pooling", "losses", "sampling"],
     "Estimators": ["features", "embedding", "hashing", "whitening", "extraction"],
-    "Search": ["neighbors", "reranking", "index", "codes"],
+    "Search": ["neighbors", "duplicates", "reranking", "index", "codes"],
     "Scoring": ["metrics", "model_selection"],
     "Saving and handing over": ["persistence", "export", "onnx_extractor"],
     "Seeing, testing": ["display", "testing"],

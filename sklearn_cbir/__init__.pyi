@@ -4,6 +4,7 @@ from sklearn_cbir import (
     datasets as datasets,
     descriptors as descriptors,
     display as display,
+    duplicates as duplicates,
     embedding as embedding,
     export as export,
     extraction as extraction,

@@ -1,7 +1,7 @@
 """Classical image descriptors: images to feature rows, without training."""
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,9 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     >>> features.shape, features.dtype
     ((20, 512), dtype('float32'))
     """
+
+    # Distance and radius within which photos are the same, for `NearDuplicates`.
+    near_duplicates: ClassVar[tuple[str, float]] = ("cosine", 0.05)
 
     if TYPE_CHECKING:
 

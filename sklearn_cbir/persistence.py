@@ -54,6 +54,7 @@ FAMILIES = (
     "sklearn_cbir.whitening",
     "sklearn_cbir.reranking",
     "sklearn_cbir.neighbors",
+    "sklearn_cbir.duplicates",
 )
 LOSSES = "sklearn_cbir.losses"
 SCIKIT_LEARN = {

@@ -9,6 +9,7 @@ from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
+from sklearn_cbir.duplicates import NearDuplicates
 
 FEW_CLASSES = "ignore:CPFEmbedder got .* classes"
 ESTIMATORS = {
@@ -17,6 +18,7 @@ ESTIMATORS = {
     "DeepHasher, csq": DeepHasher(n_bits=8, loss="csq", max_epochs=2, random_state=0),
     "CPFEmbedder": CPFEmbedder(n_components=8, max_epochs=2, random_state=0),
     "NeighborsRetriever": NeighborsRetriever(n_neighbors=1),
+    "NearDuplicates": NearDuplicates(radius=1.0, metric="euclidean"),
 }
 
 
@@ -36,7 +38,7 @@ def _name(check):
 
 def _expected_failed_checks(name):
     """Return what scikit-learn's runners of checks take: names of checks, and why they fail."""
-    if name == "NeighborsRetriever":
+    if name in ("NeighborsRetriever", "NearDuplicates"):
         return {}
     names = _names(ESTIMATORS[name])
     refused = {check: REFUSED for check in names if "sample_weight" in check}

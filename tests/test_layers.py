@@ -58,6 +58,7 @@ ORDER = [
     "reranking",
     "index",
     "neighbors",
+    "duplicates",
     "_saved_modules",
     "persistence",
     "display",
@@ -81,12 +82,12 @@ TRAINING = {
 }
 ENTERED_BY = {
     # Who tell faults of images.
-    "images": TRAINING | {"descriptors", "onnx_extractor", "extraction", "display"},
+    "images": TRAINING | {"descriptors", "onnx_extractor", "extraction", "duplicates", "display"},
     "losses": TRAINING,
     "backbones": TRAINING,
-    "codes": {"metrics"},  # codes are counted by the loops that search them
+    "codes": {"metrics", "index"},  # codes are counted by the loops that search them
     "metrics": {"index", "model_selection"},  # who score
-    "index": {"neighbors"},  # the face of the engines
+    "index": {"neighbors", "duplicates"},  # the faces of the engines
 }
 FILES = sorted(ROOT.rglob("*.py"))
 LINES_OF_CODE = 550  # of one file, without docstrings, comments and blank lines
@@ -113,6 +114,7 @@ LIGHT_IMPORTS = [
     "from sklearn_cbir.persistence import load",
     "from sklearn_cbir.extraction import load_features",
     "from sklearn_cbir import OnnxExtractor",
+    "from sklearn_cbir.duplicates import NearDuplicates",
 ]
 
 

@@ -194,7 +194,7 @@ def hamming_radius(
     queries, gallery = _check_pair(queries, gallery)
     # No two codes differ in more bits than they have.
     radius = int(min(check_real(radius, "radius", minimum=0), WORD * gallery.shape[1]))
-    counts, distances, indices = _list_within(queries, gallery, radius)
+    counts, distances, indices = list_within(queries, gallery, radius)
     ends = np.cumsum(counts)
     found_distances, found_indices = [], []
     for start, end in zip(ends - counts, ends):
@@ -300,7 +300,23 @@ def measure(queries: PackedCodes, gallery: PackedCodes) -> Counted:
     return distances
 
 
-def _list_within(
+def count_within(queries: PackedCodes, gallery: PackedCodes, radius: int) -> Positions:
+    """Return how many items lie within the radius of each query, (n_queries,)."""
+    shape = len(queries), len(gallery)
+    counts = np.zeros(len(queries), dtype=np.int64)
+    compiled = kernels()
+    if compiled is None:
+        for rows in _query_blocks(shape):
+            counts[rows] = np.count_nonzero(measure(queries[rows], gallery) <= radius, axis=1)
+        return counts
+    by_query, by_word = layout(queries, gallery)
+    run_in_threads(
+        lambda rows: compiled.count_within(by_query[rows], by_word, radius, counts[rows]), shape
+    )
+    return counts
+
+
+def list_within(
     queries: PackedCodes, gallery: PackedCodes, radius: int
 ) -> tuple[Positions, Counted, Positions]:
     """Return how many items lie within the radius of each query, their distances and rows."""
@@ -316,11 +332,8 @@ def _list_within(
             distances.append(block[within])
             indices.append(np.nonzero(within)[1])
         return counts, np.concatenate(distances), np.concatenate(indices)
+    counts = count_within(queries, gallery, radius)
     by_query, by_word = layout(queries, gallery)
-    counts = np.empty(len(queries), dtype=np.int64)
-    run_in_threads(
-        lambda rows: compiled.count_within(by_query[rows], by_word, radius, counts[rows]), shape
-    )
     starts = np.cumsum(counts) - counts
     distances = np.empty(counts.sum(), dtype=np.int32)
     indices = np.empty(counts.sum(), dtype=np.int64)

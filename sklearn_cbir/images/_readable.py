@@ -93,7 +93,7 @@ def readable_images(
         dark = [row_of(fault) for fault in error.faults]
         faults += [moved(fault, int(named[row_of(fault)])) for fault in error.faults]
         lit = np.delete(np.arange(len(named)), dark)
-        named, X = named[lit], _rows_of(X, lit)
+        named, X = named[lit], rows_of(X, lit)
         images = check_images(X) if len(named) else None
     for number, array in enumerate(arrays):
         if array is not None and _num_samples(array) != n:
@@ -112,8 +112,8 @@ def readable_images(
         raise with_others(faults)
     positions = named[left]
     return ReadableImages(
-        data=_rows_of(X, left),
-        arrays=[None if array is None else _rows_of(array, positions) for array in arrays],
+        data=rows_of(X, left),
+        arrays=[None if array is None else rows_of(array, positions) for array in arrays],
         positions=positions,
         faults=faults,
         temporary=[fault for fault in faults if fault.is_temporary],
@@ -136,7 +136,7 @@ def named_rows(X: Any) -> tuple[Any, NDArray[np.int64], list[ImageReadError]]:
     empty = [row for row, value in enumerate(values) if _names_nothing(value)]
     faults = [fault_of(row, None, "there is no path", "Name its file") for row in empty]
     named = np.delete(np.arange(len(values)), empty)
-    return (_rows_of(X, named) if empty and len(named) else X), named, faults
+    return (rows_of(X, named) if empty and len(named) else X), named, faults
 
 
 def _names_nothing(value: object) -> bool:
@@ -146,7 +146,7 @@ def _names_nothing(value: object) -> bool:
     return isinstance(value, (float, str)) and (value != value or value == "")
 
 
-def _rows_of(X: Any, positions: NDArray[np.int64]) -> Any:
+def rows_of(X: Any, positions: NDArray[np.int64]) -> Any:
     """Return some rows of what a user passed, of the same type where it can be selected."""
     if isinstance(X, tuple):
         return tuple(X[position] for position in positions)

@@ -57,6 +57,7 @@ from sklearn_cbir.datasets import (
 )
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.display import PrecisionRecallDisplay, RetrievalDisplay
+from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.embedding import THRESHOLD_ROWS
 from sklearn_cbir.export import to_onnx
 from sklearn_cbir.extraction import FeatureShards, extract, load_features
@@ -305,6 +306,17 @@ def search(X: Floats, y: Ints, queries: list[list[float]]) -> None:
     assert_type(retriever.recall_, float)
     assert_type(choose_algorithm("cosine", 10_000, 512), str)
     assert_type("exact" in ENGINES, bool)
+
+
+def find_duplicates(paths: list[Path], X: Floats) -> None:
+    found = NearDuplicates(radius=0.05, metric="cosine", n_jobs=2, verbose=1)
+    assert_type(found.fit(X, files=paths), NearDuplicates)
+    assert_type(NearDuplicates(GISTDescriptor()).fit_predict(paths), Ints)
+    assert_type(found.labels_, Ints)
+    assert_type(found.groups_, list[Ints])
+    assert_type(found.partition_, Ints)
+    assert_type(found.keep_, NDArray[np.bool_])
+    assert_type(found.leaks(["train", "test"]), Ints)
 
 
 def rerank(X: Floats) -> None:

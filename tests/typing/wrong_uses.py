@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever, Text
 from sklearn_cbir.codes import hamming_top_k, pack_codes
 from sklearn_cbir.datasets import load_nuswide, make_shapes
+from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.hashing import BREHasher, ITQHasher, LSHHasher, SpectralHasher
 from sklearn_cbir.images import readable_images
 from sklearn_cbir.losses import DSHLoss, quantization_loss
@@ -34,6 +35,7 @@ def choices_that_are_not_there(y: NDArray[np.int64], distances: NDArray[np.float
     NeighborsRetriever(metric="manhattan")  # pyright: ignore[reportArgumentType]
     NeighborsRetriever(algorithm="hnsw")  # pyright: ignore[reportArgumentType]
     NeighborsRetriever(storage="float8")  # pyright: ignore[reportArgumentType]
+    NearDuplicates("sift")  # pyright: ignore[reportArgumentType]
     BREHasher(kernel="poly")  # pyright: ignore[reportArgumentType]
     SpectralHasher(range="max")  # pyright: ignore[reportArgumentType]
     retrieval_scorer("map", gallery="all")  # pyright: ignore[reportArgumentType]

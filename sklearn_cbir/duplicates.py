@@ -1,0 +1,552 @@
+"""Find photos that are there twice, or nearly so, as a scikit-learn clusterer."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClusterMixin, clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_cbir._threads import slices
+from sklearn_cbir._typing import ImagesLike, Positions, Transformer
+from sklearn_cbir._validation import (
+    as_numpy,
+    check_choice,
+    check_not_masked,
+    check_real,
+    check_verbose,
+    progress_bar,
+    shortened,
+    state_of_version,
+)
+from sklearn_cbir.descriptors import GISTDescriptor
+from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
+from sklearn_cbir.images._contents import first_equal, sizes_of
+from sklearn_cbir.images._faults import moved, row_of, with_others
+from sklearn_cbir.images._readable import rows_of, telling_all_faults
+from sklearn_cbir.index._checking import as_array, check_rows
+from sklearn_cbir.index._groups import group_rows
+
+__all__ = ["NearDuplicates"]
+
+STATE_FORMAT = 1
+IMAGES_AT_ONCE = 256  # that are described in one call of the descriptor
+MOST_PAIRS = 10**8  # that `leaks` lists
+FROM_PARTITION = ("labels_", "groups_")
+METRICS = ("cosine", "euclidean", "hamming")
+DESCRIPTORS: dict[str, Callable[[], Any]] = {"gist": GISTDescriptor}
+
+
+class NearDuplicates(ClusterMixin, BaseEstimator):
+    """Group photos that are the same, but for how they were saved, scaled or cropped.
+
+    Files of the same bytes are found first, and described once. Then photos are
+    linked whose descriptions lie within `radius` of each other, by exact search.
+    What links lead to, one after the other, is a group, so that the first and the last of
+    a long one may differ by more.
+
+    Parameters
+    ----------
+    descriptor : {"phash", "gist"} or transformer, default="phash"
+        What describes a photo: `PerceptualHash`, `GISTDescriptor`, or any
+        transformer of images. One that is fitted is used as it is, any other is
+        cloned and fitted to `X`, without labels. 2-D rows are used as they are, and
+        need no descriptor.
+
+    radius : float, default=None
+        Largest distance of two descriptions, itself included; a number of bits
+        under the Hamming distance. None is that of the descriptor, if it has one. Rows, and
+        other descriptors, need a number: look at pairs before you trust it.
+
+    metric : {"cosine", "euclidean", "hamming"}, default=None
+        Distance. None is that of the descriptor, or else ``"hamming"`` for codes of
+        {0, 1}, uint8, and ``"cosine"`` for floats. Rows need a name.
+
+    n_jobs : int, default=None
+        Number of processes that describe photos: None is 1, or what
+        ``joblib.parallel_config`` says; -1 is all cores. Files are read, and codes
+        compared, in threads anyway. The result is the same.
+
+    verbose : int, default=0
+        Above 0, `fit` shows its progress.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,), int64
+        Number of the group of every photo, counted by the first photos of the groups;
+        -1 for a photo that is alone.
+
+    groups_ : list of ndarray of shape (n_members,), int64
+        Positions of the photos of every group, ascending. Group ``i`` has the label ``i``.
+
+    partition_ : ndarray of shape (n_samples,), int64
+        As `labels_`, but with a number of its own for each photo that is alone: what
+        `GroupKFold` takes as `groups`.
+
+    keep_ : ndarray of shape (n_samples,), bool
+        Which photos to keep: all that are alone, and one of every group, that of most pixels,
+        then the largest file, then the first path, then the first. Rows do not say
+        how large a photo is: they have this only with `files`.
+
+    descriptor_ : transformer
+        What described the photos; None for rows.
+
+    n_features_in_ : int
+        Numbers per row, if `X` were 2-D rows.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if `X` had such.
+
+    See Also
+    --------
+    NeighborsRetriever : Compares a new photo with those that are there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cbir.datasets import make_shapes
+    >>> from sklearn_cbir.duplicates import NearDuplicates
+    >>> images, _ = make_shapes(4, random_state=0)
+    >>> darker = (images[1:2] * 0.8).astype(np.uint8)
+    >>> X = np.concatenate([images, images[:1], darker])
+    >>> found = NearDuplicates("gist").fit(X)
+    >>> found.labels_
+    array([ 0,  1, -1, -1,  0,  1])
+    >>> len(X[found.keep_])
+    4
+    >>> found.leaks(["train", "train", "train", "test", "test", "test"])
+    array([[0, 4],
+           [1, 5]])
+    """
+
+    labels_: Positions
+    groups_: list[Positions]
+    partition_: Positions
+    descriptor_: Any
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+    _keep: NDArray[np.bool_] | None
+
+    def __init__(
+        self,
+        descriptor: Literal["phash", "gist"] | Transformer = "phash",
+        *,
+        radius: float | None = None,
+        metric: Literal["cosine", "euclidean", "hamming"] | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.descriptor = descriptor
+        self.radius = radius
+        self.metric = metric
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit(self, X: ImagesLike, y: object = None, *, files: ImagesLike | None = None) -> Self:
+        """Find the groups.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            Photos: arrays (n, H, W) or (n, H, W, C), a sequence of paths, encoded
+            photos, PIL images or arrays. Or rows that describe them: floats, or {0, 1}
+            under the Hamming distance.
+
+        y : None
+            Not used.
+
+        files : images, default=None
+            The photos that rows describe, paths above all: those of the same bytes
+            are in one group, and `keep_` says which to keep. With images as `X`,
+            the photos that these were made from. For the last step of a pipeline,
+            ``fit(paths, nearduplicates__files=paths)``.
+
+        Returns
+        -------
+        NearDuplicates
+            The fitted clusterer.
+
+        Raises
+        ------
+        ImageReadError
+            If photos cannot be read; its `faults` are all of them.
+
+        ValueError
+            If rows come without `metric` or `radius`, or not as `metric` takes them, or
+            `files` are not as many as `X`.
+        """
+        check_verbose(self.verbose)
+        self._check_distance()
+        partition, photos = (self._rows if is_feature_rows(X) else self._images)(X, files)
+        self._set_groups(partition)
+        self._keep = None if photos is None else _largest_of_each(self.groups_, photos)
+        return self
+
+    def fit_predict(
+        self, X: ImagesLike, y: object = None, *, files: ImagesLike | None = None
+    ) -> Positions:
+        """Find the groups, and return the number of that of every photo.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            As in `fit`.
+
+        y : None
+            Not used.
+
+        files : images, default=None
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int64
+            `labels_`.
+        """
+        return self.fit(X, files=files).labels_
+
+    def leaks(self, groups: ArrayLike) -> Positions:
+        """Return the pairs of photos of one group that are in different sets.
+
+        Parameters
+        ----------
+        groups : array-like of shape (n_samples,)
+            Which set every photo is in, such as ``"train"`` or ``"test"``.
+
+        Returns
+        -------
+        ndarray of shape (n_pairs, 2), int64
+            Positions, the smaller first, in order.
+
+        Raises
+        ------
+        ValueError
+            If `groups` are not one value per photo, or the pairs are more than 100
+            million: the radius is too large then.
+
+        Examples
+        --------
+        >>> rows = [[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]]
+        >>> found = NearDuplicates(radius=0.05, metric="cosine").fit(rows)
+        >>> found.leaks(["train", "test", "test"])
+        array([[0, 1]])
+        """
+        check_is_fitted(self)
+        sets = _check_sets(groups, len(self.partition_))
+        _check_number_of_pairs(self.partition_, sets)
+        pairs = [_pairs_across(members, sets[members]) for members in self.groups_]
+        found = np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
+        return found[np.lexsort((found[:, 1], found[:, 0]))]
+
+    @property
+    def keep_(self) -> NDArray[np.bool_]:
+        """Which photos to keep."""
+        check_is_fitted(self)
+        if self._keep is None:
+            raise AttributeError(
+                "keep_ chooses by the size of photos, which rows do not say. Pass the photos too: "
+                "fit(X, files=paths)."
+            )
+        return self._keep
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**super().__getstate__(), "_state_format": STATE_FORMAT}
+        return {name: value for name, value in state.items() if name not in FROM_PARTITION}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state_of_version(type(self), state, STATE_FORMAT))
+        if "partition_" in vars(self):
+            self._set_groups(self.partition_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _check_distance(self) -> None:
+        """Raise unless radius and metric are None, or a number and a name."""
+        if self.radius is not None:
+            check_real(self.radius, "radius", minimum=0)
+        if self.metric is not None:
+            check_choice(self.metric, "metric", METRICS)
+
+    def _rows(self, X: Any, files: ImagesLike | None) -> tuple[Positions, Images | None]:
+        """Return the groups of 2-D rows, and the photos that they describe, if they are known."""
+        if self.metric is None or self.radius is None:
+            raise ValueError(
+                f"radius={self.radius} and metric={self.metric!r}, but X holds 2-D rows, which do "
+                "not say when they are near. Pass both, such as metric='cosine', radius=0.05."
+            )
+        X = as_array(X)
+        _check_codes(X, self.metric, "X holds")
+        rows = check_rows(X, self.metric, type(self).__name__)
+        validate_data(self, X, skip_check_array=True)
+        photos = None if files is None else _check_files(files, len(rows))
+        links = None if photos is None else (np.arange(len(rows)), self._first_equal(photos))
+        self.descriptor_ = None
+        return self._grouped(rows, self.metric, self.radius, links=links), photos
+
+    def _images(self, X: Any, files: ImagesLike | None) -> tuple[Positions, Images]:
+        """Return the groups of images, and the photos whose sizes count."""
+        images = check_images(X)
+        photos = images if files is None else _check_files(files, len(images))
+        descriptor = _resolved(self.descriptor)
+        metric, radius = self._distance_of(descriptor)
+        distinct, place = np.unique(self._first_equal(photos), return_inverse=True)
+        with telling_all_faults(images, progress=self.verbose > 0):
+            of_X = _Selection(X, images)
+            self.descriptor_ = _fitted(descriptor, of_X, distinct)
+            forms = self._describe(of_X, distinct, metric)
+        metric = metric or _metric_of(forms)
+        groups = self._grouped(forms[:, 0], metric, radius, forms if forms.shape[1] > 1 else None)
+        return groups[place], photos
+
+    def _distance_of(self, descriptor: Any) -> tuple[str | None, float]:
+        """Return the distance and the radius, of the descriptor where they are not given."""
+        own_metric, own_radius = getattr(descriptor, "near_duplicates", (None, None))
+        metric = self.metric or own_metric
+        if self.radius is not None:
+            return metric, self.radius
+        if own_radius is None or metric != own_metric:
+            with_metric = "" if self.metric is None else f" with metric={self.metric!r}"
+            raise ValueError(
+                f"radius=None, but {type(descriptor).__name__} has no radius of its own"
+                f"{with_metric}. Pass a number: look at pairs of neighbors first, to see within "
+                "which distance photos are the same."
+            )
+        return metric, own_radius
+
+    def _first_equal(self, photos: Images) -> Positions:
+        """Return the first photo of the same bytes of each."""
+        with telling_all_faults(photos, progress=self.verbose > 0):
+            return first_equal(photos, progress=self.verbose > 0)
+
+    def _describe(
+        self, of_X: "_Selection", positions: Positions, metric: str | None
+    ) -> NDArray[Any]:
+        """Return what describes some images, (n, n_forms, n_columns)."""
+        blocks = [positions[part] for part in slices(len(positions), IMAGES_AT_ONCE)]
+        described = Parallel(n_jobs=self.n_jobs, return_as="generator")(
+            delayed(_forms_of)(self.descriptor_, of_X.at(block), block) for block in blocks
+        )
+        forms = []
+        with progress_bar(len(positions), "Describing images", self.verbose > 0) as advance:
+            for block, found in zip(blocks, cast("Iterable[NDArray[Any]]", described)):
+                forms.append(_check_forms(found, block, self.descriptor_, metric))
+                advance(len(block))
+        return np.concatenate(forms)
+
+    def _grouped(
+        self,
+        rows: NDArray[Any],
+        metric: str,
+        radius: float,
+        forms: NDArray[Any] | None = None,
+        links: tuple[Positions, Positions] | None = None,
+    ) -> Positions:
+        """Return the groups of rows, in which those that are alone are groups too."""
+        with progress_bar(len(rows), "Comparing images", self.verbose > 0) as advance:
+            return group_rows(rows, metric, radius, forms, links, advance)
+
+    def _set_groups(self, partition: Positions) -> None:
+        """Set what follows from the number of the group of every photo."""
+        sizes = np.bincount(partition)
+        is_group = sizes > 1
+        label = np.where(is_group, np.cumsum(is_group) - 1, -1)
+        self.partition_ = partition
+        self.labels_ = label[partition]
+        order = np.argsort(self.labels_, kind="stable")[np.count_nonzero(~is_group) :]
+        self.groups_ = np.split(order, np.cumsum(sizes[is_group])[:-1]) if len(order) else []
+
+
+class _Selection:
+    """Some of the images that a user passed, as they were passed where that is known how.
+
+    Transformers of other packages take lists and arrays, and know nothing of `Images`.
+
+    Parameters
+    ----------
+    X : images
+        What was passed.
+
+    images : Images
+        The same, checked.
+    """
+
+    def __init__(self, X: Any, images: Images) -> None:
+        self.X, self.images = X, images
+
+    def at(self, positions: Positions) -> Any:
+        """Return the images at some positions, numbered anew."""
+        if isinstance(self.X, (list, tuple, np.ndarray)):
+            return rows_of(self.X, positions)
+        return self.images.part(positions)
+
+
+# Descriptors -------------------------------------------------------------------------------------
+
+
+def _resolved(descriptor: Any) -> Any:
+    """Return the descriptor of a name, or an object that transforms."""
+    if isinstance(descriptor, str):
+        return DESCRIPTORS[check_choice(descriptor, "descriptor", DESCRIPTORS)]()
+    if isinstance(descriptor, type) or not hasattr(descriptor, "transform"):
+        raise ValueError(
+            f"descriptor={shortened(descriptor)} has no transform. Use one of "
+            f"{', '.join(map(repr, DESCRIPTORS))}, or a transformer of images, such as "
+            "GISTDescriptor()."
+        )
+    return descriptor
+
+
+def _fitted(descriptor: Any, of_X: _Selection, positions: Positions) -> Any:
+    """Return a descriptor as it is, or a copy that is fitted to some images."""
+    if not hasattr(descriptor, "fit"):
+        return descriptor
+    try:
+        check_is_fitted(descriptor)
+    except NotFittedError:
+        with _telling_rows(positions):
+            return clone(descriptor).fit(of_X.at(positions))
+    return descriptor
+
+
+def _forms_of(descriptor: Any, images: Any, positions: Positions) -> NDArray[Any]:
+    """Return what images ask with, (n, n_forms, n_columns): the first form is what they are."""
+    with _telling_rows(positions):
+        if hasattr(descriptor, "transform_forms"):
+            return descriptor.transform_forms(images)
+        described = descriptor.transform(images)
+    rows = np.asarray(described)
+    return rows[:, None] if rows.ndim == 2 else rows
+
+
+@contextmanager
+def _telling_rows(positions: Positions) -> Iterator[None]:
+    """Let an error of some images name their places among all."""
+    try:
+        yield
+    except ImageReadError as error:
+        if error.index is None:
+            raise
+        faults = [moved(fault, int(positions[row_of(fault)])) for fault in error.faults]
+        raise with_others(faults) from error
+
+
+def _check_forms(
+    forms: NDArray[Any], positions: Positions, descriptor: Any, metric: str | None
+) -> NDArray[Any]:
+    """Return what a descriptor gave for some images, if it is rows that the distance compares."""
+    name = type(descriptor).__name__
+    if forms.ndim != 3 or len(forms) != len(positions) or forms.dtype.kind not in "buif":
+        raise ValueError(
+            f"descriptor={shortened(descriptor)} gives {forms.dtype} of shape {forms.shape} for "
+            f"{len(positions)} images. Pass a transformer that gives one row of numbers per image."
+        )
+    finite = np.isfinite(forms).all(axis=(1, 2))
+    if not finite.all():
+        row = positions[np.argmin(finite)]
+        raise ValueError(f"{name} gives NaN or infinity for X[{row}]. Distances need numbers.")
+    _check_codes(forms, metric, f"{name} gives")
+    if metric == "hamming" or _is_codes(forms):
+        return forms
+    return forms.astype(np.float32 if forms.dtype == np.float16 else np.float64, copy=False)
+
+
+def _metric_of(forms: NDArray[Any]) -> str:
+    """Return the distance of what a descriptor gives that has none of its own."""
+    return "hamming" if _is_codes(forms) else "cosine"
+
+
+def _is_codes(rows: Any) -> bool:
+    """Say whether rows are codes, {0, 1} of type uint8 or bool."""
+    kind = getattr(getattr(rows, "dtype", None), "str", "")
+    return kind in ("|u1", "|b1") and rows.size > 0 and rows.max() <= 1
+
+
+def _check_codes(rows: Any, metric: str | None, subject: str) -> None:
+    """Raise for codes under a distance of floats."""
+    if metric in ("cosine", "euclidean") and _is_codes(rows):
+        raise ValueError(
+            f"{subject} codes of 0 and 1, {rows.dtype}, but metric={metric!r} compares floats. "
+            "Use metric='hamming' and a radius in bits; or X.astype(float), if they are no codes."
+        )
+
+
+# Photos ------------------------------------------------------------------------------------------
+
+
+def _check_files(files: ImagesLike, n: int) -> Images:
+    """Return the photos that belong to `n` rows or images."""
+    photos = check_images(files)
+    if len(photos) != n:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: {n} in X, "
+            f"{len(photos)} in files. Pass one photo per row."
+        )
+    return photos
+
+
+def _largest_of_each(groups: list[Positions], photos: Images) -> NDArray[np.bool_]:
+    """Say which photos to keep: all but the smaller ones of every group."""
+    keep = np.ones(len(photos), dtype=bool)
+    if not groups:
+        return keep
+    members = np.concatenate(groups)
+    number = np.repeat(np.arange(len(groups)), list(map(len, groups)))
+    sizes = sizes_of(photos, members)
+    paths = photos[members].paths
+    place = members if paths is None else np.unique(paths, return_inverse=True)[1]
+    order = np.lexsort((members, place, -sizes.file_bytes, -sizes.pixels, number))
+    firsts = order[np.searchsorted(number, np.arange(len(groups)))]
+    keep[members] = False
+    keep[members[firsts]] = True
+    return keep
+
+
+# Groups and sets ---------------------------------------------------------------------------------
+
+
+def _check_sets(groups: ArrayLike, n: int) -> Positions:
+    """Return the number of the set of every photo."""
+    check_not_masked(groups, "groups")
+    values = np.asarray(as_numpy(groups))
+    if values.shape != (n,):
+        raise ValueError(
+            f"groups has shape {values.shape}, but {n} photos were grouped. Pass one value per "
+            "photo, such as 'train' or 'test'."
+        )
+    missing = np.flatnonzero([value is None or value != value for value in values.tolist()])
+    if len(missing):
+        raise ValueError(
+            f"groups[{missing[0]}] is {values[missing[0]]}. Say which set every photo is in."
+        )
+    try:
+        return np.unique(values, return_inverse=True)[1]
+    except TypeError as error:
+        raise ValueError(f"groups must be of one type that sorts: {error}.") from error
+
+
+def _check_number_of_pairs(partition: Positions, sets: Positions) -> None:
+    """Raise if photos of one group and different sets are too many pairs to list."""
+    n_sets = int(sets.max()) + 1
+    shared = np.unique(partition * n_sets + sets, return_counts=True)[1]
+    n_pairs = (np.square(np.bincount(partition)).sum() - np.square(shared).sum()) // 2
+    if n_pairs > MOST_PAIRS:
+        raise ValueError(
+            f"{n_pairs:,} pairs are in one group and different sets; the largest group has "
+            f"{np.bincount(partition).max():,} photos. Use a smaller radius."
+        )
+
+
+def _pairs_across(members: Positions, sets: Positions) -> Positions:
+    """Return the pairs of the members of a group that are in different sets, (n_pairs, 2)."""
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for one in np.unique(sets)[:-1]:
+        left, right = members[sets == one], members[sets > one]
+        pairs.append(np.stack(np.broadcast_arrays(left[:, None], right), axis=-1).reshape(-1, 2))
+    return np.sort(np.concatenate(pairs), axis=1)
