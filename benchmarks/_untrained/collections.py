@@ -26,6 +26,8 @@ class Collection:
     photos: np.ndarray
     score: Callable
     content: str  # short name of photos and labels
+    y: np.ndarray  # the label of every photo
+    queries: np.ndarray  # positions of the photos that ask
 
 
 def leave_one_out(y, rows, rerank=None):
@@ -36,7 +38,8 @@ def leave_one_out(y, rows, rerank=None):
 
 
 def labelled(name, photos, y):
-    return Collection(name, photos, partial(leave_one_out, y), fingerprint(photos, y))
+    content, queries = fingerprint(photos, y), np.arange(len(y))
+    return Collection(name, photos, partial(leave_one_out, y), content, np.asarray(y), queries)
 
 
 def photos_of(folder):
@@ -74,7 +77,8 @@ def holidays(folder):
             "precision@1": float(precision_at_k(*asked, k=1, exclude=junk)),
         }
 
-    return Collection("Holidays", photos, score, fingerprint(photos, y, query, junk))
+    content = fingerprint(photos, y, query, junk)
+    return Collection("Holidays", photos, score, content, y, query)
 
 
 def whole_holidays(folder):
