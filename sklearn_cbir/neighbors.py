@@ -40,7 +40,7 @@ from sklearn_cbir._validation import (
     progress_bar,
     state_of_version,
 )
-from sklearn_cbir.index._checking import Asked, ask, check_queries, check_radius
+from sklearn_cbir.index._checking import ask, check_queries, check_radius
 from sklearn_cbir.index._engines import (
     add_rows,
     check_engine_parameters,
@@ -54,9 +54,8 @@ from sklearn_cbir.index._graph_methods import NeighborGraphsMixin
 from sklearn_cbir.index._search import (
     Evaluation,
     score_queries,
-    search,
+    search_asked,
     search_radius,
-    search_reranked,
     summarize_scores,
     warn_of_copies,
     warn_of_found_copies,
@@ -635,7 +634,7 @@ class NeighborsRetriever(
         k = check_integer(k, "n_neighbors", minimum=1)
         liked, unliked = Judged("ids", ids, "X", X), Judged("unlike", unlike, "unlike_X", unlike_X)
         asked = ask_like(liked, unliked, unlike_weight, where, gallery, type(self).__name__, k)
-        distances, found = self._search(asked, k)
+        distances, found = search_asked(asked, k, self.rerank, self.rerank_depth)
         return distances, found if asked.row_filter is None else asked.row_filter.at(found)
 
     def score(
@@ -908,18 +907,10 @@ class NeighborsRetriever(
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_integer(k, "n_neighbors", minimum=1)
         asked = ask(X, ids, where, gallery, type(self).__name__, k)
-        distances, found = self._search(asked, k)
+        distances, found = search_asked(asked, k, self.rerank, self.rerank_depth)
         if asked.places is not None:
             warn_of_found_copies(asked, gallery.ids, distances, found)
         return distances, found if asked.row_filter is None else asked.row_filter.at(found)
-
-    def _search(self, asked: Asked, k: int) -> tuple[Found, Positions]:
-        """Return distances and numbers of the nearest rows, in the order of the re-ranker."""
-        if self.rerank is None:
-            return search(asked.engine, asked.queries, k, asked.excluded)
-        rerank = resolve_reranker(self.rerank, asked.engine.metric)
-        depth = check_integer(self.rerank_depth, "rerank_depth", minimum=1)
-        return search_reranked(asked.engine, asked.queries, k, asked.excluded, rerank, depth)
 
     def _within(
         self,

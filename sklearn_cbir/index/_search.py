@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 
 from sklearn_cbir._typing import Floats, Labels, Metric, Positions, Reranker
-from sklearn_cbir._validation import shortened
+from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.index._checking import Asked
 from sklearn_cbir.index._engine import Engine
 from sklearn_cbir.index._rows import find_copies, find_rows
@@ -20,6 +20,7 @@ from sklearn_cbir.metrics import (
     worst_queries,
 )
 from sklearn_cbir.metrics._scoring import evaluate_each, reads_order
+from sklearn_cbir.reranking import resolve_reranker
 
 
 class Evaluation(Bunch):
@@ -30,6 +31,20 @@ class Evaluation(Bunch):
     classes: Labels
     per_class: Floats
     worst: Positions
+
+
+def search_asked(
+    asked: Asked, k: int, rerank: str | Reranker | None, depth: int
+) -> tuple[np.ndarray, Positions]:
+    """Return distances and numbers of the nearest rows, by the re-ranker of a user if there is one.
+
+    `rerank` and `depth` are parameters of a retriever.
+    """
+    if rerank is None:
+        return search(asked.engine, asked.queries, k, asked.excluded)
+    reranker = resolve_reranker(rerank, asked.engine.metric)
+    depth = check_integer(depth, "rerank_depth", minimum=1)
+    return search_reranked(asked.engine, asked.queries, k, asked.excluded, reranker, depth)
 
 
 def search(
