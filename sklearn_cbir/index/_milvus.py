@@ -26,7 +26,7 @@ from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._engine import Engine, derived, remembered
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._milvus_collection import BYTES_PER_ANSWER, Collection
-from sklearn_cbir.index._milvus_filter import AllKeys, KeyFilter
+from sklearn_cbir.index._milvus_filter import KeyFilter
 from sklearn_cbir.index._milvus_rows import FirstResults, ServerRows
 from sklearn_cbir.index._rows import find_copies, row_keys, summed_row_keys
 
@@ -64,7 +64,7 @@ class MilvusEngine(Engine):
     in_memory = False
     rescorer: Any  # an `ExactEngine`, or a `HammingEngine`
     hash_format = 1  # of engines that were saved without one
-    findable = AllKeys()  # what the server may answer with
+    key_filter: KeyFilter | None = None  # of an engine that was filtered, for the server
 
     def __init__(self, metric, *, uri=None, collection=None, verbose=0):
         self.metric, self.rescorer = metric, EXACT(metric)
@@ -207,7 +207,7 @@ class MilvusEngine(Engine):
         self._ready()
         positions = row_filter.positions
         engine = self._with(self.keys[positions], self.row_hashes[positions])
-        engine.findable = KeyFilter(self.keys, row_filter)
+        engine.key_filter = KeyFilter(self.keys, row_filter)
         return engine
 
     def _with(self, keys, row_hashes):
@@ -333,19 +333,13 @@ class MilvusEngine(Engine):
     def _ask(self, queries, k) -> list[tuple[NDArray, NDArray] | None]:
         """Ask the server; return one pair per query, None where it cannot be sure."""
         found: list[Any] = [None] * len(queries)
-        most = MOST
-        if self.metric != "hamming":
-            most = max(1, min(MOST, BYTES_PER_ANSWER // self.collection.row_bytes))
         left = np.arange(len(queries))
         if self.metric == "cosine":  # what has no length is as far from everything
             is_zero = ~queries.any(axis=1)
             for row in np.flatnonzero(is_zero):
                 found[row] = np.ones(len(self)), np.arange(len(self))
             left = left[~is_zero]
-        if k > most:
-            return found
-        size = self.collection.result_bytes
-        for limit, expression in self.findable.calls(len(left), min(k + SPARE, most), most, size):
+        for limit, expression in self._searches(len(left), k):
             if not len(left):
                 break
             answers = self.collection.search(queries[left], limit, filter=expression)
@@ -355,6 +349,27 @@ class MilvusEngine(Engine):
                     found[row] = result
             left = np.array([row for row in left if found[row] is None], dtype=np.int64)
         return found
+
+    def _searches(self, n_queries, k):
+        """Yield how many results to ask for and an expression, at first and if they do not do."""
+        most = MOST
+        if self.metric != "hamming":
+            most = max(1, min(MOST, BYTES_PER_ANSWER // self.collection.row_bytes))
+        if k > most:
+            return
+        wanted, expression = min(k + SPARE, most), ""
+        if self.key_filter is not None:
+            among_all = min(self.key_filter.among_all(wanted), most)
+            passed_over = n_queries * (among_all - wanted) * self.collection.result_bytes
+            if not self.key_filter.is_short:
+                wanted = among_all
+            elif among_all < most and self.key_filter.costs_more_than(passed_over):
+                yield among_all, expression
+            expression = self.key_filter.expression
+        while wanted < most:
+            yield wanted, expression
+            wanted *= 4
+        yield most, expression
 
     def _rescored(self, queries, answers):
         """Return distances and positions of the rows of this engine among answers, per query."""
@@ -397,7 +412,8 @@ class MilvusEngine(Engine):
         The distance of the k-th is known. Of the rows that have it, those that come first are
         found by asking for leading parts of the gallery, until the part fits.
         """
-        answers = self.collection.search(query, MOST, filter=self.findable.expression)
+        told = "" if self.key_filter is None else self.key_filter.expression
+        answers = self.collection.search(query, MOST, filter=told)
         (nearest,) = self._rescored(query, answers)
         limit = np.partition(nearest[0], k - 1)[k - 1] if len(nearest[0]) >= k else None
         if limit is None:
@@ -407,7 +423,9 @@ class MilvusEngine(Engine):
         low, high = missing, len(self)
         while low <= high:
             middle = (low + high) // 2
-            leading = self.findable.up_to(self.keys[middle - 1])
+            leading = f"key <= {self.keys[middle - 1]}"
+            if self.key_filter is not None:
+                leading = self.key_filter.and_leading(leading)
             (answer,) = self.collection.search(query, MOST, filter=leading)
             ((distances, positions),) = self._rescored(query, [answer])
             tied = distances == limit

@@ -12,7 +12,6 @@ never less.
 """
 
 import math
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -26,36 +25,7 @@ RANGES = 32  # in an expression at most: from 50 alternatives on, servers of Mil
 KEYS_PER_RANGE = 200  # a range takes a server as long as so many keys
 
 
-class AllKeys:
-    """What may be found where nothing is left out: every row of the collection."""
-
-    def calls(self, n_queries: int, wanted: int, most: int, result_bytes: int) -> Iterator:
-        """Yield how many results to ask for and an expression, first, and while they do not do.
-
-        Parameters
-        ----------
-        n_queries : int
-            How many queries are asked at once.
-
-        wanted, most : int
-            How many results each needs at least, and how many may be asked for.
-
-        result_bytes : int
-            Size of a result.
-        """
-        yield from _growing(wanted, most, "")
-
-    def up_to(self, key: int) -> str:
-        """Return the expression of the rows that may be found, up to a key."""
-        return f"key <= {key}"
-
-    @property
-    def expression(self) -> str:
-        """The expression of the rows that may be found; empty where it leaves nothing out."""
-        return ""
-
-
-class KeyFilter(AllKeys):
+class KeyFilter:
     """The rows that a filter leaves in, for a server.
 
     Parameters
@@ -73,29 +43,30 @@ class KeyFilter(AllKeys):
         self.is_negated = ways[1].cost < ways[0].cost
         self.terms = ways[self.is_negated]
 
-    def calls(self, n_queries: int, wanted: int, most: int, result_bytes: int) -> Iterator:
-        """Yield how many results to ask for and an expression, first, and while they do not do."""
-        among_all = min(math.ceil(wanted / self.share), most)
-        if not self.terms.are_few:
-            yield from _growing(among_all, most, "")
-            return
-        passed_over = n_queries * (among_all - wanted) * result_bytes
-        if among_all < most and passed_over < KEY_BYTES * self.terms.cost:
-            yield among_all, ""
-        yield from _growing(wanted, most, self.expression)
-
-    def up_to(self, key: int) -> str:
-        """Return the expression of the rows that may be found, up to a key."""
-        leading = super().up_to(key)
-        return f"({self.expression}) and {leading}" if self.expression else leading
+    @property
+    def is_short(self) -> bool:
+        """Whether there is an expression that says what is left in."""
+        return 0 < self.terms.cost <= KEYS
 
     @cached_property
     def expression(self) -> str:
-        """The expression of the rows that may be found; empty where it would be long."""
-        if not self.terms.are_few:
+        """The expression; it is empty where it would be long, or nothing is left out."""
+        if not self.is_short:
             return ""
         text = str(self.terms)
         return f"not ({text})" if self.is_negated else text
+
+    def among_all(self, wanted: int) -> int:
+        """Return among how many results of all rows as many as are wanted should be left in."""
+        return math.ceil(wanted / self.share)
+
+    def costs_more_than(self, n_bytes: int) -> bool:
+        """Say whether the expression takes longer to read than so many bytes of results."""
+        return KEY_BYTES * self.terms.cost > n_bytes
+
+    def and_leading(self, expression: str) -> str:
+        """Return the expression with another that must hold too."""
+        return f"({self.expression}) and {expression}" if self.expression else expression
 
 
 class Terms:
@@ -120,7 +91,6 @@ class Terms:
         self.ranges = edges[ranges]
         self.n_keys = int(lengths.sum() - lengths[ranges].sum())
         self.cost = self.n_keys + KEYS_PER_RANGE * len(ranges)  # in keys that take as long
-        self.are_few = 0 < self.cost <= KEYS
 
     def __str__(self) -> str:
         rest, terms = self.mask.copy(), []
@@ -131,11 +101,3 @@ class Terms:
         if self.n_keys:
             terms.append(f"key in {self.keys[rest].tolist()}")
         return " or ".join(terms)
-
-
-def _growing(wanted: int, most: int, expression: str) -> Iterator:
-    """Yield ever larger numbers of results, the last of them `most`, with one expression."""
-    while wanted < most:
-        yield wanted, expression
-        wanted *= 4
-    yield most, expression
