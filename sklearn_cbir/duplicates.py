@@ -23,7 +23,7 @@ from sklearn_cbir._validation import (
     shortened,
     state_of_version,
 )
-from sklearn_cbir.descriptors import GISTDescriptor
+from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
 from sklearn_cbir.images._contents import first_equal, sizes_of
 from sklearn_cbir.images._faults import moved, row_of, with_others
@@ -38,7 +38,7 @@ IMAGES_AT_ONCE = 256  # that are described in one call of the descriptor
 MOST_PAIRS = 10**8  # that `leaks` lists
 FROM_PARTITION = ("labels_", "groups_")
 METRICS = ("cosine", "euclidean", "hamming")
-DESCRIPTORS: dict[str, Callable[[], Any]] = {"gist": GISTDescriptor}
+DESCRIPTORS: dict[str, Callable[[], Any]] = {"phash": PerceptualHash, "gist": GISTDescriptor}
 
 
 class NearDuplicates(ClusterMixin, BaseEstimator):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sklearn_cbir.datasets import make_shapes
-from sklearn_cbir.descriptors import (
-    GISTDescriptor,
+from sklearn_cbir.descriptors import GISTDescriptor
+from sklearn_cbir.descriptors._gist import (
     cell_averages,
     even_contrast,
     gabor_gains,

@@ -1,29 +1,23 @@
-"""Classical image descriptors: images to feature rows, without training."""
+"""GIST: the magnitudes of Gabor filters over the cells of a grid."""
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, gen_batches
 
 from sklearn_cbir._typing import ImagesLike
 from sklearn_cbir._validation import check_integer
+from sklearn_cbir.descriptors._descriptor import LUMINANCE, Descriptor, read_in_batches
 from sklearn_cbir.images import check_images
-from sklearn_cbir.images._readable import telling_all_faults
-
-__all__ = ["GISTDescriptor"]
 
 GRID = 4  # blocks along a side
 SCALES = 4
 ORIENTATIONS = 8
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue
-BATCH_PIXELS = 2**18  # bounds the memory of the filtered images of a batch
 
 
-class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class GISTDescriptor(Descriptor):
     """GIST: how strongly edges of each scale and orientation occur in each place.
 
     The mean magnitudes of 32 Gabor filters, 4 scales of 8 orientations, over
@@ -73,28 +67,6 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def __init__(self, image_size: int = 32) -> None:
         self.image_size = image_size
 
-    def fit(self, X: ImagesLike, y: object = None) -> Self:
-        """Check parameters and images; nothing is learned.
-
-        Parameters
-        ----------
-        X : images
-            Arrays (n, H, W) or (n, H, W, C) with C in 1, 3, 4, uint8 or float
-            in [0, 1]; a sequence of paths, encoded photos, PIL images or
-            arrays.
-
-        y : None
-            Not used.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        check_integer(self.image_size, "image_size", minimum=16)
-        check_images(X).check_readable()
-        return self
-
     def transform(self, X: ImagesLike) -> NDArray[np.float32]:
         """Return one feature row per image.
 
@@ -109,24 +81,16 @@ class GISTDescriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Mean magnitudes, by scale (finest first), orientation, row and
             column of the grid; in the order of `X`.
         """
-        size = check_integer(self.image_size, "image_size", minimum=16)
+        size = self._check()
         images = check_images(X)
         features = np.empty((len(images), self._n_features_out), dtype=np.float32)
-        with telling_all_faults(images):
-            for rows in gen_batches(len(images), max(1, BATCH_PIXELS // size**2)):
-                features[rows] = gist(images.read(rows, size) @ LUMINANCE)
+        for rows, pixels in read_in_batches(images, size):
+            features[rows] = gist(pixels @ LUMINANCE)
         return features
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
+    def _check(self) -> int:
+        """Return the checked size."""
+        return check_integer(self.image_size, "image_size", minimum=16)
 
     @property
     def _n_features_out(self) -> int:
