@@ -5,18 +5,17 @@ from contextlib import contextmanager
 from typing import Any, Literal, Self, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_cbir._labels import check_labels
 from sklearn_cbir._threads import slices
-from sklearn_cbir._typing import ImagesLike, Positions, Transformer
+from sklearn_cbir._typing import ImagesLike, LabelsLike, Positions, Transformer
 from sklearn_cbir._validation import (
-    as_numpy,
     check_choice,
-    check_not_masked,
     check_real,
     check_verbose,
     progress_bar,
@@ -181,7 +180,11 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         """
         check_verbose(self.verbose)
         self._check_distance()
-        partition, photos = (self._rows if is_feature_rows(X) else self._images)(X, files)
+        if is_feature_rows(X):
+            descriptor, partition, photos = None, *self._group_rows(X, files)
+        else:
+            descriptor, partition, photos = self._group_images(X, files)
+        self.descriptor_ = descriptor
         self._set_groups(partition)
         self._keep = None if photos is None else _largest_of_each(self.groups_, photos)
         return self
@@ -209,7 +212,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         """
         return self.fit(X, files=files).labels_
 
-    def leaks(self, groups: ArrayLike) -> Positions:
+    def leaks(self, groups: LabelsLike) -> Positions:
         """Return the pairs of photos of one group that are in different sets.
 
         Parameters
@@ -238,7 +241,11 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         sets = _check_sets(groups, len(self.partition_))
         _check_number_of_pairs(self.partition_, sets)
-        pairs = [_pairs_across(members, sets[members]) for members in self.groups_]
+        pairs = [
+            _pairs_across(members, sets[members])
+            for members in self.groups_
+            if (sets[members] != sets[members[0]]).any()
+        ]
         found = np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
         return found[np.lexsort((found[:, 1], found[:, 0]))]
 
@@ -274,7 +281,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         if self.metric is not None:
             check_choice(self.metric, "metric", METRICS)
 
-    def _rows(self, X: Any, files: ImagesLike | None) -> tuple[Positions, Images | None]:
+    def _group_rows(self, X: Any, files: ImagesLike | None) -> tuple[Positions, Images | None]:
         """Return the groups of 2-D rows, and the photos that they describe, if they are known."""
         if self.metric is None or self.radius is None:
             raise ValueError(
@@ -287,11 +294,10 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         validate_data(self, X, skip_check_array=True)
         photos = None if files is None else _check_files(files, len(rows))
         links = None if photos is None else (np.arange(len(rows)), self._first_equal(photos))
-        self.descriptor_ = None
         return self._grouped(rows, self.metric, self.radius, links=links), photos
 
-    def _images(self, X: Any, files: ImagesLike | None) -> tuple[Positions, Images]:
-        """Return the groups of images, and the photos whose sizes count."""
+    def _group_images(self, X: Any, files: ImagesLike | None) -> tuple[Any, Positions, Images]:
+        """Return what describes images, their groups, and the photos whose sizes count."""
         images = check_images(X)
         photos = images if files is None else _check_files(files, len(images))
         descriptor = _resolved(self.descriptor)
@@ -299,11 +305,13 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         distinct, place = np.unique(self._first_equal(photos), return_inverse=True)
         with telling_all_faults(images, progress=self.verbose > 0):
             of_X = _Selection(X, images)
-            self.descriptor_ = _fitted(descriptor, of_X, distinct)
-            forms = self._describe(of_X, distinct, metric)
+            descriptor = _fitted(descriptor, of_X, distinct)
+            forms = self._describe(descriptor, of_X, distinct, metric)
         metric = metric or _metric_of(forms)
         groups = self._grouped(forms[:, 0], metric, radius, forms if forms.shape[1] > 1 else None)
-        return groups[place], photos
+        for name in ("n_features_in_", "feature_names_in_"):  # of rows, in an earlier fit
+            vars(self).pop(name, None)
+        return descriptor, groups[place], photos
 
     def _distance_of(self, descriptor: Any) -> tuple[str | None, float]:
         """Return the distance and the radius, of the descriptor where they are not given."""
@@ -326,17 +334,17 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
             return first_equal(photos, progress=self.verbose > 0)
 
     def _describe(
-        self, of_X: "_Selection", positions: Positions, metric: str | None
+        self, descriptor: Any, of_X: "_Selection", positions: Positions, metric: str | None
     ) -> NDArray[Any]:
         """Return what describes some images, (n, n_forms, n_columns)."""
         blocks = [positions[part] for part in slices(len(positions), IMAGES_AT_ONCE)]
         described = Parallel(n_jobs=self.n_jobs, return_as="generator")(
-            delayed(_forms_of)(self.descriptor_, of_X.at(block), block) for block in blocks
+            delayed(_forms_of)(descriptor, of_X.at(block), block) for block in blocks
         )
         forms = []
         with progress_bar(len(positions), "Describing images", self.verbose > 0) as advance:
             for block, found in zip(blocks, cast("Iterable[NDArray[Any]]", described)):
-                forms.append(_check_forms(found, block, self.descriptor_, metric))
+                forms.append(_check_forms(found, block, descriptor, metric))
                 advance(len(block))
         return np.concatenate(forms)
 
@@ -511,24 +519,14 @@ def _largest_of_each(groups: list[Positions], photos: Images) -> NDArray[np.bool
 # Groups and sets ---------------------------------------------------------------------------------
 
 
-def _check_sets(groups: ArrayLike, n: int) -> Positions:
+def _check_sets(groups: LabelsLike, n: int) -> Positions:
     """Return the number of the set of every photo."""
-    check_not_masked(groups, "groups")
-    values = np.asarray(as_numpy(groups))
-    if values.shape != (n,):
+    sets = check_labels(groups, name="groups", n=n)
+    if sets.ndim != 1:
         raise ValueError(
-            f"groups has shape {values.shape}, but {n} photos were grouped. Pass one value per "
-            "photo, such as 'train' or 'test'."
+            f"groups has shape {sets.shape}. Pass one value per photo, such as 'train' or 'test'."
         )
-    missing = np.flatnonzero([value is None or value != value for value in values.tolist()])
-    if len(missing):
-        raise ValueError(
-            f"groups[{missing[0]}] is {values[missing[0]]}. Say which set every photo is in."
-        )
-    try:
-        return np.unique(values, return_inverse=True)[1]
-    except TypeError as error:
-        raise ValueError(f"groups must be of one type that sorts: {error}.") from error
+    return np.unique(sets, return_inverse=True)[1]
 
 
 def _check_number_of_pairs(partition: Positions, sets: Positions) -> None:

@@ -583,12 +583,14 @@ def test_an_error_names_all_photos_that_cannot_be_read(n_jobs, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (["train"], r"groups has shape \(1,\), but 2 photos were grouped"),
+        (["train"], "2 rows in X, 1 labels in groups"),
         ([["train", "test"]] * 2, r"groups has shape \(2, 2\)"),
-        ("train", r"groups has shape \(\)"),
+        (np.eye(2), r"groups has shape \(2, 2\)"),
+        ("train", "groups"),
+        (None, "groups is None"),
         ([0.0, np.nan], r"groups\[1\] is nan"),
-        (["train", None], r"groups\[1\] is None"),
-        (np.array(["train", 3], dtype=object), "groups must be of one type that sorts"),
+        (["train", None], r"groups\[1\] being None"),
+        (np.array(["train", 3], dtype=object), "groups mixes labels of the types"),
         (np.ma.masked_array([0, 1], [False, True]), "masked"),
     ],
 )
