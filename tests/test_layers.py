@@ -85,7 +85,7 @@ ENTERED_BY = {
     "images": TRAINING | {"descriptors", "onnx_extractor", "extraction", "duplicates", "display"},
     "losses": TRAINING,
     "backbones": TRAINING,
-    "codes": {"metrics", "index"},  # codes are counted by the loops that search them
+    "codes": {"metrics", "index"},  # the loops that search codes count them, and leave some out
     "metrics": {"index", "model_selection"},  # who score
     "index": {"neighbors", "duplicates"},  # the faces of the engines
 }

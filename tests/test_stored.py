@@ -21,7 +21,7 @@ METRICS = ["cosine", "euclidean"]
 def small_blocks(monkeypatch):
     """Several blocks of rows and of queries even for small galleries."""
     monkeypatch.setattr(_stored, "ROWS_AT_ONCE", 64)
-    monkeypatch.setattr(_stored, "QUERIES_AT_ONCE", 16)
+    monkeypatch.setattr("sklearn_cbir.index._exact.QUERIES_AT_ONCE", 16)
     monkeypatch.setattr("sklearn_cbir.index._exact.SIMILARITIES_AT_ONCE", 2**10)
 
 

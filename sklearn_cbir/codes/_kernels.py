@@ -1,6 +1,8 @@
 """Compiled loops over packed codes; imported when first needed.
 
-Galleries come word by word, shape (n_words, n), so that neighboring items lie side by side.
+Galleries come word by word, shape (n_words, n), so that neighboring items lie side by side. Some
+loops take `left_in`, one bit for each item that may be found, `LANES` to a word, from the lowest;
+without it all items may be, and nothing looks at it.
 """
 
 import numpy as np
@@ -154,8 +156,10 @@ def drop_far(items, distances, size, limit):
 
 
 @compiled
-def top_k(queries, gallery, k, begin, end, found_distances, found_items):
+def top_k(queries, gallery, k, begin, end, found_distances, found_items, left_in=None):
     """Write the k nearest of the items from `begin` to `end`, by distance and then by position.
+
+    Fewer are written if fewer are left in; `begin` is then a multiple of `LANES`.
 
     Per query, `limit` is the distance below which an item still changes the result: fewer than
     k items lie below it (`n_below`), at least k lie below or on it. Items come in order of their
@@ -184,6 +188,8 @@ def top_k(queries, gallery, k, begin, end, found_distances, found_items):
                     if row == 0:
                         prefetch_lanes(gallery, item + AHEAD)
                     mask = nearer_items(gallery, item, stop, queries, first + row, limit)
+                    if left_in is not None:
+                        mask &= left_in[item // LANES]
                     while mask:
                         candidate = item + trailing_zeros(mask)
                         mask &= mask - np.uint64(1)
@@ -217,24 +223,29 @@ def top_k(queries, gallery, k, begin, end, found_distances, found_items):
 
 
 @compiled
-def count_within(queries, gallery, radius, counts):
+def count_within(queries, gallery, radius, counts, left_in=None):
     """Write how many items lie within `radius` of every query."""
     n = gallery.shape[1]
     for query in range(len(queries)):
         count = 0
         for item in range(0, n, LANES):
-            count += popcount(nearer_items(gallery, item, n, queries, query, radius + 1))
+            mask = nearer_items(gallery, item, n, queries, query, radius + 1)
+            if left_in is not None:
+                mask &= left_in[item // LANES]
+            count += popcount(mask)
         counts[query] = count
 
 
 @compiled
-def list_within(queries, gallery, radius, starts, found_distances, found_items):
+def list_within(queries, gallery, radius, starts, found_distances, found_items, left_in=None):
     """Write the items within `radius` of query i, by position, from ``starts[i]`` on."""
     n = gallery.shape[1]
     for query in range(len(queries)):
         place = starts[query]
         for item in range(0, n, LANES):
             mask = nearer_items(gallery, item, n, queries, query, radius + 1)
+            if left_in is not None:
+                mask &= left_in[item // LANES]
             while mask:
                 candidate = item + trailing_zeros(mask)
                 mask &= mask - np.uint64(1)

@@ -23,6 +23,8 @@ Counted: TypeAlias = NDArray[np.int32]  # differing bits
 
 # Pairs whose intermediate results (8 bytes each) the numpy routes hold at once.
 PAIRS_AT_ONCE = 2**20
+# A distance that no codes have.
+FURTHER = np.iinfo(np.int32).max
 # Below this, starting a second thread costs more than it saves.
 PAIRS_PER_THREAD = 5e7
 # Pieces that work is divided into at least, so that no thread waits long for the last.
@@ -113,42 +115,71 @@ def hamming_top_k(queries: ArrayLike, gallery: ArrayLike, k: int) -> tuple[Count
     k = check_integer(k, "k", minimum=1)
     if k > n:
         raise ValueError(f"k={k} is more than the {n} codes of the gallery.")
+    return nearest_codes(queries, gallery, k)
+
+
+def nearest_codes(
+    queries: PackedCodes, gallery: PackedCodes, k: int, left_in: PackedCodes | None = None
+) -> tuple[Counted, Positions]:
+    """Answer `hamming_top_k`, of codes of which some may be left out.
+
+    `left_in` has one bit for each code that may be found, 64 to a word, from the lowest. There are
+    at least `k` of them.
+    """
+    n = len(gallery)
     distances = np.empty((len(queries), k), dtype=np.int32)
     indices = np.empty((len(queries), k), dtype=np.int64)
     compiled = kernels()
     if compiled is None:
+        numbers = np.arange(n) if left_in is None else _positions_left(left_in, n)
+        codes = gallery if left_in is None else gallery[numbers]
         for rows in _query_blocks((len(queries), n)):
             # One integer that sorts by distance, then by row.
-            keys = measure(queries[rows], gallery) * np.int64(n) + np.arange(n)
+            keys = measure(queries[rows], codes) * np.int64(n) + numbers
             nearest = np.sort(np.partition(keys, k - 1, axis=1)[:, :k], axis=1)
             distances[rows], indices[rows] = np.divmod(nearest, n)
         return distances, indices
     by_query, by_word = layout(queries, gallery)
     n_wanted = len(queries) * n / PAIRS_PER_THREAD
-    step = _piece(n, len(queries))
+    step = -(-_piece(n, len(queries)) // WORD) * WORD
     if n_wanted >= 2 and len(queries) < PIECES and 4 * k <= step:  # few queries, many codes
         parts = list(
             in_threads(
-                partial(_top_k_of, compiled, by_query, by_word, k), slices(n, step), n_wanted
+                partial(_top_k_of, compiled, by_query, by_word, k, left_in),
+                slices(n, step),
+                n_wanted,
             )
         )
         return _first_of(parts, k)
     run_in_threads(
         lambda rows: compiled.top_k(
-            by_query[rows], by_word, k, 0, n, distances[rows], indices[rows]
+            by_query[rows], by_word, k, 0, n, distances[rows], indices[rows], left_in
         ),
         (len(queries), n),
     )
     return distances, indices
 
 
+def _positions_left(left_in: PackedCodes, n: int) -> Positions:
+    """Return the rows of which the bits are ones."""
+    return np.flatnonzero(np.unpackbits(left_in.view(np.uint8), count=n, bitorder="little"))
+
+
 def _top_k_of(
-    compiled: ModuleType, by_query: PackedCodes, by_word: PackedCodes, k: int, part: slice
+    compiled: ModuleType,
+    by_query: PackedCodes,
+    by_word: PackedCodes,
+    k: int,
+    left_in: PackedCodes | None,
+    part: slice,
 ) -> tuple[Counted, Positions]:
-    """Return distances and rows of the nearest codes of a part of the gallery."""
+    """Return distances and rows of the nearest codes of a part of the gallery.
+
+    Where fewer than `k` are left in, what is missing is further than any code.
+    """
     shape = len(by_query), min(k, part.stop - part.start)
-    found = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int64)
-    compiled.top_k(by_query, by_word, shape[1], part.start, part.stop, *found)
+    found = np.full(shape, FURTHER, dtype=np.int32), np.empty(shape, dtype=np.int64)
+    compiled.top_k(by_query, by_word, shape[1], part.start, part.stop, *found, left_in)
     return found
 
 
@@ -192,9 +223,16 @@ def hamming_radius(
     [array([0, 1]), array([1, 0, 3])]
     """
     queries, gallery = _check_pair(queries, gallery)
+    return codes_within(queries, gallery, check_real(radius, "radius", minimum=0))
+
+
+def codes_within(
+    queries: PackedCodes, gallery: PackedCodes, radius: float, left_in: PackedCodes | None = None
+) -> tuple[list[Counted], list[Positions]]:
+    """Answer `hamming_radius`, of codes of which some may be left out, as in `nearest_codes`."""
     # No two codes differ in more bits than they have.
-    radius = int(min(check_real(radius, "radius", minimum=0), WORD * gallery.shape[1]))
-    counts, distances, indices = list_within(queries, gallery, radius)
+    radius = int(min(radius, WORD * gallery.shape[1]))
+    counts, distances, indices = list_within(queries, gallery, radius, left_in)
     ends = np.cumsum(counts)
     found_distances, found_indices = [], []
     for start, end in zip(ends - counts, ends):
@@ -300,24 +338,28 @@ def measure(queries: PackedCodes, gallery: PackedCodes) -> Counted:
     return distances
 
 
-def count_within(queries: PackedCodes, gallery: PackedCodes, radius: int) -> Positions:
+def count_within(
+    queries: PackedCodes, gallery: PackedCodes, radius: int, left_in: PackedCodes | None = None
+) -> Positions:
     """Return how many items lie within the radius of each query, (n_queries,)."""
     shape = len(queries), len(gallery)
     counts = np.zeros(len(queries), dtype=np.int64)
     compiled = kernels()
     if compiled is None:
+        codes = gallery if left_in is None else gallery[_positions_left(left_in, shape[1])]
         for rows in _query_blocks(shape):
-            counts[rows] = np.count_nonzero(measure(queries[rows], gallery) <= radius, axis=1)
+            counts[rows] = np.count_nonzero(measure(queries[rows], codes) <= radius, axis=1)
         return counts
     by_query, by_word = layout(queries, gallery)
     run_in_threads(
-        lambda rows: compiled.count_within(by_query[rows], by_word, radius, counts[rows]), shape
+        lambda rows: compiled.count_within(by_query[rows], by_word, radius, counts[rows], left_in),
+        shape,
     )
     return counts
 
 
 def list_within(
-    queries: PackedCodes, gallery: PackedCodes, radius: int
+    queries: PackedCodes, gallery: PackedCodes, radius: int, left_in: PackedCodes | None = None
 ) -> tuple[Positions, Counted, Positions]:
     """Return how many items lie within the radius of each query, their distances and rows."""
     shape = len(queries), len(gallery)
@@ -325,21 +367,23 @@ def list_within(
     if compiled is None:
         counts = np.zeros(len(queries), dtype=np.int64)
         distances, indices = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        numbers = np.arange(len(gallery)) if left_in is None else _positions_left(left_in, shape[1])
+        codes = gallery if left_in is None else gallery[numbers]
         for rows in _query_blocks(shape):
-            block = measure(queries[rows], gallery)
+            block = measure(queries[rows], codes)
             within = block <= radius
             counts[rows] = within.sum(axis=1)
             distances.append(block[within])
-            indices.append(np.nonzero(within)[1])
+            indices.append(numbers[np.nonzero(within)[1]])
         return counts, np.concatenate(distances), np.concatenate(indices)
-    counts = count_within(queries, gallery, radius)
+    counts = count_within(queries, gallery, radius, left_in)
     by_query, by_word = layout(queries, gallery)
     starts = np.cumsum(counts) - counts
     distances = np.empty(counts.sum(), dtype=np.int32)
     indices = np.empty(counts.sum(), dtype=np.int64)
     run_in_threads(
         lambda rows: compiled.list_within(
-            by_query[rows], by_word, radius, starts[rows], distances, indices
+            by_query[rows], by_word, radius, starts[rows], distances, indices, left_in
         ),
         shape,
     )

@@ -71,7 +71,7 @@ def _check_left(row_filter, k, excluded):
     if k > n - (excluded is not None):
         asks = ", of which a query is one and does not find itself" * (k == n)
         raise ValueError(
-            f"n_neighbors={k}, but where leaves in {n} of {len(row_filter.mask)} rows{asks}. Ask "
+            f"n_neighbors={k}, but where leaves in {n} of {row_filter.n_rows} rows{asks}. Ask "
             "for fewer, or leave more in."
         )
 

@@ -20,12 +20,15 @@ from sklearn_cbir.index._center import Center
 from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._engine import Engine, remembered
 from sklearn_cbir.index._growing import append, delete, with_room
+from sklearn_cbir.index._left_in import filtered_class
 from sklearn_cbir.index._nearly_equal import PAIRS_PER_NEIGHBOR, narrowed
 from sklearn_cbir.index._norms import half_squared_norms, is_zero, l2_normalize, safe_norms
 from sklearn_cbir.index._picking import Nearest, Within, finfo, first_of_ties, kth_bound, lowest
 from sklearn_cbir.index._prefilter import Prefilter
 from sklearn_cbir.index._rows import row_blocks
 
+# Queries that share one reading of rows that are long or not in memory, if the memory allows.
+QUERIES_AT_ONCE = 1024
 # Similarities held at once: they stay in the processor's cache.
 SIMILARITIES_AT_ONCE = 2**21
 # Numbers of float64 held at once where pairs are re-scored: they stay there too.
@@ -119,8 +122,8 @@ class ExactEngine(Engine):
         return self._over(*delete(self.rows, positions))
 
     def _left_in(self, row_filter):
-        """Return an engine over copies of the rows that a filter leaves in."""
-        return self._over(self.rows[row_filter.positions])
+        """Return an engine over the rows that a filter leaves in."""
+        return filtered_class(type(self)).of(self, row_filter)
 
     def _over(self, rows, room=None):
         """Return an engine like this one over other encoded rows, which have room behind them."""
@@ -202,6 +205,11 @@ class ExactEngine(Engine):
     def _prefilter(self):
         return Prefilter(self.rows)
 
+    def _screened(self, int8_rows, query):
+        """Return similarities of one query by an int8 copy, and how far they may be off."""
+        product, margin = int8_rows.multiply(query[0])
+        return self._from_product(product, slice(None)), margin
+
     def query_radius(self, queries, radii):
         """Return lists of the distances and positions of all rows within each query's radius."""
         which, found, rescored = self.within(queries, np.broadcast_to(radii, len(queries)))
@@ -262,16 +270,25 @@ class ExactEngine(Engine):
         return self._from_difference(rows.astype(np.float64) - query)
 
     def _blocks(self, n_queries, k=1):
-        """Yield blocks of some hundred queries, more of them if the gallery is small."""
+        """Yield blocks of queries that share one reading of the rows.
+
+        They are some hundred, more if the gallery is small, or if reading it takes long.
+        """
         # A product of long rows copies its factors first, which pays for many queries at once.
-        at_once = 256 if self.rows.shape[1] < 256 else 1024
-        largest = max(at_once, SIMILARITIES_AT_ONCE // (2 * max(1, len(self))))
+        at_once = 256 if self.in_memory and self.rows.shape[1] < 256 else QUERIES_AT_ONCE
+        largest = at_once
+        if self.in_memory:
+            largest = max(at_once, SIMILARITIES_AT_ONCE // (2 * max(1, len(self))))
         n_columns = max(self._tile(at_once), k * BYTES_PER_PAIR // 16)
         return row_blocks(n_queries, n_columns, itemsize=32, largest=largest)
 
     def _tile(self, n_queries):
         """Return how many rows are compared at once."""
-        return min(len(self), max(1024, SIMILARITIES_AT_ONCE // n_queries))
+        tile = min(len(self), max(1024, SIMILARITIES_AT_ONCE // n_queries))
+        if self.in_memory:
+            return tile
+        budget = get_config()["working_memory"] * 2**20 / 4
+        return max(1, min(tile, int(budget // (self.rows.shape[1] * self.rows.itemsize))))
 
     def _rescored(self, queries, k=None, radii=None) -> Iterator[tuple]:
         """Yield blocks of queries, candidate pairs with their distances, and copies, if any.
@@ -414,7 +431,21 @@ class ExactEngine(Engine):
         return _largest_whole(self.rows)
 
     def _similarity(self, queries, part, memory=None):
-        """Return similarities of queries to a slice of the rows, (n_queries, n_rows)."""
+        """Return similarities of queries to a slice of the rows, (n_queries, n_rows).
+
+        Rows that are not in memory are read tile by tile.
+        """
+        if not self.in_memory:
+            start, stop, _ = part.indices(len(self))
+            tile = self._tile(max(1, len(queries)))
+            if stop - start > tile:
+                similarity = np.empty((len(queries), stop - start), dtype=self.rows.dtype)
+                for first in range(start, stop, tile):
+                    piece = slice(first, min(first + tile, stop))
+                    similarity[:, first - start : piece.stop - start] = self._similarity(
+                        queries, piece
+                    )
+                return similarity
         with np.errstate(over="ignore", invalid="ignore"):
             product = self._product(queries, part, memory)
         return self._from_product(product, part)

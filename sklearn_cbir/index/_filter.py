@@ -1,7 +1,6 @@
 """Which rows of a gallery a search may find: a filter, and what users give for one."""
 
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,45 +12,75 @@ from sklearn_cbir._validation import as_numpy, shortened
 from sklearn_cbir.index._rows import read_only
 
 BOOLS = (bool, np.bool_)
+WORD = 64
 
 
-@dataclass(frozen=True, eq=False)
 class RowFilter:
     """The rows of a gallery that are left in; they have positions there, and numbers among them.
 
-    Its length is the number of rows left in.
+    Its length is the number of rows left in. It holds one bit per row, and finds the number of a
+    position, and the position of a number, by counts of the bits before every word: a filter that
+    is seen for the first time costs far less than a search.
 
     Parameters
     ----------
     mask : ndarray of shape (n,), bool
-        Whether each row is left in; at least one is. It is never changed.
+        Whether each row is left in. It is copied.
     """
 
-    mask: NDArray[np.bool_]
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.n_rows = len(mask)
+        packed = np.packbits(mask, bitorder="little")
+        self.words = np.zeros(-(-self.n_rows // WORD), dtype="<u8")  # bit by bit, from the lowest
+        self.words.view(np.uint8)[: len(packed)] = packed
+        self._n_in_word = np.bitwise_count(self.words)
+        self._n_left = int(self._n_in_word.sum(dtype=np.int64))
 
     def __len__(self) -> int:
         return self._n_left
 
+    def is_like(self, other: "RowFilter") -> bool:
+        """Say whether another filter of the same gallery leaves the same rows in."""
+        return np.array_equal(self.words, other.words)
+
     @cached_property
-    def _n_left(self) -> int:
-        return int(np.count_nonzero(self.mask))
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether each row is left in, (n_rows,); it cannot be written."""
+        bits = np.unpackbits(self.words.view(np.uint8), count=self.n_rows, bitorder="little")
+        return read_only(bits.view(np.bool_))
 
     @cached_property
     def positions(self) -> Positions:
         """Positions of the rows that are left in, ascending, (n_left,); they cannot be written."""
         return read_only(np.flatnonzero(self.mask))
 
+    @cached_property
+    def _n_before(self):
+        """How many rows are left in before each word."""
+        return np.cumsum(self._n_in_word, dtype=np.int64) - self._n_in_word
+
     def numbers(self, positions: Positions) -> Positions:
         """Return the number of each position among those left in, -1 for what is left out.
 
         Position -1, which stands for no row, is left out.
         """
-        is_left = (positions >= 0) & self.mask[positions]
-        return np.where(is_left, self.positions.searchsorted(positions), -1)
+        place, bit = np.divmod(np.maximum(positions, 0), WORD)
+        words, bit = self.words[place], bit.astype(np.uint64)
+        one = np.uint64(1)
+        is_left = (positions >= 0) & ((words >> bit & one) == one)
+        numbers = self._n_before[place] + np.bitwise_count(words & ((one << bit) - one))
+        return np.where(is_left, numbers, -1)
 
     def at(self, numbers: Positions) -> Positions:
         """Return the position of each number among those left in."""
-        return self.positions[numbers]
+        if "positions" in vars(self) or numbers.size > len(self.words):
+            return self.positions[numbers]
+        place = self._n_before.searchsorted(numbers, side="right") - 1
+        words = np.ascontiguousarray(self.words[place])[..., None].view(np.uint8)
+        bits = np.unpackbits(words, axis=-1, bitorder="little")
+        rank = bits.cumsum(axis=-1, dtype=np.uint8)
+        wanted = (numbers - self._n_before[place] + 1)[..., None]
+        return place * WORD + (rank == wanted).argmax(axis=-1)
 
 
 def as_mask(where: Any, n: int) -> NDArray[np.bool_] | None:

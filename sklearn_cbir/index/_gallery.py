@@ -91,9 +91,9 @@ class Gallery(Kept):
         if mask is None:
             mask = np.zeros(len(self), dtype=bool)
             mask[self._find_to_leave_in(where)] = True
-        known = vars(self).get("_filter")
-        if known is None or not np.array_equal(known.mask, mask):
-            known = vars(self)["_filter"] = RowFilter(read_only(mask.copy()))
+        row_filter, known = RowFilter(mask), vars(self).get("_filter")
+        if known is None or not known.is_like(row_filter):
+            known = vars(self)["_filter"] = row_filter
         return known
 
     def _find_to_leave_in(self, where):

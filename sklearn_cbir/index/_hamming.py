@@ -12,7 +12,9 @@ from sklearn_cbir.codes import (
     pack_codes,
     unpack_codes,
 )
+from sklearn_cbir.codes._search import codes_within, nearest_codes
 from sklearn_cbir.index._engine import Engine
+from sklearn_cbir.index._left_in import Filtered
 
 WORD = 64
 
@@ -53,10 +55,14 @@ class HammingEngine(Engine):
         positions: list[Any] = [None] * len(queries)
         for radius in np.unique(np.floor(radii)):  # codes differ in whole numbers of bits
             rows = np.flatnonzero(np.floor(radii) == radius)
-            found = hamming_radius(queries[rows], self.rows, radius)
+            found = self._within(queries[rows], radius)
             for row, counted, near in zip(rows, *found):
                 distances[row], positions[row] = counted, near
         return distances, positions
+
+    def _within(self, queries, radius):
+        """Return lists of the distances and positions of all codes within one radius."""
+        return hamming_radius(queries, self.rows, radius)
 
     def distances(self, queries):
         """Return the distances to all codes, computed when they are asked for."""
@@ -74,9 +80,47 @@ class HammingEngine(Engine):
         return self._over(np.delete(self.rows, positions, axis=0))
 
     def _left_in(self, row_filter):
-        """Return an engine over copies of the codes that a filter leaves in."""
-        return self._over(self.rows[row_filter.positions])
+        """Return an engine over the codes that a filter leaves in."""
+        return FilteredHammingEngine.of(self, row_filter)
 
     def _over(self, rows):
         """Return an engine like this one over other codes."""
         return self._like(rows=np.asfortranarray(rows))
+
+
+class FilteredHammingEngine(Filtered, HammingEngine):
+    """Codes of another engine that a filter leaves in.
+
+    Few queries are compared with all codes, of which the loops leave the others out bit by bit.
+    """
+
+    queries_per_copy = 30
+    bytes_to_keep = np.inf  # codes are small
+
+    def query(self, queries, k):
+        """Return differing bits and numbers of the `k` nearest codes, both (n_queries, k)."""
+        self._keep_if_it_pays(len(queries))
+        if self.is_kept:
+            return super().query(queries, k)
+        distances, positions = nearest_codes(queries, self.whole.rows, k, self.row_filter.words)
+        return distances, self.row_filter.numbers(positions)
+
+    def _within(self, queries, radius):
+        """Return lists of the distances and numbers of all codes within one radius."""
+        self._keep_if_it_pays(len(queries))
+        if self.is_kept:
+            return super()._within(queries, radius)
+        words = self.row_filter.words
+        distances, positions = codes_within(queries, self.whole.rows, radius, words)
+        return distances, [self.row_filter.numbers(found) for found in positions]
+
+    def distances(self, queries):
+        """Return the distances to all codes that are left in."""
+        if not self.is_kept:
+            self._keep()
+        return super().distances(queries)
+
+    def _keep(self):
+        """Copy the codes for good, word by word."""
+        self.rows = np.asfortranarray(self.rows[:])
+        self.is_kept = True

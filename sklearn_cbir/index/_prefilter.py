@@ -48,11 +48,10 @@ class Prefilter:
 
         `query` has the shape (1, n_features); `error` is that of its similarities.
         """
-        int8_rows, many = self.int8_rows, len(self.rows) // 16  # many: as long to re-score as all
+        int8_rows, many = self.int8_rows, len(engine) // 16  # many: as long to re-score as all
         if int8_rows is None or k > many // 4:
             return None
-        product, margin = int8_rows.multiply(query[0])
-        similarity = engine._from_product(product, slice(None))
+        similarity, margin = engine._screened(int8_rows, query)
         if copies is not None:
             copies.leave_out(similarity)
         margin += error.astype(margin.dtype)

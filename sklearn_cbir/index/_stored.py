@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import get_config
 from sklearn.utils.validation import check_array
 
 from sklearn_cbir._kinds import Kept
@@ -19,7 +18,6 @@ from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._checking import check_finite
 from sklearn_cbir.index._engine import derived, remembered
 from sklearn_cbir.index._exact import (
-    BYTES_PER_PAIR,
     CosineEngine,
     EuclideanEngine,
     ExactEngine,
@@ -28,8 +26,6 @@ from sklearn_cbir.index._growing import append, delete, with_room
 from sklearn_cbir.index._norms import l2_normalize, row_max_abs, row_norms
 from sklearn_cbir.index._rows import row_blocks
 
-# Queries that share one reading of the rows, if the working memory allows.
-QUERIES_AT_ONCE = 1024
 ROWS_AT_ONCE = 2**14
 # Where the largest number of a gallery is put: 16 times larger ones still fit into half precision.
 HALF_EXPONENT = 12
@@ -69,6 +65,10 @@ class StoredRows(ABC):
     @abstractmethod
     def compared(self, rows: NDArray, part: Any) -> NDArray:
         """Turn rows of the store, which are `part` of it, into those that are compared."""
+
+    def read(self, positions):
+        """Return the rows at many positions, which are not looked at twice, as slices are not."""
+        return self.compared(self.store[positions], positions)
 
     def take(self, positions, axis):
         """Return the rows at `positions`, as an array's `take` along `axis` 0 does."""
@@ -179,11 +179,6 @@ class StoredEngine(ExactEngine):
             self.store.remove(positions), lambda norms, _: np.delete(norms, positions, axis=1)
         )
 
-    def _left_in(self, row_filter):
-        """Return an engine over the rows that a filter leaves in; a file is not read for it."""
-        positions = row_filter.positions
-        return self._with_store(self.store.only(positions), lambda norms, _: norms[:, positions])
-
     def _hold(self, store):
         self.store, self.rows = store, self.row_class(store, self.scale)
         return self
@@ -194,28 +189,6 @@ class StoredEngine(ExactEngine):
         if "norms" in vars(self.rows):
             engine.rows.norms = norms_after(self.rows.norms, engine.rows)
         return engine
-
-    def _blocks(self, n_queries, k=1):
-        """Yield blocks of many queries: all of a block share one reading of the rows."""
-        n_columns = max(self._tile(QUERIES_AT_ONCE), k * BYTES_PER_PAIR // 16)
-        return row_blocks(n_queries, n_columns, itemsize=32, largest=QUERIES_AT_ONCE)
-
-    def _tile(self, n_queries):
-        """Return how many rows are read and screened at once."""
-        budget = get_config()["working_memory"] * 2**20 / 4
-        fitting = int(budget // (self.rows.shape[1] * self.rows.itemsize))
-        return max(1, min(super()._tile(n_queries), fitting))
-
-    def _similarity(self, queries, part, memory=None):
-        """Return similarities to a slice of the rows: a tile of them, or all, tile by tile."""
-        n, tile = len(self), self._tile(max(1, len(queries)))
-        if part != slice(None) or n <= tile:
-            return super()._similarity(queries, part, memory)
-        similarity = np.empty((len(queries), n), dtype=self.rows.dtype)
-        for start in range(0, n, tile):
-            piece = slice(start, start + tile)
-            similarity[:, piece] = super()._similarity(queries, piece)
-        return similarity
 
 
 class StoredCosineEngine(StoredEngine, CosineEngine):
@@ -279,10 +252,6 @@ class HalfRows(Kept):
     def remove(self, positions):
         """Return a store without the rows at `positions`."""
         return self._with(*delete(self.values, positions))
-
-    def only(self, positions):
-        """Return a store of the rows at `positions`."""
-        return self._with(self.values[positions], None)
 
     def _halved(self, rows):
         return self._halve(rows, np.empty(rows.shape, dtype=np.float16))
@@ -419,10 +388,6 @@ class RowFile(Kept):
         rooms = vars(self).get("_rooms", (None, None))
         numbers, of_numbers = delete(self._numbers(), positions)
         return self._with(numbers, self.added, (of_numbers, rooms[1]))
-
-    def only(self, positions):
-        """Return a store of the rows at `positions`; nothing is read."""
-        return self._with(self._numbers()[positions], self.added, (None, None))
 
     def _numbers(self):
         return np.arange(self.file_shape[0]) if self.numbers is None else self.numbers
