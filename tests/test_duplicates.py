@@ -17,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import make_shapes
-from sklearn_cbir.descriptors import GISTDescriptor
+from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.images import ImageReadError, check_images
 from sklearn_cbir.index import _groups
@@ -239,8 +239,11 @@ def saved_again():
     return [file for path in PHOTOS for file in _variants(path)]
 
 
-def test_photos_saved_again_are_found(saved_again):
-    found = NearDuplicates("gist").fit(saved_again)
+@pytest.mark.parametrize(
+    ("descriptor", "kind"), [("phash", PerceptualHash), ("gist", GISTDescriptor)]
+)
+def test_photos_saved_again_are_found(descriptor, kind, saved_again):
+    found = NearDuplicates(descriptor).fit(saved_again)
     assert found.labels_.tolist() == np.repeat(np.arange(6), 5).tolist()
     # The original has the most pixels; what is as large has fewer bytes, or comes later.
     sizes = [len(file) for file in saved_again]
@@ -248,7 +251,7 @@ def test_photos_saved_again_are_found(saved_again):
         kept = group[found.keep_[group]]
         assert len(kept) == 1
         assert sizes[kept[0]] == max(sizes[i] for i in group[[0, 1, 3]])
-    assert isinstance(found.descriptor_, GISTDescriptor)
+    assert isinstance(found.descriptor_, kind)
 
 
 def _as_paths(files, folder):
@@ -321,6 +324,14 @@ def test_mirrored_photos_are_found_by_a_descriptor_that_gives_their_forms():
     )
     plain = NearDuplicates(FunctionTransformer(Halves().transform), radius=0)
     assert plain.fit(np.concatenate([left, mirrored])).labels_.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_turned_and_mirrored_photos_are_found_if_that_is_asked_for():
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS]
+    X = [*photos, photos[0][:, ::-1], np.rot90(photos[1]), np.rot90(photos[2], 3)[::-1]]
+    assert NearDuplicates().fit(X).groups_ == []
+    found = NearDuplicates(PerceptualHash(turned=True)).fit(X)
+    assert _listed(found.groups_) == [[0, 6], [1, 7], [2, 8]]
 
 
 def test_a_descriptor_that_is_fitted_is_used_as_it_is(fresh_count):
