@@ -40,7 +40,7 @@ from sklearn_cbir._validation import (
     progress_bar,
     state_of_version,
 )
-from sklearn_cbir.index._checking import ask, check_queries, check_radius
+from sklearn_cbir.index._checking import ask, check_queries, check_radius, check_uncut
 from sklearn_cbir.index._engines import (
     add_rows,
     check_engine_parameters,
@@ -669,7 +669,9 @@ class NeighborsRetriever(
 
         where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
             Rows of the gallery that may be found, as in `kneighbors`. No others are
-            ranked, or relevant.
+            ranked, or relevant. Searches over parameters cut a mask of the length of
+            their data to the queries of a fold, so a mask is refused if there are as
+            many queries as rows in the gallery; `evaluate` takes it.
 
         Returns
         -------
@@ -683,6 +685,7 @@ class NeighborsRetriever(
             If labels are missing or of another type than those of the gallery, or
             no query has anything relevant.
         """
+        self._check_uncut(X, where)
         values = self._per_query(X, y, ids, where, [self.scoring])[1][0]
         return mean_over_queries(values, sample_weight)
 
@@ -940,6 +943,11 @@ class NeighborsRetriever(
             for row, rows in enumerate(found):
                 found[row] = asked.row_filter.at(rows)
         return distances, found
+
+    def _check_uncut(self, X: ArrayLike | None, where: WhereLike | None) -> None:
+        """Raise if a search over parameters may have cut a mask to the queries of a fold."""
+        if X is not None and where is not None:
+            check_uncut(where, X, len(self._fitted()))
 
     def _per_query(
         self,

@@ -200,6 +200,20 @@ def test_gallery_is_searched_for_its_own_rows_without_themselves(files):
     assert display.right.tolist() == [[True], [True]]
 
 
+def test_only_rows_left_in_are_shown_each_as_its_own_image(files):
+    rows, mask = np.arange(6.0)[:, None], np.array([0, 0, 1, 1, 0, 1], dtype=bool)
+    retriever = NeighborsRetriever(metric="euclidean").fit(rows, GALLERY_LABELS, ids=files)
+    of_gallery = {"X": None, "queries": [0, 3]}
+    of_others = {"X": rows[[0, 3]], "ids": [files[0], files[3]], "images": files[:2]}
+    for where in (mask, {files[2], files[3], files[5]}):
+        for asked in (of_gallery, of_others):
+            display = RetrievalDisplay.from_estimator(
+                retriever, **asked, n_neighbors=2, where=where
+            )
+            results = [[shown_gray(ax) for ax in row[1:]] for row in display.axes_]
+            assert results == [[80, 120], [80, 200]]
+
+
 def test_refitted_search_over_pipelines_is_accepted(gallery):
     flat = FunctionTransformer(lambda X: X.reshape(len(X), -1).astype(float))
     pipe = make_pipeline(flat, NeighborsRetriever())
@@ -388,6 +402,19 @@ def test_curve_of_the_gallery_itself_leaves_every_row_out(vectors):
     display = PrecisionRecallDisplay.from_estimator(retriever, None)
     assert len(display.precision) == len(gallery) - 1
     assert display.mean_average_precision == pytest.approx(retriever.score())
+
+
+def test_curve_ranks_the_rows_left_in(vectors):
+    queries, y_queries, gallery, y = vectors
+    mask = np.arange(20) % 3 > 0
+    retriever = NeighborsRetriever(metric="euclidean").fit(gallery, y)
+    alone = NeighborsRetriever(metric="euclidean").fit(gallery[mask], y[mask])
+    display = PrecisionRecallDisplay.from_estimator(retriever, queries, y_queries, where=mask)
+    expected = PrecisionRecallDisplay.from_estimator(alone, queries, y_queries)
+    np.testing.assert_allclose(display.precision, expected.precision)
+    np.testing.assert_allclose(display.recall, expected.recall)
+    display = PrecisionRecallDisplay.from_estimator(retriever, None, where=mask)
+    assert display.mean_average_precision == pytest.approx(retriever.score(where=mask))
 
 
 def test_chance_is_the_precision_of_the_whole_gallery(vectors):

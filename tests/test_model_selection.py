@@ -333,7 +333,7 @@ def test_scorers_are_copied_with_their_requests(data, search):
         assert repr(copy) == repr(scorer) == "retrieval_scorer('recall@5', gallery='queries')"
         assert copy(search, X, y) == scorer(search, X, y)
         requests = copy.get_metadata_routing().score.requests
-        assert requests == {"sample_weight": None, "ids": "names"}
+        assert requests == {"sample_weight": None, "ids": "names", "where": None}
 
 
 # Errors

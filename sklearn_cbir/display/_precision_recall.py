@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from numpy.typing import ArrayLike
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sklearn_cbir._typing import Distances, Estimator, Floats, ImagesLike, LabelsLike
+from sklearn_cbir._typing import Distances, Estimator, Floats, ImagesLike, LabelsLike, WhereLike
 from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.display._sheet import GRAY, pyplot
 from sklearn_cbir.display._steps import split_steps
@@ -101,6 +101,7 @@ class PrecisionRecallDisplay:
         y: LabelsLike | None = None,
         *,
         ids: ArrayLike | None = None,
+        where: WhereLike | None = None,
         name: str | None = None,
         plot_chance_level: bool = False,
         ax: Axes | None = None,
@@ -124,6 +125,10 @@ class PrecisionRecallDisplay:
         ids : array-like of shape (n_samples,), default=None
             Ids of the queries. A query whose id the caller also gave to `fit`
             is left out of its own results.
+
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found, as in the `score` of a
+            `NeighborsRetriever`.
 
         name : str, default=None
             Name of the curve; None takes the class of the first step.
@@ -151,7 +156,8 @@ class PrecisionRecallDisplay:
         steps, retriever = split_steps(estimator)
         vectors: Any = X if X is None or steps is None else steps.transform(X)
         curve = _Curve()
-        average = retriever.evaluate(cast(Any, vectors), y, scoring=curve, ids=ids).score
+        vectors = cast(Any, vectors)
+        average = retriever.evaluate(vectors, y, scoring=curve, ids=ids, where=where).score
         if name is None:
             name = type(retriever if steps is None else steps[0]).__name__
         display = cls(curve.precision, curve.recall, mean_average_precision=average, name=name)

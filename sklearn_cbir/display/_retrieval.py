@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
-from sklearn_cbir._typing import Elements, Estimator, ImagesLike, Labels, LabelsLike, Positions
+from sklearn_cbir._typing import (
+    Elements,
+    Estimator,
+    ImagesLike,
+    Labels,
+    LabelsLike,
+    Positions,
+    WhereLike,
+)
 from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.display._sheet import Sheet, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
@@ -131,6 +139,7 @@ class RetrievalDisplay:
         n_queries: int = 5,
         n_neighbors: int = 5,
         ids: ArrayLike | None = None,
+        where: WhereLike | None = None,
         captions: Captions | None = None,
         ax: Axes | None = None,
     ) -> Self:
@@ -179,6 +188,10 @@ class RetrievalDisplay:
             is left out of its own results. Without `X`: ids of the gallery that are
             asked with.
 
+        where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
+            Rows of the gallery that may be found, as in the `kneighbors` of a
+            `NeighborsRetriever`.
+
         captions : sequence of {"label", "distance", "id"}, default=None
             As for `plot`.
 
@@ -204,7 +217,7 @@ class RetrievalDisplay:
             asked = retriever.ids_ if ids is None else ids
             asked = take_rows(asked, _chosen_rows(queries, n_queries, n_rows(asked)))
             rows = retriever._positions(asked)
-            distances, positions = retriever.kneighbors(None, n_neighbors, ids=asked)
+            distances, positions = retriever.kneighbors(None, n_neighbors, ids=asked, where=where)
             shown = _gallery_rows(gallery_images, retriever.ids_, rows)
             y = gallery_labels if y is None else y
         else:
@@ -214,7 +227,7 @@ class RetrievalDisplay:
             asked = take_rows(X, rows)
             vectors = asked if steps is None else steps.transform(asked)
             ids = None if ids is None else take_rows(ids, rows)
-            distances, positions = retriever.kneighbors(vectors, n_neighbors, ids=ids)
+            distances, positions = retriever.kneighbors(vectors, n_neighbors, ids=ids, where=where)
             shown = _query_rows(images, asked, rows)
         flat = positions.ravel()
         display = cls(

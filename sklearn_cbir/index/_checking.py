@@ -8,12 +8,12 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import check_array
+from sklearn.utils.validation import _num_samples, check_array
 
 from sklearn_cbir._typing import Positions
 from sklearn_cbir._validation import as_numpy, check_not_masked, shortened, warn_user
 from sklearn_cbir.index._engine import Engine
-from sklearn_cbir.index._filter import RowFilter
+from sklearn_cbir.index._filter import RowFilter, as_mask
 
 FLOATS = (np.float64, np.float32)
 NAMES_AT_MOST = 5  # in a message
@@ -73,6 +73,21 @@ def _check_left(row_filter, k, excluded):
         raise ValueError(
             f"n_neighbors={k}, but where leaves in {n} of {row_filter.n_rows} rows{asks}. Ask "
             "for fewer, or leave more in."
+        )
+
+
+def check_uncut(where: Any, X: Any, n: int) -> None:
+    """Raise if `where` may be a mask of queries instead of the `n` rows of a gallery.
+
+    In a search over parameters, scikit-learn cuts what is routed to `score` and has the length of
+    the data to the queries of a fold. A mask that was cut tells only by its length, and not even
+    by that where a fold has as many queries as its gallery has rows.
+    """
+    if _num_samples(X) == n and as_mask(where, n) is not None:
+        raise ValueError(
+            f"where is a mask of {n} bools, and there are {n} queries and {n} rows in the gallery: "
+            "it could be one of the queries, to which a search over parameters cuts it. Give ids "
+            "of the gallery instead, or call evaluate."
         )
 
 

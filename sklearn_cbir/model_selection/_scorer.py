@@ -3,15 +3,24 @@
 from typing import Any, Literal, Self, cast
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import _num_samples
 
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._typing import Floats, ImagesLike, LabelsLike, Metric, Sliced
+from sklearn_cbir._typing import (
+    Floats,
+    IdsLike,
+    ImagesLike,
+    LabelsLike,
+    Metric,
+    Sliced,
+    WhereLike,
+)
 from sklearn_cbir._validation import as_numpy, check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import evaluate, mean_over_queries, parse_metric
@@ -43,12 +52,18 @@ def retrieval_scorer(
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, *, sample_weight=None, ids=None)``; it can be
-        pickled and has `set_score_request` for metadata routing. `estimator` is a
+        ``scorer(estimator, X, y, *, sample_weight=None, ids=None, where=None)``; it can
+        be pickled and has `set_score_request` for metadata routing. `estimator` is a
         pipeline that ends in a `NeighborsRetriever`, or that alone. With
         ``gallery="queries"`` it may also be any fitted transformer, whose output is
         then compared by Hamming distance (codes of type uint8 or bool) or else by
         cosine. `ids` leave a query out of its own results in the fitted gallery.
+
+        `where` says which rows of the gallery may be found. For the fitted gallery it
+        is what `NeighborsRetriever.score` takes, a mask or ids; searches do not cut it
+        to the gallery of a fold. With ``gallery="queries"`` it is a mask of the
+        queries, one bool for each row of `X`, which searches cut as they cut `X`; all
+        rows are queries.
 
     Raises
     ------
@@ -79,7 +94,7 @@ class _RetrievalScorer:
         parse_metric(metric)
         self.metric = metric
         self.gallery = check_choice(gallery, "gallery", GALLERIES)
-        self._requests = {"sample_weight": None, "ids": None}
+        self._requests = {"sample_weight": None, "ids": None, "where": None}
 
     def __repr__(self) -> str:
         return f"retrieval_scorer({self.metric!r}, gallery={self.gallery!r})"
@@ -91,26 +106,33 @@ class _RetrievalScorer:
         y: LabelsLike,
         *,
         sample_weight: ArrayLike | None = None,
-        ids: ArrayLike | None = None,
+        ids: IdsLike | None = None,
+        where: WhereLike | None = None,
     ) -> float:
         rows, retriever = _embed(estimator, X)
         if self.gallery == "queries":
-            return self._score_queries(rows, y, retriever, sample_weight)
+            return self._score_queries(rows, y, retriever, sample_weight, where)
         if retriever is None:
             raise ValueError(
                 f"gallery='fitted' needs a fitted NeighborsRetriever as the last step, not "
                 f"{type(estimator).__name__}. Add one, or use gallery='queries'."
             )
-        return retriever.evaluate(rows, y, sample_weight, scoring=self.metric, ids=ids).score
+        retriever._check_uncut(rows, where)
+        options: dict[str, Any] = {"scoring": self.metric, "ids": ids, "where": where}
+        return retriever.evaluate(rows, y, sample_weight, **options).score
 
     def set_score_request(
-        self, *, sample_weight: bool | str | None = None, ids: bool | str | None = None
+        self,
+        *,
+        sample_weight: bool | str | None = None,
+        ids: bool | str | None = None,
+        where: bool | str | None = None,
     ) -> Self:
-        """Say whether metadata routing passes `sample_weight` and `ids` on.
+        """Say whether metadata routing passes `sample_weight`, `ids` and `where` on.
 
         Parameters
         ----------
-        sample_weight, ids : bool, str or None
+        sample_weight, ids, where : bool, str or None
             As in scikit-learn: whether to pass it on, or under which name it comes.
 
         Returns
@@ -118,7 +140,7 @@ class _RetrievalScorer:
         callable
             The scorer itself.
         """
-        self._requests = {"sample_weight": sample_weight, "ids": ids}
+        self._requests = {"sample_weight": sample_weight, "ids": ids, "where": where}
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
@@ -133,21 +155,31 @@ class _RetrievalScorer:
         return True
 
     def _score_queries(
-        self, rows: Any, y: LabelsLike, retriever: Any, sample_weight: ArrayLike | None
+        self,
+        rows: Any,
+        y: LabelsLike,
+        retriever: Any,
+        sample_weight: ArrayLike | None,
+        where: WhereLike | None,
     ) -> float:
         """Search the queries among themselves, each left out of its own results."""
+        mask = None if where is None else _check_mask(where, _num_samples(rows))
         if retriever is not None:
             alone = retriever._alone().fit(rows, y)
-            return alone.evaluate(None, y, sample_weight, scoring=self.metric).score
-        distances = _distances(rows)
-        n_queries = distances.shape[0]
-        y, own = check_labels(y, n=n_queries), np.arange(n_queries)
+            return alone.evaluate(None, y, sample_weight, scoring=self.metric, where=mask).score
+        distances = _distances(rows, mask)
+        y = check_labels(y, n=distances.shape[0])
+        own = np.arange(len(y))  # column of each query
+        y_gallery = y
+        if mask is not None:
+            y_gallery, own = y[mask], np.where(mask, np.cumsum(mask) - 1, -1)
         function = parse_metric(self.metric)[0]
         if is_own(function):
-            values = evaluate_each([function], y, y, distances, own)[0]
+            values = evaluate_each([function], y, y_gallery, distances, own)[0]
             return mean_over_queries(values, sample_weight)
-        check_callable(function, exclude=own, sample_weight=sample_weight)
-        mean = evaluate(self.metric, y, y, distances, exclude=own, sample_weight=sample_weight)
+        options: dict[str, Any] = {"exclude": own, "sample_weight": sample_weight}
+        check_callable(function, **options)
+        mean = evaluate(self.metric, y, y_gallery, distances, **options)
         return cast(float, mean)  # without per_query
 
 
@@ -175,8 +207,24 @@ def _unwrapped(estimator: Any) -> Any:
             return estimator
 
 
-def _distances(rows: Any) -> Sliced:
-    """Return the distances of rows among themselves, to be computed block by block."""
+def _check_mask(where: Any, n_queries: int) -> NDArray[np.bool_]:
+    """Return the mask of the queries that may be found among themselves."""
+    mask = np.asarray(as_numpy(where, "where"))
+    if mask.dtype != bool or mask.shape != (n_queries,):
+        raise ValueError(
+            f"where is {mask.dtype} of shape {mask.shape}. With gallery='queries' it is a mask of "
+            f"one bool for each of the {n_queries} queries, which have no ids in a gallery."
+        )
+    if not mask.any():
+        raise ValueError(
+            f"where leaves nothing to search: it is False for all {n_queries} queries. In a "
+            "search, each test fold needs rows that may be found."
+        )
+    return mask
+
+
+def _distances(rows: Any, mask: NDArray[np.bool_] | None) -> Sliced:
+    """Return the distances of rows to those in a mask, or to all, computed block by block."""
     if sparse.issparse(rows):
         raise ValueError(
             f"The estimator's transform gave a sparse matrix of shape {rows.shape}. Retrieval "
@@ -185,17 +233,17 @@ def _distances(rows: Any) -> Sliced:
     rows = np.asarray(as_numpy(rows, "transform(X)"))
     if rows.dtype in (np.uint8, bool):
         packed = pack_codes(rows)
-        return HammingDistances(packed, packed)
-    return _CosineDistances(rows)
+        return HammingDistances(packed, packed if mask is None else packed[mask])
+    return _CosineDistances(rows, mask)
 
 
 class _CosineDistances:
-    """Cosine distances of rows among themselves, computed when rows are asked for.
+    """Cosine distances of rows to those in a mask, or to all, computed when they are asked for.
 
     In float64: single precision cannot tell rows apart that training has drawn together.
     """
 
-    def __init__(self, rows: np.ndarray) -> None:
+    def __init__(self, rows: np.ndarray, mask: NDArray[np.bool_] | None = None) -> None:
         if rows.ndim != 2 or rows.dtype.kind not in "iuf" or not rows.shape[1]:
             raise ValueError(
                 f"The estimator's transform gave {rows.dtype} of shape {rows.shape}. Retrieval "
@@ -212,11 +260,11 @@ class _CosineDistances:
         rows /= np.where(peaks > 0, peaks, 1)  # squares can neither over- nor underflow now
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         self.rows = rows / np.where(norms > 0, norms, 1)
-        self.shape = len(rows), len(rows)
         # A product may round the distances of equal rows differently.
         as_bytes = (self.rows + 0.0).view(f"V{8 * rows.shape[1]}").ravel()  # -0.0 equals 0.0
-        _, first, self.place = np.unique(as_bytes, return_index=True, return_inverse=True)
-        self.different = self.rows[first]
+        _, first, place = np.unique(as_bytes, return_index=True, return_inverse=True)
+        self.different, self.place = self.rows[first], place if mask is None else place[mask]
+        self.shape = len(rows), len(self.place)
 
     def __getitem__(self, rows: slice) -> Floats:
         distances = np.clip(1 - self.rows[rows] @ self.different.T, 0, 2)

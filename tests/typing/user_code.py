@@ -346,6 +346,8 @@ def rank_by_my_own(y: Ints, z: Ints, distances: Floats) -> Floats:
 def search_my_way(X: Floats) -> None:
     NeighborsRetriever(rerank=keep_the_order, scoring=rank_by_my_own).fit(X)
     assert_type(retrieval_scorer(rank_by_my_own)(NeighborsRetriever(), X, X), float)
+    scorer = retrieval_scorer("map", gallery="queries").set_score_request(where=True)
+    assert_type(scorer(NeighborsRetriever(), X, X, where=X[:, 0] > 0), float)
 
 
 def search_codes(codes: NDArray[np.uint8]) -> None:
@@ -476,7 +478,7 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
     retriever = NeighborsRetriever().fit(X, y)
     save(retriever, path)
     load(path).predict(X)
-    display = RetrievalDisplay.from_estimator(retriever, X, y, images=images)
+    display = RetrievalDisplay.from_estimator(retriever, X, y, images=images, where=["a"])
     assert_type(display, RetrievalDisplay)
     curve = PrecisionRecallDisplay.from_predictions(y, y, X, name="mine")
     assert_type(curve, PrecisionRecallDisplay)
