@@ -54,7 +54,7 @@ class GISTDescriptor(Descriptor):
     """
 
     # Distance and radius within which photos are the same, for `NearDuplicates`.
-    near_duplicates: ClassVar[tuple[str, float]] = ("cosine", 0.05)
+    near_duplicates: ClassVar[tuple[str, float]] = ("cosine", 0.035)
 
     if TYPE_CHECKING:
 

@@ -85,7 +85,7 @@ class PerceptualHash(Descriptor):
     """
 
     # Distance and radius within which photos are the same, for `NearDuplicates`.
-    near_duplicates: ClassVar[tuple[str, float]] = ("hamming", 29)
+    near_duplicates: ClassVar[tuple[str, float]] = ("hamming", 30)
 
     if TYPE_CHECKING:
 
