@@ -41,8 +41,8 @@ def exact(rows):
 
 def test_more_neighbors_than_the_graph_finds_surely_are_found_exactly(rows, queries, exact):
     class Hasty(_nndescent.NNDescentEngine):
-        def _enough(self, queries, k):
-            return super()._enough(queries, k) if k == 10 else (1, 0.5)
+        def _enough(self, queries, k, nearest):
+            return super()._enough(queries, k, nearest) if k == 10 else (1, 0.5)
 
     engine = Hasty("cosine", random_state=0).build(rows)
     assert engine.reach == 11

@@ -5,6 +5,9 @@ repeated or removed rows is answered exactly. A few rows are held out of the ind
 told which share of the true neighbors it finds: the recall probe. Rows that are added later are
 searched exactly beside the index, until they are many, and so is the probe, where the index takes
 no more.
+
+Where a filter leaves in most rows, the index is asked for more of them, and what is left out is
+dropped. How many more the probe says: as many as are found surely, whichever of them are left in.
 """
 
 import warnings
@@ -15,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._copies import Copies
 from sklearn_cbir.index._engine import Engine, derived, remembered
 from sklearn_cbir.index._exact_engines import EXACT
+from sklearn_cbir.index._filter import RowFilter
 
 # Fewer rows are searched exactly: comparing them all is faster than any index.
 ROWS_AT_LEAST = 1000
@@ -27,6 +32,10 @@ PROBE_ROWS = 200
 STALE = 0.05
 # So many neighbors are looked for in the index if fewer are the rule, for re-rankers above all.
 NEIGHBORS = 128
+# The most that the index is asked for to find those that a filter leaves in.
+MOST_TO_FILTER = 256
+# So many times as much is asked for where too little of it was left in, or searched to be sure.
+MORE = 4
 # Products of numbers below which a second thread costs more than it saves.
 PRODUCTS_PER_THREAD = 5e8
 Z_95 = 1.64  # one-sided 95 % quantile of the normal distribution
@@ -43,7 +52,8 @@ class ApproximateEngine(Engine):
     A subclass owes `algorithm`; `neighbors_limit`, beyond which it is faster to compare all rows;
     `ef_searches`, how much to search, ascending, of which the first that reaches the target is
     taken (the size of the candidate list of a graph: efSearch; lists to scan: nprobe); and the
-    methods that are abstract here.
+    methods that are abstract here. `rows_per_neighbor` may be measured: how many rows are compared
+    in the time that the index takes for one neighbor more.
     """
 
     metrics = ("cosine", "euclidean")
@@ -62,6 +72,8 @@ class ApproximateEngine(Engine):
         "ef_search",
         "widest",
         "reach",
+        "filter_reach",
+        "filter_ef_search",
     )
     renamed: ClassVar = {
         "members": "indexed",
@@ -74,6 +86,9 @@ class ApproximateEngine(Engine):
     algorithm: str
     neighbors_limit: int
     ef_searches: tuple[float, ...]
+    rows_per_neighbor: float = 100
+    # What earlier versions saved was not probed for filters, which are answered exactly there.
+    filter_reach: int = 0
     skips_removed = False  # whether `_ask` returns no row that was removed
     # Positions of rows that repeat an earlier one, which is indexed for all, and its position.
     copies: Any = ()
@@ -158,7 +173,7 @@ class ApproximateEngine(Engine):
         positions, lacking = self._from_index(index, queries, k, ef_search)
         which, column = np.nonzero(positions >= 0)
         distances = np.full(positions.shape, np.inf)
-        distances[which, column] = self.exact.rescore(queries, which, positions[which, column])
+        distances[which, column] = self._rescore(queries, which, positions[which, column])
         distances, positions = self._with_unindexed(queries, k, distances, positions)
         order = np.lexsort((positions, distances), axis=1)[:, :k]
         distances = np.take_along_axis(distances, order, axis=1)
@@ -168,6 +183,10 @@ class ApproximateEngine(Engine):
         if lacking.any():
             distances[lacking], positions[lacking] = self.exact.query(queries[lacking], k)
         return distances, positions
+
+    def _rescore(self, queries, which, positions, /):
+        """Return the exact distances of the pairs ``(queries[which], rows[positions])``."""
+        return self.exact.rescore(queries, which, positions)
 
     def add(self, rows):
         """Return an engine with `rows` appended, beside the index until it is built again."""
@@ -189,8 +208,10 @@ class ApproximateEngine(Engine):
         return self._over(exact, indexed, unindexed[unindexed >= 0], **changes)
 
     def _left_in(self, row_filter):
-        """Return an exact engine over the rows that a filter leaves in."""
-        return self.exact.filtered(row_filter)
+        """Return an engine over the rows that a filter leaves in, by the index where it may pay."""
+        if not len(self.indexed) or not self.filter_reach:
+            return self.exact.filtered(row_filter)
+        return FilteredIndex(self, row_filter)
 
     @remembered
     def _copies(self):
@@ -253,11 +274,14 @@ class ApproximateEngine(Engine):
     def _measure_recall(self, queries):
         """Search more until enough neighbors of rows that are not indexed are found."""
         k, widest = min(self.n_neighbors, self.most_neighbors - 1), self.most_neighbors - 1
-        self.ef_search, self.recall = self._enough(queries, k)
-        ef_search, recall = self._enough(queries, widest)
+        most_to_filter = self._most_to_filter(k)
+        nearest = self.exact.query(queries, max(widest, most_to_filter) + 1)[0]
+        self.ef_search, self.recall = self._enough(queries, k, nearest)
+        ef_search, recall = self._enough(queries, widest, nearest)
         self.widest = widest, ef_search
         # More neighbors than are asked for as a rule are found as surely, or exactly.
         self.reach = self.most_neighbors if recall >= self.recall_target else k + 1
+        self._measure_filter_reach(queries, k, nearest[:, : most_to_filter + 1])
         if self.recall < self.recall_target:
             warnings.warn(
                 f"algorithm={self.algorithm!r} finds {self.recall:.3f} of the true {k} nearest "
@@ -267,18 +291,63 @@ class ApproximateEngine(Engine):
                 stacklevel=6,
             )
 
-    def _enough(self, queries, k):
-        """Return the least that finds enough of the `k` nearest rows, and the share it finds."""
-        furthest, enough = self.exact.query(queries, k + 1)[0][:, -1:], (0.0, 0.0)
+    def _enough(self, queries, k, nearest):
+        """Return the least that finds enough of the `k` nearest rows, and the share it finds.
+
+        `nearest` holds true distances, the row itself before them, (n_queries, k + 1 at least).
+        """
+        furthest, enough = nearest[:, k, None], (0.0, 0.0)
         for ef_search in self.ef_searches:
             distances = self._query(queries, k + 1, ef_search)[0]  # the row itself among them
             shares = (np.count_nonzero(distances <= furthest, axis=1) - 1) / k
             enough = ef_search, float(shares.mean())
-            # Reached by chance, the target would be missed by other queries.
-            margin = Z_95 * shares.std() / np.sqrt(len(shares))
-            if enough[1] - margin >= self.recall_target:
+            if self._are_enough(shares):
                 break
         return enough
+
+    def _are_enough(self, shares):
+        """Say whether the shares that were found, one per query, reach the target."""
+        # Reached by chance, the target would be missed by other queries.
+        margin = Z_95 * shares.std() / np.sqrt(len(shares))
+        return shares.mean() - margin >= self.recall_target
+
+    def _most_to_filter(self, k):
+        """Return up to how many neighbors filters may ask for; 0 where the index never pays."""
+        most = min(MOST_TO_FILTER, self.neighbors_limit, len(self) - 1)
+        least = 2 * k  # which is asked for where a filter leaves in nearly all rows
+        return most if most >= least and least * self.rows_per_neighbor < len(self) else 0
+
+    def _measure_filter_reach(self, queries, k, nearest):
+        """Find of how many neighbors the last `k` are found as surely as the first.
+
+        A filter may leave in any of so many. `nearest` holds their true distances, the row itself
+        before them, (n_queries, most + 1).
+        """
+        self.filter_reach, self.filter_ef_search = 0, self.ef_search
+        most = nearest.shape[1] - 1
+        if not most:
+            return
+        least, largest = self.ef_search, MORE * self.ef_search
+        for ef_search in (step for step in self.ef_searches if least <= step <= largest):
+            reach = 0
+            for n in _doubled(2 * k, most):
+                if not self._are_enough(self._shares_of_last(queries, n, k, nearest, ef_search)):
+                    break
+                reach = n
+            if reach > self.filter_reach:
+                self.filter_reach, self.filter_ef_search = reach, ef_search
+            if reach == most:
+                break
+
+    def _shares_of_last(self, queries, n, k, nearest, ef_search):
+        """Return which share of the last `k` of `n` neighbors is found, (n_queries,)."""
+        before, last = nearest[:, n - k, None], nearest[:, n, None]
+        found = self._query(queries, n + 1, ef_search)[0]
+        n_true, n_found = (
+            np.count_nonzero((before < distances) & (distances <= last), axis=1)
+            for distances in (nearest, found)
+        )
+        return np.where(n_true, np.minimum(n_found / np.maximum(n_true, 1), 1), 1)
 
     def _ef_search_for(self, k):
         """Return how much to search for `k` neighbors, the query itself perhaps among them."""
@@ -288,7 +357,7 @@ class ApproximateEngine(Engine):
         share = np.log(k / self.n_neighbors) / np.log(widest / self.n_neighbors)
         return max(self.ef_search, self.ef_search + share * (ef_search - self.ef_search))
 
-    def _from_index(self, index, queries, k, ef_search):
+    def _from_index(self, index, queries, k, ef_search, /):
         """Return positions of what the index finds, -1 for nothing, and which answers lack rows.
 
         Positions are (n_queries, n_found), n_found at least `k`.
@@ -350,3 +419,112 @@ class ApproximateEngine(Engine):
 
         Distances are infinite where nothing was found.
         """
+
+
+class FilteredIndex(ApproximateEngine):
+    """Rows that a filter leaves in, numbered among them, found by the index of all rows.
+
+    The index is asked for more than is wanted, and what the filter leaves out is dropped; queries
+    of which too little is left ask for more again, or exactly. To search on until enough is found
+    would take less time and promise nothing: if all that is near a query is left out, what an
+    index meets behind it is a matter of luck. Up to `filter_reach` neighbors, the last are found as
+    surely as the first, and so it does not matter which of them are left in.
+
+    Parameters
+    ----------
+    whole : ApproximateEngine
+        An engine over all rows that has an index.
+
+    row_filter : RowFilter
+        The rows that are left in.
+    """
+
+    lock = ProcessLock()
+
+    def __init__(self, whole: ApproximateEngine, row_filter: RowFilter):
+        self.whole, self.row_filter = whole, row_filter
+        self.algorithm, self.indexed, self.recall = whole.algorithm, whole.indexed, whole.recall
+        self._heirs = None  # number of the first of every group that is left in, if there are any
+        if len(whole._copies):
+            numbers = np.where(row_filter.mask, np.cumsum(row_filter.mask) - 1, -1)
+            copies, heirs = whole._copies.moved(numbers)
+            self.copies, self.firsts, self._heirs = copies.positions, copies.firsts, heirs
+        unindexed = self._numbers(whole.unindexed)
+        self.unindexed = unindexed[unindexed >= 0]
+
+    @remembered
+    def exact(self):
+        """An exact engine over the same rows."""
+        return self.whole.exact.filtered(self.row_filter)
+
+    def __len__(self) -> int:
+        return len(self.row_filter)
+
+    def query(self, queries, k):
+        """Return distances and numbers of about the `k` nearest rows, both (n_queries, k)."""
+        share = len(self) / len(self.whole)
+        # Mean and two standard deviations of how many are met until k are left in by chance.
+        n = int(np.ceil((k + 2 * np.sqrt(k * (1 - share))) / share))
+        whole = self.whole
+        rows_per_neighbor = whole.rows_per_neighbor * whole.filter_ef_search / whole.ef_search
+        if n > whole.filter_reach or n * rows_per_neighbor > len(self):
+            return self.exact.query(queries, k)
+        return self._query(queries, k, n)
+
+    def _from_index(self, index, queries, k, n, /):
+        """Return numbers of the nearest `k` that are left in, of `n` rows that the index finds."""
+        reach, ef_search = self.whole.filter_reach, self.whole.filter_ef_search
+        positions, lacking = self.whole._from_index(index, queries, n, ef_search)
+        numbers = self._numbers(positions)
+        is_left = numbers >= 0
+        nearest = np.argsort(~is_left, axis=1, kind="stable")[:, :k]
+        numbers = np.take_along_axis(numbers, nearest, axis=1)
+        n_left, more = np.count_nonzero(is_left, axis=1), min(MORE * n, reach)
+        too_few = n_left < k
+        lacking |= too_few
+        numbers[lacking] = -1
+        # If about as large a share of more rows is left in, these may do.
+        again = np.flatnonzero(too_few & (n_left * more >= k * n))
+        if len(again) and more > n:
+            numbers[again], lacking[again] = self._from_index(index, queries[again], k, more)
+        return numbers, lacking
+
+    def _rescore(self, queries, which, numbers, /):
+        return self.whole.exact.rescore(queries, which, self.row_filter.at(numbers))
+
+    def _numbers(self, positions):
+        """Return the number of each row, or of the next that equals it, -1 if none is left in."""
+        if self._heirs is None:
+            return self.row_filter.numbers(positions)
+        return np.where(positions >= 0, self._heirs[positions], -1)
+
+    @remembered
+    def _unindexed_rows(self):
+        whole = self.whole
+        return whole.exact._over(whole.rows[self.row_filter.at(self.unindexed)])
+
+    def _usable_index(self):
+        return self.whole._usable_index()
+
+    def add(self, rows):
+        """Return an exact engine with `rows` appended."""
+        return self.exact.add(rows)
+
+    def remove(self, positions):
+        """Return an exact engine without the rows at `positions`."""
+        return self.exact.remove(positions)
+
+    def _make(self, rows):
+        return self.whole._make(rows)
+
+    def _ask(self, index, queries, k, ef_search):
+        return self.whole._ask(index, queries, k, ef_search)
+
+
+def _doubled(start, most):
+    """Return `start` and its doubles below `most`, and `most`."""
+    doubles = []
+    while start < most:
+        doubles.append(start)
+        start *= 2
+    return [*doubles, most]

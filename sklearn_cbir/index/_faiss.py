@@ -36,6 +36,7 @@ class FaissEngine(ApproximateEngine):
     pickled = (*ApproximateEngine.pickled, "centers")
     lock = ProcessLock()  # of its own: to build an index takes seconds
     neighbors_limit = 1000
+    rows_per_neighbor = 50
     centers = None  # of the lists, (n_lists, n_features), once they are found
 
     def __init__(self, metric, **options):
