@@ -3,6 +3,7 @@
 import io
 import pickle
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.duplicates import NearDuplicates
+from sklearn_cbir.extraction import extract
 from sklearn_cbir.images import ImageReadError, check_images
 from sklearn_cbir.index import _groups
 from sklearn_cbir.persistence import load, save
@@ -131,6 +133,14 @@ def test_groups_are_those_of_a_walk_over_all_pairs(metric, share, blocks, rng):
     assert _listed(found.groups_) == _groups_of(expected)
 
 
+def test_codes_are_grouped_where_numba_is_missing(monkeypatch, blocks, rng):
+    codes = (rng.random((50, 70)) < 0.1).astype(np.uint8)
+    compiled = _groups.group_rows(codes, "hamming", 8)
+    monkeypatch.setattr("sklearn_cbir.codes._search.kernels", lambda: None)
+    assert _groups.group_rows(codes, "hamming", 8).tolist() == compiled.tolist()
+    assert 1 < len(np.unique(compiled)) < 50
+
+
 @given(st.data())
 def test_any_codes_are_grouped_as_by_walking(data):
     n, n_bits = data.draw(st.integers(1, 24)), data.draw(st.integers(1, 70))
@@ -149,11 +159,10 @@ def test_any_codes_are_grouped_as_by_walking(data):
     assert found.tolist() == _partition_by_walking(n, are_linked)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 6))
-def test_any_form_of_a_code_may_be_near(seed, radius):
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 2, (rng.integers(1, 40), 18), dtype=np.uint8)
-    codes[rng.integers(0, len(codes), len(codes) // 3)] = codes[0, ::-1]
+@pytest.mark.parametrize("radius", [0, 1, 2, 3, 4])
+def test_any_form_of_a_code_may_be_near(radius, blocks, rng):
+    codes = rng.integers(0, 2, (60, 18), dtype=np.uint8)
+    codes[10:20], codes[20:25] = codes[:10, ::-1], codes[0]
     forms = np.stack([codes, codes[:, ::-1]], axis=1)
 
     def are_linked(i, j):
@@ -193,7 +202,13 @@ def test_a_crowd_takes_memory_of_the_order_of_the_rows(differ, rng):
     if differ:
         codes[np.arange(n), rng.integers(64, size=n)] = 1
         codes[np.arange(n), rng.integers(64, size=n)] = 1
-    found = NearDuplicates(radius=4, metric="hamming").fit(codes)
+    clusterer = NearDuplicates(radius=4, metric="hamming")
+    clusterer.fit(codes[:100])  # compiles
+    tracemalloc.start()
+    found = clusterer.fit(codes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # bytes; one per pair would be four times as many
     assert len(found.groups_) == 1
     assert len(found.groups_[0]) == n
 
@@ -436,6 +451,12 @@ def test_equal_files_are_one_group_however_far_their_rows_are(same_photos):
     rows = [[0.0], [10.0], [20.0], [30.0]]  # the last two files are equal
     found = NearDuplicates(radius=1.0, metric="euclidean").fit(rows, files=same_photos)
     assert found.labels_.tolist() == [-1, -1, 0, 0]
+
+
+def test_shards_are_rows(tmp_path):
+    shards = extract(GISTDescriptor(), [*PHOTOS, PHOTOS[2]], tmp_path)
+    found = NearDuplicates(radius=0.05, metric="cosine").fit(shards)
+    assert _listed(found.groups_) == [[2, 6]]
 
 
 def test_images_may_be_made_from_the_files(same_photos):

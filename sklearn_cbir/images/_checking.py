@@ -81,8 +81,9 @@ def is_feature_rows(X: object) -> bool:
         )
     if _is_table(rows):
         return False
-    if len(shape) == 2:
-        return 0 in shape or not _is_photo(_first(rows))
+    if len(shape) == 2:  # shards have a shape, and no first row to look at
+        no_photos = 0 in shape or not hasattr(rows, "__getitem__")
+        return no_photos or not _is_photo(_first(rows))
     if (
         len(shape) == 1
         and shape[0] > 0

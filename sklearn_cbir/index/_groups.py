@@ -21,7 +21,7 @@ from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._rows import find_copies
 
 CROWD = 64  # others within the radius
-PAIRS_AT_ONCE = 2**22  # found in one go
+PAIRS_AT_ONCE = 2**20  # found in one go
 # Comparisons in one go: codes are counted before any pair is listed, and floats are not.
 CODES_AT_ONCE, FLOATS_AT_ONCE = 2**28, 2**24
 LINKS_AT_ONCE = 2**20
