@@ -85,8 +85,10 @@ class Terms:
         # First position of every run of rows that are meant, and that behind its last.
         edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
         lengths = edges[:, 1] - edges[:, 0]
-        longest = np.argsort(-lengths, kind="stable")[:RANGES]
-        ranges = np.sort(longest[lengths[longest] > KEYS_PER_RANGE])
+        ranges = np.flatnonzero(lengths > KEYS_PER_RANGE)
+        if len(ranges) > RANGES:
+            longest = np.argsort(-lengths[ranges], kind="stable")[:RANGES]
+            ranges = np.sort(ranges[longest])
         self.keys, self.mask = keys, mask
         self.ranges = edges[ranges]
         self.n_keys = int(lengths.sum() - lengths[ranges].sum())
