@@ -35,7 +35,7 @@ from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.hashing import ITQHasher
 
 ENCODERS = ("mobilenet_v2", "timm/tf_efficientnet_lite0.in1k")
-FORMS = ("cosine", "64 bits of ITQ")
+FORMS = ("cosine", "64 bits of ITQ", "these bits as floats")
 ROUNDS, JUDGED = 3, 3
 ALL_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 USUAL, CHOSEN = 0.2, 0.5  # of text books, and what the clothing photos chose
@@ -55,11 +55,16 @@ def vectors(folder, encoder, weights, collection):
 
 
 def gallery_of(form, rows):
-    """Return a retriever over rows, or over codes that are learned from them."""
+    """Return a retriever over rows, or over codes that are learned from them.
+
+    Among bits as floats, the query is the share of votes of every bit, and no code.
+    """
     if form == "cosine":
         return NeighborsRetriever(algorithm="exact").fit(rows)
     codes = ITQHasher(64, random_state=0).fit_transform(rows)
-    return NeighborsRetriever(metric="hamming").fit(codes)
+    if form == "64 bits of ITQ":
+        return NeighborsRetriever(metric="hamming").fit(codes)
+    return NeighborsRetriever(metric="euclidean", algorithm="exact").fit(codes.astype(np.float32))
 
 
 def simulate(gallery, y, queries, weight):
