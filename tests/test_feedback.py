@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import assume, given, strategies as st
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -113,6 +114,44 @@ def test_rows_are_ranked_by_their_distance_to_likes_less_that_to_the_others(
         assert positions.dtype == np.int64
         assert positions[0].tolist() == expected[:k]
         assert (np.diff(distances[0]) >= 0).all()
+
+
+@given(data=st.data(), metric=st.sampled_from(["cosine", "euclidean", "hamming"]))
+def test_whatever_is_judged_what_is_left_comes_in_the_order_of_the_criterion(data, metric):
+    bounds = (0, 1) if metric == "hamming" else (-3, 3)
+    n, width = data.draw(st.integers(2, 10)), data.draw(st.integers(1, 4))
+    row = st.lists(st.integers(*bounds), min_size=width, max_size=width)
+    rows = data.draw(
+        st.lists(row if metric == "hamming" else row.filter(any), min_size=n, max_size=n)
+    )
+    said = data.draw(st.lists(st.sampled_from("+-  "), min_size=n, max_size=n))  # likes, dislikes
+    mask = data.draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n).filter(any))
+    weight = data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.75]))
+    liked, unliked = ([i for i in range(n) if said[i] == sign] for sign in "+-")
+    assume(liked)
+    left = [i for i in range(n) if said[i] == " " and (mask is None or mask[i])]
+    p, q = [rows[i] for i in liked], [rows[i] for i in unliked]
+    if metric == "cosine":
+        units = np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
+        away = weight * units[unliked].mean(axis=0) if unliked else 0
+        assume(
+            np.abs(units[liked].mean(axis=0) - away).max() > 1e-6
+        )  # else nothing has a direction
+    X = np.array(rows, dtype=np.uint8 if metric == "hamming" else np.float64)
+    retriever = NeighborsRetriever(metric=metric).fit(X)
+    options = {"unlike_weight": weight, "where": mask}
+    with pytest.raises(ValueError, match="are left without the"):
+        retriever.like(liked, unliked, n_neighbors=len(left) + 1, **options)
+    if left:
+        found = retriever.like(liked, unliked, n_neighbors=len(left), **options)[1][0].tolist()
+        assert sorted(found) == left
+        if metric == "hamming":
+            code = best_code(p, q, weight, width)
+            values = [bits_that_differ(rows[i], code) for i in found]
+        else:
+            distance = {"cosine": cosine_distance, "euclidean": squared_distance}[metric]
+            values = [criterion(distance, rows[i], p, q, weight) for i in found]
+        assert all(b >= a - 1e-9 for a, b in itertools.pairwise(values))
 
 
 def test_like_one_row_is_what_asks_by_its_id(case):
