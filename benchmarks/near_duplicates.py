@@ -1,6 +1,6 @@
 """How well copies of photos are found: the radius of every descriptor, and what it finds.
 
-    python benchmarks/near_duplicates.py [--photos clothing/train] [--holidays FOLDER]
+    python benchmarks/near_duplicates.py [--photos clothing/train] [--holidays FOLDER] [--time]
 
 Five copies of every photo are groups: as it is, JPEG of quality 25, a third of the size, brighter
 by .3, and without a margin of 4 % on every side. Pairs of photos in one group, of `NearDuplicates`,
@@ -12,6 +12,8 @@ are compared with these.
 3. Changes that are none of the five, to the 40 photos: how many copies are within this radius.
 4. HOLIDAYS, a folder of ``jpg/NNNNMM.jpg``, has other photos of scenes NNNN: how many pairs at this
    radius are of different scenes. Those of the same bytes in two scenes are left out.
+5. With --time, 100,000 random codes, a fifth of which are near others, are grouped; and 100,000
+   that are all near each other. Beside it stands one exact radius search of the same codes.
 
 `imagehash` is asked if it is installed. It is compared on what descriptors are given here,
 and not needed. The run fails if PerceptualHash misses a bar, or has another radius than chosen.
@@ -19,6 +21,8 @@ and not needed. The run fails if PerceptualHash misses a bar, or has another rad
 
 import argparse
 import io
+import time
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +33,7 @@ from scipy.spatial.distance import cdist
 
 from _data import environment
 from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir.codes import hamming_radius, pack_codes
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.images import check_images
@@ -38,6 +43,8 @@ N_TEST, SEED = 200, 12
 MARGIN = 0.04  # of every side
 RADII = {"hamming": np.arange(1, 121), "cosine": np.arange(1, 41) / 200}
 F1_SHIPPED, F1_TEST, ACROSS = 0.99, 0.97, 0.02  # bars of PerceptualHash, the last from above
+N_TIMED, SEARCHES = 100_000, 3  # codes, and the bar: radius searches that grouping them may take
+TIMED = {64: 10, 152: 30}  # bits, and the radius
 
 
 # Descriptors: codes or rows of PIL images ---------------------------------------------------------
@@ -200,6 +207,39 @@ def across_scenes(paths, rows, metric, radius):
     return (found & same).sum(), (found & ~same).sum(), (above & ~same).sum(), n_equal
 
 
+def random_codes(n, n_bits, rng):
+    """Return codes of which a fifth differ from others in one bit of twenty, shuffled."""
+    codes = rng.integers(0, 2, (n, n_bits), dtype=np.uint8)
+    n_copies = n // 5
+    copies = codes[rng.integers(n_copies, n, n_copies)]
+    codes[:n_copies] = copies ^ (rng.random(copies.shape) < 0.05)
+    return rng.permutation(codes)
+
+
+def crowded_codes(n, n_bits, rng):
+    """Return codes that differ from one of their number in four bits at most."""
+    codes = np.zeros((n, n_bits), dtype=np.uint8)
+    for _ in range(4):
+        codes[np.arange(n), rng.integers(n_bits, size=n)] = 1
+    return codes
+
+
+def timed(function):
+    """Return seconds of the processor, and what was returned."""
+    start = time.process_time()
+    result = function()
+    return time.process_time() - start, result
+
+
+def peak_memory(function):
+    """Return the most MB that arrays of a call took at a time."""
+    tracemalloc.start()
+    function()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
+
+
 # Tables -------------------------------------------------------------------------------------------
 
 
@@ -286,6 +326,27 @@ def turned_line(photos, groups):
     return f"All turned and mirrored: F1, precision and recall {', '.join(scores)}."
 
 
+def times_table():
+    """Return how long codes take to be grouped, and the largest number of searches in that time."""
+    rng, lines, ratios = np.random.default_rng(SEED), [], []
+    for n_bits, radius in TIMED.items():
+        clusterer = NearDuplicates(metric="hamming", radius=radius)
+        for kind, made in (("a fifth near others", random_codes), ("all near", crowded_codes)):
+            codes = made(N_TIMED, n_bits, rng)
+            packed = pack_codes(codes)
+            clusterer.fit(codes[:100]), hamming_radius(packed[:5], packed, radius)  # compiles
+            seconds, found = timed(partial(clusterer.fit, codes))
+            search = "-"  # 10 billion pairs, that no memory holds
+            if made is random_codes:
+                search = timed(partial(hamming_radius, packed, packed, radius))[0]
+                ratios.append(seconds / search)
+                search = f"{search:.1f}"
+            peak = f"{peak_memory(partial(clusterer.fit, codes)):.0f}"
+            lines.append([n_bits, kind, len(found.groups_), search, f"{seconds:.1f}", peak])
+    head = ["bits", f"{N_TIMED:,} codes", "groups", "radius search, s", "grouping, s", "peak, MB"]
+    return table(head, lines), max(ratios)
+
+
 class Run:
     """Tables, and the bars that were missed."""
 
@@ -324,6 +385,11 @@ class Run:
         share = shares["PerceptualHash"]
         self.check(share < ACROSS, f"{100 * share:.1f} % of pairs across scenes")
 
+    def times(self):
+        text, ratio = times_table()
+        print(f"\n{text}")
+        self.check(ratio <= SEARCHES, f"{ratio:.1f} radius searches of time")
+
     def check(self, holds, what):
         if not holds:
             self.missed.append(what)
@@ -335,6 +401,7 @@ def main(arguments=None):
     )
     parser.add_argument("--photos", type=Path, help="folder of CLASS/*.jpg")
     parser.add_argument("--holidays", type=Path, help="folder of jpg/*.jpg")
+    parser.add_argument("--time", action="store_true", help="time 100,000 codes")
     options = parser.parse_args(arguments)
     run = Run()
     run.shipped()
@@ -342,6 +409,8 @@ def main(arguments=None):
         run.test(options.photos)
     if options.holidays:
         run.holidays(options.holidays)
+    if options.time:
+        run.times()
     where = environment()
     print(f"\nCommit {where['commit']}, {where['date']}, {where['cpu']}.")
     if run.missed:
