@@ -133,6 +133,36 @@ def _check_within(retriever, plain, queries):
         np.testing.assert_allclose(distances[query], of_query[of_query <= radius], atol=1e-6)
 
 
+def check_filtered(retriever, plain, queries, left, where):
+    """Compare what is found among rows left in with a list of these alone, in its positions."""
+    alone = plain.without(set(range(len(plain.rows))) - set(left))
+    wanted = alone.distances(queries)
+    retriever.n_neighbors = 1
+    for k in {1, (len(left) + 1) // 2, len(left)}:
+        found = retriever.kneighbors(np.array(queries), k, where=where)
+        _check_filtered(alone, left, wanted, [-1] * len(queries), *found)
+    if len(left) > 1:  # rows that are left in ask, and rows that are not
+        asking = [*range(len(plain.rows))][-4:][::-1]
+        own = [left.index(i) if i in left else -1 for i in asking]
+        rows = [plain.rows[i] for i in asking]
+        found = retriever.kneighbors(None, len(left) - 1, ids=retriever.ids_[asking], where=where)
+        _check_filtered(alone, left, alone.distances(rows), own, *found)
+    radius = {"euclidean": 2, "cosine": 0.7, "hamming": 4}[plain.metric]
+    positions = retriever.radius_neighbors(np.array(queries), radius, where=where)[1]
+    for found, of_query in zip(positions, wanted):
+        assert found.tolist() == [left[i] for i in np.flatnonzero(of_query <= radius)]
+
+
+def _check_filtered(alone, left, wanted, own, distances, positions):
+    for query, of_query in enumerate(wanted):
+        order = alone.ranking(of_query, own[query])[: len(positions[query])]
+        found = [left.index(position) for position in positions[query].tolist()]
+        np.testing.assert_allclose(distances[query], of_query[order], atol=1e-6)
+        np.testing.assert_allclose(distances[query], of_query[found], atol=1e-6)
+        assert len({*found} - {own[query]}) == len(order)
+        assert alone.metric == "cosine" or found == order
+
+
 class History(RuleBasedStateMachine):
     """What may happen to a gallery; after every change it is compared with the plain list."""
 
@@ -242,6 +272,58 @@ class History(RuleBasedStateMachine):
         after = self.retriever.predict(queries).tolist()
         assert all(answer in (before, after) for answer in answers)
         self.check(data)
+
+    def a_filter(self, data):
+        """Return positions that are left in, and how a user says so."""
+        n = len(self.plain.rows)
+        left = sorted(data.draw(st.sets(st.integers(0, n - 1), min_size=1)))
+        mask = np.isin(np.arange(n), left)
+        return left, data.draw(st.sampled_from([mask, self.retriever.ids_[left[::-1]]]))
+
+    @rule(data=st.data())
+    def ask_with_filters(self, data):
+        for _ in range(2):
+            left, where = self.a_filter(data)
+            check_filtered(self.retriever, self.plain, self.some_rows(data), left, where)
+
+    @rule(data=st.data())
+    def ask_from_two_threads_with_filters_of_their_own(self, data):
+        queries = np.array(self.some_rows(data))
+        self.retriever.n_neighbors = 1
+        asked = [self.a_filter(data)[1] for _ in range(2)]
+        wanted = [self.retriever.predict(queries, where=where).tolist() for where in asked]
+        answers = []
+
+        def ask(where, right):
+            found = (self.retriever.predict(queries, where=where) for _ in range(5))
+            answers.extend(positions.tolist() == right for positions in found)
+
+        threads = [threading.Thread(target=ask, args=pair) for pair in zip(asked, wanted)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in threads:
+                thread.start()
+        finally:
+            for thread in threads:
+                thread.join()
+            sys.setswitchinterval(interval)
+        assert answers == [True] * 10
+
+    @precondition(lambda self: self.plain.labels is not None and self.plain.metric != "cosine")
+    @rule(data=st.data(), label=st.integers(0, 2))
+    def score_with_a_filter(self, data, label):
+        left, where = self.a_filter(data)
+        labels = [self.plain.labels[i] for i in left]
+        queries = self.some_rows(data)
+        y, distances = [label] * len(queries), self.plain.distances(queries)[:, left]
+        if label not in labels or len(queries) == len(self.plain.rows):
+            return
+        wanted = mean_average_precision(y, labels, distances)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "[0-9]+% of the queries are equal")
+            found = self.retriever.score(np.array(queries), y, where=where)
+        assert found == pytest.approx(wanted)
 
     @precondition(lambda self: self.plain.labels is not None and self.plain.metric != "cosine")
     @rule(data=st.data(), label=st.integers(0, 2))

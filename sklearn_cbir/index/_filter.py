@@ -108,24 +108,24 @@ def as_mask(where: Any, n: int) -> NDArray[np.bool_] | None:
 
 
 def _as_bools(where):
-    """Return what holds nothing but bools as an array of them, or None."""
-    if isinstance(where, np.ndarray) and where.dtype.kind != "O":
-        return where if where.dtype.kind == "b" else None
-    dtype = getattr(where, "dtype", None)
-    if dtype is None or getattr(dtype, "kind", None) in ("b", "O") or "bool" in str(dtype).lower():
-        listed = _listed(where)
-        if listed and isinstance(listed[0], BOOLS):
-            return _checked(listed)
-    return None
+    """Return what is of dtype bool, or begins with a bool, as an array; None for all else."""
+    dtype = getattr(where, "dtype", None)  # of numpy or of pandas, whose own have names alone
+    if isinstance(where, np.ndarray) and dtype.kind != "O":
+        return where if dtype.kind == "b" else None
+    is_bool = "bool" in str(dtype).lower()
+    if not is_bool and not (dtype is None or str(dtype) == "object"):
+        return None
+    listed = _listed(where)
+    return _checked(listed) if is_bool or (listed and isinstance(listed[0], BOOLS)) else None
 
 
 def _listed(where):
     """Return a sequence as a list; an empty one of what is no sequence."""
     if isinstance(where, (str, bytes, bytearray, Set)) or not isinstance(where, Iterable):
         return []
-    if not hasattr(where, "__len__"):  # an iterator would be used up
-        return []
-    return list(where)
+    if hasattr(where, "to_pylist"):  # of Arrow
+        return where.to_pylist()
+    return list(where) if hasattr(where, "__len__") else []  # an iterator would be used up
 
 
 def _checked(listed):
@@ -134,6 +134,16 @@ def _checked(listed):
     if wrong is not None:
         raise ValueError(
             f"where[{wrong}] is {shortened(listed[wrong])}, among bools. A mask says True or "
-            "False of every row."
+            "False of every row: fill in what is missing."
         )
     return np.array(listed, dtype=bool)
+
+
+def check_no_numbers_for_bools(ids: NDArray[Any], n: int) -> None:
+    """Raise for ids that are a mask of `n` rows in numbers, by all appearances."""
+    if len(ids) == n > 2 and all(id_ in (0, 1) for id_ in ids.tolist()):
+        raise ValueError(
+            f"where holds nothing but 0 and 1, one for each of the {n} rows, of dtype {ids.dtype}: "
+            "these would be ids. For a mask give dtype bool, such as where == 1; for ids, each "
+            "once."
+        )

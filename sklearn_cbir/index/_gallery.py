@@ -21,7 +21,7 @@ from sklearn_cbir._labels import (
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._validation import is_fair_width, shortened, text_array
 from sklearn_cbir.index._engine import Engine, remembered
-from sklearn_cbir.index._filter import RowFilter, as_mask
+from sklearn_cbir.index._filter import RowFilter, as_mask, check_no_numbers_for_bools
 from sklearn_cbir.index._growing import BOOLEANS, IdTable, append, delete, id_key
 from sklearn_cbir.index._rows import read_only
 
@@ -104,7 +104,8 @@ class Gallery(Kept):
                 "where is empty, which leaves nothing to search. Name one row of the gallery at "
                 "least."
             )
-        return self.find(ids, "Leave them out.", "where")
+        check_no_numbers_for_bools(ids, len(self))
+        return self.find(ids, name="where")
 
     def ask(self, ids):
         """Return the positions of ids that ask, in their order."""
