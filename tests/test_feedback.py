@@ -283,10 +283,10 @@ def test_a_point_worked_by_hand():
         ([[1, 1, 0], [1, 0, 0]], [], 0.5, [1, 0, 0]),  # a tie is 0
         # Above a half by (1/2, 0, 0) against (1/2, 1/2, -1/2): the second goes, the third comes.
         ([[1, 1, 0], [1, 0, 1]], [[1, 1, 0]], 0.5, [1, 0, 1]),
-        # (1/6, 1/6) against 1/3 of (1/2, -1/2), rounded: a tie, and no tie.
-        ([[1, 1], [1, 0], [0, 1]], [[1, 0]], 1 / 3, [0, 1]),
+        # (3/5, 4/5) - 1/5 is (2/5, 3/5), of 4/5: a tie, whatever floats make of it, and no tie.
+        ([[1, 1], [1, 1], [1, 1], [0, 1], [0, 0]], [[1, 1]], 0.2, [0, 1]),
     ],
-    ids=["majority", "tie", "negatives", "tie of thirds"],
+    ids=["majority", "tie", "negatives", "rounded tie"],
 )
 def test_codes_vote_bit_by_bit(liked, unliked, weight, code):
     codes = list(itertools.product([0, 1], repeat=len(code)))

@@ -104,6 +104,7 @@ def check_answers(retriever, plain, queries):
         ids = retriever.ids_[some]
         _check_nearest(retriever, plain, [plain.rows[i] for i in some], some, ids=ids)
     _check_within(retriever, plain, queries)
+    _check_like(retriever, plain)
 
 
 def _check_nearest(retriever, plain, queries, own, **asked):
@@ -161,6 +162,23 @@ def _check_filtered(alone, left, wanted, own, distances, positions):
         np.testing.assert_allclose(distances[query], of_query[found], atol=1e-6)
         assert len({*found} - {own[query]}) == len(order)
         assert alone.metric == "cosine" or found == order
+
+
+def _check_like(retriever, plain):
+    """The last row is liked; the first is not, which weighs half as much."""
+    liked, unliked = plain.rows[-1], plain.rows[0]
+    if len(plain.rows) < 3 or not (any(liked) or any(unliked)):
+        return
+    values = {  # of a code, the bits of the one that is liked have the majority
+        "hamming": lambda row: hamming(row, liked),
+        "cosine": lambda row: 2 * cosine(row, liked) - cosine(row, unliked),
+        "euclidean": lambda row: 2 * euclidean(row, liked) ** 2 - euclidean(row, unliked) ** 2,
+    }[plain.metric]
+    n = len(plain.rows) - 2
+    found = retriever.like(retriever.ids_[-1:], retriever.ids_[:1], n_neighbors=n)[1][0].tolist()
+    assert sorted(found) == list(range(1, n + 1))
+    ranked = [values(plain.rows[i]) for i in found]
+    assert all(after >= before - 1e-6 for before, after in itertools.pairwise(ranked))
 
 
 class History(RuleBasedStateMachine):

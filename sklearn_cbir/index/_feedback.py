@@ -61,18 +61,18 @@ def ask_like(
     """
     weight = check_real(unlike_weight, "unlike_weight", minimum=0, maximum=1)
     if weight == 1:
-        raise ValueError("unlike_weight=1 must be below 1, which is what is liked weighs.")
+        raise ValueError("unlike_weight=1 must be below 1, the weight of what is liked.")
     row_filter = gallery.filter(where)
-    at, not_at = liked.positions(gallery), unliked.positions(gallery)
-    _check_one_side(gallery, at, not_at)
-    positives = liked.encoded(gallery, at, owner)
+    liked_at, unliked_at = liked.positions(gallery), unliked.positions(gallery)
+    _check_one_side(gallery, liked_at, unliked_at)
+    positives = liked.encoded(gallery, liked_at, owner)
     if not len(positives):
         raise ValueError(
             "There is nothing to be like. Give one id of the gallery at least, or one row as X."
         )
-    negatives = unliked.encoded(gallery, not_at, owner)
+    negatives = unliked.encoded(gallery, unliked_at, owner)
     query = _combined(gallery, positives, negatives if weight else negatives[:0], weight)
-    excluded = np.concatenate([at, not_at])
+    excluded = np.concatenate([liked_at, unliked_at])
     if row_filter is None:
         _check_left(k, len(gallery), len(excluded), "")
         return Asked(gallery.engine, query, excluded[None], None, None)
@@ -82,9 +82,9 @@ def ask_like(
     return Asked(gallery.engine.filtered(row_filter), query, excluded[None], None, row_filter)
 
 
-def _check_one_side(gallery: Gallery, at: Positions, not_at: Positions) -> None:
+def _check_one_side(gallery: Gallery, liked_at: Positions, unliked_at: Positions) -> None:
     """Raise if a row is liked and is not."""
-    both = np.intersect1d(at, not_at)
+    both = np.intersect1d(liked_at, unliked_at)
     if len(both):
         shown = shortened(gallery.ids.at(both[:1]).tolist()[0])
         raise ValueError(f"{shown} is in ids and in unlike. Take it out of one of them.")
