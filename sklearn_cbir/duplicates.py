@@ -94,6 +94,12 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
     descriptor_ : transformer
         What described the photos; None for rows.
 
+    metric_ : str
+        Distance that was used.
+
+    radius_ : float
+        Radius that was used.
+
     n_features_in_ : int
         Numbers per row, if `X` were 2-D rows.
 
@@ -126,6 +132,8 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
     groups_: list[Positions]
     partition_: Positions
     descriptor_: Any
+    metric_: str
+    radius_: float
     n_features_in_: int
     feature_names_in_: NDArray[np.object_]
     _keep: NDArray[np.bool_] | None
@@ -294,7 +302,9 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         validate_data(self, X, skip_check_array=True)
         photos = None if files is None else _check_files(files, len(rows))
         links = None if photos is None else (np.arange(len(rows)), self._first_equal(photos))
-        return self._grouped(rows, self.metric, self.radius, links=links), photos
+        groups = self._grouped(rows, self.metric, self.radius, links=links)
+        self.metric_, self.radius_ = self.metric, self.radius
+        return groups, photos
 
     def _group_images(self, X: Any, files: ImagesLike | None) -> tuple[Any, Positions, Images]:
         """Return what describes images, their groups, and the photos whose sizes count."""
@@ -309,6 +319,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
             forms = self._describe(descriptor, of_X, distinct, metric)
         metric = metric or _metric_of(forms)
         groups = self._grouped(forms[:, 0], metric, radius, forms if forms.shape[1] > 1 else None)
+        self.metric_, self.radius_ = metric, radius
         for name in ("n_features_in_", "feature_names_in_"):  # of rows, in an earlier fit
             vars(self).pop(name, None)
         return descriptor, groups[place], photos

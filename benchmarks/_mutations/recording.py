@@ -16,6 +16,7 @@ LEFT_OUT = {
     "test_datasets_papers": "reading data",
     "test_descriptors": "none of the rooms",
     "test_display": "drawing",
+    "test_duplicates_display": "drawing",
     "test_distribution": "what is uploaded",
     "test_docs": "whole pages, minutes",
     "test_examples": "whole scripts, minutes",

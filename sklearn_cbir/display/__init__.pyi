@@ -1,2 +1,3 @@
+from sklearn_cbir.display._duplicates import DuplicatesDisplay as DuplicatesDisplay
 from sklearn_cbir.display._precision_recall import PrecisionRecallDisplay as PrecisionRecallDisplay
 from sklearn_cbir.display._retrieval import RetrievalDisplay as RetrievalDisplay

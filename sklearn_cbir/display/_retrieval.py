@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -21,6 +19,14 @@ from sklearn_cbir._typing import (
     WhereLike,
 )
 from sklearn_cbir._validation import check_integer, shortened
+from sklearn_cbir.display._cells import (
+    Cell,
+    Pixels,
+    distance_text,
+    draw,
+    file_name,
+    warn_of_faults,
+)
 from sklearn_cbir.display._sheet import Sheet, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
 from sklearn_cbir.images import ImageReadError, Images, Text, check_images, is_feature_rows
@@ -32,8 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Captions: TypeAlias = Sequence[Literal["label", "distance", "id"]]
-Pixels: TypeAlias = NDArray[np.uint8]
-Cell: TypeAlias = Pixels | ImageReadError | Text  # what is drawn
 Queries: TypeAlias = Images | Sequence[object]  # a sequence where texts are among images
 THUMBNAIL = 224  # px: files and images of mixed sizes are cut to squares of this side
 
@@ -234,7 +238,7 @@ class RetrievalDisplay:
             shown,
             _gallery_rows(gallery_images, retriever.ids_, flat),
             distances=distances,
-            result_ids=_grid(map(_id_text, retriever.ids_[flat]), len(rows)),
+            result_ids=_grid(map(file_name, retriever.ids_[flat]), len(rows)),
             unit="bits" if retriever.metric == "hamming" else None,
         )
         labels = None if y is None else check_labels(y, name="y")[rows]
@@ -314,7 +318,7 @@ class RetrievalDisplay:
             shown,
             gallery[flat],
             distances=None if distances is None else _check_distances(distances, rows.shape),
-            result_ids=_grid(map(_id_text, ids), len(rows)),
+            result_ids=_grid(map(file_name, ids), len(rows)),
             unit=unit,
         )
         labels = None if y is None else check_labels(y, name="y", n=len(rows))
@@ -365,15 +369,15 @@ class RetrievalDisplay:
         sheet.open(ax)
         sheet.titles(["query", *range(1, n_results + 1)])
         queries, results = _cells(self.query_images), _pixels(self.result_images)
-        _warn_of_faults([*queries, *results])
+        warn_of_faults([*queries, *results])
         axes = np.empty((n_queries, 1 + n_results), dtype=object)
         for row in range(n_queries):
-            axes[row, 0] = _draw(sheet, row, 0, queries[row])
+            axes[row, 0] = draw(sheet, row, 0, queries[row])
             sheet.caption(row, 0, [] if self.query_labels is None else [self.query_labels[row]])
             for rank in range(n_results):
                 right = None if marks is None else bool(marks[row, rank])
                 pixels = results[row * n_results + rank]
-                axes[row, 1 + rank] = _draw(sheet, row, 1 + rank, pixels, right)
+                axes[row, 1 + rank] = draw(sheet, row, 1 + rank, pixels, right)
                 sheet.caption(row, 1 + rank, [line(row, rank) for line in lines])
         if has_legend:
             sheet.legend(["shares a label with the query", "shares none"])
@@ -412,7 +416,7 @@ class RetrievalDisplay:
         elif ids is not None:
             known["id"] = lambda row, rank: ids[row, rank]
         if distances is not None:
-            known["distance"] = lambda row, rank: self._distance_text(distances[row, rank])
+            known["distance"] = lambda row, rank: distance_text(distances[row, rank], self.unit)
         if captions is None:
             return list(known.values())
         if ids is not None:
@@ -424,13 +428,6 @@ class RetrievalDisplay:
                     f"{sorted(known)}."
                 )
         return [known[name] for name in captions]
-
-    def _distance_text(self, distance: Any) -> str:
-        """Return a distance with its unit; counts without decimals."""
-        if self.unit == "bits":
-            return f"{distance:.0f} bit" + ("" if distance == 1 else "s")
-        text = f"{distance:.0f}" if np.issubdtype(type(distance), np.integer) else f"{distance:.3f}"
-        return f"{text} {self.unit}" if self.unit else text
 
 
 # Which images ---------------------------------------------------------------------------------
@@ -510,7 +507,7 @@ def _pixels(images: Images) -> Sequence[Pixels | ImageReadError]:
     found = _pixels_or_faults(images)
     faults = [one for one in found if isinstance(one, ImageReadError)]
     if len(faults) == len(found):
-        raise _nothing_to_draw(faults)
+        raise _nothing_todraw(faults)
     return found
 
 
@@ -530,7 +527,7 @@ def _pixels_of_one(images: Images, row: int, size: int | None) -> Pixels | Image
         return fault
 
 
-def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:
+def _nothing_todraw(faults: Sequence[ImageReadError]) -> ImageReadError:
     """Return the error for images none of which can be read."""
     first = faults[0]
     causes = count_causes(fault.reason or str(fault) for fault in faults)
@@ -541,35 +538,6 @@ def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:
         "order of its rows, if they are not, or have been moved.",
         *(first.index, first.path, first.reason, first.errno, faults),
     )
-
-
-def _warn_of_faults(found: Iterable[Cell]) -> None:
-    """Warn once of the images that are drawn as empty squares."""
-    faults = [one for one in found if isinstance(one, ImageReadError)]
-    if faults:
-        named = {fault.path: fault.reason for fault in faults}
-        shown = "; ".join(f"{path!r}: {reason}" for path, reason in list(named.items())[:5])
-        warnings.warn(
-            f"{len(faults)} of the images cannot be read and are drawn as empty squares ({shown}"
-            f"{'; ...' if len(named) > 5 else ''}).",
-            stacklevel=4,
-        )
-
-
-def _draw(
-    sheet: Sheet,
-    row: int,
-    column: int,
-    cell: Cell,
-    right: bool | None = None,
-) -> Axes:
-    """Draw an image, the reason why there is none, or a text; return the axes."""
-    if isinstance(cell, Text):
-        return sheet.words(row, column, str(cell))
-    if isinstance(cell, ImageReadError):
-        reason = (cell.reason or "cannot be read").split(" (")[0]  # without details
-        return sheet.missing(row, column, reason, right)
-    return sheet.result(row, column, cell, right)
 
 
 def _check_positions(given: ArrayLike, n_queries: int, n_gallery: int) -> Positions:
@@ -611,11 +579,6 @@ def _label_texts(labels: Labels, class_names: Sequence[str] | None) -> list[str]
     if class_names is None or labels.dtype.kind not in "iu":
         return [str(label) for label in labels]
     return [str(class_names[label]) for label in labels]
-
-
-def _id_text(value: object) -> str:
-    """Return the name of a file without its folders, or the id as it is."""
-    return PurePath(value).name if isinstance(value, (str, PurePath)) else str(value)
 
 
 def _grid(texts: Iterable[str], n_queries: int) -> NDArray[np.object_]:

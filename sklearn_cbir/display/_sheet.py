@@ -207,6 +207,11 @@ class Sheet:
             self._write(x + 0.14, y, text, BLACK, ha="left", va="center")
             x += 0.45 + len(text) * POINTS * 0.5 / 72
 
+    def note(self, text: str) -> None:
+        """Write something on the right of the legend."""
+        x, y = self.width - MARGIN, self.height - self.legend_height / 2
+        self._write(x, y, text, GRAY, ha="right", va="center")
+
     def _corner(self, row: int, column: int) -> tuple[float, float]:
         """Return the top left corner of a cell, in inches from that of the sheet."""
         x = MARGIN + column * (self.cell + GAP) + (QUERY_GAP - GAP if column else 0)

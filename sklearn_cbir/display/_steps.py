@@ -12,16 +12,13 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 if TYPE_CHECKING:
+    from sklearn_cbir.duplicates import NearDuplicates
     from sklearn_cbir.neighbors import NeighborsRetriever
 
 
 def split_steps(estimator: object) -> tuple[Pipeline | None, NeighborsRetriever]:
     """Return the steps that make vectors (None without any) and the fitted retriever."""
-    last: Any = getattr(estimator, "best_estimator_", estimator)
-    steps = None
-    if isinstance(last, Pipeline):
-        steps = last[:-1] if len(last) > 1 else None
-        last = last[-1]
+    steps, last = _split_last(estimator)
     if not hasattr(last, "kneighbors"):
         raise ValueError(
             f"{type(last).__name__} does not search. Pass a fitted NeighborsRetriever, or a "
@@ -29,6 +26,26 @@ def split_steps(estimator: object) -> tuple[Pipeline | None, NeighborsRetriever]
         )
     check_is_fitted(last)
     return steps, last
+
+
+def split_clusterer(estimator: object) -> tuple[Pipeline | None, NearDuplicates]:
+    """Return the steps that make vectors (None without any) and the fitted `NearDuplicates`."""
+    steps, last = _split_last(estimator)
+    if not hasattr(last, "leaks"):
+        raise ValueError(
+            f"{type(last).__name__} finds no duplicates. Pass a fitted NearDuplicates, or a "
+            "fitted Pipeline that ends in one."
+        )
+    check_is_fitted(last)
+    return steps, last
+
+
+def _split_last(estimator: object) -> tuple[Pipeline | None, Any]:
+    """Return the steps before the last one (None without any), and the last one."""
+    last: Any = getattr(estimator, "best_estimator_", estimator)
+    if not isinstance(last, Pipeline):
+        return None, last
+    return last[:-1] if len(last) > 1 else None, last[-1]
 
 
 def n_rows(X: Any) -> int:

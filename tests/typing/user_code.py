@@ -56,7 +56,7 @@ from sklearn_cbir.datasets import (
     make_shapes,
 )
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
-from sklearn_cbir.display import PrecisionRecallDisplay, RetrievalDisplay
+from sklearn_cbir.display import DuplicatesDisplay, PrecisionRecallDisplay, RetrievalDisplay
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.embedding import THRESHOLD_ROWS
 from sklearn_cbir.export import to_onnx
@@ -480,6 +480,8 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
     load(path).predict(X)
     display = RetrievalDisplay.from_estimator(retriever, X, y, images=images, where=["a"])
     assert_type(display, RetrievalDisplay)
+    groups = DuplicatesDisplay.from_predictions(y, images=images, captions=["name", "size"])
+    assert_type(groups.groups, list[NDArray[np.int64]])
     curve = PrecisionRecallDisplay.from_predictions(y, y, X, name="mine")
     assert_type(curve, PrecisionRecallDisplay)
 
