@@ -1,6 +1,7 @@
 from sklearn_cbir import (
     backbones as backbones,
     codes as codes,
+    collection as collection,
     datasets as datasets,
     descriptors as descriptors,
     display as display,

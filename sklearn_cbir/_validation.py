@@ -339,17 +339,30 @@ def is_fair_width(width: int, total: int, n: int) -> bool:
 
 
 @contextmanager
-def progress_bar(total: int, description: str, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """Give a function that advances a rich progress bar, full and closed at the end."""
+def progress_bar(
+    total: int, description: str, enabled: bool, unit: str | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Give a function that advances a rich progress bar, full and closed at the end.
+
+    With the name of a `unit` it shows how many there are a second.
+    """
     if not enabled:
         yield lambda steps: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda steps: bar.advance(task, steps)
+    speed = [] if unit is None else [TextColumn("{task.fields[speed]}")]
+    columns = *Progress.get_default_columns(), *speed
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, speed="")
+
+        def advance(steps: int) -> None:
+            bar.advance(task, steps)
+            if per_second := bar.tasks[0].speed:
+                bar.update(task, speed=f"{per_second:.1f} {unit}/s")
+
+        yield advance
         bar.update(task, completed=total)
 
 

@@ -61,6 +61,7 @@ ORDER = [
     "duplicates",
     "_saved_modules",
     "persistence",
+    "collection",
     "display",
     "testing",
     "__init__",
@@ -82,12 +83,15 @@ TRAINING = {
 }
 ENTERED_BY = {
     # Who tell faults of images.
-    "images": TRAINING | {"descriptors", "onnx_extractor", "extraction", "duplicates", "display"},
+    "images": TRAINING
+    | {"descriptors", "onnx_extractor", "extraction", "duplicates", "collection", "display"},
+    "datasets": {"collection"},  # who lists folders
+    "extraction": {"collection"},  # who makes rows of what can be read
     "losses": TRAINING,
     "backbones": TRAINING,
     "codes": {"metrics", "index"},  # the loops that search codes count them, and leave some out
     "metrics": {"index", "model_selection"},  # who score
-    "index": {"neighbors", "duplicates"},  # the faces of the engines
+    "index": {"neighbors", "duplicates", "collection"},  # the faces of the engines
 }
 FILES = sorted(ROOT.rglob("*.py"))
 LINES_OF_CODE = 550  # of one file, without docstrings, comments and blank lines
@@ -112,6 +116,7 @@ LIGHT_IMPORTS = [
     "from sklearn_cbir.reranking import RERANKERS",
     "from sklearn_cbir.whitening import LearnedWhitening",
     "from sklearn_cbir.persistence import load",
+    "from sklearn_cbir.collection import PhotoCollection",
     "from sklearn_cbir.extraction import load_features",
     "from sklearn_cbir import OnnxExtractor",
     "from sklearn_cbir.duplicates import NearDuplicates",

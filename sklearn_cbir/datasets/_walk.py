@@ -40,13 +40,16 @@ class Tree:
 
 
 def look_through(
-    folder: str, exclude: Iterable[PathLike] | None = None, apart: bool = True
+    folder: str,
+    exclude: Iterable[PathLike] | None = None,
+    apart: bool = True,
+    follow_links: bool = True,
 ) -> Tree:
     """Return the `Tree` of a folder.
 
-    Links are followed. A folder that they lead to is listed once, under its own place if it has one
-    in the tree: links that lead to each other would list it on every way there is. With `apart`
-    it is listed once for every top sub-folder, as these are classes.
+    Links are followed, or else left out. A folder that they lead to is listed once, under its own
+    place if it has one in the tree: links that lead to each other would list it on every way there
+    is. With `apart` it is listed once for every top sub-folder, as these are classes.
     """
     tree = Tree()
     patterns = IGNORED_NAMES if exclude is None else _as_patterns(exclude, folder)
@@ -79,6 +82,8 @@ def look_through(
                 tree.excluded[pattern] = tree.excluded.get(pattern, 0) + 1
                 continue
             try:
+                if not follow_links and _leads_elsewhere(entry):
+                    continue
                 if entry.is_dir():
                     by_link = is_linked or _leads_elsewhere(entry)
                     (linked if by_link else own).append((entry.path, found, by_link))
@@ -95,7 +100,7 @@ def look_through(
 
 
 def _leads_elsewhere(entry: os.DirEntry[str]) -> bool:
-    """Say whether a folder is a link, or a junction of Windows."""
+    """Say whether an entry is a link, or a junction of Windows."""
     is_junction = getattr(entry, "is_junction", None)
     return entry.is_symlink() or (is_junction is not None and is_junction())
 

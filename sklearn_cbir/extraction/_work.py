@@ -144,6 +144,13 @@ def _transform(
     return np.empty((0, 0), dtype=np.float32), faults
 
 
+def transform_readable(
+    estimator: Transformer, images: list[Any]
+) -> tuple[np.ndarray, list[ImageReadError]]:
+    """Return a row per image that can be read, and a fault, by its position, per other image."""
+    return _transform(estimator, images, 0, True, [])
+
+
 def _with_all_faults(faults: list[ImageReadError]) -> ImageReadError:
     """Return the error for images that cannot be read."""
     what = "it" if len(faults) == 1 else "them"

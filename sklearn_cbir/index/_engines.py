@@ -15,7 +15,7 @@ from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._milvus import MilvusEngine
 from sklearn_cbir.index._nndescent import NNDescentEngine
-from sklearn_cbir.index._stored import check_file
+from sklearn_cbir.index._stored import RowStore, check_file
 
 ENGINES: dict[str, type[Engine] | EngineFamily] = {
     "exact": EXACT,
@@ -120,6 +120,8 @@ def check_gallery(X: Any, parameters: Any, owner: str) -> tuple[Any, NDArray[np.
     Rows are finite numbers, codes, or a file that is not read yet; names are None if they have
     none. `owner` is the name of the estimator, for messages.
     """
+    if isinstance(X, RowStore):
+        return X, None
     if parameters.storage in IN_FILES:
         return check_file(X, owner), None
     X = as_array(X)

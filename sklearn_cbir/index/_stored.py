@@ -126,6 +126,39 @@ class ScaledRows(StoredRows):
         return rows
 
 
+class RowStore(ABC):
+    """Where rows are that are read block by block: floats, as a slice or positions ask for them.
+
+    A retriever whose `storage` reads its rows takes one of these in the place of rows.
+    """
+
+    dtype: np.dtype  # of the rows as they are read
+    rounds: bool = False  # whether rows are rounded when they are stored
+    may_change: bool = False  # whether somebody else may write what is read
+    peak: float | None = None  # no number is larger in size, and all are finite; None: not known
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def __getitem__(self, part: Any) -> NDArray:
+        """Return a copy of some rows."""
+
+    @abstractmethod
+    def add(self, rows: NDArray) -> "RowStore":
+        """Return a store with `rows` appended."""
+
+    @abstractmethod
+    def remove(self, positions: NDArray) -> "RowStore":
+        """Return a store without the rows at `positions`."""
+
+
 class StoredEngine(ExactEngine):
     """What exact engines share that read their rows block by block."""
 
@@ -136,15 +169,10 @@ class StoredEngine(ExactEngine):
     rows: Any  # of this class
 
     def build(self, rows):
-        """Hold rows in half precision, or a file of them, whose numbers are checked here."""
-        is_file = isinstance(rows, RowFile)
-        store = rows if is_file else HalfRows(rows, unit=self.metric == "cosine")
-        largest = 0.0
-        for part in stored_blocks(store):
-            rows = store[part]
-            check_finite(rows, first=part.start)
-            largest = max(largest, float(rows.max()), -float(rows.min()))
-        self._fit_range(largest)
+        """Hold rows in half precision, or a store of them, whose numbers are checked here."""
+        is_store = isinstance(rows, RowStore)
+        store = rows if is_store else HalfRows(rows, unit=self.metric == "cosine")
+        self._fit_range(_peak(store) if store.peak is None else store.peak)
         return self._hold(store)
 
     def __setstate__(self, state):
@@ -209,20 +237,24 @@ class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
         return self.rows.norms[0]
 
 
-class HalfRows(Kept):
+class HalfRows(Kept, RowStore):
     """Rows in half precision, which are float32 when they are read."""
 
     dtype = np.dtype(np.float32)
     rounds = True
-    may_change = False
 
     def __init__(self, rows, *, unit):
         self.unit = unit
-        peak = 1.0 if unit else float(max(rows.max(), -rows.min()))
-        exponent = HALF_EXPONENT - np.frexp(peak)[1] if peak > 0 else 0
-        self.factor = 2.0 ** min(int(exponent), 140)  # its inverse is a float32
+        self.factor = _half_factor(1.0 if unit else float(max(rows.max(), -rows.min())))
         self.values, self._room = with_room(rows.shape, np.float16)
         self._halve(rows, self.values)
+
+    @classmethod
+    def of_unit_values(cls, values: NDArray[np.float16]) -> "HalfRows":
+        """Return the store whose `values` these are, of rows of unit length."""
+        store = object.__new__(cls)
+        store.unit, store.factor, store.values, store._room = True, UNIT_FACTOR, values, None
+        return store
 
     def __getstate__(self):
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
@@ -275,6 +307,15 @@ class HalfRows(Kept):
         return store
 
 
+def _half_factor(peak: float) -> float:
+    """Return what rows are multiplied by in half precision, if no number is larger in size."""
+    exponent = HALF_EXPONENT - int(np.frexp(peak)[1]) if peak > 0 else 0
+    return 2.0 ** min(exponent, 140)  # its inverse is a float32
+
+
+UNIT_FACTOR = _half_factor(1.0)
+
+
 class ChangedError(OSError):
     """A file does not hold what it held."""
 
@@ -283,13 +324,12 @@ class ChangedError(OSError):
 ELSEWHERE = FileNotFoundError, PermissionError, ChangedError
 
 
-class RowFile(Kept):
+class RowFile(Kept, RowStore):
     """Rows of a file that are read when they are asked for, some left out, new ones behind them.
 
     What is pickled is where they are and how to know them again, never the rows of the file.
     """
 
-    rounds = False
     may_change = True
     _rooms: tuple  # behind `numbers` and `added`, for more
     order: Literal["C", "F"]
@@ -344,8 +384,8 @@ class RowFile(Kept):
             ) from error
         return store
 
-    @property
-    def dtype(self):
+    @derived
+    def dtype(self) -> np.dtype:
         """Type of the rows as they are read: float32 if it holds all numbers of the file."""
         return np.result_type(np.dtype(self.file_dtype).newbyteorder("="), np.float32)
 
@@ -426,6 +466,16 @@ class RowFile(Kept):
             f"{self.path!r} has changed since this gallery was fitted on it. Put the file back as "
             "it was, say where that is now with relocate(path), or fit again."
         )
+
+
+def _peak(store: RowStore) -> float:
+    """Return the largest number of a store in size; one that is not finite is an error."""
+    largest = 0.0
+    for part in stored_blocks(store):
+        rows = store[part]
+        check_finite(rows, first=part.start)
+        largest = max(largest, float(rows.max()), -float(rows.min()))
+    return largest
 
 
 def stored_blocks(store):

@@ -1,0 +1,755 @@
+"""`PhotoCollection`: the face of a collection, which asks the table and searches the rows."""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_cbir._typing import ImagesLike, PathLike, Positions, Transformer
+from sklearn_cbir._validation import (
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_verbose,
+    progress_bar,
+    shortened,
+    text_array,
+)
+from sklearn_cbir.collection._compact import compact_rows, take_away_leftovers
+from sklearn_cbir.collection._listing import Root, as_place
+from sklearn_cbir.collection._lock import only_writer
+from sklearn_cbir.collection._roots import as_lines, check_holds, check_roots, found_roots, root_of
+from sklearn_cbir.collection._segments import (
+    SegmentRows,
+    StoredValues,
+    checksum,
+    codes_of,
+    damaged,
+)
+from sklearn_cbir.collection._sync import Sync, SyncReport, difference, list_all
+from sklearn_cbir.collection._table import FOUND, Table
+from sklearn_cbir.collection._where import Where, as_condition
+from sklearn_cbir.index._stored import HalfRows
+from sklearn_cbir.neighbors import NeighborsRetriever
+from sklearn_cbir.persistence import load, save
+
+if TYPE_CHECKING:
+    import pandas
+
+    from sklearn_cbir._saved_modules import Modules
+
+EXTRACTOR, LOCK = "extractor.cbir", "lock"
+DIGEST_LENGTH = 64  # of a saved file, at its end
+TEXTS = ("folder", "name", "label", "taken", "state", "reason")
+INTEGERS = ("number", "size", "width", "height")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo that a search has found.
+
+    Parameters
+    ----------
+    number : int
+        The number of the photo in its collection, which no other photo ever gets.
+
+    path : str
+        Where it is.
+
+    distance : float
+        Its distance from the query: 0 for the same photo.
+
+    label : str or None
+        Its label, if it has one.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.collection import Hit
+    >>> Hit(number=7, path="photos/sea.jpg", distance=0.25, label=None)
+    Hit(number=7, path='photos/sea.jpg', distance=0.25, label=None)
+    """
+
+    number: int
+    path: str
+    distance: float
+    label: str | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What is searched: rows of one commit."""
+
+    version: int
+    rows_of: tuple[int, int]  # generation and number of rows, on which the retriever depends
+    values: StoredValues | None  # None: no row yet
+    retriever: NeighborsRetriever | None
+    is_left: NDArray[np.bool_] | None  # which rows a photo has; None: all
+
+
+class PhotoCollection:
+    """A search over folders of photos that keeps up with them.
+
+    It lies in a folder of its own. Make one with `create`, take photos in with `sync`, and
+    `search`. Another day, `open` it: what is new, changed, moved or gone is taken in by the next
+    `sync`, and only what is new is decoded and embedded. It survives crashes at any moment.
+    Photos are read and never changed.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder of a collection that `create` has made.
+
+    read_only : bool, default=False
+        Whether nothing is written. A collection that cannot be written is so anyway.
+
+    modules : list of classes or dict of str to callable, default=None
+        Classes of your own torch modules in the extractor, as
+        :func:`~sklearn_cbir.persistence.load` takes them.
+
+    Attributes
+    ----------
+    path : str
+        The folder of the collection.
+
+    read_only : bool
+        Whether nothing can be written.
+
+    See Also
+    --------
+    NeighborsRetriever : Searches rows in memory.
+    sklearn_cbir.extraction.extract : Writes the rows of a fixed list of photos.
+
+    Notes
+    -----
+    The folder holds an SQLite database, the rows in ``.npy`` files, and the extractor. It
+    must be on a disk of this machine: locks of network file systems cannot be relied on.
+    One process writes at a time, and any number read, which see the last commit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from sklearn_cbir.collection import PhotoCollection
+    >>> from sklearn_cbir.datasets import make_shapes
+    >>> from sklearn_cbir.descriptors import GISTDescriptor
+    >>> images, _ = make_shapes(5, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number, image in enumerate(images):
+    ...         Image.fromarray(image).save(Path(folder, f"{number}.png"))
+    ...     with PhotoCollection.create(Path(folder, ".cbir"), folder, GISTDescriptor()) as photos:
+    ...         added = photos.sync().added
+    ...         hits = photos.search([Path(folder, "3.png")], k=2)
+    >>> added, [Path(hit.path).name for hit in hits[0]][0]
+    (5, '3.png')
+    """
+
+    def __init__(
+        self, path: PathLike, *, read_only: bool = False, modules: "Modules" = None
+    ) -> None:
+        self.path = os.path.abspath(os.path.expanduser(os.fsdecode(path)))
+        self._modules = modules
+        self._extractor: Any = None
+        self._view: View | None = None
+        self._table = Table(self.path, read_only=check_boolean(read_only, "read_only"))
+        self.read_only = self._table.read_only
+        try:
+            with self._table.reading():
+                self._check_last_batch(self._look().values)
+        except BaseException:
+            self.close()
+            raise
+        self._take_away_leftovers()
+
+    @classmethod
+    def create(
+        cls,
+        path: PathLike,
+        roots: PathLike | Sequence[PathLike],
+        extractor: Transformer,
+        *,
+        dtype: Literal["float16", "float32"] = "float16",
+        labels: Literal["folder"] | None = None,
+        exclude: Sequence[str] | None = None,
+        follow_links: bool = False,
+        modules: "Modules" = None,
+    ) -> Self:
+        """Make a collection, without photos yet.
+
+        Parameters
+        ----------
+        path : str or path
+            Folder of the collection; made if it does not exist. Among the photos it must be
+            hidden, such as ``PHOTOS/.cbir``.
+
+        roots : str, path or sequence of them
+            Folders of photos, which are taken from anywhere below. None may lie in another.
+
+        extractor : transformer
+            What makes rows of photos: any fitted estimator or pipeline that
+            :func:`~sklearn_cbir.persistence.save` takes. Codes of {0, 1} are compared by
+            bits, floats by their cosine.
+
+        dtype : {"float16", "float32"}, default="float16"
+            Type in which rows of floats are stored, of unit length.
+
+        labels : {"folder"}, default=None
+            Whether the top folder below its root that a photo lies in is its label.
+
+        exclude : sequence of str, default=None
+            Patterns of files and folders to leave out, as in
+            :func:`~sklearn_cbir.datasets.load_image_folder`. None takes what is hidden, and
+            what servers and programs keep beside photos.
+
+        follow_links : bool, default=False
+            Whether links to files and folders are followed.
+
+        modules : list of classes or dict of str to callable, default=None
+            Classes of your own torch modules in `extractor`.
+
+        Returns
+        -------
+        PhotoCollection
+            The collection, open for writing.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a collection in the folder, or something else.
+
+        ValueError
+            If a root lies in another, the collection lies among the photos and is not
+            hidden, or the extractor cannot be saved.
+        """
+        folder = os.path.abspath(os.path.expanduser(os.fsdecode(path)))
+        places = check_roots(roots, folder)
+        check_choice(dtype, "dtype", ("float16", "float32"))
+        check_choice(labels, "labels", ("folder", None))
+        check_boolean(follow_links, "follow_links")
+        patterns = _check_patterns(exclude)
+        estimator = _check_extractor(extractor)
+        _check_is_free(folder)
+        os.makedirs(folder, exist_ok=True)
+        with only_writer(os.path.join(folder, LOCK)):
+            _check_is_free(folder)  # nobody else was faster
+            save(estimator, os.path.join(folder, EXTRACTOR), modules)
+            about = {
+                "version": 0,  # raised by every commit
+                "generation": 0,  # raised when rows get other places
+                "n_rows": 0,
+                "kind": None,
+                "n_features": None,
+                "dtype": dtype,
+                "labels": labels,
+                "exclude": None if patterns is None else json.dumps(patterns),
+                "follow_links": int(follow_links),
+                "extractor": _saved_digest(os.path.join(folder, EXTRACTOR)),
+            }
+            Table.create(folder, about, as_lines(places, folder)).close()
+        return cls(folder, modules=modules)
+
+    @classmethod
+    def open(cls, path: PathLike, *, read_only: bool = False, modules: "Modules" = None) -> Self:
+        """Open a collection that is there; the extractor is not loaded before it is needed.
+
+        Parameters
+        ----------
+        path : str or path
+            The folder of the collection.
+
+        read_only : bool, default=False
+            Whether nothing is written.
+
+        modules : list of classes or dict of str to callable, default=None
+            Classes of your own torch modules in the extractor.
+
+        Returns
+        -------
+        PhotoCollection
+            The collection.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no collection.
+
+        ValueError
+            If it is of a newer format, or damaged: files of another size or beginning than
+            they had, or a last commit that is not what it was. `check` looks at all.
+
+        PermissionError
+            If it cannot be written, and commits are left in its log.
+        """
+        return cls(path, read_only=read_only, modules=modules)
+
+    def close(self) -> None:
+        """Give the files of the collection back; to leave a ``with`` block does so too."""
+        self._table.close()
+        self._view = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
+    def __len__(self) -> int:
+        with self._table.reading():
+            return self._table.ask("SELECT count(*) FROM photo").fetchone()[0]
+
+    # Keeping up ----------------------------------------------------------------------------------
+
+    def sync(self, retry: bool = False, *, verbose: int = 0) -> SyncReport:
+        """Take in what is new, changed, moved and gone in the folders.
+
+        A photo is looked at again if its size or its time of change is another. Of the same
+        content elsewhere it is known already, and not decoded. Every 300 photos, or 30
+        seconds, what was done is committed, so that a sync that is cut off goes on from there.
+
+        Parameters
+        ----------
+        retry : bool, default=False
+            Whether photos that could not be read are tried again though they are as they
+            were: after a decoder was installed, say. Files that could only not be fetched
+            (no permission, a share that was gone) are tried every time.
+
+        verbose : int, default=0
+            Above 0, shows the progress on standard error.
+
+        Returns
+        -------
+        SyncReport
+            How many photos were added, changed, moved and removed.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a root is not there, or is empty though the collection has photos of it, as
+            when a disk is not mounted. Nothing is taken for deleted then.
+
+        BlockingIOError
+            If another process writes to the collection.
+
+        OSError
+            If the disk is full, say. What was committed before is whole.
+        """
+        check_boolean(retry, "retry")
+        check_verbose(verbose)
+        self._check_writable()
+        with only_writer(os.path.join(self.path, LOCK)):
+            table = self._table
+            with table.reading():
+                about, roots = table.about(), self._roots()
+            exclude = None if about["exclude"] is None else json.loads(about["exclude"])
+            listings = list_all(roots, exclude, bool(about["follow_links"]), self.path, table)
+            found = difference(listings, table, retry)
+            n = len(found.to_read)
+            with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
+                report = Sync(table, self._loaded, retry, advance).run(found)
+            table.checkpoint()
+        ignored: dict[str, int] = {}
+        for listing in listings:
+            for ending, count in listing.ignored.items():
+                ignored[ending] = ignored.get(ending, 0) + count
+        return report.with_ignored(ignored)
+
+    def check(self) -> None:
+        """Look at all that is stored, byte by byte, and raise if something is not as it was.
+
+        Raises
+        ------
+        ValueError
+            If the database, a row or the extractor has changed; the message says what.
+        """
+        with self._table.reading():
+            faults = [
+                line[0] for line in self._table.ask("PRAGMA integrity_check") if line[0] != "ok"
+            ]
+            n_rows = self._table.about()["n_rows"]
+            lost = self._table.photos(("number",), "row >= ?", (n_rows,)).fetchall()
+            if lost:
+                faults.append(f"{len(lost)} photos have rows that are not there")
+            values = self._look().values
+            for line in self._table.ask("SELECT first, n_rows, checksum FROM batch ORDER BY first"):
+                first, end = line["first"], line["first"] + line["n_rows"]
+                if values is None or checksum(values[first:end]) != line["checksum"]:
+                    faults.append(f"rows {first:,} to {end - 1:,} are not those that were written")
+        if faults:
+            raise damaged(self.path, "; ".join(faults))
+        self._check_extractor()
+        load(os.path.join(self.path, EXTRACTOR), self._modules)
+
+    def compact(self) -> int:
+        """Leave out the rows of photos that are gone or were changed.
+
+        Such rows are not found, but take their room until then. New files are written and then
+        take the place of the old ones at once; numbers of photos stay. It needs room on the disk
+        for both.
+
+        Returns
+        -------
+        int
+            How many rows were left out.
+
+        Raises
+        ------
+        BlockingIOError
+            If another process writes to the collection.
+
+        OSError
+            If the disk is full, say. The collection is as it was.
+        """
+        self._check_writable()
+        with only_writer(os.path.join(self.path, LOCK)):
+            n_dead = compact_rows(self._table)
+            self._table.checkpoint()
+        self._view = None  # and with it the map of the old files
+        self._take_away_leftovers()
+        return n_dead
+
+    def relocate(self, root: PathLike, *, of: PathLike | None = None) -> None:
+        """Say where a folder of photos is now, after a move on its own.
+
+        Photos and a collection that lies in their folder, or beside it, can be moved together
+        without this. No photo is read: the next `sync` compares them.
+
+        Parameters
+        ----------
+        root : str or path
+            Where the folder is now.
+
+        of : str or path, default=None
+            Where it was, if the collection has several.
+
+        Raises
+        ------
+        ValueError
+            If none of some of the photos is there, or the folder lies in another root.
+
+        FileNotFoundError
+            If there is no such folder.
+        """
+        self._check_writable()
+        with only_writer(os.path.join(self.path, LOCK)):
+            with self._table.reading():
+                roots = self._roots()
+                moved = root_of(roots, of)
+                lines = self._table.photos(("path", "size"), "root = ?", (moved.number,)).fetchall()
+            others = [other.path for other in roots if other != moved]
+            place = check_roots([*others, root], self.path)[-1]
+            check_holds(place, [(line["path"], line["size"]) for line in lines])
+            ((_, *line),) = as_lines([place], self.path)
+            with self._table.writing():
+                query = "UPDATE root SET path = ?, from_index = ? WHERE number = ?"
+                self._table.ask(query, (*line, moved.number))
+            self._table.checkpoint()
+
+    # Asking --------------------------------------------------------------------------------------
+
+    def search(self, X: ImagesLike, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
+        """Find the photos that are nearest to some others.
+
+        Parameters
+        ----------
+        X : images
+            What the extractor takes: a sequence of paths, encoded photos, PIL images or
+            arrays, or `Text` if its network knows words.
+
+        k : int, default=10
+            Number of results. There are fewer if there are fewer photos.
+
+        where : dict, array-like of bool or of int, default=None
+            Which photos may be found; None means all. ``{column: value}``, all of which have
+            to hold, over the columns ``"folder"`` (what lies below it too), ``"label"``,
+            ``"taken"``, ``"width"``, ``"height"`` and ``"name"``. The value is one value,
+            a list of such, or a tuple (low, high) of which either may be None. Or a mask, one
+            bool for each photo in the order of `items`, or numbers of photos.
+
+        Returns
+        -------
+        list of list of Hit
+            For every query, the nearest first. Empty if `where` leaves nothing.
+
+        Raises
+        ------
+        ValueError
+            If `where` names a column that there is not, or a value of another type.
+
+        ImageReadError
+            If a query cannot be read.
+        """
+        k = check_integer(k, "k", minimum=1)
+        rows = np.asarray(self._loaded().transform(X))
+        with self._table.reading():
+            view, mask = self._look(), self._mask(where)
+            k = min(k, int(np.count_nonzero(mask)))
+            if view.retriever is None or not k:
+                return [[] for _ in rows]
+            all_rows = None if mask.all() else mask
+            distances, found = view.retriever.kneighbors(rows, k, where=all_rows)
+            return self._hits(distances, found)
+
+    def items(self) -> dict[str, NDArray]:
+        """Return what is known of all photos, in the order of their numbers.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n_photos,)
+            ``number``, ``path``, ``folder`` and ``name``, ``label``, ``size`` in bytes,
+            ``width``, ``height``, ``taken``, ``state`` and ``reason``. What is not known is
+            -1, or empty text. ``state`` is ``"ready"``; ``"unreadable"``, for the ``reason``;
+            or ``"away"``, if the file could not be fetched.
+        """
+        with self._table.reading():
+            places = {root.number: root.path for root in self._roots()}
+            lines = self._table.photos((*INTEGERS, *TEXTS, "root", "path")).fetchall()
+        columns: dict[str, NDArray] = {
+            name: np.array([-1 if line[name] is None else line[name] for line in lines], np.int64)
+            for name in INTEGERS
+        }
+        columns["path"] = text_array(as_place(places[line["root"]], line["path"]) for line in lines)
+        columns |= {name: text_array(line[name] or "" for line in lines) for name in TEXTS}
+        order = ("number", "path", "folder", "name", "label", "size", "width", "height")
+        return {name: columns[name] for name in (*order, "taken", "state", "reason")}
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """Return `items` as a table of pandas, in which what is not known is missing.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per photo, by its number; ``taken`` holds times.
+        """
+        import pandas
+
+        items = self.items()
+        texts = {name: items[name].astype(object) for name in items if name not in INTEGERS}
+        # As objects: names that are no text of Unicode fit into nothing else.
+        frame = pandas.DataFrame(texts, index=items["number"], dtype=object)
+        frame.index.name = "number"
+        for name in ("height", "width", "size"):
+            known = pandas.array(items[name], dtype="Int64")
+            known[items[name] < 0] = pandas.NA
+            frame.insert(list(texts).index("label") + 1, name, known)
+        frame["taken"] = pandas.to_datetime(frame["taken"].mask(frame["taken"] == ""))
+        for name in ("label", "reason"):
+            frame[name] = frame[name].mask(frame[name] == "", None)
+        return frame
+
+    def retriever(self) -> NeighborsRetriever:
+        """Return a retriever over a copy of the rows, in memory.
+
+        It is what the collection is now: it can be scored, saved and given other parameters,
+        and follows no `sync`. It gives the distances of `search`.
+
+        Returns
+        -------
+        NeighborsRetriever
+            Fitted; its ids are the numbers of the photos, and it has labels if all
+            photos do.
+        """
+        with self._table.reading():
+            view = self._look()
+            lines = self._table.ask(
+                "SELECT row, number, label FROM photo WHERE row IS NOT NULL ORDER BY row"
+            ).fetchall()
+            if view.values is None or not lines:
+                raise ValueError("The collection has no photos that can be read. Call sync first.")
+            rows = np.array([line["row"] for line in lines], dtype=np.int64)
+            labels = [line["label"] for line in lines]
+            return self._fitted(
+                view.values,
+                rows,
+                y=None if None in labels else labels,
+                ids=[line["number"] for line in lines],
+            )
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise PermissionError(
+                f"The collection in {self.path!r} is open for reading only, or cannot be written."
+            )
+
+    def _take_away_leftovers(self) -> None:
+        """Delete files of rows that are none any more, unless somebody is writing now."""
+        if not self.read_only:
+            with suppress(BlockingIOError), only_writer(os.path.join(self.path, LOCK)):
+                take_away_leftovers(self._table)
+
+    def _roots(self) -> list[Root]:
+        """Return where the roots are now."""
+        lines = self._table.ask("SELECT number, path, from_index FROM root ORDER BY number")
+        return found_roots(lines, self.path)
+
+    def _loaded(self) -> Any:
+        """Return the extractor, loaded when it is first needed."""
+        if self._extractor is None:
+            self._check_extractor()
+            self._extractor = load(os.path.join(self.path, EXTRACTOR), self._modules)
+        return self._extractor
+
+    def _check_extractor(self) -> None:
+        """Raise if the extractor is not the one whose rows these are."""
+        path = os.path.join(self.path, EXTRACTOR)
+        with self._table.reading():
+            digest = self._table.about()["extractor"]
+        if _saved_digest(path) != digest:
+            raise ValueError(
+                f"{path!r} is another extractor than the one that made the rows of this "
+                "collection, so that they cannot be compared. Put the file back, or create the "
+                "collection anew with the other one."
+            )
+
+    def _check_last_batch(self, values: StoredValues | None) -> None:
+        """Raise if what was committed last is not there as it was."""
+        query = "SELECT first, n_rows, checksum FROM batch ORDER BY first DESC LIMIT 1"
+        line = self._table.ask(query).fetchone()
+        if line is None or values is None:
+            return
+        first, end = line["first"], line["first"] + line["n_rows"]
+        if checksum(values[first:end]) != line["checksum"]:
+            raise damaged(
+                self.path, f"rows {first:,} to {end - 1:,} are not those that were written"
+            )
+
+    def _look(self) -> View:
+        """Return what the last commit lets be searched; called while reading."""
+        table, view = self._table, self._view
+        if view is not None and view.version == table.version():
+            return view
+        about, format = table.about(), table.row_format()
+        rows_of = about["generation"], about["n_rows"]
+        if view is not None and view.rows_of == rows_of:
+            values, retriever = view.values, view.retriever
+        elif format is None:
+            values = retriever = None
+        else:
+            values = StoredValues(self.path, format, table.segments(), about["n_rows"])
+            retriever = self._fitted(values)
+        is_left = self._is_left(about["n_rows"])
+        self._view = View(about["version"], rows_of, values, retriever, is_left)
+        return self._view
+
+    def _is_left(self, n_rows: int) -> NDArray[np.bool_] | None:
+        """Return which rows a photo has, None if all have one."""
+        if self._table.ask("SELECT count(row) FROM photo").fetchone()[0] == n_rows:
+            return None
+        return self._rows_where("1", [], n_rows)
+
+    def _rows_where(self, where: str, bound: list[Any], n_rows: int) -> NDArray[np.bool_]:
+        """Return which rows have a photo that a condition leaves in."""
+        mask = np.zeros(n_rows, dtype=bool)
+        query = f"SELECT row FROM photo WHERE row IS NOT NULL AND ({where})"
+        lines = self._table.ask(query, bound).fetchall()
+        mask[np.fromiter((line[0] for line in lines), np.int64, len(lines))] = True
+        return mask
+
+    def _mask(self, where: Where | None) -> NDArray[np.bool_]:
+        """Return which rows may be found."""
+        view = self._look()
+        n_rows = view.rows_of[1]
+        if where is None:
+            return np.ones(n_rows, dtype=bool) if view.is_left is None else view.is_left
+        return self._rows_where(*as_condition(where, self._numbers), n_rows)
+
+    def _numbers(self) -> Positions:
+        """Return the numbers of all photos."""
+        lines = self._table.photos(("number",)).fetchall()
+        return np.array([line[0] for line in lines], dtype=np.int64)
+
+    def _fitted(
+        self, values: StoredValues, rows: Positions | None = None, **of_rows: Any
+    ) -> NeighborsRetriever:
+        """Return a retriever over rows where they are, or over copies of some of them."""
+        format = self._table.row_format()
+        assert format is not None  # there are rows
+        part = slice(None) if rows is None else rows
+        if format.kind == "codes":
+            codes = codes_of(values[part], format.n_features)
+            return NeighborsRetriever(metric="hamming").fit(codes, **of_rows)
+        stored: Any = SegmentRows(values)
+        if rows is not None and format.kind == "float16":
+            stored = HalfRows.of_unit_values(values[rows].astype(np.float16, copy=False))
+        elif rows is not None:
+            return NeighborsRetriever(algorithm="exact").fit(stored[rows], **of_rows)
+        storage = "memory_map" if rows is None else "float16"
+        return NeighborsRetriever(algorithm="exact", storage=storage).fit(stored, **of_rows)
+
+    def _hits(self, distances: NDArray, found: Positions) -> list[list[Hit]]:
+        """Return the photos of rows that were found, (n_queries, k)."""
+        places = {root.number: root.path for root in self._roots()}
+        wanted = json.dumps(np.unique(found).tolist())
+        condition = "row IN (SELECT value FROM json_each(?))"
+        lines = self._table.photos((*FOUND, "row"), condition, (wanted,))
+        of_row = {line["row"]: line for line in lines}
+        return [
+            [_hit(of_row[row], places, distance) for row, distance in zip(rows, of_query)]
+            for rows, of_query in zip(found.tolist(), distances.tolist())
+        ]
+
+
+def _hit(line: Any, places: dict[int, str], distance: float) -> Hit:
+    path = as_place(places[line["root"]], line["path"])
+    return Hit(line["number"], path, float(distance), line["label"])
+
+
+def _check_patterns(exclude: Any) -> list[str] | None:
+    """Return patterns of what is left out as a list of text."""
+    if exclude is None:
+        return None
+    listed = [exclude] if isinstance(exclude, (str, bytes, os.PathLike)) else exclude
+    try:
+        return [os.fsdecode(pattern) for pattern in listed]
+    except TypeError:
+        raise ValueError(
+            f"exclude={shortened(exclude)} must be a sequence of patterns, such as ('out',)."
+        ) from None
+
+
+def _check_extractor(extractor: Any) -> BaseEstimator:
+    """Return the extractor if it is one that can be saved and is fitted."""
+    if not isinstance(extractor, BaseEstimator) or not hasattr(extractor, "transform"):
+        raise ValueError(
+            f"extractor={shortened(extractor)} has no transform. Pass a fitted transformer, or a "
+            "pipeline without its retriever."
+        )
+    check_is_fitted(extractor)
+    return extractor
+
+
+def _check_is_free(folder: str) -> None:
+    """Raise unless a collection may be made in a folder; what a creation left may be there."""
+    if Table.is_there(folder):
+        raise FileExistsError(
+            f"There is a collection in {folder!r} already. Open it with PhotoCollection.open, or "
+            "delete the folder: photos are not touched."
+        )
+    if os.path.isdir(folder):
+        own = (EXTRACTOR, LOCK, "collection.sqlite", ".extractor.cbir")
+        others = [name for name in os.listdir(folder) if not name.startswith(own)]
+        if others:
+            raise FileExistsError(
+                f"{folder!r} is not empty: it holds {others[0]!r}. Pass a folder of its own for "
+                "the collection."
+            )
+    elif os.path.exists(folder):
+        raise NotADirectoryError(f"{folder!r} is a file. Pass a folder for the collection.")
+
+
+def _saved_digest(path: str) -> str:
+    """Return the digest that ends a saved estimator, by which it is told from others."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - DIGEST_LENGTH))
+        return file.read().decode("ascii", "replace")

@@ -1,0 +1,104 @@
+"""Which photos lie below the folders of a collection, and how the table spells them."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sklearn_cbir._validation import printable
+from sklearn_cbir.datasets._walk import Parts, look_through
+from sklearn_cbir.images import readable_extensions
+
+
+class Root(NamedTuple):
+    """A folder of photos."""
+
+    number: int
+    path: str
+
+
+class Listed(NamedTuple):
+    """A photo that was found."""
+
+    root: int
+    path: bytes  # below the root, as the table has it
+    place: str  # the path by which it is opened
+    size: int
+    modified: int  # ns
+
+
+@dataclass
+class Listing:
+    """The photos below a root, in the order of their names."""
+
+    photos: list[Listed]
+    ignored: dict[str, int]  # ending -> files that are no photos
+    unseen: list[bytes]  # folders, with a slash behind, and files that could not be looked at
+
+
+def list_photos(
+    root: Root, exclude: Sequence[str] | None, follow_links: bool, index: str
+) -> Listing:
+    """List the photos below a root; it must be there, or nothing can be said of any photo.
+
+    `index` is the folder of the collection, which may lie below the root and is left out.
+    """
+    if not os.path.isdir(root.path):
+        raise FileNotFoundError(
+            f"The folder {root.path!r} of this collection is not there. Is a disk or a share not "
+            "mounted? Nothing was changed: sync again when it is back, or say where it is now with "
+            "relocate."
+        )
+    tree = look_through(root.path, exclude, apart=False, follow_links=follow_links)
+    listing = Listing([], {}, [])
+    for path, _ in tree.faults:
+        parts = tuple(os.path.relpath(path, root.path).split(os.sep))
+        listing.unseen += [as_bytes(parts), as_bytes(parts) + b"/"]
+    endings, below_index = readable_extensions(), index + os.sep
+    for parts in tree.files:
+        place = os.path.join(root.path, *parts)
+        if place.startswith(below_index):
+            continue
+        if not parts[-1].lower().endswith(endings):
+            ending = os.path.splitext(parts[-1])[1].lower()
+            listing.ignored[ending] = listing.ignored.get(ending, 0) + 1
+            continue
+        try:
+            status = os.stat(place)
+        except FileNotFoundError:  # it went meanwhile
+            continue
+        except OSError:
+            listing.unseen.append(as_bytes(parts))
+            continue
+        found = Listed(root.number, as_bytes(parts), place, status.st_size, status.st_mtime_ns)
+        listing.photos.append(found)
+    return listing
+
+
+def as_bytes(parts: Parts) -> bytes:
+    """Return a path below a root as the table has it: the bytes of its names, with slashes."""
+    return b"/".join(map(os.fsencode, parts))
+
+
+def as_place(root: str, path: bytes) -> str:
+    """Return the path by which a photo is opened."""
+    return os.path.join(root, *(os.fsdecode(part) for part in path.split(b"/")))
+
+
+def shown(path: bytes) -> tuple[str, str]:
+    """Return folder and name of a photo as they are shown and asked for, in one form."""
+    text = unicodedata.normalize("NFC", printable(os.fsdecode(path)))
+    folder, _, name = text.rpartition("/")
+    return folder, name
+
+
+def top_folder(path: bytes) -> str | None:
+    """Return the top folder below the root that a photo lies in, None if it lies in none."""
+    folder = shown(path)[0]
+    return folder.split("/")[0] or None
+
+
+def is_unseen(path: bytes, unseen: list[bytes]) -> bool:
+    """Say whether a photo may be there though it was not listed."""
+    return any(path == place or (place[-1:] == b"/" and path.startswith(place)) for place in unseen)

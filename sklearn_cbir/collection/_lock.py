@@ -1,0 +1,50 @@
+"""A lock of the operating system, which is free again when its process dies, however it dies."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(file: int) -> None:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+    def _give_back(file: int) -> None:
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _take(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _give_back(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def only_writer(path: str) -> Iterator[None]:
+    """Hold the lock that a file stands for; it is an error if another process holds it.
+
+    The file stays: to delete it would let two hold a lock of one name.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            _take(file)
+        except OSError as error:
+            raise BlockingIOError(
+                error.errno,
+                "Another process or object is writing to this collection. Wait until it is done, "
+                "or end it",
+                path,
+            ) from error
+        try:
+            yield
+        finally:
+            _give_back(file)
+    finally:
+        os.close(file)

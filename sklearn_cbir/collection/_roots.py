@@ -1,0 +1,130 @@
+"""The folders of a collection: checked when it is made, found again when something was moved."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sklearn_cbir._typing import PathLike
+from sklearn_cbir._validation import shortened
+from sklearn_cbir.collection._listing import Root, as_place
+
+LOOKED_AT = 100  # photos, by which a folder is known again
+
+
+def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
+    """Return folders of photos as absolute paths, of which none lies in another."""
+    listed = [roots] if isinstance(roots, (str, bytes, os.PathLike)) else list(roots)
+    if not listed:
+        raise ValueError("roots is empty. Pass the folder that the photos lie in, or several.")
+    found: list[str] = []
+    for root in listed:
+        if not isinstance(root, (str, bytes, os.PathLike)):
+            raise ValueError(f"roots holds {shortened(root)}, which is no path of a folder.")
+        path = os.path.abspath(os.path.expanduser(os.fsdecode(root)))
+        check_is_folder(path)
+        for other in found:
+            if is_below(path, other) or is_below(other, path):
+                raise ValueError(
+                    f"roots holds {other!r} and {path!r}, of which one lies in the other, so that "
+                    "photos would be there twice. Leave the inner one out."
+                )
+        _check_index(index, path)
+        found.append(path)
+    return found
+
+
+def check_is_folder(path: str) -> None:
+    """Raise unless a folder of photos is there."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no folder {path!r}.")
+    if not os.path.isdir(path):
+        raise NotADirectoryError(f"{path!r} is a file. Pass the folder it lies in.")
+
+
+def _check_index(index: str, root: str) -> None:
+    """Raise if a collection lies where its photos do, and not out of sight."""
+    if is_below(root, index):
+        raise ValueError(
+            f"The photos lie in {root!r}, which is in the folder of the collection, {index!r}. Put "
+            "the collection elsewhere, such as into a folder '.cbir' beside the photos."
+        )
+    if is_below(index, root):
+        parts = os.path.relpath(os.path.realpath(index), os.path.realpath(root)).split(os.sep)
+        if not any(part.startswith(".") for part in parts):
+            raise ValueError(
+                f"The folder of the collection, {index!r}, lies among its photos, in {root!r}. "
+                f"Hide it, as in {os.path.join(root, '.cbir')!r}, or put it elsewhere."
+            )
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Say whether a path is a folder or lies in it, links resolved."""
+    inside, outside = os.path.realpath(path), os.path.realpath(folder)
+    return inside == outside or inside.startswith(outside.rstrip(os.sep) + os.sep)
+
+
+def as_lines(roots: Iterable[str], index: str) -> list[tuple[int, bytes, bytes | None]]:
+    """Return what the table keeps of roots: each place, and how it is reached from the index."""
+    return [(number, os.fsencode(root), _from(index, root)) for number, root in enumerate(roots, 1)]
+
+
+def _from(index: str, root: str) -> bytes | None:
+    try:
+        return os.fsencode(os.path.relpath(root, index).replace(os.sep, "/"))
+    except ValueError:  # on another drive of Windows
+        return None
+
+
+def found_roots(lines: Iterable[Any], index: str) -> list[Root]:
+    """Return where the roots are now.
+
+    One that holds the index is where the index is, so that both can be moved. Any other is where
+    it was, or else as far from the index as it was.
+    """
+    roots = []
+    for line in lines:
+        place = os.fsdecode(line["path"])
+        if line["from_index"] is not None:
+            near = os.path.normpath(
+                os.path.join(index, *os.fsdecode(line["from_index"]).split("/"))
+            )
+            holds_index = set(line["from_index"].split(b"/")) == {b".."}
+            if holds_index or (not os.path.isdir(place) and os.path.isdir(near)):
+                place = near
+        roots.append(Root(line["number"], place))
+    return roots
+
+
+# After a move ------------------------------------------------------------------------------------
+
+
+def root_of(roots: Sequence[Root], of: PathLike | None) -> Root:
+    """Return the root that a user means, which is the only one or is named."""
+    listed = ", ".join(repr(root.path) for root in roots)
+    if of is None:
+        if len(roots) > 1:
+            raise ValueError(f"The collection has several folders: {listed}. Say which by of=.")
+        return roots[0]
+    place = os.path.abspath(os.path.expanduser(os.fsdecode(of)))
+    for root in roots:
+        if root.path == place:
+            return root
+    raise ValueError(f"of={place!r} is no folder of this collection, which has {listed}.")
+
+
+def check_holds(place: str, photos: Sequence[tuple[bytes, int | None]]) -> None:
+    """Raise unless a folder has one of some photos at least, of the size that is known."""
+    step = max(1, len(photos) // LOOKED_AT)
+    some = photos[::step]
+    if some and not any(_is_there(as_place(place, path), size) for path, size in some):
+        raise ValueError(
+            f"None of {len(some)} photos of the collection is in {place!r}. Pass the folder that "
+            "was moved: a sync with any other would take all photos for deleted."
+        )
+
+
+def _is_there(path: str, size: int | None) -> bool:
+    try:
+        return os.stat(path).st_size == size
+    except OSError:
+        return False

@@ -1,0 +1,273 @@
+"""Rows on the disk: segments of a fixed number of rows, filled one after the other.
+
+A segment is a ``.npy`` file that has its final header and length from the beginning, so that numpy
+reads it as it is. Rows are written and sent to the disk, never through a mapping: a full disk is an
+error there, and a signal that ends the process here. How many rows there are stands in the table;
+what is past them is whatever a process that died has left.
+"""
+
+import hashlib
+import io
+import os
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir.codes import pack_codes, unpack_codes
+from sklearn_cbir.index._norms import l2_normalize
+from sklearn_cbir.index._stored import UNIT_FACTOR, HalfRows, RowStore
+
+ROWS_AT_LEAST, ROWS_AT_MOST = 2**12, 2**16  # of a segment; it grows with what is there
+ROWS_AT_ONCE = 2**12  # that are looked at
+
+
+class Segment(NamedTuple):
+    """A file of rows."""
+
+    name: str  # in the folder of the collection
+    first: int  # number of its first row
+    capacity: int  # rows that fit
+
+    @property
+    def end(self) -> int:
+        """Number behind that of its last row."""
+        return self.first + self.capacity
+
+
+class RowFormat(NamedTuple):
+    """How rows are stored, for good; it follows from what the extractor gives."""
+
+    kind: str  # "float16", "float32" or "codes"
+    n_features: int  # numbers, or bits, of a row as the extractor gives it
+
+    @classmethod
+    def of(cls, rows: NDArray, dtype: str) -> "RowFormat":
+        """Return how rows of an extractor are stored; codes of {0, 1} are uint8 or bool."""
+        kind = "codes" if rows.dtype.kind in "bu" else dtype
+        return cls(kind, rows.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the numbers in the file."""
+        return np.dtype({"float16": "<f2", "float32": "<f4", "codes": "<u8"}[self.kind])
+
+    @property
+    def n_columns(self) -> int:
+        """Numbers of a row in the file: of codes, words of 64 bits."""
+        return -(-self.n_features // 64) if self.kind == "codes" else self.n_features
+
+    @property
+    def metric(self) -> str:
+        """The distance between rows."""
+        return "hamming" if self.kind == "codes" else "cosine"
+
+    def encoded(self, rows: NDArray) -> NDArray:
+        """Return rows of the extractor as they are stored, (n, n_columns)."""
+        if self.kind == "codes":
+            return np.ascontiguousarray(pack_codes(rows), dtype=self.dtype)
+        rows = np.asarray(rows, dtype=np.float32)
+        if self.kind == "float16":
+            return HalfRows(rows, unit=True).values.astype(self.dtype, copy=False)
+        return l2_normalize(rows).astype(self.dtype, copy=False)
+
+    def header(self, capacity: int) -> bytes:
+        """Return the header of a segment."""
+        file = io.BytesIO()
+        about = {"descr": self.dtype.str, "fortran_order": False}
+        about["shape"] = (capacity, self.n_columns)
+        np.lib.format.write_array_header_1_0(file, about)
+        return file.getvalue()
+
+    def row_bytes(self) -> int:
+        """Return the bytes of a row in the file."""
+        return self.n_columns * self.dtype.itemsize
+
+
+def new_segment(number: int, first: int, generation: int) -> Segment:
+    """Return the segment that comes behind `first` rows, whose file is not there yet."""
+    capacity = min(max(ROWS_AT_LEAST, first), ROWS_AT_MOST)
+    return Segment(f"rows-{generation:04d}-{number:04d}.npy", first, capacity)
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def append_rows(
+    folder: str,
+    format: RowFormat,
+    segments: list[Segment],
+    n_rows: int,
+    values: NDArray,
+    generation: int,
+) -> list[Segment]:
+    """Write encoded rows behind `n_rows` others and send them to the disk; return all segments.
+
+    They do not exist yet: the table has to count them.
+    """
+    segments, end = list(segments), n_rows + len(values)
+    while not segments or segments[-1].end < end:
+        first = segments[-1].end if segments else 0
+        segments.append(new_segment(len(segments), first, generation))
+        _make_segment(os.path.join(folder, segments[-1].name), format, segments[-1].capacity)
+    for segment in segments:
+        start, stop = max(n_rows, segment.first), min(end, segment.end)
+        if start < stop:
+            path = os.path.join(folder, segment.name)
+            header = len(format.header(segment.capacity))
+            place = header + (start - segment.first) * format.row_bytes()
+            _write(path, place, values[start - n_rows : stop - n_rows].tobytes())
+    return segments
+
+
+def _make_segment(path: str, format: RowFormat, capacity: int) -> None:
+    """Make the file of a segment; one that the table does not know may be in its place."""
+    header = format.header(capacity)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        _write_all(file, header, path)
+        os.ftruncate(file, len(header) + capacity * format.row_bytes())
+        os.fsync(file)
+    finally:
+        os.close(file)
+    sync_folder(os.path.dirname(path))
+
+
+def _write(path: str, place: int, content: bytes) -> None:
+    file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.lseek(file, place, os.SEEK_SET)
+        _write_all(file, content, path)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _write_all(file: int, content: bytes, path: str) -> None:
+    """Write all of `content`; the error of a full disk names the file."""
+    left = memoryview(content)
+    try:
+        while left:
+            left = left[os.write(file, left) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def sync_folder(folder: str) -> None:
+    """Have the disk know which files are in a folder."""
+    with suppress(OSError):  # not every system opens folders
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def open_segment(folder: str, format: RowFormat, segment: Segment) -> NDArray:
+    """Return the memory map of a segment, (capacity, n_columns), if the file is what it was."""
+    path = os.path.join(folder, segment.name)
+    header = format.header(segment.capacity)
+    try:
+        size = os.stat(path).st_size
+        with open(path, "rb") as file:
+            found = file.read(len(header))
+    except FileNotFoundError:
+        raise damaged(folder, f"{segment.name} is missing") from None
+    if size != len(header) + segment.capacity * format.row_bytes() or found != header:
+        raise damaged(folder, f"{segment.name} has another size or beginning than it had")
+    return np.load(path, mmap_mode="r").view(np.ndarray)
+
+
+def checksum(values: NDArray) -> bytes:
+    """Return the checksum of encoded rows."""
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).digest()
+
+
+def damaged(folder: str, what: str) -> ValueError:
+    """Return the error for a collection that is not as it was committed."""
+    return ValueError(
+        f"The collection in {folder!r} is damaged: {what}. Put back a copy of the whole folder, or "
+        "delete it and create the collection anew: photos are not touched."
+    )
+
+
+class StoredValues:
+    """The encoded rows of a collection, as they are in its files: read where they are asked for."""
+
+    def __init__(self, folder: str, format: RowFormat, segments: list[Segment], n_rows: int):
+        self.shape = n_rows, format.n_columns
+        self.dtype = format.dtype
+        self.firsts = np.array([segment.first for segment in segments], dtype=np.int64)
+        self.maps = [open_segment(folder, format, segment) for segment in segments]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: Any) -> NDArray:
+        if isinstance(part, slice):
+            return self._between(*part.indices(len(self))[:2])
+        values = np.empty((len(part), self.shape[1]), self.dtype)
+        of = self.firsts.searchsorted(part, side="right") - 1
+        for number in np.unique(of):
+            here = of == number
+            values[here] = self.maps[number][part[here] - self.firsts[number]]
+        return values
+
+    def _between(self, start: int, stop: int) -> NDArray:
+        """Return the rows from `start` to before `stop`, as a view if one segment has them."""
+        parts = [
+            rows[max(start - first, 0) : max(stop - first, 0)]
+            for first, rows in zip(self.firsts.tolist(), self.maps)
+            if start < first + len(rows) and first < stop
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([np.empty((0, self.shape[1]), self.dtype), *parts])
+
+
+class SegmentRows(RowStore):
+    """Rows of unit length in segments, as engines read them: float32, some of them left out."""
+
+    dtype = np.dtype(np.float32)
+    peak = 1.0  # what was stored was finite, and made so long
+
+    def __init__(self, values: StoredValues, positions: NDArray[np.int64] | None = None) -> None:
+        self.values, self.positions = values, positions
+        self.rounds = values.dtype.itemsize == 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return len(self), self.values.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.values) if self.positions is None else len(self.positions)
+
+    def __getitem__(self, part: Any) -> NDArray[np.float32]:
+        found = self.values[part if self.positions is None else self.positions[part]]
+        rows = found.astype(np.float32)
+        if self.rounds:
+            rows *= np.float32(1 / UNIT_FACTOR)
+        return rows
+
+    def rounded(self, rows: NDArray) -> NDArray[np.float32]:
+        """Return rows as they would be read if they were stored."""
+        return HalfRows(rows, unit=True)[:]
+
+    def remove(self, positions: NDArray) -> "SegmentRows":
+        """Return a store without the rows at `positions`; nothing is read."""
+        held = np.arange(len(self)) if self.positions is None else self.positions
+        return SegmentRows(self.values, np.delete(held, positions))
+
+    def add(self, rows: NDArray) -> HalfRows:
+        """Return a store of these rows and others, in memory and in half precision."""
+        return HalfRows(np.concatenate([self[:], rows]), unit=True)
+
+
+def codes_of(values: NDArray, n_bits: int) -> NDArray[np.uint8]:
+    """Return codes of packed ones as they are in a file, (n, n_bits)."""
+    return unpack_codes(values.astype(np.uint64), n_bits)

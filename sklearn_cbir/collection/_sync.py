@@ -1,0 +1,419 @@
+"""A collection is made equal to its folders: what is new, changed, moved and gone.
+
+Photos are taken in the order of their names, so that a sync that was cut off and the next one after
+it do what one alone would have done, in the same order.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir._typing import Transformer
+from sklearn_cbir.collection._listing import (
+    Listed,
+    Listing,
+    Root,
+    is_unseen,
+    list_photos,
+    shown,
+    top_folder,
+)
+from sklearn_cbir.collection._photo import content_hash, facts_of
+from sklearn_cbir.collection._segments import (
+    RowFormat,
+    Segment,
+    StoredValues,
+    append_rows,
+    checksum,
+)
+from sklearn_cbir.collection._table import Table
+from sklearn_cbir.extraction._work import transform_readable
+from sklearn_cbir.images._faults import row_of
+
+PHOTOS_AT_ONCE, BYTES_AT_ONCE = 32, 2**28  # that are in memory, and in one call of the extractor
+PHOTOS_PER_COMMIT, SECONDS_PER_COMMIT = 300, 30.0
+JUST_NOW = 2 * 10**9  # ns: a file that was changed so lately may change again at the same time
+KNOWN = ("number", "root", "path", "size", "modified", "hash", "state", "row")
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a sync did: how many photos of each kind there were.
+
+    Parameters
+    ----------
+    added, changed, moved, removed : int
+        Photos that are new, that hold something else than before, that lie elsewhere now, and that
+        are gone.
+
+    unchanged : int
+        Photos that are as they were.
+
+    unreadable : int
+        Photos that have no row now, as they cannot be read: `PhotoCollection.items` says why.
+
+    ignored : dict of str to int
+        Files that are no photos, or of a kind that is not read here, by their ending.
+
+    Examples
+    --------
+    >>> from sklearn_cbir.collection import SyncReport
+    >>> report = SyncReport(
+    ...     added=3, changed=0, moved=0, removed=1, unchanged=9, unreadable=0, ignored={".txt": 2}
+    ... )
+    >>> report.n_changes
+    4
+    """
+
+    added: int
+    changed: int
+    moved: int
+    removed: int
+    unchanged: int
+    unreadable: int
+    ignored: dict[str, int]
+
+    @property
+    def n_changes(self) -> int:
+        """How many photos are other than before."""
+        return self.added + self.changed + self.moved + self.removed
+
+    def with_ignored(self, ignored: dict[str, int]) -> "SyncReport":
+        """Return the same report, with what was ignored.
+
+        Parameters
+        ----------
+        ignored : dict of str to int
+            Files by their ending.
+
+        Returns
+        -------
+        SyncReport
+            Another one.
+        """
+        return replace(self, ignored=ignored)
+
+
+@dataclass
+class Difference:
+    """What the folders hold beside what the table says."""
+
+    to_read: list[tuple[Listed, Any]]  # each with its line of the table, None if it is new
+    gone: dict[int, bytes | None]  # number -> hash
+    n_unchanged: int
+
+
+def difference(listings: list[Listing], table: Table, retry: bool) -> Difference:
+    """Return what is other than the table says, by size and time of change."""
+    known = {(line["root"], line["path"]): line for line in table.photos(KNOWN)}
+    found = Difference([], {}, 0)
+    for listing in listings:
+        for photo in listing.photos:
+            line = known.pop((photo.root, photo.path), None)
+            if line is not None and not _is_to_read(photo, line, retry):
+                found.n_unchanged += 1
+            else:
+                found.to_read.append((photo, line))
+    unseen = {place for listing in listings for place in listing.unseen}
+    for (_, path), line in known.items():
+        if not unseen or not is_unseen(path, list(unseen)):
+            found.gone[line["number"]] = line["hash"]
+    return found
+
+
+def _is_to_read(photo: Listed, line: Any, retry: bool) -> bool:
+    """Say whether a photo that is known has to be looked at again."""
+    if line["state"] == "away" or (retry and line["state"] == "unreadable"):
+        return True
+    return (photo.size, photo.modified) != (line["size"], line["modified"])
+
+
+@dataclass
+class Read:
+    """A photo whose file was read, or could not be."""
+
+    listed: Listed
+    line: Any  # of the table, None if it is new
+    content: bytes = b""
+    hash: bytes = b""
+    reason: str | None = None  # why it could not be
+    is_gone: bool = False
+    becomes: dict[str, Any] | None = None  # columns of its line, once that is decided
+
+    def __post_init__(self) -> None:
+        self.number: int | None = None if self.line is None else self.line["number"]
+
+    @property
+    def line_hash(self) -> bytes | None:
+        """Hash of what the table knows, None if it knows nothing."""
+        return None if self.line is None else self.line["hash"]
+
+
+class Sync:
+    """One run, by whoever holds the lock.
+
+    Parameters
+    ----------
+    table : Table
+        The table, which is written.
+
+    extractor : callable
+        Returns the extractor; it is called if there is something to embed.
+
+    retry : bool
+        Whether photos that could not be read are tried again though they are as they were.
+
+    advance : callable
+        Is told how many more photos are done.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        extractor: Callable[[], Transformer],
+        retry: bool,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.table, self.extractor, self.retry, self.advance = table, extractor, retry, advance
+        with table.reading():
+            about = table.about()
+            self.format = table.row_format()
+            self.segments: list[Segment] = table.segments()
+        self.n_rows, self.generation = about["n_rows"], about["generation"]
+        self.dtype, self.labels = about["dtype"], about["labels"]
+        self.started = time.time_ns()
+        self.report = SyncReport(0, 0, 0, 0, 0, 0, {})
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin what one commit holds."""
+        self.lines: list[tuple[int | None, dict[str, Any]]] = []
+        self.values: list[NDArray] = []  # encoded rows, behind those that are counted
+        self.row_of: dict[bytes, int] = {}  # of these, by the hash of their photo
+        self.fresh: dict[bytes, int] = {}  # of these, what no photo has yet
+        self.stored: StoredValues | None = None
+        self.since = time.monotonic()
+
+    def run(self, found: Difference) -> SyncReport:
+        """Take in what is other than before, commit by commit."""
+        self.gone = dict(found.gone)
+        self.left_at: dict[bytes, list[int]] = {}  # hash -> photos that are not where they were
+        for number, content in sorted(self.gone.items(), reverse=True):
+            if content is not None:
+                self.left_at.setdefault(content, []).append(number)
+        for chunk in _read_in_chunks(found.to_read):
+            self._take_in(chunk)
+            self.advance(len(chunk))
+            is_time = time.monotonic() - self.since > SECONDS_PER_COMMIT
+            if len(self.lines) >= PHOTOS_PER_COMMIT or is_time:
+                self._commit()
+        self._commit(gone=list(self.gone))
+        self._count(removed=len(self.gone), unchanged=found.n_unchanged)
+        with self.table.reading():
+            query = "SELECT count(*) FROM photo WHERE state != 'ready'"
+            self._count(unreadable=self.table.ask(query).fetchone()[0])
+        return self.report
+
+    # One chunk -----------------------------------------------------------------------------------
+
+    def _take_in(self, chunk: list[Read]) -> None:
+        """Say what the line of every photo becomes; embed those whose content nobody knows."""
+        rest = [photo for photo in chunk if not self._is_settled(photo)]
+        unknown = {photo.hash: photo.content for photo in rest if self._row_like(photo) is None}
+        reasons = self._embed(unknown)
+        for photo in rest:
+            line = {**self._known(photo), **facts_of(photo.content), "hash": photo.hash}
+            if photo.hash in reasons:
+                line |= {"row": None, "state": "unreadable", "reason": reasons[photo.hash]}
+            else:
+                line |= {"row": self._own_row(photo), "state": "ready", "reason": None}
+            photo.becomes = line
+            self._count(**{"added" if photo.line_hash is None else "changed": 1})
+        # In the order of names, which so is that of the numbers of new ones.
+        self.lines += [(photo.number, photo.becomes) for photo in chunk if photo.becomes]
+
+    def _is_settled(self, photo: Read) -> bool:
+        """Take in a photo of which nothing has to be decoded, and say whether it is one."""
+        if photo.reason is not None:
+            self._put_off(photo)
+            return True
+        line = photo.line
+        if line is not None and line["hash"] == photo.hash:  # the same, changed again or touched
+            if line["row"] is None and (self.retry or line["state"] == "away"):
+                return False
+            photo.becomes = self._known(photo)
+            self._count(unchanged=1)
+            return True
+        if line is None and self.left_at.get(photo.hash):
+            photo.number = self.left_at[photo.hash].pop()
+            del self.gone[photo.number]
+            photo.becomes = self._known(photo)
+            self._count(moved=1)
+            return True
+        return False
+
+    def _put_off(self, photo: Read) -> None:
+        """Note why a file could not be read, which says nothing of what is in it."""
+        if photo.is_gone:  # since it was listed: the next sync says so
+            return
+        if photo.line is not None and photo.line["row"] is not None:  # it can still be found
+            photo.becomes = {"modified": None, "reason": photo.reason}
+        else:
+            line = {"state": "away", "reason": photo.reason}
+            photo.becomes = _names(photo.listed, self.labels) | line
+
+    def _known(self, photo: Read) -> dict[str, Any]:
+        """Return the columns of a photo that follow from its file alone."""
+        listed = photo.listed
+        is_recent = abs(self.started - listed.modified) < JUST_NOW
+        modified = None if is_recent else listed.modified
+        return _names(listed, self.labels) | {"size": listed.size, "modified": modified}
+
+    def _embed(self, photos: dict[bytes, bytes]) -> dict[bytes, str]:
+        """Make rows of photos; return why there is none, by the hash of the photo."""
+        if not photos:
+            return {}
+        hashes = list(photos)
+        rows, faults = transform_readable(self.extractor(), list(photos.values()))
+        reasons = {hashes[row_of(fault)]: fault.reason or str(fault) for fault in faults}
+        readable = [content for content in hashes if content not in reasons]
+        if readable:
+            for content, value in zip(readable, self._encoded(rows), strict=True):
+                self.row_of[content] = self.fresh[content] = self._add(value)
+        return reasons
+
+    def _encoded(self, rows: NDArray) -> NDArray:
+        """Return rows of the extractor as they are stored; the first decide how that is."""
+        if self.format is None:
+            self.format = RowFormat.of(rows, self.dtype)
+        if rows.shape[1] != self.format.n_features:
+            raise ValueError(
+                f"The extractor gives {rows.shape[1]} numbers for a photo, but the rows of this "
+                f"collection have {self.format.n_features}. Create a collection of its own for it."
+            )
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            raise ValueError(
+                "The extractor gives rows that are not finite, which cannot be searched. What was "
+                "committed before is kept."
+            )
+        return self.format.encoded(rows)
+
+    def _add(self, value: NDArray) -> int:
+        """Put one encoded row behind the others, and return its number."""
+        self.values.append(value)
+        return self.n_rows + len(self.values) - 1
+
+    def _row_like(self, photo: Read) -> int | None:
+        """Return a row of the same content, None if it has to be embedded."""
+        if photo.hash in self.row_of:
+            return self.row_of[photo.hash]
+        same = self.table.photos(("row",), "hash = ? AND row IS NOT NULL", (photo.hash,))
+        line = same.fetchone()
+        return None if line is None else line["row"]
+
+    def _own_row(self, photo: Read) -> int:
+        """Return the row that was made for a photo, or a copy of the row of one that equals it."""
+        if photo.hash in self.fresh:
+            return self.fresh.pop(photo.hash)
+        row = self._row_like(photo)
+        assert row is not None  # or it would have been embedded
+        assert self.format is not None
+        if row >= self.n_rows:
+            return self._add(self.values[row - self.n_rows])
+        if self.stored is None:
+            self.stored = StoredValues(self.table.folder, self.format, self.segments, self.n_rows)
+        return self._add(np.array(self.stored[row : row + 1])[0])
+
+    def _count(self, **more: int) -> None:
+        known = {name: getattr(self.report, name) + n for name, n in more.items()}
+        self.report = replace(self.report, **known)
+
+    # One commit ----------------------------------------------------------------------------------
+
+    def _commit(self, gone: list[int] | tuple[()] = ()) -> None:
+        """Send rows to the disk, then count them and say whose they are."""
+        if not self.lines and not gone:
+            return
+        first, segments = self.n_rows, self.segments
+        values = np.array(self.values) if self.values else None
+        if values is not None:
+            assert self.format is not None  # there is a row
+            segments = append_rows(
+                self.table.folder, self.format, segments, first, values, self.generation
+            )
+        with self.table.writing():
+            if values is not None:
+                self._count_rows(segments, first, values)
+            for number, line in self.lines:
+                self.table.put(number, line)
+            self.table.drop(gone)
+        self.segments = segments
+        self.n_rows += len(self.values)
+        self._begin()
+
+    def _count_rows(self, segments: list[Segment], first: int, values: NDArray) -> None:
+        """Let rows be there."""
+        assert self.format is not None
+        table = self.table
+        for segment in segments[len(self.segments) :]:
+            table.ask("INSERT INTO segment VALUES (?, ?, ?)", segment)
+        table.ask("INSERT INTO batch VALUES (?, ?, ?)", (first, len(values), checksum(values)))
+        table.set_about(n_rows=first + len(values), **self.format._asdict())
+
+
+def _read_in_chunks(to_read: list[tuple[Listed, Any]]) -> Iterator[list[Read]]:
+    """Yield photos with what is in their files, as many as may be in memory."""
+    chunk, size = [], 0
+    for listed, line in to_read:
+        chunk.append(_read(listed, line))
+        size += listed.size
+        if len(chunk) == PHOTOS_AT_ONCE or size > BYTES_AT_ONCE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _read(listed: Listed, line: Any) -> Read:
+    try:
+        with open(listed.place, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        is_gone = isinstance(error, FileNotFoundError)
+        return Read(listed, line, reason=error.strerror, is_gone=is_gone)
+    return Read(listed, line, content, content_hash(content))
+
+
+def _names(listed: Listed, labels: str | None) -> dict[str, Any]:
+    """Return the columns that follow from where a photo lies."""
+    folder, name = shown(listed.path)
+    return {
+        "root": listed.root,
+        "path": listed.path,
+        "folder": folder,
+        "name": name,
+        "label": top_folder(listed.path) if labels == "folder" else None,
+    }
+
+
+def list_all(
+    roots: list[Root], exclude: list[str] | None, follow_links: bool, index: str, table: Table
+) -> list[Listing]:
+    """List the photos of all roots, or raise if one may be a place where no disk is mounted."""
+    listings = [list_photos(root, exclude, follow_links, index) for root in roots]
+    for root, listing in zip(roots, listings):
+        if listing.photos or listing.ignored or listing.unseen:
+            continue
+        if table.photos(("number",), "root = ?", (root.number,)).fetchone() is not None:
+            raise FileNotFoundError(
+                f"The folder {root.path!r} is empty, but the collection has photos of it. Is a "
+                "disk or a share not mounted? Nothing was changed. If all of them were deleted, "
+                "create the collection anew."
+            )
+    return listings

@@ -1,0 +1,278 @@
+"""The table of a collection: SQLite, which commits as a whole or not at all.
+
+Values are bound, never written into the text of a query. The write-ahead log lets others read the
+last commit while one writes; with ``synchronous=FULL`` a commit is on the disk before it is one.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+from urllib.parse import quote
+
+from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir.collection._segments import RowFormat, Segment
+
+FILE = "collection.sqlite"
+FORMAT = 1
+APPLICATION = 0x63626972  # "cbir", by which a file can be told from other databases
+WAIT = 10  # seconds for another's commit
+SCHEMA = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE root (number INTEGER PRIMARY KEY, path BLOB NOT NULL, from_index BLOB);
+CREATE TABLE segment (name TEXT PRIMARY KEY, first INTEGER NOT NULL, capacity INTEGER NOT NULL);
+CREATE TABLE batch (first INTEGER PRIMARY KEY, n_rows INTEGER NOT NULL, checksum BLOB NOT NULL);
+CREATE TABLE photo (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again
+    root INTEGER NOT NULL REFERENCES root,
+    path BLOB NOT NULL,   -- below the root, as the system spells it, with slashes
+    folder TEXT NOT NULL, -- below the root, to be shown
+    name TEXT NOT NULL,   -- of the file, to be shown
+    label TEXT,
+    size INTEGER,         -- bytes, and time of change in ns, of when the file was read
+    modified INTEGER,
+    hash BLOB,            -- of all bytes
+    width INTEGER,
+    height INTEGER,
+    taken TEXT,
+    state TEXT NOT NULL,  -- 'ready', 'unreadable' or 'away'
+    reason TEXT,          -- why it could not be read when that was last tried
+    row INTEGER UNIQUE,
+    UNIQUE (root, path)
+);
+CREATE INDEX photo_of_hash ON photo (hash);
+"""
+FOUND = ("number", "root", "path", "label")  # what a hit is made of
+
+Photo = Mapping[str, Any]  # columns of a line
+
+
+class Table:
+    """The lines of a collection.
+
+    Parameters
+    ----------
+    folder : str
+        The folder of the collection.
+
+    read_only : bool
+        Whether nothing is written.
+    """
+
+    def __init__(self, folder: str, *, read_only: bool) -> None:
+        self.folder, self.read_only = folder, read_only
+        self.path = os.path.join(folder, FILE)
+        self.lock = ProcessLock()  # one thread at a time has the connection
+        self._of_parents: list[sqlite3.Connection] = []  # of processes that this was forked from
+        with self._telling():
+            self._process, self._connection = os.getpid(), self._connect()
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    # Opening -------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, folder: str, about: Mapping[str, Any], roots: Iterable[tuple]) -> "Table":
+        """Make the table; it is one from the commit on that ends this."""
+        connection = sqlite3.connect(os.path.join(folder, FILE), isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA application_id={APPLICATION}")
+            schema = f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT};"
+            connection.executescript(schema)
+            connection.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+            connection.executemany("INSERT INTO root VALUES (?, ?, ?)", roots)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+        return cls(folder, read_only=False)
+
+    @staticmethod
+    def is_there(folder: str) -> bool:
+        """Say whether a folder has a table that was made to its end, of whatever format."""
+        path = os.path.join(folder, FILE)
+        if not os.path.exists(path):
+            return False
+        connection = sqlite3.connect(_address(path, "ro"), uri=True)
+        try:
+            return connection.execute("PRAGMA user_version").fetchone()[0] > 0
+        except sqlite3.DatabaseError:
+            return True  # something is there, and opening it says what
+        finally:
+            connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        """Return a connection, for reading only where nothing can be written."""
+        if not os.path.exists(self.path):
+            raise FileNotFoundError(
+                f"There is no collection in {self.folder!r}: it has no {FILE}. Make one with "
+                "PhotoCollection.create."
+            )
+        writable = os.access(self.path, os.W_OK) and os.access(self.folder, os.W_OK)
+        self.read_only = self.read_only or not writable
+        mode: Literal["rw", "ro"] = "ro" if self.read_only else "rw"
+        address = _address(self.path, mode)
+        if not writable:  # no place for what readers share
+            log = f"{self.path}-wal"
+            if os.path.exists(log) and os.path.getsize(log):
+                raise PermissionError(
+                    f"{self.path!r} cannot be written, and its last commits are in {log!r}. Open "
+                    "it once where it can be written, or copy the whole folder to such a place."
+                )
+            address += "&immutable=1"
+        connection = sqlite3.connect(
+            address, uri=True, isolation_level=None, timeout=WAIT, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self) -> None:
+        """Raise unless the table is of a format that is known."""
+        with self.reading():
+            found = self.ask("PRAGMA user_version").fetchone()[0]
+            is_ours = self.ask("PRAGMA application_id").fetchone()[0] == APPLICATION
+        if not is_ours or not found:
+            raise ValueError(
+                f"{self.path!r} is no collection, or its making was cut off. Make one in this "
+                "folder with PhotoCollection.create."
+            )
+        if found > FORMAT:
+            raise ValueError(
+                f"The collection in {self.folder!r} is of format {found}; this version of "
+                f"sklearn_cbir reads up to {FORMAT}. Install a newer version."
+            )
+
+    def close(self) -> None:
+        """Give the files back."""
+        with self.lock:
+            self._connection.close()
+
+    def __del__(self) -> None:
+        if "_connection" in vars(self) and self._process == os.getpid():
+            self._connection.close()
+
+    # Reading and writing -------------------------------------------------------------------------
+
+    def ask(self, query: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
+        """Run one query with values that are bound to its question marks."""
+        if self._process != os.getpid():  # a connection does not outlive a fork
+            self._of_parents.append(self._connection)  # nor may it be closed here
+            self._process, self._connection = os.getpid(), self._connect()
+        return self._connection.execute(query, tuple(values))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """See one commit, the last, for as long as the block lasts."""
+        with self.lock, self._telling():
+            self.ask("BEGIN")
+            try:
+                yield
+            finally:
+                self.ask("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write all that the block writes, or nothing of it."""
+        with self.lock, self._telling():
+            self.ask("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.ask("UPDATE about SET value = value + 1 WHERE key = 'version'")
+                self.commit()
+            except BaseException:
+                if self._connection.in_transaction:
+                    self.ask("ROLLBACK")
+                raise
+
+    def commit(self) -> None:
+        """End a transaction: from here on it is on the disk."""
+        self.ask("COMMIT")
+
+    def checkpoint(self) -> None:
+        """Move the log into the table, so that the folder can be copied and read as it is."""
+        with self.lock, self._telling():
+            self.ask("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn errors of the database into those of files, with what to do."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                why = "another program holds it for longer than 10 seconds; end it, and try again"
+            elif "full" in text:
+                why = "the disk is full; what was committed before is whole"
+            else:
+                why = text
+            raise OSError(f"The table {self.path!r} cannot be used: {why}.") from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"{self.path!r} is no collection, or it is damaged ({error}). Put back a copy of "
+                "the whole folder, or create the collection anew: photos are not touched."
+            ) from error
+
+    # What is known --------------------------------------------------------------------------------
+
+    def about(self) -> dict[str, Any]:
+        """Return what holds for the whole collection."""
+        return dict(map(tuple, self.ask("SELECT key, value FROM about")))
+
+    def set_about(self, **values: Any) -> None:
+        """Set what holds for the whole collection."""
+        for key, value in values.items():
+            self.ask("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+
+    def version(self) -> int:
+        """Return a number that every commit raises."""
+        return self.ask("SELECT value FROM about WHERE key = 'version'").fetchone()[0]
+
+    def segments(self) -> list[Segment]:
+        """Return the segments, in the order of their rows."""
+        found = self.ask("SELECT name, first, capacity FROM segment ORDER BY first")
+        return [Segment(*line) for line in found]
+
+    def row_format(self) -> RowFormat | None:
+        """Return how rows are stored, None before there is one."""
+        about = self.about()
+        if about["n_features"] is None:
+            return None
+        return RowFormat(about["kind"], about["n_features"])
+
+    def photos(self, columns: Iterable[str], where: str = "1", values: Iterable[Any] = ()) -> Any:
+        """Return lines, by their number: names and conditions are ours, values are bound."""
+        listed = ", ".join(columns)
+        return self.ask(f"SELECT {listed} FROM photo WHERE {where} ORDER BY number", values)
+
+    def put(self, number: int | None, photo: Photo) -> None:
+        """Write columns of a line, a new one if it has no number yet."""
+        names = list(photo)
+        if number is None:
+            marks = ", ".join("?" * len(names))
+            query = f"INSERT INTO photo ({', '.join(names)}) VALUES ({marks})"
+            self.ask(query, photo.values())
+        else:
+            places = ", ".join(f"{name} = ?" for name in names)
+            self.ask(f"UPDATE photo SET {places} WHERE number = ?", (*photo.values(), number))
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Take lines out."""
+        listed = json.dumps(list(numbers))
+        self.ask("DELETE FROM photo WHERE number IN (SELECT value FROM json_each(?))", (listed,))
+
+
+def _address(path: str, mode: str) -> str:
+    """Return the address of a database; names may hold any character."""
+    return f"file:{quote(os.path.abspath(path))}?mode={mode}"

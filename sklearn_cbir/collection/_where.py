@@ -1,0 +1,145 @@
+"""Conditions on photos: what a user asks for, as a query whose values are bound."""
+
+import datetime
+import json
+import numbers
+import unicodedata
+from collections.abc import Callable, Mapping, Set
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir._typing import WhereLike
+from sklearn_cbir._validation import as_numpy, shortened
+
+Condition: TypeAlias = tuple[str, list[Any]]  # for the table: text, and the values of its marks
+Where: TypeAlias = Mapping[str, Any] | WhereLike
+
+ALL: Condition = "1", []
+
+
+def as_condition(where: Where | None, all_numbers: Callable[[], NDArray[np.int64]]) -> Condition:
+    """Return the condition that a user gives: columns, a mask of all photos, or their numbers."""
+    if where is None:
+        return ALL
+    if isinstance(where, Mapping):
+        parts = [_of_column(name, value) for name, value in where.items()]
+        bound = [value for _, values in parts for value in values]
+        return " AND ".join(["1", *(text for text, _ in parts)]), bound
+    return _among("number", check_numbers(where, all_numbers(), "where"))
+
+
+def check_numbers(given: Any, known: NDArray[np.int64], name: str) -> list[int]:
+    """Return the numbers of photos that a mask or numbers stand for."""
+    found = np.asarray(list(given) if isinstance(given, Set) else as_numpy(given, name))
+    if found.dtype.kind == "b":
+        if found.shape != known.shape:
+            raise ValueError(
+                f"{name} is a mask of shape {found.shape}, but the collection has {len(known)} "
+                "photos. Give one bool for each, in the order of items()."
+            )
+        return known[found].tolist()
+    if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name}={shortened(given)} must be numbers of photos, a mask"
+            + (", or a dictionary of columns." if name == "where" else ".")
+        )
+    missing = found[~np.isin(found, known)]
+    if len(missing):
+        raise ValueError(
+            f"{name} names {len(missing)} numbers that no photo has, such as {missing[0]}. "
+            "items()['number'] lists those that there are."
+        )
+    return found.tolist()
+
+
+def _of_column(name: Any, value: Any) -> Condition:
+    """Return the condition on one column."""
+    if name not in COLUMNS:
+        raise ValueError(
+            f"where has the column {shortened(name)}, which is not known. Use one of "
+            f"{', '.join(map(repr, COLUMNS))}."
+        )
+    check = COLUMNS[name]
+    if isinstance(value, tuple):
+        return _between(name, value, check)
+    if isinstance(value, (list, Set, np.ndarray)):
+        values = [None if one is None else check(name, one) for one in value]
+    else:
+        values = [None if value is None else check(name, value)]
+    if name == "folder":
+        return _below([one for one in values if one is not None])
+    text, bound = _among(name, [one for one in values if one is not None])
+    return (f"({text} OR {name} IS NULL)" if None in values else text), bound
+
+
+def _among(name: str, values: list[Any]) -> Condition:
+    return f"{name} IN (SELECT value FROM json_each(?))", [json.dumps(values)]
+
+
+def _below(folders: list[str]) -> Condition:
+    """Return the condition that a photo lies in one of some folders, or below."""
+    parts, values = ["0"], []
+    for folder in folders:
+        folder = folder.strip("/")
+        parts.append("(? = '' OR folder = ? OR substr(folder, 1, length(?) + 1) = ? || '/')")
+        values += [folder] * 4
+    return f"({' OR '.join(parts)})", values
+
+
+def _between(name: str, value: tuple, check: Callable[[str, Any], Any]) -> Condition:
+    """Return the condition of a range, both ends included; None leaves an end open."""
+    if len(value) != 2:
+        raise ValueError(
+            f"where[{name!r}]={shortened(value)} is a tuple, which is a range: (low, high), either "
+            "of them None if it is open. For one of several values give a list."
+        )
+    low, high = (None if end is None else check(name, end) for end in value)
+    parts, values = [f"{name} IS NOT NULL"], []
+    if low is not None:
+        parts.append(f"{name} >= ?")
+        values.append(low)
+    if high is not None:  # of text, "2024" is the whole year
+        of_high = f"substr({name}, 1, length(?))" if isinstance(high, str) else name
+        parts.append(f"{of_high} <= ?")
+        values += [high, high] if isinstance(high, str) else [high]
+    return f"({' AND '.join(parts)})", values
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"where[{name!r}] is {shortened(value)}, but this column holds text.")
+    return unicodedata.normalize("NFC", value)
+
+
+def _time(name: str, value: Any) -> str:
+    if isinstance(value, datetime.datetime):
+        return str(value.replace(tzinfo=None, microsecond=0))
+    if isinstance(value, datetime.date):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"where[{name!r}] is {shortened(value)}. Give a date, or text such as '2024-05' or "
+            "'2024-05-01 09:30:00'."
+        )
+    return value
+
+
+def _integer(name: str, value: Any) -> int:
+    is_number = isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
+    if not is_number:
+        raise ValueError(f"where[{name!r}] is {shortened(value)}, but this column holds integers.")
+    if abs(int(value)) >= 2**63:
+        raise ValueError(f"where[{name!r}] is {shortened(value)}, which is no number of pixels.")
+    return int(value)
+
+
+COLUMNS: dict[str, Callable[[str, Any], Any]] = {
+    "folder": _text,
+    "label": _text,
+    "taken": _time,
+    "width": _integer,
+    "height": _integer,
+    "name": _text,
+}
