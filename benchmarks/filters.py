@@ -18,6 +18,7 @@ import argparse
 import sys
 import time
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -97,16 +98,17 @@ def measure(name, is_quick, n_queries, share, kind, is_fresh, n_calls):
     """Return the median times of calls without and with a filter, which take turns."""
     gallery = warm_gallery(name, is_quick)
     ask, queries = gallery.retriever.kneighbors, gallery.queries[:n_queries]
-    masks = gallery.masks(kind, share)
-    used = next(masks)
+    masks = list(islice(gallery.masks(kind, share), n_calls))
+    mask = masks[0].copy()
     if not is_fresh:
         for _ in range(9 if n_queries == 1 else 1):
-            ask(queries, where=used)
+            ask(queries, where=mask)
     times = []
-    for _ in range(n_calls):
-        mask = next(masks) if is_fresh else used
+    for other in masks:
         times.append([milliseconds(lambda: ask(queries)), 0])
-        times[-1][1] = milliseconds(lambda: ask(queries, where=mask))  # noqa: B023
+        if is_fresh:
+            mask[:] = other  # as warm as one that was made just now
+        times[-1][1] = milliseconds(lambda: ask(queries, where=mask))
     of_all, of_some = np.median(times, axis=0).tolist()
     return {"all": of_all, "filtered": of_some}
 

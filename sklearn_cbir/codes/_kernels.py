@@ -122,6 +122,22 @@ def prefetch_lanes(typing_context, gallery, item):
     return types.none(gallery, types.intp), generate
 
 
+@intrinsic
+def lanes_of_bools(typing_context, bools, item):
+    """Say by one bit each which of `LANES` bytes, from `item` on, are not 0."""
+
+    def generate(context, builder, signature, arguments):
+        bools_type, _ = signature.args
+        bools = context.make_array(bools_type)(context, builder, arguments[0])
+        vector = ir.VectorType(ir.IntType(8), LANES)
+        place = builder.bitcast(builder.gep(bools.data, [arguments[1]]), vector.as_pointer())
+        zero = ir.Constant(vector, [0] * LANES)
+        is_set = builder.icmp_unsigned("!=", builder.load(place, align=1), zero)
+        return builder.bitcast(is_set, ir.IntType(64))
+
+    return types.uint64(bools, types.intp), generate
+
+
 @inlined
 def distance(queries, query, gallery, item):
     """Count the bits in which one query and one item differ."""
@@ -252,6 +268,23 @@ def list_within(queries, gallery, radius, starts, found_distances, found_items, 
                 found_items[place] = candidate
                 found_distances[place] = distance(queries, query, gallery, candidate)
                 place += 1
+
+
+@compiled
+def pack_bools(bools, words, n_before):
+    """Write one bit per byte that is not 0, and how many there are before each word; return all."""
+    n, total = len(bools), 0
+    for place in range(len(words)):
+        item = place * LANES
+        word = np.uint64(0)
+        if item + LANES <= n:
+            word = lanes_of_bools(bools, item)
+        else:
+            for lane in range(n - item):
+                word |= np.uint64(bools[item + lane] != 0) << np.uint64(lane)
+        words[place], n_before[place] = word, total
+        total += popcount(word)
+    return total
 
 
 @compiled

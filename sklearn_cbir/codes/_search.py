@@ -298,6 +298,28 @@ def kernels() -> ModuleType | None:
     return _kernels
 
 
+def pack_bools(bools: NDArray[np.bool_]) -> tuple[PackedCodes, Positions, int]:
+    """Return bits of bools, 64 to a word from the lowest, how many are set before each, and in all.
+
+    Compiled loops do it where they are loaded anyway.
+    """
+    words = np.empty(-(-len(bools) // WORD), dtype=np.uint64)
+    n_before = np.empty(len(words), dtype=np.int64)
+    compiled = kernels() if kernels.cache_info().currsize else None
+    if compiled is not None:
+        read_only = np.ascontiguousarray(bools).view(np.uint8)
+        read_only.flags.writeable = False
+        return words, n_before, compiled.pack_bools(read_only, words, n_before)
+    words[-1:] = 0
+    packed = np.packbits(bools, bitorder="little")
+    words.astype("<u8", copy=False).view(np.uint8)[: len(packed)] = packed
+    counts = np.bitwise_count(words)
+    np.cumsum(counts, out=n_before)
+    total = int(n_before[-1]) if len(words) else 0
+    n_before -= counts
+    return words, n_before, total
+
+
 def layout(queries: PackedCodes, gallery: PackedCodes) -> tuple[PackedCodes, PackedCodes]:
     """Return queries row by row and the gallery word by word, as the compiled loops read them."""
     by_query, by_word = np.ascontiguousarray(queries).view(), np.ascontiguousarray(gallery.T).view()

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from sklearn_cbir._typing import Positions
 from sklearn_cbir._validation import as_numpy, shortened
+from sklearn_cbir.codes._search import pack_bools
 from sklearn_cbir.index._rows import read_only
 
 BOOLS = (bool, np.bool_)
-WORD = 64
+WORD, LAST_BIT = 64, np.uint64(63)
 
 
 class RowFilter:
@@ -30,11 +31,7 @@ class RowFilter:
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.n_rows = len(mask)
-        packed = np.packbits(mask, bitorder="little")
-        self.words = np.zeros(-(-self.n_rows // WORD), dtype="<u8")  # bit by bit, from the lowest
-        self.words.view(np.uint8)[: len(packed)] = packed
-        self._n_in_word = np.bitwise_count(self.words)
-        self._n_left = int(self._n_in_word.sum(dtype=np.int64))
+        self.words, self._n_before, self._n_left = pack_bools(mask)  # bit by bit, from the lowest
 
     def __len__(self) -> int:
         return self._n_left
@@ -54,22 +51,16 @@ class RowFilter:
         """Positions of the rows that are left in, ascending, (n_left,); they cannot be written."""
         return read_only(np.flatnonzero(self.mask))
 
-    @cached_property
-    def _n_before(self):
-        """How many rows are left in before each word."""
-        return np.cumsum(self._n_in_word, dtype=np.int64) - self._n_in_word
-
     def numbers(self, positions: Positions) -> Positions:
         """Return the number of each position among those left in, -1 for what is left out.
 
         Position -1, which stands for no row, is left out.
         """
-        place, bit = np.divmod(np.maximum(positions, 0), WORD)
-        words, bit = self.words[place], bit.astype(np.uint64)
-        one = np.uint64(1)
-        is_left = (positions >= 0) & ((words >> bit & one) == one)
-        numbers = self._n_before[place] + np.bitwise_count(words & ((one << bit) - one))
-        return np.where(is_left, numbers, -1)
+        place, bit = positions >> 6, (positions & (WORD - 1)).astype(np.uint64)
+        words = self.words[place] << (LAST_BIT - bit)  # what comes behind is gone
+        numbers = self._n_before[place] + np.bitwise_count(words)
+        is_left = (positions >= 0) & (words >> LAST_BIT).astype(bool)
+        return np.where(is_left, numbers - 1, -1)
 
     def at(self, numbers: Positions) -> Positions:
         """Return the position of each number among those left in."""
