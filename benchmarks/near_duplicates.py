@@ -9,7 +9,8 @@ are compared with these.
 1. The 40 photos of ``tests/data`` choose the radius of every descriptor: the smallest of the best
    F1.
 2. 200 of PHOTOS, drawn by a seed, are read at this radius. None of them is among the 40.
-3. Changes that are none of the five, to the 40 photos: how many copies are within this radius.
+3. Changes that are none of the five, to the 40 photos: how many copies are within this radius. What
+   smaller radii find, and how many of all PHOTOS they put into groups, which are hardly copies.
 4. HOLIDAYS, a folder of ``jpg/NNNNMM.jpg``, has other photos of scenes NNNN: how many pairs at this
    radius are of different scenes. Those of the same bytes in two scenes are left out.
 5. With --time, 100,000 random codes, a fifth of which are near others, are grouped; and 100,000
@@ -43,6 +44,7 @@ N_TEST, SEED = 200, 12
 MARGIN = 0.04  # of every side
 RADII = {"hamming": np.arange(1, 121), "cosine": np.arange(1, 41) / 200}
 F1_SHIPPED, F1_TEST, ACROSS = 0.99, 0.97, 0.02  # bars of PerceptualHash, the last from above
+SHOWN_RADII = (5, 10, 15, 20, 25, 30, 35)
 N_TIMED, SEARCHES = 100_000, 3  # codes, and the bar: radius searches that grouping them may take
 TIMED = {64: 10, 152: 30}  # bits, and the radius
 
@@ -270,6 +272,26 @@ def test_table(described, groups, chosen):
     return table(head, lines), scores
 
 
+def radii_table(photos, folder):
+    """Return which of the four changed copies are found by radius, and what a folder is then."""
+    codes = PerceptualHash().transform(photos).reshape(-1, 5, 152)
+    distances = (codes[:, :1] != codes[:, 1:]).sum(axis=2)  # (n_photos, 4)
+    head = ["radius", "JPEG 25", "a third", "brighter", "cropped"]
+    paths = sorted(folder.glob("*/*.jpg")) if folder else []
+    if paths:
+        whole = PerceptualHash().transform(list(map(str, paths)))
+        head += [f"groups of {len(paths):,} photos", "photos in them", "largest"]
+    lines = []
+    for radius in SHOWN_RADII:
+        line = [radius, *(f"{share:.2f}" for share in (distances <= radius).mean(axis=0))]
+        if paths:
+            labels = grouped(whole, "hamming", radius)
+            sizes = np.bincount(labels[labels >= 0])
+            line += [len(sizes), sizes.sum(), sizes.max(initial=0)]
+        lines.append(line)
+    return table(head, lines)
+
+
 def nearest_lines(paths, codes, n_lines=5):
     """Return a line per two photos, not copies, that are nearest to each other."""
     n = len(paths)
@@ -354,7 +376,7 @@ class Run:
         self.missed = []
         self.chosen = {}
 
-    def shipped(self):
+    def shipped(self, folder):
         paths = sorted(SHIPPED.glob("*/*.jpg"))
         photos, groups = copies_of(paths)
         text, self.chosen = shipped_table(describe(photos), groups)
@@ -366,6 +388,7 @@ class Run:
             self.check(np.isclose(default, self.chosen[name][0]), f"the radius of {name}")
         print(f"\n{turned_line(photos, groups)}")
         print(f"\n{changes_table(opened(paths), self.chosen)}")
+        print(f"\n{radii_table(photos, folder)}")
 
     def test(self, folder):
         paths = drawn(folder)
@@ -404,7 +427,7 @@ def main(arguments=None):
     parser.add_argument("--time", action="store_true", help="time 100,000 codes")
     options = parser.parse_args(arguments)
     run = Run()
-    run.shipped()
+    run.shipped(options.photos)
     if options.photos:
         run.test(options.photos)
     if options.holidays:
