@@ -107,7 +107,7 @@ class NeighborsRetriever(
         process. ``"faiss"`` is ready in a second and needs the extra ``[faiss]``.
         ``"milvus"`` keeps the rows at `uri` and is exact; it needs ``[milvus]``.
         ``"auto"`` takes the graph for floats beyond 20,000 rows and
-        5,000,000 numbers. `score` and `radius_neighbors` are exact always, so in
+        5,000,000 numbers. `score`, `radius_neighbors` and `like` are exact always, so in
         a search over parameters ``"exact"`` saves building graphs.
 
     storage : {"copy", "float16", "memory_map"}, default="copy"
@@ -570,7 +570,8 @@ class NeighborsRetriever(
         not. So it does under the Euclidean distance, for the squares, once it is
         divided by ``1 - unlike_weight``. Codes vote, bit by bit: a bit is 1 if
         the share of those liked that have it is above a half by more than
-        `unlike_weight` times that of the others, and 0 at a tie.
+        `unlike_weight` times that of the others, and 0 at a tie. The search is exact,
+        whatever `algorithm` is.
 
         Parameters
         ----------

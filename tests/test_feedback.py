@@ -346,6 +346,17 @@ def test_named_rerankers_reorder_what_was_found(rng):
         assert found[1].tolist() != expected[1].tolist()
 
 
+def test_what_an_index_would_miss_between_likes_that_differ_is_found(rng):
+    pytest.importorskip("faiss")
+    centers = rng.normal(size=(500, 64))
+    X = (centers.repeat(10, axis=0) + 0.3 * rng.normal(size=(5000, 64))).astype(np.float32)
+    index, exact = (NeighborsRetriever(algorithm=name).fit(X) for name in ("faiss", "exact"))
+    for liked in rng.choice(5000, size=(30, 5), replace=False).tolist():
+        for where in (None, np.arange(5000) % 2 == 0):
+            found, expected = (r.like(liked, where=where) for r in (index, exact))
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_positions_are_those_of_the_gallery_as_it_is(case):
     retriever, X = case
     retriever.remove(named(0, 5))

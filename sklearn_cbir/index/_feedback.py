@@ -57,7 +57,8 @@ def ask_like(
 ) -> Asked:
     """Return what a gallery is asked by what was judged: one query, which leaves that out.
 
-    `k` is how many rows are wanted.
+    `k` is how many rows are wanted. An exact engine answers: the mean of rows that differ lies
+    where there are none, and there an index finds less than it does for queries like its rows.
     """
     weight = check_real(unlike_weight, "unlike_weight", minimum=0, maximum=1)
     if weight == 1:
@@ -72,14 +73,14 @@ def ask_like(
         )
     negatives = unliked.encoded(gallery, unliked_at, owner)
     query = _combined(gallery, positives, negatives if weight else negatives[:0], weight)
-    excluded = np.concatenate([liked_at, unliked_at])
+    engine, excluded = gallery.engine.exact, np.concatenate([liked_at, unliked_at])
     if row_filter is None:
         _check_left(k, len(gallery), len(excluded), "")
-        return Asked(gallery.engine, query, excluded[None], None, None)
+        return Asked(engine, query, excluded[None], None, None)
     excluded = row_filter.numbers(excluded)
     excluded = excluded[excluded >= 0]  # what is left out has no number
     _check_left(k, len(row_filter), len(excluded), " that where leaves in")
-    return Asked(gallery.engine.filtered(row_filter), query, excluded[None], None, row_filter)
+    return Asked(engine.filtered(row_filter), query, excluded[None], None, row_filter)
 
 
 def _check_one_side(gallery: Gallery, liked_at: Positions, unliked_at: Positions) -> None:
