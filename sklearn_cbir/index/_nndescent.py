@@ -41,7 +41,7 @@ class NNDescentEngine(ApproximateEngine):
     lock = ProcessLock()
     # Walking further than to some hundred rows costs more than comparing all of them.
     neighbors_limit = 256
-    rows_per_neighbor = 150
+    rows_per_neighbor = 100
     skips_removed = True
     # Length of the candidate list, for each neighbor that is asked for.
     ef_searches = (
