@@ -85,6 +85,31 @@ def test_what_is_left_in_by_chance_is_found_by_the_index(share, fitted, rows, qu
     assert recall(found, exact_of(rows).kneighbors(queries, where=mask)[1]) >= 0.95
 
 
+def test_an_index_is_asked_for_what_a_filter_needs_and_some_more(fitted, queries, monkeypatch):
+    engine, asked = type(fitted._gallery.engine), []
+    search = engine._ask
+
+    def ask(self, index, queries, k, ef_search):
+        asked.append((k, len(queries)))
+        return search(self, index, queries, k, ef_search)
+
+    monkeypatch.setattr(engine, "_ask", ask)
+    for every, k in [(1000, 10), (10, 10), (2, 10), (2, 4)]:
+        is_every = np.arange(N) % every == 0
+        mask = is_every if every == 2 else ~is_every
+        share = mask.mean()
+        asked.clear()
+        fitted.kneighbors(queries, k, where=mask)
+        (first, n_first), *more = asked
+        assert n_first == len(queries)
+        assert k / share < first < k / share + 2.5 * np.sqrt(k) / share
+        # What too few were left in of is asked for four times as much.
+        reach = fitted._gallery.engine.filter_reach
+        for (before, _), (n, _) in zip(asked, more):
+            assert n == min(4 * before, reach)
+        assert sum(n for _, n in more) < 0.1 * len(queries)
+
+
 @pytest.mark.parametrize("n_kept", [27, 15, 8, 4])
 def test_queries_of_classes_that_are_left_out_find_as_much_as_others(n_kept, fitted, rows, queries):
     mask, within = clusters_of(N) < n_kept, clusters_of(300, seed=2) < n_kept
