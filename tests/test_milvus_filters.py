@@ -103,6 +103,11 @@ def test_answers_are_those_of_a_gallery_of_the_rows_left_in(server, metric, mask
         np.testing.assert_allclose(*(each.per_query for each in scores), rtol=0, atol=1e-12)
 
 
+def _passing(server, expression, keys):
+    """Which keys the server lets in."""
+    return server._passing(ast.parse(expression, mode="eval").body, keys)
+
+
 @each_mask
 def test_an_expression_lets_in_what_a_filter_leaves_in_and_nothing_else(server, mask, monkeypatch):
     monkeypatch.setattr(_milvus_filter, "KEYS_PER_RANGE", 20)
@@ -111,8 +116,7 @@ def test_an_expression_lets_in_what_a_filter_leaves_in_and_nothing_else(server, 
     for wanted in (mask, ~mask):
         if wanted.any():
             text = str(_milvus_filter.Terms(keys, wanted))
-            passing = server._passing(ast.parse(text, mode="eval").body, keys)
-            np.testing.assert_array_equal(passing, wanted)
+            np.testing.assert_array_equal(_passing(server, text, keys), wanted)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +184,47 @@ def test_a_query_whose_neighbors_are_all_left_out_has_the_server_leave_them_out(
     assert second["limit"] == FIRST < first["limit"]
 
 
-def test_of_a_filter_too_long_to_tell_only_the_rows_left_in_are_read(server, monkeypatch):
+def test_stretches_of_a_gallery_are_searched_where_one_expression_would_be_long(
+    server, monkeypatch
+):
     monkeypatch.setattr(_milvus_filter, "KEYS", 50)
+    rows, y = make_rows("euclidean", 400)
+    rows[y == 0] += 100
+    mask = y != 0
+    mask[200:280] = False
+    ours, alone = of_server("euclidean", rows), in_memory("euclidean", rows, mask)
+    server.calls.clear()
+    assert_same_neighbors(ours, alone, rows[np.flatnonzero(y == 0)[:1]], mask, 5)
+    first, *parts = server._options("search")
+    assert first["filter"] == ""
+    assert first["limit"] == int(np.ceil(FIRST / mask.mean()))
+    assert {options["limit"] for options in parts} == {FIRST}
+    keys = ours._gallery.engine.keys
+    passing = np.array([_passing(server, options["filter"], keys) for options in parts])
+    np.testing.assert_array_equal(passing.sum(axis=0), mask)
+    assert all(options["filter"].count(",") < 50 for options in parts)
+    assert 1 < len(parts) < _milvus_filter.STRETCHES
+    assert set(server._counts()) == {"search"}
+
+
+@each_mask
+@pytest.mark.parametrize("metric", METRICS)
+def test_answers_are_the_same_from_as_many_stretches_as_it_takes(server, monkeypatch, metric, mask):
+    monkeypatch.setattr(_milvus_filter, "KEYS", 25)
+    monkeypatch.setattr(_milvus_filter, "KEYS_PER_RANGE", 10)
+    monkeypatch.setattr(_milvus_filter, "STRETCHES", 100)
+    # Few are passed over, so that the stretches are searched.
+    monkeypatch.setattr(_milvus_filter.KeyFilter, "costs_more_than", lambda *_: False)
+    rows, _ = make_rows(metric)
+    ours, alone = of_server(metric, rows), in_memory(metric, rows, mask)
+    queries, _ = make_rows(metric, 30, seed=2)
+    for k in (1, 5, 20, int(mask.sum())):
+        assert_same_neighbors(ours, alone, queries, mask, k)
+
+
+def test_of_a_filter_too_long_to_tell_only_the_rows_left_in_are_read(server, monkeypatch):
+    monkeypatch.setattr(_milvus_filter, "KEYS", 10)
+    monkeypatch.setattr(_milvus_filter, "STRETCHES", 4)
     monkeypatch.setattr(_milvus, "MOST", 64)
     rows, y = make_rows("euclidean", 400)
     rows[y == 0] += 100
@@ -202,7 +245,7 @@ def test_of_a_filter_too_long_to_tell_only_the_rows_left_in_are_read(server, mon
 def test_of_many_codes_that_tie_the_first_left_in_are_found(server, monkeypatch, name, is_told):
     monkeypatch.setattr(_milvus, "MOST", 16)
     if not is_told:
-        monkeypatch.setattr(_milvus_filter, "KEYS", 50)
+        monkeypatch.setattr(_milvus_filter, "STRETCHES", 0)
     rows, _ = make_rows("hamming")
     rows[60:120] = rows[19]
     mask = masks()[name]

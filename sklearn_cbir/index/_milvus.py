@@ -339,10 +339,10 @@ class MilvusEngine(Engine):
             for row in np.flatnonzero(is_zero):
                 found[row] = np.ones(len(self)), np.arange(len(self))
             left = left[~is_zero]
-        for limit, expression in self._searches(len(left), k):
+        for limit, expressions in self._searches(len(left), k):
             if not len(left):
                 break
-            answers = self.collection.search(queries[left], limit, filter=expression)
+            answers = self.collection.search(queries[left], limit, expressions)
             rescored = self._rescored(queries[left], answers)
             for row, answer, result in zip(left, answers, rescored):
                 if self._is_sure(queries[row], k, limit, answer, result[0]):
@@ -351,25 +351,25 @@ class MilvusEngine(Engine):
         return found
 
     def _searches(self, n_queries, k):
-        """Yield how many results to ask for and an expression, at first and if they do not do."""
+        """Yield how many results to ask for and expressions, at first and if they do not do."""
         most = MOST
         if self.metric != "hamming":
             most = max(1, min(MOST, BYTES_PER_ANSWER // self.collection.row_bytes))
         if k > most:
             return
-        wanted, expression = min(k + SPARE, most), ""
+        wanted, expressions = min(k + SPARE, most), [""]
         if self.key_filter is not None:
             among_all = min(self.key_filter.among_all(wanted), most)
             passed_over = n_queries * (among_all - wanted) * self.collection.result_bytes
-            if not self.key_filter.is_short:
+            if not self.key_filter.can_be_told:
                 wanted = among_all
             elif among_all < most and self.key_filter.costs_more_than(passed_over):
-                yield among_all, expression
-            expression = self.key_filter.expression
+                yield among_all, expressions
+            expressions = self.key_filter.expressions
         while wanted < most:
-            yield wanted, expression
+            yield wanted, expressions
             wanted *= 4
-        yield most, expression
+        yield most, expressions
 
     def _rescored(self, queries, answers):
         """Return distances and positions of the rows of this engine among answers, per query."""
@@ -413,7 +413,7 @@ class MilvusEngine(Engine):
         found by asking for leading parts of the gallery, until the part fits.
         """
         told = "" if self.key_filter is None else self.key_filter.expression
-        answers = self.collection.search(query, MOST, filter=told)
+        answers = self.collection.search(query, MOST, [told])
         (nearest,) = self._rescored(query, answers)
         limit = np.partition(nearest[0], k - 1)[k - 1] if len(nearest[0]) >= k else None
         if limit is None:
@@ -426,7 +426,7 @@ class MilvusEngine(Engine):
             leading = f"key <= {self.keys[middle - 1]}"
             if self.key_filter is not None:
                 leading = self.key_filter.and_leading(leading)
-            (answer,) = self.collection.search(query, MOST, filter=leading)
+            (answer,) = self.collection.search(query, MOST, [leading])
             ((distances, positions),) = self._rescored(query, [answer])
             tied = distances == limit
             if np.count_nonzero(tied) < missing:

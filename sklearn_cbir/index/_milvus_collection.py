@@ -13,6 +13,7 @@ from sklearn_cbir._kinds import Kept
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.codes import pack_codes, unpack_codes
 from sklearn_cbir.index import _milvus_client as server
+from sklearn_cbir.index._milvus_filter import join_answers
 
 WORD = 64
 ROWS_PER_CALL = 5000
@@ -183,12 +184,20 @@ class Collection(Kept):
         rows = self._from_wire([entry["row"] for entry in found])
         return there[order], rows[order]
 
-    def search(self, queries, k, filter=""):
+    def search(self, queries, k, filters):
         """Return, per query, keys, similarities or distances, and rows, the nearest first.
 
-        Codes come without rows: their distances are exact. An expression as `filter` says which
-        rows of the collection may come.
+        Codes come without rows: their distances are exact. Each of the expressions in `filters`
+        says which rows may come, and is a search of its own; an empty one lets all come.
         """
+        if len(filters) == 1:
+            return self._search(queries, k, filters[0])
+        parts = [self._search(queries, k, expression) for expression in filters]
+        largest_first = self.metric == "cosine"
+        return [join_answers(found, k, largest_first=largest_first) for found in zip(*parts)]
+
+    def _search(self, queries, k, expression):
+        """Search with one expression; as many queries at once as have answers of a fair size."""
         step = max(1, BYTES_PER_ANSWER // (k * self.result_bytes))
         answers = []
         for start in range(0, len(queries), step):
@@ -198,7 +207,7 @@ class Collection(Kept):
                 limit=k,
                 anns_field="row",
                 output_fields=["key"] if self.metric == "hamming" else ["key", "row"],
-                filter=filter,
+                filter=expression,
                 doing="searching",
             )
             answers += map(self._parsed, found)

@@ -1,11 +1,12 @@
-"""Which rows a server may answer with, as an expression over their keys, and how much to ask for.
+"""Which rows a server may answer with, as expressions over their keys.
 
 A filter leaves some rows of a gallery in. There are two ways to find the nearest of them:
 
 - Ask for more than is wanted and pass over the rest here. That is cheap if few rows are left out,
   and in vain if all that is near is.
 - Have the server leave the others out, by an expression that names keys and ranges of keys. It
-  travels with every call and the server reads it each time, so it must be short.
+  travels with every call and the server reads it each time, so it must be short: where it would
+  be long, stretches of the gallery are searched one after the other.
 
 An expression may let in more than the filter, since everything is looked at again here, but
 never less.
@@ -23,6 +24,8 @@ KEYS = 20_000  # that an expression may name, at 20 bytes each: servers read it 
 KEY_BYTES = 20  # of a key, in text
 RANGES = 32  # in an expression at most: from 50 alternatives on, servers of Milvus 2.3 refuse it
 KEYS_PER_RANGE = 200  # a range takes a server as long as so many keys
+STRETCHES = 16  # that are searched one after the other at most
+Answer = tuple[NDArray, NDArray, NDArray | None]  # keys, values and rows, the nearest first
 
 
 class KeyFilter:
@@ -39,34 +42,67 @@ class KeyFilter:
 
     def __init__(self, keys: NDArray[np.int64], row_filter: RowFilter) -> None:
         self.share = len(row_filter) / len(keys)
-        ways = [Terms(keys, row_filter.mask), Terms(keys, ~row_filter.mask)]
-        self.is_negated = ways[1].cost < ways[0].cost
-        self.terms = ways[self.is_negated]
+        self._stretches = _split(keys, row_filter.mask)
 
     @property
-    def is_short(self) -> bool:
-        """Whether there is an expression that says what is left in."""
-        return 0 < self.terms.cost <= KEYS
+    def can_be_told(self) -> bool:
+        """Whether expressions say what is left in."""
+        return len(self._stretches) <= STRETCHES
 
     @cached_property
+    def expressions(self) -> list[str]:
+        """The expressions; an empty one where they would be long, or nothing is left out."""
+        if not self.can_be_told:
+            return [""]
+        if len(self._stretches) == 1:
+            return [str(self._stretches[0])]
+        return [stretch.within_bounds() for stretch in self._stretches]
+
+    @property
     def expression(self) -> str:
-        """The expression; it is empty where it would be long, or nothing is left out."""
-        if not self.is_short:
-            return ""
-        text = str(self.terms)
-        return f"not ({text})" if self.is_negated else text
+        """The expression if it is a single one; else it is empty."""
+        return self.expressions[0] if len(self.expressions) == 1 else ""
 
     def among_all(self, wanted: int) -> int:
         """Return among how many results of all rows as many as are wanted should be left in."""
         return math.ceil(wanted / self.share)
 
     def costs_more_than(self, n_bytes: int) -> bool:
-        """Say whether the expression takes longer to read than so many bytes of results."""
-        return KEY_BYTES * self.terms.cost > n_bytes
+        """Say whether expressions take a server longer to read than so many bytes of results."""
+        cost = sum(stretch.cost for stretch in self._stretches)
+        return len(self._stretches) > 1 or KEY_BYTES * cost > n_bytes
 
     def and_leading(self, expression: str) -> str:
-        """Return the expression with another that must hold too."""
+        """Return the expression, if it is a single one, with another that must hold too."""
         return f"({self.expression}) and {expression}" if self.expression else expression
+
+
+class Stretch:
+    """A stretch of a gallery, of which some rows are left in.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n,), int64
+        Keys of its rows, ascending.
+
+    mask : ndarray of shape (n,), bool
+        Which of them are left in.
+    """
+
+    def __init__(self, keys: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+        ways = [Terms(keys, mask), Terms(keys, ~mask)]
+        self.is_negated = ways[1].cost < ways[0].cost
+        self.terms = ways[self.is_negated]
+        self.keys, self.cost = keys, self.terms.cost
+
+    def __str__(self) -> str:
+        text = str(self.terms)
+        return f"not ({text})" if self.is_negated and text else text
+
+    def within_bounds(self) -> str:
+        """Return the expression for these rows alone of the whole gallery."""
+        bounds, text = _range(self.keys[0], self.keys[-1]), str(self)
+        return f"{bounds} and ({text})" if text else bounds
 
 
 class Terms:
@@ -98,8 +134,43 @@ class Terms:
         rest, terms = self.mask.copy(), []
         for start, stop in self.ranges:
             rest[start:stop] = False
-            # Not as `low <= key <= high`, which milvus-lite takes for `(low <= key) <= high`.
-            terms.append(f"(key >= {self.keys[start]} and key <= {self.keys[stop - 1]})")
+            terms.append(f"({_range(self.keys[start], self.keys[stop - 1])})")
         if self.n_keys:
             terms.append(f"key in {self.keys[rest].tolist()}")
         return " or ".join(terms)
+
+
+def _range(low: np.int64, high: np.int64) -> str:
+    """Return the expression of a range of keys."""
+    # Of `low <= key <= high`, milvus-lite compares `low <= key`, a bool, with `high`.
+    return f"key >= {low} and key <= {high}"
+
+
+def _split(keys: NDArray[np.int64], mask: NDArray[np.bool_]) -> list[Stretch]:
+    """Return stretches of a gallery whose expressions are short, without those all left out."""
+    if not mask.any():
+        return []
+    whole = Stretch(keys, mask)
+    if whole.cost <= KEYS:
+        return [whole]
+    middle = len(keys) // 2
+    return _split(keys[:middle], mask[:middle]) + _split(keys[middle:], mask[middle:])
+
+
+def join_answers(parts: tuple[Answer, ...], limit: int, *, largest_first: bool) -> Answer:
+    """Return the nearest of all rows of what was found in parts of a gallery, `limit` or more.
+
+    Where a part gave as many as `limit`, it held back what is not nearer than its last. So only
+    what is as near as the nearest of these last ones is known to come first.
+    """
+    values = np.concatenate([part[1] for part in parts])
+    ranked = -values if largest_first else values
+    order = np.argsort(ranked, kind="stable")
+    lasts = [part[1][-1] for part in parts if len(part[0]) == limit]
+    if lasts:
+        bound = -max(lasts) if largest_first else min(lasts)
+        order = order[: np.searchsorted(ranked[order], bound, side="right")]
+    keys = np.concatenate([part[0] for part in parts])[order]
+    if parts[0][2] is None:
+        return keys, values[order], None
+    return keys, values[order], np.concatenate([part[2] for part in parts])[order]
