@@ -10,6 +10,7 @@ from sklearn import config_context
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.index import ENGINES
+from sklearn_cbir.index._filter import RowFilter
 from sklearn_cbir.index._int8_kernels import Int8Rows
 
 EXACT = "sklearn_cbir.index._exact"
@@ -92,6 +93,49 @@ def test_answers_are_those_of_the_rows(metric, kind, dtype, d, rng, at_once):
             part = slice(start, start + 1 if start < 3 else start + 3)
             for found, known in zip(engine.query(queries[part], k), expected):
                 np.testing.assert_array_equal(found, known[part])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("left", ["half", "the furthest", "a hundredth"])
+def test_answers_are_those_of_the_rows_that_a_filter_leaves_in(
+    left, metric, kind, dtype, rng, at_once
+):
+    rows = rows_of(kind, rng).astype(dtype)
+    engine = ENGINES["exact"](metric).build(rows)
+    queries = engine.encode(np.concatenate([rows[:3], rows_of(kind, rng, n=3).astype(dtype)]))
+    engine.query(queries[:1], 3)  # there is a screen now
+    distances = engine.distances(queries[:1])[0]
+    mask = {
+        "half": rng.random(len(rows)) < 0.5,
+        "the furthest": distances >= np.quantile(distances, 0.8),
+        "a hundredth": rng.random(len(rows)) < 0.01,
+    }[left]
+    alone = engine._over(engine.rows[mask])
+    k = min(4, mask.sum())
+    for start in range(6):
+        part = slice(start, start + (1 if start < 3 else 3))
+        filtered = engine.filtered(RowFilter(mask))
+        found, expected = filtered.query(queries[part], k), alone.query(queries[part], k)
+        for values, known in zip(found, expected):
+            np.testing.assert_array_equal(values, known)
+        again = filtered.query(queries[part], k)
+        np.testing.assert_array_equal(again, expected)
+        assert not filtered.find_copies() or len(np.unique(rows[mask], axis=0)) < mask.sum()
+        np.testing.assert_array_equal(filtered.query(queries[part], k), expected)
+
+
+def test_a_screen_that_a_filter_spoils_is_kept_for_all_rows(rng, at_once):
+    engine = ENGINES["exact"]("euclidean").build(rng.normal(size=(3000, 8)).astype(np.float32))
+    rows = engine.rows
+    rows[1500:] = 100 + 1e-3 * rng.normal(size=(1500, 8))  # which bytes cannot tell apart
+    engine.query(rows[:1], 3)
+    filtered = engine.filtered(RowFilter(np.arange(3000) >= 1500))
+    for query in rows[:20]:
+        filtered.query(query[None], 3)
+    assert filtered._prefilter.int8_rows is None
+    assert engine._prefilter.int8_rows is not None
 
 
 @pytest.mark.parametrize("n_queries", [0, 1, 3])

@@ -1,6 +1,7 @@
 """Engines over the rows that a filter leaves in, which are copied no sooner than it pays."""
 
 import copy
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -119,6 +120,7 @@ class FilteredExact(Filtered):
     queries_per_copy = 30
     bytes_to_keep = BYTES_TO_KEEP
     _known_copies: Any
+    _copies_to_leave_out: Callable[[], Any]
 
     @derived
     def in_memory(self) -> bool:
@@ -151,7 +153,7 @@ class FilteredExact(Filtered):
         if n == n_left or self._pays_to_copy(len(queries), n_left, n):
             return similarity(queries, part, memory)
         of_all = self.whole._similarity(queries, slice(first, last))
-        return of_all.take(positions - first, axis=1)
+        return of_all.take(positions - first if first else positions, axis=1)
 
     def _prefilter_for(self, n_queries):
         """Return the prefilter of all rows, unless few are left in, which are copied."""
@@ -171,9 +173,25 @@ class FilteredExact(Filtered):
         return copy.copy(self.whole._prefilter)
 
     def _screened(self, int8_rows, query):
-        """Return similarities of one query by an int8 copy, and how far they may be off."""
-        found = self.whole._screened(int8_rows, query)
-        return [values.take(self.row_filter.positions) for values in found]
+        """Return similarities of one query by an int8 copy, and how far they may be off.
+
+        They are those of all rows, of which those left out have none, unless copies are known.
+        """
+        similarity, margin = self.whole._screened(int8_rows, query)
+        if self._copies_to_leave_out() is not None:
+            return [values.take(self.row_filter.positions) for values in (similarity, margin)]
+        similarity += self._without
+        return similarity, margin
+
+    @remembered
+    def _without(self):
+        """What gives rows that are left out no similarity, added to those of all rows."""
+        summand = self.row_filter.mask.astype(self.rows.dtype)
+        summand -= 1
+        with np.errstate(over="ignore"):
+            summand *= np.finfo(summand.dtype).max
+            summand *= 2  # minus infinity, and 0 is as it was
+        return summand
 
     @derived
     def _longest(self) -> float:

@@ -59,7 +59,7 @@ class Prefilter:
         found = np.flatnonzero(similarity + margin >= floor)
         if len(found) <= many:
             self.n_failures = 0
-            return found
+            return found if len(similarity) == len(engine) else engine.row_filter.numbers(found)
         self.n_failures += 1
         if self.n_failures > FAILURES_IN_A_ROW:
             self.int8_rows = None
