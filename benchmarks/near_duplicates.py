@@ -44,7 +44,7 @@ N_TEST, SEED = 200, 12
 MARGIN = 0.04  # of every side
 RADII = {"hamming": np.arange(1, 121), "cosine": np.arange(1, 41) / 200}
 F1_SHIPPED, F1_TEST, ACROSS = 0.99, 0.97, 0.02  # bars of PerceptualHash, the last from above
-SHOWN_RADII = (5, 10, 15, 20, 25, 30, 35)
+SHOWN_RADII = (5, 10, 15, 20, 25, 30, 35, 40, 45)
 N_TIMED, SEARCHES = 100_000, 3  # codes, and the bar: radius searches that grouping them may take
 TIMED = {64: 10, 152: 30}  # bits, and the radius
 
@@ -74,6 +74,7 @@ def descriptors():
     """Return ``{name: (function of photos, metric)}``."""
     found = {
         "PerceptualHash": (PerceptualHash().transform, "hamming"),
+        "PerceptualHash(color=True)": (PerceptualHash(color=True).transform, "hamming"),
         "GISTDescriptor": (GISTDescriptor().transform, "cosine"),
         "63 bits against the median": (plain_hash, "hamming"),
     }
@@ -272,14 +273,14 @@ def test_table(described, groups, chosen):
     return table(head, lines), scores
 
 
-def radii_table(photos, folder):
+def radii_table(descriptor, photos, folder):
     """Return which of the four changed copies are found by radius, and what a folder is then."""
-    codes = PerceptualHash().transform(photos).reshape(-1, 5, 152)
+    codes = descriptor.transform(photos).reshape(len(photos) // 5, 5, -1)
     distances = (codes[:, :1] != codes[:, 1:]).sum(axis=2)  # (n_photos, 4)
-    head = ["radius", "JPEG 25", "a third", "brighter", "cropped"]
+    head = [f"{descriptor}, radius", "JPEG 25", "a third", "brighter", "cropped"]
     paths = sorted(folder.glob("*/*.jpg")) if folder else []
     if paths:
-        whole = PerceptualHash().transform(list(map(str, paths)))
+        whole = descriptor.transform(list(map(str, paths)))
         head += [f"groups of {len(paths):,} photos", "photos in them", "largest"]
     lines = []
     for radius in SHOWN_RADII:
@@ -383,12 +384,13 @@ class Run:
         print(text)
         best = self.chosen["PerceptualHash"][1]
         self.check(best >= F1_SHIPPED, f"F1 {best:.3f} of the 40")
-        for descriptor in (PerceptualHash, GISTDescriptor):
-            name, default = descriptor.__name__, descriptor.near_duplicates[1]
+        for descriptor in (PerceptualHash(), PerceptualHash(color=True), GISTDescriptor()):
+            name, default = repr(descriptor).removesuffix("()"), descriptor.near_duplicates[1]
             self.check(np.isclose(default, self.chosen[name][0]), f"the radius of {name}")
         print(f"\n{turned_line(photos, groups)}")
         print(f"\n{changes_table(opened(paths), self.chosen)}")
-        print(f"\n{radii_table(photos, folder)}")
+        for descriptor in (PerceptualHash(), PerceptualHash(color=True)):
+            print(f"\n{radii_table(descriptor, photos, folder)}")
 
     def test(self, folder):
         paths = drawn(folder)

@@ -14,19 +14,23 @@ from sklearn_cbir.descriptors import PerceptualHash
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.testing import check_image_estimator
 
-CHECKS = check_image_estimator(PerceptualHash(), generate_only=True)
+CHECKS = [
+    (f"{name}-{'color' * color or 'gray'}", check)
+    for color in (False, True)
+    for name, check in check_image_estimator(PerceptualHash(color), generate_only=True)
+]
 PHOTOS = sorted(Path(__file__).parent.glob("data/clothing/*/*.jpg"))
 N_BITS = 152
-RADIUS = PerceptualHash.near_duplicates[1]
+RADIUS = PerceptualHash().near_duplicates[1]
 
 
-def _bits_by_the_formula(gray):
+def _bits_by_the_formula(gray, highest=16):
     """Bits of one image (32, 32), term by term."""
     mean = sum(map(sum, gray)) / 32**2
     hann = [math.sin(math.pi * (x + 0.5) / 32) ** 2 for x in range(32)]
     bits = []
-    for u, v in itertools.product(range(17), repeat=2):
-        if not 0 < u + v <= 16:
+    for u, v in itertools.product(range(highest + 1), repeat=2):
+        if not 0 < u + v <= highest:
             continue
         total = 0
         for i, j in itertools.product(range(32), repeat=2):
@@ -65,6 +69,34 @@ def test_bits_are_those_of_the_formula(rng, photos):
         assert code.tolist() == _bits_by_the_formula(gray.tolist())
 
 
+def test_bits_of_color_are_those_of_blue_and_red_less_gray(photos):
+    small = np.asarray(photos[1].resize((32, 32)))
+    red, _, blue = np.moveaxis(small.astype(float), 2, 0)
+    gray = small @ np.array([0.299, 0.587, 0.114])
+    expected = _bits_by_the_formula(gray.tolist())
+    for difference in (blue - gray, red - gray):
+        expected += _bits_by_the_formula(difference.tolist(), highest=8)
+    code = PerceptualHash(color=True).transform([small])[0]
+    assert len(code) == 240
+    # The weights of gray are rounded to 32 bits, which may move what is nearly 0.5.
+    assert (code != expected).sum() <= 1
+    assert np.array_equal(code[:N_BITS], _code(small))
+
+
+def test_one_picture_in_two_colors_is_the_same_only_without_color(photos):
+    pixels = np.asarray(photos[2]).astype(float)
+    gray = pixels @ np.array([0.299, 0.587, 0.114])
+    swapped = gray[..., None] + (pixels - gray[..., None])[..., [2, 1, 0]]
+    gray_of_swapped = swapped @ np.array([0.299, 0.587, 0.114])
+    swapped += (gray - gray_of_swapped)[..., None]
+    pair = [photos[2], np.rint(np.clip(swapped, 0, 255)).astype(np.uint8)]
+    pair[0] = np.asarray(pair[0])
+    for color, is_same in ((False, True), (True, False)):
+        descriptor = PerceptualHash(color=color)
+        one, other = descriptor.transform(pair)
+        assert ((one != other).sum() <= descriptor.near_duplicates[1]) == is_same
+
+
 def test_a_wave_has_the_bit_of_its_frequency_and_those_that_the_window_makes():
     # Hann's window is (1 - cos(2 pi x)) / 2 and cos(2 pi x) is two half waves: a wave of v half
     # waves across has 1/2 of itself, and -1/4 at v - 2 and at v + 2; a constant 1/2 and -1/4 at 2.
@@ -92,15 +124,17 @@ def _turned(pixels):
     ]
 
 
-def test_forms_are_the_codes_of_the_turned_and_mirrored_images(rng):
+@pytest.mark.parametrize("color", [False, True], ids=["gray", "color"])
+def test_forms_are_the_codes_of_the_turned_and_mirrored_images(rng, color):
     images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    forms = PerceptualHash(turned=True).transform_forms(images)
-    assert forms.shape == (3, 8, N_BITS)
+    descriptor = PerceptualHash(color, turned=True)
+    forms = descriptor.transform_forms(images)
+    assert forms.shape == (3, 8, 240 if color else N_BITS)
     assert forms.dtype == np.uint8
     for image, of_image in zip(images, forms):
-        expected = PerceptualHash().transform(_turned(image))
+        expected = descriptor.transform(_turned(image))
         # A coefficient that is all but 0 is 0, and has no sign that a negative could turn.
-        has_sign = expected | PerceptualHash().transform(_turned(255 - image)) > 0
+        has_sign = expected | descriptor.transform(_turned(255 - image)) > 0
         assert has_sign.mean() > 0.95
         assert np.array_equal(of_image[has_sign], expected[has_sign])
         assert len(np.unique(of_image, axis=0)) == 8
@@ -132,6 +166,7 @@ def _encoded(photo, **how):
     return file.getvalue()
 
 
+@pytest.mark.parametrize("color", [False, True], ids=["codes of gray", "of color"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -139,19 +174,29 @@ def _encoded(photo, **how):
         lambda photo: photo.resize([side // 3 for side in photo.size]),
         lambda photo: photo.resize([side * 2 for side in photo.size]),
         lambda photo: ImageEnhance.Brightness(photo).enhance(1.3),
-        lambda photo: photo.convert("L"),
         lambda photo: photo.crop([round(side * 0.04) for side in (*photo.size, 0, 0)][:2]
                                  + [round(side * 0.96) for side in photo.size]),
     ],
-    ids=["JPEG", "smaller", "larger", "brighter", "gray", "cropped"],
+    ids=["JPEG", "smaller", "larger", "brighter", "cropped"],
 )  # fmt: skip
-def test_copies_are_nearer_than_other_photos(photos, change):
-    codes = PerceptualHash().transform(photos)
-    copies = PerceptualHash().transform([change(photo) for photo in photos])
+def test_copies_are_nearer_than_other_photos(photos, change, color):
+    descriptor = PerceptualHash(color)
+    radius = descriptor.near_duplicates[1]
+    codes = descriptor.transform(photos)
+    copies = descriptor.transform([change(photo) for photo in photos])
     distances = _distances(copies, codes)
     assert (distances.argmin(axis=1) == np.arange(len(photos))).all()
-    assert distances.diagonal().max() <= RADIUS
-    assert distances[~np.eye(len(photos), dtype=bool)].min() > RADIUS
+    assert distances.diagonal().max() <= radius
+    assert distances[~np.eye(len(photos), dtype=bool)].min() > radius
+
+
+def test_a_gray_copy_is_the_same_only_without_color(photos):
+    gray = [photo.convert("L") for photo in photos]
+    for color, is_same in ((False, 1), (True, 0.5)):
+        descriptor = PerceptualHash(color)
+        distances = (descriptor.transform(photos) != descriptor.transform(gray)).sum(axis=1)
+        assert (distances <= descriptor.near_duplicates[1]).mean() <= is_same
+        assert color or (distances == 0).all()
 
 
 def test_a_photo_that_exif_turns_has_the_code_of_the_upright_one(photos, tmp_path):
@@ -209,12 +254,13 @@ def test_every_photo_that_cannot_be_read_is_named(photos, tmp_path):
         assert [fault.index for fault in raised.value.faults] == [1, 3]
 
 
-@pytest.mark.parametrize("turned", [1, "yes", None])
-def test_a_bad_option_is_named(turned):
+@pytest.mark.parametrize("value", [1, "yes", None])
+@pytest.mark.parametrize("option", ["color", "turned"])
+def test_a_bad_option_is_named(option, value):
     images, _ = make_shapes(3, random_state=0)
     for function in ("fit", "transform", "transform_forms"):
-        with pytest.raises(ValueError, match=r"turned=.* must be True or False"):
-            getattr(PerceptualHash(turned), function)(images)
+        with pytest.raises(ValueError, match=rf"{option}=.* must be True or False"):
+            getattr(PerceptualHash(**{option: value}), function)(images)
 
 
 def test_feature_rows_are_refused():

@@ -2,7 +2,7 @@
 
 import itertools
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,11 @@ from sklearn_cbir.descriptors._descriptor import LUMINANCE, Descriptor, read_in_
 from sklearn_cbir.images import check_images
 
 SIDE = 32  # px, what photos are resized to
-HIGHEST = 16  # half waves per side, down and across together
-# What every bit looks at: half waves down and across. The mean, (0, 0), is left out.
-FREQUENCIES = [
-    (down, across)
-    for down, across in itertools.product(range(HIGHEST + 1), repeat=2)
-    if 0 < down + across <= HIGHEST
-]
-DOWN, ACROSS = np.array(FREQUENCIES).T
-TRANSPOSED = [FREQUENCIES.index((across, down)) for down, across in FREQUENCIES]
-IS_ODD_DOWN, IS_ODD_ACROSS = (DOWN % 2).astype(np.uint8), (ACROSS % 2).astype(np.uint8)
-N_BITS = len(FREQUENCIES)
+# Half waves per side, down and across together, that bits look at: of gray; of blue and of red less
+# gray, which JPEG keeps coarsely.
+HIGHEST, HIGHEST_OF_COLOR = 16, 8
+RADIUS, RADIUS_WITH_COLOR = 30, 40  # bits within which photos are the same
+CHANNELS = np.stack([LUMINANCE, [0, 0, 1] - LUMINANCE, [1, 0, 0] - LUMINANCE]).astype(np.float64)
 # Rounding to whole gray levels moves a coefficient by 0.1 (standard deviation). What is nearer to 0
 # than this has no sign of its own.
 ROUNDING = 0.5
@@ -40,6 +34,11 @@ class PerceptualHash(Descriptor):
 
     Parameters
     ----------
+    color : bool, default=False
+        Whether colors count, too: 240 bits. Then fewer photos of other things on like
+        backgrounds are near, and those of one thing in two colors are not the same;
+        nor are gray copies of photos in color.
+
     turned : bool, default=False
         Whether `transform_forms` gives all eight turned and mirrored forms, so
         that `NearDuplicates` finds turned and mirrored copies, too. `transform` is
@@ -52,7 +51,8 @@ class PerceptualHash(Descriptor):
     Notes
     -----
     Bits are those of the frequencies (u, v), in half waves down and across, with
-    ``0 < u + v <= 16``, by u and then v. Unlike [1]_ and [2]_, which have 64 bits,
+    ``0 < u + v <= 16``, by u and then v; with `color` followed by those of blue less gray
+    and of red less gray, with ``0 < u + v <= 8``. Unlike [1]_ and [2]_, which have 64 bits,
     compare with the median and weigh all pixels alike, pixels are weighed by Hann's
     window, ``sin(pi * (x + 0.5) / 32) ** 2`` down and across, and compared with
     0. Under both, radii at which crops are found and other photos are not are
@@ -84,9 +84,6 @@ class PerceptualHash(Descriptor):
     (array([2, 4, 3]), 75)
     """
 
-    # Distance and radius within which photos are the same, for `NearDuplicates`.
-    near_duplicates: ClassVar[tuple[str, float]] = ("hamming", 30)
-
     if TYPE_CHECKING:
 
         def fit_transform(
@@ -95,8 +92,14 @@ class PerceptualHash(Descriptor):
             """Fit, and transform the same rows."""
             ...
 
-    def __init__(self, turned: bool = False) -> None:
+    def __init__(self, color: bool = False, *, turned: bool = False) -> None:
+        self.color = color
         self.turned = turned
+
+    @property
+    def near_duplicates(self) -> tuple[str, float]:
+        """Distance and radius within which photos are the same, for `NearDuplicates`."""
+        return "hamming", RADIUS_WITH_COLOR if self.color else RADIUS
 
     def transform(self, X: ImagesLike) -> NDArray[np.uint8]:
         """Return one code per image.
@@ -108,14 +111,14 @@ class PerceptualHash(Descriptor):
 
         Returns
         -------
-        ndarray of shape (n_samples, 152), uint8
-            Bits, 0 or 1, for the metric "hamming"; in the order of `X`.
+        ndarray of shape (n_samples, n_bits), uint8
+            152 bits, or 240 with `color`, 0 or 1, for the metric "hamming"; in the order of `X`.
         """
-        self._check()
+        layout, _ = self._check()
         images = check_images(X)
-        codes = np.empty((len(images), N_BITS), dtype=np.uint8)
+        codes = np.empty((len(images), len(layout.channel)), dtype=np.uint8)
         for rows, pixels in read_in_batches(images, SIDE, resize_mode="squash"):
-            codes[rows] = perceptual_hash(pixels)
+            codes[rows] = perceptual_hash(pixels, layout)
         return codes
 
     def transform_forms(self, X: ImagesLike) -> NDArray[np.uint8]:
@@ -133,31 +136,58 @@ class PerceptualHash(Descriptor):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_forms, 152), uint8
+        ndarray of shape (n_samples, n_forms, n_bits), uint8
             The code as it is; with ``turned=True`` then turned to the left by one, two
             and three quarters, and the same four of the image that was mirrored
             left to right first. ``n_forms`` is 8, or else 1.
         """
+        layout, is_turned = self._check()
         codes = self.transform(X)
-        return forms_of(codes) if self.turned else codes[:, None]
+        return forms_of(codes, layout) if is_turned else codes[:, None]
 
-    def _check(self) -> bool:
-        """Return the checked option."""
-        return check_boolean(self.turned, "turned")
+    def _check(self) -> tuple["Layout", bool]:
+        """Return what the bits are, and whether turned forms are wanted."""
+        color = check_boolean(self.color, "color")
+        return layout_of(color), check_boolean(self.turned, "turned")
 
     @property
     def _n_features_out(self) -> int:
-        return N_BITS
+        return len(layout_of(self.color).channel)
 
 
-def perceptual_hash(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the codes (n, N_BITS) of RGB images (n, SIDE, SIDE, 3)."""
-    gray = pixels @ LUMINANCE.astype(np.float64)
-    gray -= gray.mean(axis=(1, 2), keepdims=True)
-    coefficients = (waves() @ gray @ waves().T)[:, DOWN, ACROSS]
+class Layout(NamedTuple):
+    """What every bit looks at: arrays (n_bits,)."""
+
+    channel: NDArray[np.int64]  # 0 is gray
+    down: NDArray[np.int64]  # half waves
+    across: NDArray[np.int64]
+    transposed: NDArray[np.int64]  # the bit of the same channel with down and across exchanged
+
+
+@lru_cache
+def layout_of(color: bool) -> Layout:
+    """Return what the bits are; the mean, no half wave down and across, is left out."""
+    highest = (HIGHEST, HIGHEST_OF_COLOR, HIGHEST_OF_COLOR) if color else (HIGHEST,)
+    bits = [
+        (channel, down, across)
+        for channel, most in enumerate(highest)
+        for down, across in itertools.product(range(most + 1), repeat=2)
+        if 0 < down + across <= most
+    ]
+    transposed = [bits.index((channel, across, down)) for channel, down, across in bits]
+    return Layout(*np.array(bits).T, np.array(transposed))
+
+
+def perceptual_hash(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
+    """Return the codes (n, n_bits) of RGB images (n, SIDE, SIDE, 3)."""
+    channels = CHANNELS[: layout.channel.max() + 1]
+    values = np.moveaxis(pixels @ channels.T, 3, 1)  # (n, n_channels, SIDE, SIDE)
+    values = values - values.mean(axis=(2, 3), keepdims=True)
+    transformed = waves() @ values @ waves().T
+    coefficients = transformed[:, layout.channel, layout.down, layout.across]
     codes = (coefficients > ROUNDING).astype(np.uint8)
     is_flat = (np.abs(coefficients) <= ROUNDING).all(axis=1)
-    codes[is_flat] = color_code(pixels[is_flat].mean(axis=(1, 2)))
+    codes[is_flat] = color_code(pixels[is_flat].mean(axis=(1, 2)), codes.shape[1])
     return codes
 
 
@@ -170,26 +200,29 @@ def waves() -> NDArray[np.float64]:
     return rows * np.sin(np.pi * position) ** 2
 
 
-def color_code(colors: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return the codes (n, N_BITS) of colors (n, 3): like ones have near codes, others have not.
+def color_code(colors: NDArray[np.float64], n_bits: int) -> NDArray[np.uint8]:
+    """Return the codes (n, n_bits) of colors (n, 3): like ones have near codes, others have not.
 
     Every bit is the sign of a wave through the RGB cube, of its own direction and phase.
     """
     directions = np.array(sorted(itertools.product(range(9), repeat=3), key=sum))
-    phases = np.arange(N_BITS) * (np.sqrt(5) - 1) / 2  # the golden ratio spreads them evenly
-    half_waves = colors / 256 @ directions[1 : N_BITS + 1].T + phases  # (n, N_BITS)
+    phases = np.arange(n_bits) * (np.sqrt(5) - 1) / 2  # the golden ratio spreads them evenly
+    half_waves = colors / 256 @ directions[1 : n_bits + 1].T + phases  # (n, n_bits)
     return (np.floor(half_waves) % 2).astype(np.uint8)
 
 
-def forms_of(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the codes (n, 8, N_BITS) of turned and mirrored images, from those of the images.
+def forms_of(codes: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
+    """Return the codes (n, 8, n_bits) of turned and mirrored images, from those of the images.
 
     Mirrored, an odd wave changes its sign; transposed, down and across change places. A turn to the
     left is a transposition, mirrored top to bottom.
     """
+    is_odd_down, is_odd_across = (
+        (half_waves % 2).astype(np.uint8) for half_waves in (layout.down, layout.across)
+    )
     forms = []
-    for code in (codes, codes ^ IS_ODD_ACROSS):
+    for code in (codes, codes ^ is_odd_across):
         for _ in range(4):
             forms.append(code)
-            code = code[:, TRANSPOSED] ^ IS_ODD_DOWN
+            code = code[:, layout.transposed] ^ is_odd_down
     return np.stack(forms, axis=1)

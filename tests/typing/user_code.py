@@ -229,8 +229,9 @@ def train_embeddings(images: NDArray[np.uint8], y: Ints) -> None:
 def describe_without_training(images: list[Image.Image]) -> None:
     assert_type(GISTDescriptor(image_size=32).fit_transform(images), NDArray[np.float32])
     assert_type(PerceptualHash().fit(images), PerceptualHash)
+    assert_type(PerceptualHash().near_duplicates, tuple[str, float])
     assert_type(PerceptualHash().fit_transform(images), NDArray[np.uint8])
-    assert_type(PerceptualHash(turned=True).transform_forms(images), NDArray[np.uint8])
+    assert_type(PerceptualHash(True, turned=True).transform_forms(images), NDArray[np.uint8])
     check_image_estimator(DeepHasher(8))
     for name, check in check_image_estimator(GISTDescriptor(), generate_only=True):
         assert_type(name, str)
