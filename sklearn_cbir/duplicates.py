@@ -473,7 +473,9 @@ def _check_forms(
     _check_codes(forms, metric, f"{name} gives")
     if metric == "hamming" or _is_codes(forms):
         return forms
-    return forms.astype(np.float32 if forms.dtype == np.float16 else np.float64, copy=False)
+    if forms.dtype in (np.float32, np.float64):
+        return forms
+    return forms.astype(np.float32 if forms.dtype == np.float16 else np.float64)
 
 
 def _metric_of(forms: NDArray[Any]) -> str:

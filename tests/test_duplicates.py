@@ -1,5 +1,6 @@
 """Duplicates: groups are what a plain walk over all pairs finds, whatever the photos come as."""
 
+import hashlib
 import io
 import pickle
 import shutil
@@ -172,6 +173,13 @@ def test_any_form_of_a_code_may_be_near(radius, blocks, rng):
     assert found.tolist() == _partition_by_walking(len(codes), are_linked)
 
 
+def test_equal_codes_may_have_other_forms():
+    codes = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=np.uint8)
+    others = np.array([[1, 1, 1, 0], [0, 0, 0, 1], [1, 0, 1, 0]], dtype=np.uint8)
+    found = _groups.group_rows(codes, "hamming", 1, np.stack([codes, others], axis=1))
+    assert found.tolist() == [0, 0, 0]
+
+
 def test_a_chain_is_one_group_though_its_ends_are_far():
     rows = [[0.0], [10.0], [1.0], [2.0], [11.0], [20.0], [3.0]]
     found = NearDuplicates(radius=1.0, metric="euclidean").fit(rows)
@@ -320,6 +328,34 @@ def test_files_of_the_same_bytes_are_described_once(fresh_count, saved_again):
     assert _listed(found.groups_) == [[i, i + 6] for i in range(6)]
 
 
+def test_only_files_of_one_size_are_compared(saved_again, tmp_path, monkeypatch):
+    read = []
+
+    def file_digest(file, name):
+        read.append(Path(file.name).name)
+        return hashlib.sha256(file.read())
+
+    monkeypatch.setattr("hashlib.file_digest", file_digest)
+    NearDuplicates("gist").fit(_as_paths([*saved_again[:4], saved_again[1]], tmp_path))
+    assert sorted(read) == ["01.jpg", "04.jpg"]
+
+
+@pytest.mark.parametrize("made", [np.asarray, Image.fromarray])
+def test_the_same_bytes_in_another_shape_are_another_photo(made, rng):
+    wide = rng.integers(256, size=(8, 16, 3), dtype=np.uint8)
+    X = [made(pixels) for pixels in (wide, wide.reshape(16, 8, 3), wide.copy())]
+    found = NearDuplicates(MeanColors(), radius=1e-9, metric="euclidean").fit(X)
+    assert found.labels_.tolist() == [0, -1, 0]
+
+
+def test_a_descriptor_may_give_numbers_of_any_type(rng):
+    images = make_shapes(3, random_state=0)[0]
+    rows = np.array([[0, 7], [0, 7], [9, 0]])
+    for dtype in (np.float16, np.float32, np.float64, np.int8, np.uint8):
+        found = NearDuplicates(Odd(rows.astype(dtype)), radius=1e-3).fit(images)
+        assert found.labels_.tolist() == [0, 0, -1]
+
+
 def test_frames_of_one_file_are_not_the_same_photo():
     file = io.BytesIO()
     first, second = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
@@ -451,6 +487,14 @@ def test_equal_files_are_one_group_however_far_their_rows_are(same_photos):
     rows = [[0.0], [10.0], [20.0], [30.0]]  # the last two files are equal
     found = NearDuplicates(radius=1.0, metric="euclidean").fit(rows, files=same_photos)
     assert found.labels_.tolist() == [-1, -1, 0, 0]
+
+
+def test_columns_of_rows_are_forgotten_with_the_rows():
+    found = NearDuplicates("gist", **NEAR).fit(ROWS)
+    assert found.n_features_in_ == 2
+    assert not hasattr(found.fit(make_shapes(3, random_state=0)[0]), "n_features_in_")
+    assert isinstance(found.descriptor_, GISTDescriptor)
+    assert found.fit(ROWS).descriptor_ is None
 
 
 def test_shards_are_rows(tmp_path):
@@ -605,11 +649,22 @@ def test_bad_files_are_one_clear_error(files, message):
 def test_an_error_names_all_photos_that_cannot_be_read(n_jobs, tmp_path, monkeypatch):
     monkeypatch.setattr("sklearn_cbir.duplicates.IMAGES_AT_ONCE", 2)
     (tmp_path / "damaged.jpg").write_bytes(PHOTOS[0].read_bytes()[:2000])
+    (tmp_path / "cut.jpg").write_bytes(PHOTOS[1].read_bytes()[:2001])
     X = [*PHOTOS[:3], tmp_path / "damaged.jpg", tmp_path / "lost.jpg", PHOTOS[0]]
-    for photos, places in ((X, [3, 4]), ([*X[:4], X[5]], [3])):
+    both = [*X[:4], X[5], tmp_path / "cut.jpg"]  # in two blocks
+    for photos, places in ((X, [3, 4]), ([*X[:4], X[5]], [3]), (both, [3, 5])):
         with pytest.raises(ImageReadError, match=r"^X\[3\]") as caught:
             NearDuplicates("gist", n_jobs=n_jobs).fit(photos)
         assert [fault.index for fault in caught.value.faults] == places
+
+
+def test_an_error_of_no_photo_in_particular_stays_as_it_is():
+    class Away(Odd):
+        def transform(self, X):
+            raise ImageReadError("The share is away.")
+
+    with pytest.raises(ImageReadError, match="^The share is away.$"):
+        NearDuplicates(Away()).fit(IMAGES)
 
 
 @pytest.mark.parametrize(
