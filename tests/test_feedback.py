@@ -184,6 +184,11 @@ def test_without_weight_what_is_not_liked_is_left_out_and_nothing_more(case):
     assert positions[0].tolist() == [i for i in nearest if i not in out]
     expected = retriever.like(named(4, 9), n_neighbors=6)[0][0, [1, 2, 4, 5]]
     np.testing.assert_array_equal(distances[0], expected)
+    for asking in range(5):  # alone, it asks as it is: to the last bit
+        every = retriever.kneighbors(ids=named(asking), n_neighbors=N - 1)
+        found = retriever.like(named(asking), named(40), unlike_weight=0, n_neighbors=N - 2)
+        for some, all_ in zip(found, every):
+            np.testing.assert_array_equal(some[0], all_[0, every[1][0] != 40])
 
 
 def test_rows_that_are_not_in_the_gallery_are_liked_and_not(case):
