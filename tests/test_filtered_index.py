@@ -286,6 +286,14 @@ def test_the_search_for_filters_grows_to_four_times_that_without_until_it_finds_
     assert engine.filter_ef_search == steps[2]
 
 
+def test_queries_with_a_filter_are_answered_alike_alone_and_together(fitted, queries):
+    mask = np.isin(clusters_of(N), np.arange(0, N_CLUSTERS, 2))  # some are asked again, or exactly
+    together = fitted.kneighbors(queries[:60], where=mask)
+    alone = [fitted.kneighbors(query[None], where=mask) for query in queries[:60]]
+    for part in range(2):
+        np.testing.assert_array_equal(np.vstack([one[part] for one in alone]), together[part])
+
+
 def test_two_threads_with_filters_of_their_own(fitted, queries):
     masks = [np.arange(N) % 10 > 0, np.arange(N) % 10 < 9]
     expected = [fitted.kneighbors(queries, where=mask)[1] for mask in masks]
