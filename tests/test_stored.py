@@ -438,6 +438,15 @@ def test_copies_of_rounded_rows_are_warned_of(metric, rng):
     retriever.score(rows + 0.1, y)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_of_unknown_ids_that_find_nothing_within_a_radius_are_no_copies(metric, rng):
+    rows = rng.standard_normal((50, 6))
+    retriever = NeighborsRetriever(metric=metric, storage="float16")
+    retriever.fit(rows, ids=[f"{i}.jpg" for i in range(50)])
+    distances, positions = retriever.radius_neighbors(rows[:2] + 9, 0, ids=["a.jpg", "b.jpg"])
+    assert [len(found) for found in [*distances, *positions]] == [0, 0, 0, 0]
+
+
 def test_float64_beyond_float32_is_refused_in_half_precision():
     with pytest.raises(ValueError, match=r"too large for float32: X\[0, 0\]"):
         NeighborsRetriever(storage="float16").fit(np.eye(3) * 1e200)

@@ -237,7 +237,7 @@ def warn_of_found_copies(asked: Asked, ids: Any, distances: Any, found: Any) -> 
     if held is queries:  # no row is at distance 0 but an equal one
         equal[place] = [distances[query][near] == 0 for query, near in zip(lost[place], nearest)]
     else:
-        rows = np.array([found[query][near] for query, near in zip(lost[place], nearest)])
+        rows = np.array([found[query][near] for query, near in zip(lost[place], nearest)], np.int64)
         equal[place] = (held == asked.engine.rows[rows]).all(axis=1)
     _warn_if_many(asked.engine, ids, equal, has_ids=True)
 
