@@ -525,10 +525,14 @@ class CosineEngine(ExactEngine):
     def rescore(self, queries, which, positions):
         """Return the distances of the pairs ``(queries[which], rows[positions])``, float64."""
         distances = super().rescore(queries, which, positions)
-        query_is_zero, row_is_zero = np.logical_not(queries.any(axis=1)), self._is_zero
+        query_is_zero, row_is_zero = np.logical_not(queries.any(axis=1)), self._are_zero(positions)
         if query_is_zero.any() or row_is_zero.any():
-            distances[query_is_zero[which] | row_is_zero[positions]] = 1
+            distances[query_is_zero[which] | row_is_zero] = 1
         return distances
+
+    def _are_zero(self, positions):
+        """Say which of the rows at some positions are zero."""
+        return self._is_zero[positions]
 
     def rescore_rows(self, query, rows):
         """Return the distances of one query, (1, n_features), and encoded rows, float64 (n,)."""

@@ -193,6 +193,10 @@ class FilteredExact(Filtered):
             summand *= 2  # minus infinity, and 0 is as it was
         return summand
 
+    def _are_zero(self, numbers):
+        """Say which of the rows of some numbers are zero."""
+        return self.whole._are_zero(self.row_filter.at(numbers))
+
     @derived
     def _longest(self) -> float:
         """What no row of the whole engine exceeds."""
