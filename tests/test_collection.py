@@ -503,6 +503,97 @@ def test_a_condition_that_says_nothing_is_an_error(collection, where, message):
         collection.search(IMAGES[:1], 3, where)
 
 
+# Likes, duplicates, scores -----------------------------------------------------------------------
+
+
+def test_likes_are_those_of_a_retriever_over_all_photos(collection):
+    items = collection.items()
+    rows = GISTDescriptor().transform(items["path"].tolist())
+    retriever = NeighborsRetriever(algorithm="exact", storage="float16").fit(
+        rows, ids=items["number"]
+    )
+    for given in (
+        {"ids": [1]},
+        {"ids": [1, 4], "unlike": [2]},
+        {"ids": [3], "where": [2, 4, 5]},
+    ):
+        k = 2
+        distances, found = retriever.like(n_neighbors=k, **given)
+        numbers = given.pop("ids")
+        hits = collection.like(numbers, k=k, **given)
+        assert [hit.number for hit in hits] == retriever.ids_[found][0].tolist()
+        np.testing.assert_allclose([hit.distance for hit in hits], distances[0], atol=1e-6)
+    assert len(collection.like([1], unlike=[2], k=100)) == 4
+    assert collection.like(X=IMAGES[3:4], k=1) == collection.search(IMAGES[3:4], k=1)[0]
+    assert collection.like([1], where=[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "nothing to be like"),
+        ({"numbers": [99]}, "numbers names 1 numbers that no photo has, such as 99"),
+        ({"numbers": [1, 2], "unlike": [2]}, "2 is in numbers and in unlike"),
+        ({"numbers": "1"}, "must be numbers of photos"),
+        ({"numbers": [7]}, "names 7, a photo that cannot be read"),
+    ],
+)
+def test_a_like_that_says_nothing_is_an_error(collection, photos, given, message):
+    (photos / "z.png").write_bytes(b"no photo")
+    collection.sync()
+    with pytest.raises(ValueError, match=message):
+        collection.like(**given)
+
+
+def test_duplicates_are_groups_with_the_one_to_keep_first(collection, photos):
+    shutil.copy2(photos / "4.png", photos / "copy.png")
+    large = Image.fromarray(IMAGES[2]).resize((150, 150))
+    large.save(photos / "large.png")
+    collection.sync()
+    groups = collection.duplicates()
+    assert [[Path(hit.path).name for hit in group] for group in groups] == [
+        ["4.png", "copy.png"],
+        ["large.png", "2.png"],
+    ]
+    assert groups[0][1].distance == 0
+    assert 0 < groups[1][1].distance < 0.05
+    assert groups[1][0].distance == 0
+    assert collection.duplicates(where={"folder": "b"}) == []
+    assert len(collection.duplicates(radius=2)[0]) == 8
+
+
+def test_duplicates_need_a_radius_if_the_extractor_has_none(photos, tmp_path):
+    pipeline = make_pipeline(GISTDescriptor(), LSHHasher(16, random_state=0)).fit(IMAGES)
+    with PhotoCollection.create(tmp_path / "c", photos, pipeline) as collection:
+        collection.sync()
+        with pytest.raises(ValueError, match="Pipeline has no radius of its own"):
+            collection.duplicates()
+        shutil.copy2(photos / "4.png", photos / "copy.png")
+        collection.sync()
+        (group,) = collection.duplicates(radius=0)
+        assert [hit.distance for hit in group] == [0, 0]
+
+
+def test_a_score_is_that_of_all_photos_with_labels(photos):
+    with PhotoCollection.create(
+        photos / ".cbir", photos, GISTDescriptor(), labels="folder"
+    ) as collection:
+        with pytest.raises(ValueError, match="no photos with labels"):
+            collection.score()
+        collection.sync()
+        items = collection.items()
+        has_label = items["label"] != ""
+        rows = GISTDescriptor().transform(items["path"][has_label].tolist())
+        retriever = NeighborsRetriever(algorithm="exact", storage="float16")
+        retriever.fit(rows, items["label"][has_label])
+        assert collection.score() == pytest.approx(retriever.score(), abs=1e-9)
+        assert collection.score("precision@1") == pytest.approx(
+            retriever.set_params(scoring="precision@1").score()
+        )
+        with pytest.raises(ValueError, match="relevant"):
+            collection.score(where={"name": ["0.png", "2.png"]})
+
+
 # Names -------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_cbir._typing import ImagesLike, PathLike, Positions, Transformer
+from sklearn_cbir._typing import ImagesLike, Metric, PathLike, Positions, Transformer
 from sklearn_cbir._validation import (
     check_boolean,
     check_choice,
@@ -30,12 +30,13 @@ from sklearn_cbir.collection._segments import (
     SegmentRows,
     StoredValues,
     checksum,
-    codes_of,
     damaged,
+    distances_from,
 )
 from sklearn_cbir.collection._sync import Sync, SyncReport, difference, list_all
 from sklearn_cbir.collection._table import FOUND, Table
-from sklearn_cbir.collection._where import Where, as_condition
+from sklearn_cbir.collection._where import Where, as_condition, check_numbers
+from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.index._stored import HalfRows
 from sklearn_cbir.neighbors import NeighborsRetriever
 from sklearn_cbir.persistence import load, save
@@ -499,6 +500,160 @@ class PhotoCollection:
             distances, found = view.retriever.kneighbors(rows, k, where=all_rows)
             return self._hits(distances, found)
 
+    def like(
+        self,
+        numbers: Sequence[int] = (),
+        unlike: Sequence[int] = (),
+        *,
+        X: ImagesLike | None = None,
+        unlike_X: ImagesLike | None = None,
+        k: int = 10,
+        where: Where | None = None,
+    ) -> list[Hit]:
+        """Find photos that are like some and unlike others, which are left out.
+
+        Parameters
+        ----------
+        numbers : sequence of int, default=()
+            Numbers of photos to be like.
+
+        unlike : sequence of int, default=()
+            Numbers of photos not to be like.
+
+        X : images, default=None
+            Photos to be like that are not in the collection, or words.
+
+        unlike_X : images, default=None
+            Photos not to be like that are not in the collection, or words.
+
+        k : int, default=10
+            Number of results. There are fewer if there are fewer photos.
+
+        where : dict, array-like of bool or of int, default=None
+            Which photos may be found, as in `search`.
+
+        Returns
+        -------
+        list of Hit
+            The nearest first.
+
+        Raises
+        ------
+        ValueError
+            If nothing is liked, a number is none of a photo that can be found, or one is
+            both liked and not.
+
+        See Also
+        --------
+        NeighborsRetriever.like : Says how the query is made.
+        """
+        k = check_integer(k, "k", minimum=1)
+        rows, unlike_rows = self._rows_asked(X), self._rows_asked(unlike_X)
+        with self._table.reading():
+            liked = self._rows_of_numbers(numbers, "numbers")
+            unliked = self._rows_of_numbers(unlike, "unlike")
+            if both := set(liked) & set(unliked):
+                number = liked[min(both)]
+                raise ValueError(
+                    f"{number} is in numbers and in unlike. Take it out of one of them."
+                )
+            view, mask = self._look(), self._mask(where).copy()
+            mask[[*liked, *unliked]] = False
+            k = min(k, int(np.count_nonzero(mask)))
+            if view.retriever is None or not k:
+                return []
+            found = view.retriever.like(
+                [*liked], [*unliked], X=rows, unlike_X=unlike_rows, n_neighbors=k, where=mask
+            )
+            return self._hits(*found)[0]
+
+    def duplicates(
+        self, radius: float | None = None, where: Where | None = None
+    ) -> list[list[Hit]]:
+        """Group photos that are the same, but for how they were saved, scaled or cropped.
+
+        Parameters
+        ----------
+        radius : float, default=None
+            Largest distance of two photos of a pair. None is that of the extractor, if it
+            has one, as `PerceptualHash` and `GISTDescriptor` do. For others, look at pairs
+            first.
+
+        where : dict, array-like of bool or of int, default=None
+            Which photos are grouped, as in `search`.
+
+        Returns
+        -------
+        list of list of Hit
+            Groups in the order of their numbers. First in its group is the photo to keep:
+            that of most pixels, then the largest file, then the smaller number. Distances are
+            those from it.
+
+        Raises
+        ------
+        ValueError
+            If `radius` is None, and the extractor has none.
+
+        See Also
+        --------
+        sklearn_cbir.duplicates.NearDuplicates : Says what a group is.
+        """
+        if radius is None:
+            radius = getattr(self._loaded(), "near_duplicates", (None, None))[1]
+        if radius is None:
+            raise ValueError(
+                f"radius=None, but {type(self._loaded()).__name__} has no radius of its own. Pass "
+                "a number: look at the distances of some pairs first."
+            )
+        with self._table.reading():
+            values, format = self._look().values, self._table.row_format()
+            lines = self._lines_with_rows(where)
+            if values is None or format is None or not lines:
+                return []
+            rows = format.decoded(values[np.array([line["row"] for line in lines])])
+            groups = NearDuplicates(radius=radius, metric=format.metric).fit(rows).groups_
+            places = {root.number: root.path for root in self._roots()}
+        found = []
+        for group in groups:
+            first, *others = sorted(group.tolist(), key=lambda at: _worth(lines[at]))
+            away = distances_from(rows[first], rows[[first, *others]], format.metric)
+            of_group = zip([first, *others], away.tolist())
+            found.append([_hit(lines[at], places, distance) for at, distance in of_group])
+        return sorted(found, key=lambda hits: min(hit.number for hit in hits))
+
+    def score(self, scoring: str | Metric = "map", where: Where | None = None) -> float:
+        """Return how well photos find others of their label: each asks, and is left out.
+
+        Parameters
+        ----------
+        scoring : str or callable, default="map"
+            The metric, as in :class:`~sklearn_cbir.NeighborsRetriever`.
+
+        where : dict, array-like of bool or of int, default=None
+            Which photos ask and may be found, as in `search`. Those without a label are left
+            out.
+
+        Returns
+        -------
+        float
+            Larger is better.
+
+        Raises
+        ------
+        ValueError
+            If no photos have labels, or all are alone with theirs.
+        """
+        with self._table.reading():
+            values = self._look().values
+            lines = [line for line in self._lines_with_rows(where) if line["label"] is not None]
+            if values is None or not lines:
+                raise ValueError(
+                    "There are no photos with labels. create(labels='folder') takes top folders."
+                )
+            rows = np.array([line["row"] for line in lines], dtype=np.int64)
+            retriever = self._fitted(values, rows, y=[line["label"] for line in lines])
+        return retriever.set_params(scoring=scoring).score()
+
     def items(self) -> dict[str, NDArray]:
         """Return what is known of all photos, in the order of their numbers.
 
@@ -560,9 +715,7 @@ class PhotoCollection:
         """
         with self._table.reading():
             view = self._look()
-            lines = self._table.ask(
-                "SELECT row, number, label FROM photo WHERE row IS NOT NULL ORDER BY row"
-            ).fetchall()
+            lines = self._lines_with_rows()
             if view.values is None or not lines:
                 raise ValueError("The collection has no photos that can be read. Call sync first.")
             rows = np.array([line["row"] for line in lines], dtype=np.int64)
@@ -664,6 +817,25 @@ class PhotoCollection:
             return np.ones(n_rows, dtype=bool) if view.is_left is None else view.is_left
         return self._rows_where(*as_condition(where, self._numbers), n_rows)
 
+    def _lines_with_rows(self, where: Where | None = None) -> list[Any]:
+        """Return the lines of photos that may be found, in the order of their rows."""
+        text, bound = as_condition(where, self._numbers)
+        query = f"SELECT * FROM photo WHERE row IS NOT NULL AND ({text}) ORDER BY row"
+        return self._table.ask(query, bound).fetchall()
+
+    def _rows_asked(self, X: ImagesLike | None) -> NDArray | None:
+        """Return the rows of photos that are not in the collection."""
+        return None if X is None else np.asarray(self._loaded().transform(X))
+
+    def _rows_of_numbers(self, numbers: Sequence[int], name: str) -> dict[int, int]:
+        """Return the rows of photos, and the number of each."""
+        asked = check_numbers(numbers, self._numbers(), name)
+        lines = {line["number"]: line["row"] for line in self._lines_with_rows(asked)}
+        missing = [number for number in asked if number not in lines]
+        if missing:
+            raise ValueError(f"{name} names {missing[0]}, a photo that cannot be read.")
+        return {lines[number]: number for number in asked}
+
     def _numbers(self) -> Positions:
         """Return the numbers of all photos."""
         lines = self._table.photos(("number",)).fetchall()
@@ -677,13 +849,14 @@ class PhotoCollection:
         assert format is not None  # there are rows
         part = slice(None) if rows is None else rows
         if format.kind == "codes":
-            codes = codes_of(values[part], format.n_features)
+            codes = format.decoded(values[part])
             return NeighborsRetriever(metric="hamming").fit(codes, **of_rows)
         stored: Any = SegmentRows(values)
         if rows is not None and format.kind == "float16":
             stored = HalfRows.of_unit_values(values[rows].astype(np.float16, copy=False))
         elif rows is not None:
-            return NeighborsRetriever(algorithm="exact").fit(stored[rows], **of_rows)
+            floats = format.decoded(values[rows])
+            return NeighborsRetriever(algorithm="exact").fit(floats, **of_rows)
         storage = "memory_map" if rows is None else "float16"
         return NeighborsRetriever(algorithm="exact", storage=storage).fit(stored, **of_rows)
 
@@ -703,6 +876,12 @@ class PhotoCollection:
 def _hit(line: Any, places: dict[int, str], distance: float) -> Hit:
     path = as_place(places[line["root"]], line["path"])
     return Hit(line["number"], path, float(distance), line["label"])
+
+
+def _worth(line: Any) -> tuple[int, int, int]:
+    """Return by what the photo to keep comes first among equal ones."""
+    n_pixels = (line["width"] or 0) * (line["height"] or 0)
+    return -n_pixels, -(line["size"] or 0), line["number"]
 
 
 def _check_patterns(exclude: Any) -> list[str] | None:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class RowFormat(NamedTuple):
         return -(-self.n_features // 64) if self.kind == "codes" else self.n_features
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Literal["hamming", "cosine"]:
         """The distance between rows."""
         return "hamming" if self.kind == "codes" else "cosine"
 
@@ -71,6 +71,15 @@ class RowFormat(NamedTuple):
         if self.kind == "float16":
             return HalfRows(rows, unit=True).values.astype(self.dtype, copy=False)
         return l2_normalize(rows).astype(self.dtype, copy=False)
+
+    def decoded(self, values: NDArray) -> NDArray:
+        """Return rows of a file as codes, uint8, or as floats of unit length."""
+        if self.kind == "codes":
+            return unpack_codes(values.astype(np.uint64), self.n_features)
+        rows = values.astype(np.float32)
+        if self.kind == "float16":
+            rows *= np.float32(1 / UNIT_FACTOR)
+        return rows
 
     def header(self, capacity: int) -> bytes:
         """Return the header of a segment."""
@@ -199,8 +208,8 @@ class StoredValues:
     """The encoded rows of a collection, as they are in its files: read where they are asked for."""
 
     def __init__(self, folder: str, format: RowFormat, segments: list[Segment], n_rows: int):
-        self.shape = n_rows, format.n_columns
-        self.dtype = format.dtype
+        self.format = format
+        self.shape, self.dtype = (n_rows, format.n_columns), format.dtype
         self.firsts = np.array([segment.first for segment in segments], dtype=np.int64)
         self.maps = [open_segment(folder, format, segment) for segment in segments]
 
@@ -237,7 +246,7 @@ class SegmentRows(RowStore):
 
     def __init__(self, values: StoredValues, positions: NDArray[np.int64] | None = None) -> None:
         self.values, self.positions = values, positions
-        self.rounds = values.dtype.itemsize == 2
+        self.rounds = values.format.kind == "float16"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -249,10 +258,7 @@ class SegmentRows(RowStore):
 
     def __getitem__(self, part: Any) -> NDArray[np.float32]:
         found = self.values[part if self.positions is None else self.positions[part]]
-        rows = found.astype(np.float32)
-        if self.rounds:
-            rows *= np.float32(1 / UNIT_FACTOR)
-        return rows
+        return self.values.format.decoded(found)
 
     def rounded(self, rows: NDArray) -> NDArray[np.float32]:
         """Return rows as they would be read if they were stored."""
@@ -268,6 +274,9 @@ class SegmentRows(RowStore):
         return HalfRows(np.concatenate([self[:], rows]), unit=True)
 
 
-def codes_of(values: NDArray, n_bits: int) -> NDArray[np.uint8]:
-    """Return codes of packed ones as they are in a file, (n, n_bits)."""
-    return unpack_codes(values.astype(np.uint64), n_bits)
+def distances_from(row: NDArray, rows: NDArray, metric: str) -> NDArray:
+    """Return the distances of one row from others, all decoded."""
+    if metric == "hamming":
+        return np.count_nonzero(row != rows, axis=1)
+    difference = l2_normalize(rows.astype(np.float64)) - l2_normalize(row[None].astype(np.float64))
+    return np.vecdot(difference, difference) / 2
