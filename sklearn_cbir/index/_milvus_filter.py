@@ -101,7 +101,7 @@ class Stretch:
 
     def within_bounds(self) -> str:
         """Return the expression for these rows alone of the whole gallery."""
-        bounds, text = _range(self.keys[0], self.keys[-1]), str(self)
+        bounds, text = _range(self.keys), str(self)
         return f"{bounds} and ({text})" if text else bounds
 
 
@@ -132,17 +132,18 @@ class Terms:
 
     def __str__(self) -> str:
         rest, terms = self.mask.copy(), []
-        for start, stop in self.ranges:
+        for start, stop in self.ranges.tolist():
             rest[start:stop] = False
-            terms.append(f"({_range(self.keys[start], self.keys[stop - 1])})")
+            terms.append(f"({_range(self.keys[start:stop])})")
         if self.n_keys:
             terms.append(f"key in {self.keys[rest].tolist()}")
         return " or ".join(terms)
 
 
-def _range(low: np.int64, high: np.int64) -> str:
-    """Return the expression of a range of keys."""
+def _range(keys: NDArray[np.int64]) -> str:
+    """Return the expression of all keys from the first to the last."""
     # Of `low <= key <= high`, milvus-lite compares `low <= key`, a bool, with `high`.
+    low, high = keys[[0, -1]].tolist()
     return f"key >= {low} and key <= {high}"
 
 
@@ -171,6 +172,5 @@ def join_answers(parts: tuple[Answer, ...], limit: int, *, largest_first: bool) 
         bound = -max(lasts) if largest_first else min(lasts)
         order = order[: np.searchsorted(ranked[order], bound, side="right")]
     keys = np.concatenate([part[0] for part in parts])[order]
-    if parts[0][2] is None:
-        return keys, values[order], None
-    return keys, values[order], np.concatenate([part[2] for part in parts])[order]
+    rows = [part[2] for part in parts if part[2] is not None]  # none of codes
+    return keys, values[order], np.concatenate(rows)[order] if rows else None
