@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import lru_cache
 
 import joblib
 import numpy as np
@@ -289,3 +290,35 @@ def test_machine_code_that_cannot_be_stored_is_compiled_all_the_same(monkeypatch
 
     monkeypatch.setattr(_compiled, "njit", njit)
     assert _compiled.compiled(abs) is abs
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 3000])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("how", ["compiled", "in threads", "numpy"])
+def test_codes_that_are_left_out_are_not_found(how, share, n, rng, monkeypatch):
+    if how == "numpy":
+        monkeypatch.setattr(_search, "kernels", lru_cache(lambda: None))
+    if how == "in threads":
+        monkeypatch.setattr(_search, "PAIRS_PER_THREAD", 100)
+    _search.kernels()
+    gallery, queries = (pack_codes(rng.integers(0, 2, (size, 70))) for size in (n, 3))
+    mask = rng.random(n) < share
+    mask[n // 2] = True
+    left = np.flatnonzero(mask)
+    words, n_before, n_left = _search.pack_bools(mask)
+    assert n_left == len(left)
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+    assert bits[:n].tolist() == mask.tolist()
+    assert not bits[n:].any()
+    assert n_before.tolist() == [mask[:start].sum() for start in range(0, n, 64)]
+    for k in {1, min(5, n_left), n_left}:
+        distances, positions = _search.nearest_codes(queries, gallery, k, words)
+        expected = hamming_top_k(queries, gallery[left], k)
+        np.testing.assert_array_equal(distances, expected[0])
+        np.testing.assert_array_equal(positions, left[expected[1]])
+    for radius in (20, 35, 70):
+        found = _search.codes_within(queries, gallery, radius, words)
+        expected = hamming_radius(queries, gallery[left], radius)
+        for row in range(3):
+            np.testing.assert_array_equal(found[0][row], expected[0][row])
+            np.testing.assert_array_equal(found[1][row], left[expected[1][row]])

@@ -450,3 +450,26 @@ def test_queries_of_unknown_ids_that_find_nothing_within_a_radius_are_no_copies(
 def test_float64_beyond_float32_is_refused_in_half_precision():
     with pytest.raises(ValueError, match=r"too large for float32: X\[0, 0\]"):
         NeighborsRetriever(storage="float16").fit(np.eye(3) * 1e200)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_many_queries_with_a_filter_read_what_is_left_in_and_nothing_else(
+    metric, tmp_path, rng, monkeypatch
+):
+    rows = rng.normal(size=(2000, 6)).astype(np.float32)
+    retriever = NeighborsRetriever(3, metric=metric, storage="memory_map")
+    retriever.fit(save_rows(tmp_path, rows))
+    queries, mask = rng.normal(size=(16, 6)), rng.random(2000) < 0.1
+    retriever.kneighbors(queries)  # norms of all rows are known now
+    numbers, read = retriever._gallery.engine.store, []
+    original = type(numbers).__getitem__
+
+    def noting(self, part):
+        found = original(self, part)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(type(numbers), "__getitem__", noting)
+    positions = retriever.kneighbors(queries, where=mask)[1]
+    assert mask[positions].all()
+    assert sum(read) < 1.5 * mask.sum() + 16 * 3 * 2  # once, and the nearest again
