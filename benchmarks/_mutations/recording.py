@@ -32,6 +32,7 @@ LEFT_OUT = {
     "test_layers": "looks at the text of the package",
     "test_mutations": "looks at the benchmarks",
     "test_names": "reading folders",
+    "test_near_duplicates_benchmark": "looks at the benchmarks",
     "test_out_of_reach": "reading folders",
     "test_papers": "whole tables, minutes",
     "test_processes": "in processes of its own, where nothing is recorded",

@@ -55,8 +55,8 @@ class PerceptualHash(Descriptor):
     and of red less gray, with ``0 < u + v <= 8``. Unlike [1]_ and [2]_, which have 64 bits,
     compare with the median and weigh all pixels alike, pixels are weighed by Hann's
     window, ``sin(pi * (x + 0.5) / 32) ** 2`` down and across, and compared with
-    0. Under both, radii at which crops are found and other photos are not are
-    hardly there (see the guide).
+    0. With the 64 bits, photos that were cropped are often no nearer than other photos; the
+    guide has the numbers.
 
     A coefficient within 0.5 of 0, in gray levels and an orthonormal transform, is not
     told from rounding and gives 0. A photo that has no other is flat, such
@@ -67,7 +67,7 @@ class PerceptualHash(Descriptor):
     ----------
     .. [1] C. Zauner. "Implementation and Benchmarking of Perceptual Image Hash
        Functions". Master's thesis, Upper Austria University of Applied Sciences,
-       Hagenberg, 2010, section 3.2.1; after pHash of E. Klinger and D.
+       Hagenberg, 2010; on the DCT based hash of pHash by E. Klinger and D.
        Starkweather, phash.org.
     .. [2] N. Krawetz. "Looks Like It". The Hacker Factor Blog, 2011.
 
@@ -175,7 +175,8 @@ def layout_of(color: bool) -> Layout:
         if 0 < down + across <= most
     ]
     transposed = [bits.index((channel, across, down)) for channel, down, across in bits]
-    return Layout(*np.array(bits).T, np.array(transposed))
+    channel, down, across = np.array(bits).T
+    return Layout(channel, down, across, np.array(transposed))
 
 
 def perceptual_hash(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
