@@ -140,13 +140,13 @@ class SquaredHingeLoss(Loss):
 
     def __init__(self, form: Form = "ovr", class_weight: ClassWeight = None) -> None:
         super().__init__()
+        self.class_weight: ClassWeight = _check_class_weight(class_weight)
         self.form: Form = check_choice(form, "form", get_args(Form))
         if form in _CRAMMER_SINGER and class_weight is not None:
             raise ValueError(
                 f"class_weight={shortened(class_weight)} has no meaning with form={form!r}. "
                 "Use form='ovr', or class_weight=None."
             )
-        self.class_weight: ClassWeight = _check_class_weight(class_weight)
         # Not persistent: a fit that goes on counts anew.
         self.register_buffer("term_weights", None, persistent=False)
 
