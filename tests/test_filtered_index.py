@@ -267,6 +267,22 @@ def test_an_index_that_finds_too_few_of_the_last_neighbors_leaves_filters_to_exa
     assert_exact(retriever, rows, queries, np.arange(N) % 10 > 0)
 
 
+@pytest.mark.parametrize(
+    ("n_neighbors", "rows_per_neighbor", "reach"),
+    [(128, 1, 256), (129, 1, 0), (10, 149, 256), (10, 150, 0)],
+)
+def test_only_what_may_be_asked_for_is_probed_for_filters(
+    n_neighbors, rows_per_neighbor, reach, algorithm, rows, monkeypatch
+):
+    # The last n_neighbors of twice as many, in less time than all 3,000 rows are compared in.
+    monkeypatch.setattr(ENGINES[algorithm], "rows_per_neighbor", rows_per_neighbor)
+    monkeypatch.setattr(ENGINES[algorithm], "_shares_of_last", lambda *arguments: np.ones(5))
+    retriever = NeighborsRetriever(
+        n_neighbors, algorithm=algorithm, recall_target=0.5, random_state=0
+    )
+    assert retriever.fit(rows)._gallery.engine.filter_reach == reach
+
+
 def test_the_search_for_filters_grows_to_four_times_that_without_until_it_finds_enough(
     algorithm, rows, monkeypatch
 ):
