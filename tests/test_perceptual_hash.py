@@ -102,7 +102,10 @@ def test_a_wave_has_the_bit_of_its_frequency_and_those_that_the_window_makes():
     across = np.cos(np.pi * 5 * (np.arange(32) + 0.5) / 32)
     gray = np.rint(128 + 100 * across[None, :].repeat(32, axis=0)).astype(np.uint8)
     bits = dict(zip(_frequencies(), _code(gray)))
-    assert [frequency for frequency, bit in bits.items() if bit] == [(0, 5), (2, 3), (2, 7)]
+    positive, negative = [(0, 5), (2, 3), (2, 7)], [(0, 3), (0, 7), (2, 5)]
+    # All others are nothing, and say the mean color.
+    others = dict(zip(_frequencies(), _code(np.full((32, 32), 128, dtype=np.uint8))))
+    assert bits == others | dict.fromkeys(positive, 1) | dict.fromkeys(negative, 0)
 
 
 def _frequencies():
@@ -216,6 +219,20 @@ def test_flat_photos_are_the_same_only_in_like_colors():
     assert distances[~np.eye(len(colors), dtype=bool)].min() > RADIUS
     near = np.clip(np.add(colors, [1, -1, 2]), 0, 255)
     assert _distances(PerceptualHash().transform(_flat(*near)), codes).diagonal().max() <= RADIUS
+
+
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize("contrast", [1, 5, 20])
+def test_nearly_flat_photos_are_the_same_only_in_like_colors(contrast, color):
+    shade = np.linspace(-contrast, contrast, 90).round()
+    colors = np.array([[200, 40, 40], [40, 40, 200], [30, 30, 30], [225, 225, 225]])
+    skies = (colors[:, None, None] + shade[:, None, None] * [1, 1, 1]).astype(np.uint8)
+    skies = np.broadcast_to(skies, (4, 90, 90, 3))
+    codes = PerceptualHash(color=color).transform(skies)
+    radius = PerceptualHash(color=color).near_duplicates[1]
+    assert _distances(codes, codes)[np.triu_indices(4, 1)].min() > radius
+    smaller = PerceptualHash(color=color).transform(skies[:, ::2, ::2])
+    assert _distances(codes, smaller).diagonal().max() <= radius
 
 
 def test_flat_photos_are_like_no_others(photos):

@@ -59,9 +59,9 @@ class PerceptualHash(Descriptor):
     guide has the numbers.
 
     A coefficient within 0.5 of 0, in gray levels and an orthonormal transform, is not
-    told from rounding and gives 0. A photo that has no other is flat, such
-    as a blank page. Its code says its mean color instead: signs of waves through the RGB
-    cube. So flat photos of like colors are near, and others are not.
+    told from rounding and gives 0. A photo of which more than half of the gray ones are
+    such is flat, as a blank page or a clear sky. There they say its mean color instead: signs of
+    waves through the RGB cube. So flat photos of like colors are near, and others are not.
 
     References
     ----------
@@ -187,8 +187,10 @@ def perceptual_hash(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uin
     transformed = waves() @ values @ waves().T
     coefficients = transformed[:, layout.channel, layout.down, layout.across]
     codes = (coefficients > ROUNDING).astype(np.uint8)
-    is_flat = (np.abs(coefficients) <= ROUNDING).all(axis=1)
-    codes[is_flat] = color_code(pixels[is_flat].mean(axis=(1, 2)), codes.shape[1])
+    is_rounded = np.abs(coefficients) <= ROUNDING
+    is_flat = is_rounded[:, layout.channel == 0].mean(axis=1) > 0.5
+    by_color = color_code(pixels[is_flat].mean(axis=(1, 2)), codes.shape[1])
+    codes[is_flat] = np.where(is_rounded[is_flat], by_color, codes[is_flat])
     return codes
 
 
