@@ -101,8 +101,8 @@ def as_mask(where: Any, n: int) -> NDArray[np.bool_] | None:
 def _as_bools(where):
     """Return what is of dtype bool, or begins with a bool, as an array; None for all else."""
     dtype = getattr(where, "dtype", None)  # of numpy or of pandas, whose own have names alone
-    if isinstance(where, np.ndarray) and dtype.kind != "O":
-        return where if dtype.kind == "b" else None
+    if isinstance(where, np.ndarray) and where.dtype.kind != "O":
+        return where if where.dtype.kind == "b" else None
     is_bool = "bool" in str(dtype).lower()
     if not is_bool and not (dtype is None or str(dtype) == "object"):
         return None
@@ -114,8 +114,9 @@ def _listed(where):
     """Return a sequence as a list; an empty one of what is no sequence."""
     if isinstance(where, (str, bytes, bytearray, Set)) or not isinstance(where, Iterable):
         return []
-    if hasattr(where, "to_pylist"):  # of Arrow
-        return where.to_pylist()
+    as_list = getattr(where, "to_pylist", None)  # of Arrow
+    if as_list is not None:
+        return as_list()
     return list(where) if hasattr(where, "__len__") else []  # an iterator would be used up
 
 
