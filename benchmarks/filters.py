@@ -39,7 +39,8 @@ GALLERIES = {
     "euclidean int8": (200_000, 256, {"metric": "euclidean"}, True),
 }
 HEAD = (
-    "| gallery | queries | left in | filter | ms of all | ms | of all | bar |\n" + "|---" * 8 + "|"
+    "| gallery | queries | left in | filter | ms of all | ms | of all | bar |",
+    "|---" * 8 + "|",
 )
 
 
