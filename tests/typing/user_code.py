@@ -37,6 +37,7 @@ from sklearn_cbir.codes import (
     pack_codes,
     unpack_codes,
 )
+from sklearn_cbir.collection import Hit, PhotoCollection, SyncReport
 from sklearn_cbir.datasets import (
     IGNORED_NAMES,
     crop_images,
@@ -321,6 +322,21 @@ def find_duplicates(paths: list[Path], X: Floats) -> None:
     assert_type(found.partition_, Ints)
     assert_type(found.keep_, NDArray[np.bool_])
     assert_type(found.leaks(["train", "test"]), Ints)
+
+
+def keep_photos(folder: Path) -> None:
+    with PhotoCollection.create(folder / ".cbir", folder, GISTDescriptor()) as made:
+        assert_type(made.sync(verbose=1), SyncReport)
+    photos = PhotoCollection.open(folder / ".cbir", read_only=True)
+    assert_type(
+        photos.search([folder / "1.jpg"], k=3, where={"width": (100, None)}), list[list[Hit]]
+    )
+    assert_type(photos.like([1, 2], unlike=[3]), list[Hit])
+    assert_type(photos.duplicates(radius=0.1), list[list[Hit]])
+    assert_type(photos.score("map"), float)
+    assert_type(photos.retriever(), NeighborsRetriever)
+    assert_type(len(photos), int)
+    photos.close()
 
 
 def rerank(X: Floats) -> None:
