@@ -130,21 +130,25 @@ class FilteredExact(Filtered):
     def query(self, queries, k):
         """Return distances and numbers of the `k` nearest rows, both (n_queries, k)."""
         self._keep_if_it_pays(len(queries))
-        return super().query(queries, k)  # pyright: ignore[reportAttributeAccessIssue]
+        engine: Any = super()
+        return engine.query(queries, k)
 
     def within(self, queries, radii):
         """Return all pairs within the radius of their query, by query and then by number."""
         self._keep_if_it_pays(len(queries))
-        return super().within(queries, radii)  # pyright: ignore[reportAttributeAccessIssue]
+        engine: Any = super()
+        return engine.within(queries, radii)
 
     def distances(self, queries):
         """Return the distances to all rows that are left in."""
         self._keep_if_it_pays(len(queries))
-        return super().distances(queries)  # pyright: ignore[reportAttributeAccessIssue]
+        engine: Any = super()
+        return engine.distances(queries)
 
     def _similarity(self, queries, part, memory=None):
         """Return similarities of queries to a slice of the rows, by products with those or all."""
-        similarity: Any = super()._similarity  # pyright: ignore[reportAttributeAccessIssue]
+        engine: Any = super()
+        similarity = engine._similarity
         if self.is_kept:
             return similarity(queries, part, memory)
         positions = self.row_filter.positions[part]
