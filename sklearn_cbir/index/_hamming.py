@@ -95,6 +95,7 @@ class FilteredHammingEngine(Filtered, HammingEngine):
     """
 
     queries_per_copy = 30
+    queries_to_list = 2
     bytes_to_keep = np.inf  # codes are small
 
     def query(self, queries, k):

@@ -73,6 +73,7 @@ class Filtered:
     """
 
     queries_per_copy: ClassVar[int]  # with which a row is compared in the time that its copy takes
+    queries_to_list: ClassVar[int] = 0  # that take the time of listing what is left in
     bytes_to_keep: ClassVar[float]  # copies of more are not kept
     whole: Any
     row_filter: RowFilter
@@ -106,7 +107,8 @@ class Filtered:
 
     def _pays_to_copy(self, n_queries: int, n_left: int, n: int) -> bool:
         """Say whether to copy rows and compare the copies takes less than to compare all `n`."""
-        return n_left * (n_queries + self.queries_per_copy) < n * n_queries
+        n_paid = n_queries - self.queries_to_list
+        return n_left * (n_queries + self.queries_per_copy) < n * n_paid
 
 
 class FilteredExact(Filtered):
