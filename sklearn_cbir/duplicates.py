@@ -1,5 +1,6 @@
 """Find photos that are there twice, or nearly so, as a scikit-learn clusterer."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Self, cast
@@ -88,8 +89,8 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
 
     keep_ : ndarray of shape (n_samples,), bool
         Which photos to keep: all that are alone, and one of every group, that of most pixels,
-        then the largest file, then the first path, then the first. Rows do not say
-        how large a photo is: they have this only with `files`.
+        then the largest file, then what is no link, then the first path, then the first. Rows
+        do not say how large a photo is: they have this only with `files`.
 
     descriptor_ : transformer
         What described the photos; None for rows.
@@ -521,12 +522,20 @@ def _largest_of_each(groups: list[Positions], photos: Images) -> NDArray[np.bool
     number = np.repeat(np.arange(len(groups)), list(map(len, groups)))
     sizes = sizes_of(photos, members)
     paths = photos[members].paths
-    place = members if paths is None else np.unique(paths, return_inverse=True)[1]
-    order = np.lexsort((members, place, -sizes.file_bytes, -sizes.pixels, number))
+    if paths is None:
+        is_link = place = members  # their order
+    else:
+        is_link, place = list(map(_is_link, paths)), np.unique(paths, return_inverse=True)[1]
+    order = np.lexsort((members, place, is_link, -sizes.file_bytes, -sizes.pixels, number))
     firsts = order[np.searchsorted(number, np.arange(len(groups)))]
     keep[members] = False
     keep[members[firsts]] = True
     return keep
+
+
+def _is_link(path: str) -> bool:
+    """Say whether a path leads through a link: to a photo that has another path."""
+    return os.path.realpath(path) != os.path.abspath(path)
 
 
 # Groups and sets ---------------------------------------------------------------------------------

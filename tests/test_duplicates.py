@@ -453,6 +453,17 @@ def test_what_is_alone_stays(same_photos):
     assert found.keep_.all()
 
 
+def test_a_file_is_kept_and_not_the_links_to_it(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    file, link, folder_link = folder / "z.png", tmp_path / "a.png", tmp_path / "linked"
+    Image.new("RGB", (20, 20), "red").save(file)
+    link.symlink_to(file)
+    folder_link.symlink_to(folder)
+    paths = list(map(str, [link, folder_link / "z.png", file]))
+    assert NearDuplicates().fit(paths).keep_.tolist() == [False, False, True]
+
+
 def test_rows_say_nothing_of_what_to_keep_but_with_files(same_photos):
     rows = [[0.0], [0.0], [5.0], [5.0]]
     found = NearDuplicates(radius=0.1, metric="euclidean").fit(rows)

@@ -210,3 +210,12 @@ def test_other_photos_than_those_of_the_fit_are_refused(paths):
     rows = PerceptualHash().transform(paths)
     with pytest.raises(ValueError, match="feature rows, which cannot be shown"):
         DuplicatesDisplay.from_estimator(found, rows)
+
+
+def test_images_of_groups_of_rows_come_beside_the_rows(rng):
+    rows = np.repeat(rng.standard_normal((2, 4)), 2, axis=0)
+    found = NearDuplicates(metric="cosine", radius=0.01).fit(rows)
+    images = rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="fitted to rows. Pass these rows as X, and the photos as"):
+        DuplicatesDisplay.from_estimator(found, images)
+    assert len(DuplicatesDisplay.from_estimator(found, rows, images=images).groups) == 2

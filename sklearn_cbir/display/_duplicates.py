@@ -426,6 +426,11 @@ def _forms(found: NearDuplicates, steps: Any, X: Any) -> NDArray[Any]:
     if steps is not None:
         X = steps.transform(X)
     if found.descriptor_ is None:
+        if not is_feature_rows(X):
+            raise ValueError(
+                "X holds images, but the estimator was fitted to rows. Pass these rows as X, and "
+                "the photos as images=."
+            )
         return np.asarray(X)[:, None]
     if hasattr(found.descriptor_, "transform_forms"):
         return found.descriptor_.transform_forms(X)
