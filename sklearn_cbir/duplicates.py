@@ -523,9 +523,10 @@ def _largest_of_each(groups: list[Positions], photos: Images) -> NDArray[np.bool
     sizes = sizes_of(photos, members)
     paths = photos[members].paths
     if paths is None:
-        is_link = place = members  # their order
+        is_link, place = np.zeros(len(members), dtype=bool), members  # their order
     else:
-        is_link, place = list(map(_is_link, paths)), np.unique(paths, return_inverse=True)[1]
+        is_link = np.array([_is_link(path) for path in paths])
+        place = np.unique(paths, return_inverse=True)[1]
     order = np.lexsort((members, place, is_link, -sizes.file_bytes, -sizes.pixels, number))
     firsts = order[np.searchsorted(number, np.arange(len(groups)))]
     keep[members] = False
