@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from _data import Cells, keep_freed_memory, paired_bootstrap
-from _untrained.collections import COLLECTIONS
+from _untrained.collections import add_folders, load_given
 from _untrained.encoders import chosen
 from _untrained.measures import extractor
 from sklearn_cbir import NeighborsRetriever
@@ -175,15 +175,13 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in COLLECTIONS:
-        parser.add_argument(f"--{name}", type=Path, help="folder of these photos")
+    add_folders(parser)
     parser.add_argument("--weights-dir", type=Path, required=True, help="folder of NAME*.pt")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS)
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_QUERIES} queries of each")
     options = parser.parse_args(arguments)
-    if not any(getattr(options, name) for name in COLLECTIONS):
-        parser.error(f"give at least one of {', '.join(f'--{name}' for name in COLLECTIONS)}")
+    options.collections = load_given(parser, options)
     return options
 
 
@@ -191,14 +189,11 @@ def main(arguments=None):
     options = parse(arguments)
     torch.set_num_threads(1)
     cells = Cells(options.out / "feedback.json")
-    collections = [
-        load(getattr(options, name)) for name, load in COLLECTIONS.items() if getattr(options, name)
-    ]
     encoders = chosen(options.encoders)
     simulated = partial(measure, cells, options)
     tables = [
-        table_of_weights(simulated, encoders, collections[0]),
-        table_of_rounds(simulated, encoders, collections),
+        table_of_weights(simulated, encoders, options.collections[0]),
+        table_of_rounds(simulated, encoders, options.collections),
     ]
     text = "\n\n".join([*tables, cells.origin()])
     (options.out / "feedback.md").write_text(text + "\n")

@@ -22,7 +22,7 @@ import joblib
 import torch
 
 from _data import Cells, keep_freed_memory
-from _untrained.collections import COLLECTIONS, COLUMNS
+from _untrained.collections import COLUMNS, add_folders, load_given
 from _untrained.encoders import chosen
 from _untrained.measures import ROUNDS, TIMED, agreement, costs, search
 
@@ -98,8 +98,7 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in COLLECTIONS:
-        parser.add_argument(f"--{name}", type=Path, help="folder of these photos")
+    add_folders(parser)
     parser.add_argument("--weights-dir", type=Path, help="folder of NAME*.pt or .safetensors")
     parser.add_argument("--download", action="store_true", help="fetch weights that are not there")
     parser.add_argument("--encoders", nargs="+", help="any backbones by name, instead of the list")
@@ -107,8 +106,7 @@ def parse(arguments=None):
     parser.add_argument("--rerank", choices=("k_reciprocal",), help="of the whole ranking")
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args(arguments)
-    if not any(getattr(options, name) for name in COLLECTIONS):
-        parser.error(f"give at least one of {', '.join(f'--{name}' for name in COLLECTIONS)}")
+    options.collections = load_given(parser, options)
     return options
 
 
@@ -116,10 +114,8 @@ def main(arguments=None):
     options = parse(arguments)
     torch.set_num_threads(1)
     cells = Cells(options.out / "untrained.json")
-    collections = [
-        load(getattr(options, name)) for name, load in COLLECTIONS.items() if getattr(options, name)
-    ]
-    text = f"{run(cells, chosen(options.encoders), collections, options)}\n\n{cells.origin()}"
+    table = run(cells, chosen(options.encoders), options.collections, options)
+    text = f"{table}\n\n{cells.origin()}"
     (options.out / "untrained.md").write_text(text + "\n")
     print(f"\n{text}")
     if cells.problems:

@@ -636,7 +636,7 @@ class NeighborsRetriever(
         liked, unliked = Judged("ids", ids, "X", X), Judged("unlike", unlike, "unlike_X", unlike_X)
         asked = ask_like(liked, unliked, unlike_weight, where, gallery, type(self).__name__, k)
         distances, found = search_asked(asked, k, self.rerank, self.rerank_depth)
-        return distances, found if asked.row_filter is None else asked.row_filter.at(found)
+        return distances, asked.positions(found)
 
     def score(
         self,
@@ -914,7 +914,7 @@ class NeighborsRetriever(
         distances, found = search_asked(asked, k, self.rerank, self.rerank_depth)
         if asked.places is not None:
             warn_of_found_copies(asked, gallery.ids, distances, found)
-        return distances, found if asked.row_filter is None else asked.row_filter.at(found)
+        return distances, asked.positions(found)
 
     def _within(
         self,
@@ -940,9 +940,8 @@ class NeighborsRetriever(
             distances[row], found[row] = values[order], rows[order]
         if asked.places is not None:
             warn_of_found_copies(asked, gallery.ids, distances, found)
-        if asked.row_filter is not None:
-            for row, rows in enumerate(found):
-                found[row] = asked.row_filter.at(rows)
+        for row, rows in enumerate(found):
+            found[row] = asked.positions(rows)
         return distances, found
 
     def _check_uncut(self, X: ArrayLike | None, where: WhereLike | None) -> None:

@@ -253,6 +253,13 @@ def _check(file: IO[bytes], path: PathLike) -> int:
     return found
 
 
+def saved_digest(path: PathLike) -> str:
+    """Return the SHA-256 that ends a file of `save`, by which it is told from others; unchecked."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - DIGEST_LENGTH))
+        return file.read().decode("ascii", "replace")
+
+
 def _digest(file: IO[bytes], size: int) -> bytes:
     """Return the SHA-256, in hexadecimal, of all of a file but the place where it stands."""
     digest, left = hashlib.sha256(), size - DIGEST_LENGTH

@@ -1,6 +1,25 @@
-"""What tests of approximate engines share."""
+"""What tests of engines share."""
 
 import numpy as np
+import pytest
+
+from sklearn_cbir import NeighborsRetriever
+
+
+def fit_case(options, X, folder, *, k, y=None, ids=None):
+    """Fit a retriever with such parameters; return it and the rows, or codes, that it holds."""
+    gallery = X
+    if options.get("metric") == "hamming":
+        gallery = X = (X > 0).astype(np.uint8)
+    if options.get("algorithm") == "milvus":
+        pytest.importorskip("milvus_lite")
+        options = {**options, "uri": str(folder / "gallery.db")}
+    if options.get("algorithm") == "faiss":
+        pytest.importorskip("faiss")
+    if options.get("storage") == "memory_map":
+        np.save(folder / "X.npy", X)
+        gallery = folder / "X.npy"
+    return NeighborsRetriever(k, **options).fit(gallery, y, ids=ids), X
 
 
 def make_clusters(n, n_features=32, n_clusters=30, spread=0.1, seed=0):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import assume, given, strategies as st
+from search_cases import fit_case
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -32,21 +33,9 @@ CASES = {
 @pytest.fixture(params=CASES)
 def case(request, tmp_path, rng):
     """A retriever with text ids, and its rows."""
-    options = CASES[request.param]
     X = rng.normal(size=(N, N_FEATURES)).astype(np.float32)
     X[7] = X[3]
-    gallery = X
-    if options.get("metric") == "hamming":
-        gallery = X = (X > 0).astype(np.uint8)
-    if options.get("algorithm") == "milvus":
-        pytest.importorskip("milvus_lite")
-        options = {**options, "uri": str(tmp_path / "gallery.db")}
-    if options.get("algorithm") == "faiss":
-        pytest.importorskip("faiss")
-    if options.get("storage") == "memory_map":
-        np.save(tmp_path / "X.npy", X)
-        gallery = tmp_path / "X.npy"
-    return NeighborsRetriever(4, **options).fit(gallery, ids=NAMES), X
+    return fit_case(CASES[request.param], X, tmp_path, k=4, ids=NAMES)
 
 
 def named(*positions):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from search_cases import fit_case
 
 from sklearn_cbir import NeighborsRetriever, persistence
 from sklearn_cbir.display import RetrievalDisplay
@@ -31,22 +32,10 @@ CASES = {
 @pytest.fixture(params=CASES)
 def case(request, tmp_path, rng):
     """A retriever with text ids, and its rows."""
-    options = CASES[request.param]
     X = rng.normal(size=(N, 12)).astype(np.float32)
     X[7] = X[3]
-    gallery = X
-    if options.get("metric") == "hamming":
-        gallery = X = (X > 0).astype(np.uint8)
-    if options.get("algorithm") == "milvus":
-        pytest.importorskip("milvus_lite")
-        options = {**options, "uri": str(tmp_path / "gallery.db")}
-    if options.get("algorithm") == "faiss":
-        pytest.importorskip("faiss")
-    if options.get("storage") == "memory_map":
-        np.save(tmp_path / "X.npy", X)
-        gallery = tmp_path / "X.npy"
     y = np.arange(N) % 4
-    return NeighborsRetriever(3, **options).fit(gallery, y, ids=NAMES), X, y
+    return *fit_case(CASES[request.param], X, tmp_path, k=3, y=y, ids=NAMES), y
 
 
 ASKED = [9, 3, 40, 3, 7]  # 3 and 7 are equal rows

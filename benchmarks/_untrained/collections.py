@@ -100,3 +100,17 @@ def listed_places(file):
 
 
 COLLECTIONS = {"photos": photos_of, "grocery": grocery, "holidays": holidays}
+
+
+def add_folders(parser):
+    """Let a command take the folder of each collection."""
+    for name in COLLECTIONS:
+        parser.add_argument(f"--{name}", type=Path, help="folder of these photos")
+
+
+def load_given(parser, options):
+    """Load the collections whose folders were given; end the command if none was."""
+    folders = {name: getattr(options, name) for name in COLLECTIONS}
+    if not any(folders.values()):
+        parser.error(f"give at least one of {', '.join(f'--{name}' for name in COLLECTIONS)}")
+    return [COLLECTIONS[name](folder) for name, folder in folders.items() if folder]

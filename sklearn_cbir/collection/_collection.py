@@ -29,7 +29,6 @@ from sklearn_cbir.collection._roots import as_lines, check_holds, check_roots, f
 from sklearn_cbir.collection._segments import (
     SegmentRows,
     StoredValues,
-    checksum,
     damaged,
     distances_from,
 )
@@ -39,7 +38,7 @@ from sklearn_cbir.collection._where import Where, as_condition, check_numbers
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.index._stored import HalfRows
 from sklearn_cbir.neighbors import NeighborsRetriever
-from sklearn_cbir.persistence import load, save
+from sklearn_cbir.persistence import load, save, saved_digest
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from sklearn_cbir._saved_modules import Modules
 
 EXTRACTOR, LOCK = "extractor.cbir", "lock"
-DIGEST_LENGTH = 64  # of a saved file, at its end
 TEXTS = ("folder", "name", "label", "taken", "state", "reason")
 INTEGERS = ("number", "size", "width", "height")
 
@@ -163,7 +161,7 @@ class PhotoCollection:
         self.read_only = self._table.read_only
         try:
             with self._table.reading():
-                self._check_last_batch(self._look().values)
+                self._check_last_batch()
         except BaseException:
             self.close()
             raise
@@ -251,7 +249,7 @@ class PhotoCollection:
                 "labels": labels,
                 "exclude": None if patterns is None else json.dumps(patterns),
                 "follow_links": int(follow_links),
-                "extractor": _saved_digest(os.path.join(folder, EXTRACTOR)),
+                "extractor": saved_digest(os.path.join(folder, EXTRACTOR)),
             }
             Table.create(folder, about, as_lines(places, folder)).close()
         return cls(folder, modules=modules)
@@ -358,11 +356,7 @@ class PhotoCollection:
             with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
                 report = Sync(table, self._loaded, retry, advance).run(found)
             table.checkpoint()
-        ignored: dict[str, int] = {}
-        for listing in listings:
-            for ending, count in listing.ignored.items():
-                ignored[ending] = ignored.get(ending, 0) + count
-        return report.with_ignored(ignored)
+        return report
 
     def check(self) -> None:
         """Look at all that is stored, byte by byte, and raise if something is not as it was.
@@ -381,10 +375,7 @@ class PhotoCollection:
             if lost:
                 faults.append(f"{len(lost)} photos have rows that are not there")
             values = self._look().values
-            for line in self._table.ask("SELECT first, n_rows, checksum FROM batch ORDER BY first"):
-                first, end = line["first"], line["first"] + line["n_rows"]
-                if values is None or checksum(values[first:end]) != line["checksum"]:
-                    faults.append(f"rows {first:,} to {end - 1:,} are not those that were written")
+            faults += [fault for batch in self._table.batches() if (fault := batch.fault(values))]
         if faults:
             raise damaged(self.path, "; ".join(faults))
         self._check_extractor()
@@ -758,24 +749,19 @@ class PhotoCollection:
         path = os.path.join(self.path, EXTRACTOR)
         with self._table.reading():
             digest = self._table.about()["extractor"]
-        if _saved_digest(path) != digest:
+        if saved_digest(path) != digest:
             raise ValueError(
                 f"{path!r} is another extractor than the one that made the rows of this "
                 "collection, so that they cannot be compared. Put the file back, or create the "
                 "collection anew with the other one."
             )
 
-    def _check_last_batch(self, values: StoredValues | None) -> None:
+    def _check_last_batch(self) -> None:
         """Raise if what was committed last is not there as it was."""
-        query = "SELECT first, n_rows, checksum FROM batch ORDER BY first DESC LIMIT 1"
-        line = self._table.ask(query).fetchone()
-        if line is None or values is None:
-            return
-        first, end = line["first"], line["first"] + line["n_rows"]
-        if checksum(values[first:end]) != line["checksum"]:
-            raise damaged(
-                self.path, f"rows {first:,} to {end - 1:,} are not those that were written"
-            )
+        values = self._look().values
+        for batch in self._table.batches()[-1:]:
+            if fault := batch.fault(values):
+                raise damaged(self.path, fault)
 
     def _look(self) -> View:
         """Return what the last commit lets be searched; called while reading."""
@@ -925,10 +911,3 @@ def _check_is_free(folder: str) -> None:
             )
     elif os.path.exists(folder):
         raise NotADirectoryError(f"{folder!r} is a file. Pass a folder for the collection.")
-
-
-def _saved_digest(path: str) -> str:
-    """Return the digest that ends a saved estimator, by which it is told from others."""
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - DIGEST_LENGTH))
-        return file.read().decode("ascii", "replace")

@@ -12,11 +12,11 @@ import numpy as np
 
 from sklearn_cbir._threads import slices
 from sklearn_cbir.collection._segments import (
+    Batch,
     RowFormat,
     Segment,
     StoredValues,
     append_rows,
-    checksum,
 )
 from sklearn_cbir.collection._table import Table
 
@@ -36,12 +36,8 @@ def compact_rows(table: Table) -> int:
     old = StoredValues(table.folder, format, segments, about["n_rows"])
     segments, batches = _copy(old, rows, table.folder, format, generation)
     with table.writing():
-        table.ask("DELETE FROM segment")
-        table.ask("DELETE FROM batch")
-        for segment in segments:
-            table.ask("INSERT INTO segment VALUES (?, ?, ?)", segment)
-        for batch in batches:
-            table.ask("INSERT INTO batch VALUES (?, ?, ?)", batch)
+        table.forget_rows()
+        table.add_rows(segments, batches)
         # Each goes to where no row is any more, as none goes up and they come in their order.
         for new, row in enumerate(rows.tolist()):
             table.ask("UPDATE photo SET row = ? WHERE row = ?", (new, row))
@@ -51,14 +47,14 @@ def compact_rows(table: Table) -> int:
 
 def _copy(
     old: StoredValues, rows: np.ndarray, folder: str, format: RowFormat, generation: int
-) -> tuple[list[Segment], list[tuple[int, int, bytes]]]:
+) -> tuple[list[Segment], list[Batch]]:
     """Write rows into files of another generation; return these, and their batches."""
     segments: list[Segment] = []
     batches = []
     for part in slices(len(rows), ROWS_AT_ONCE):
         values = np.ascontiguousarray(old[rows[part]])
         segments = append_rows(folder, format, segments, part.start, values, generation)
-        batches.append((part.start, len(values), checksum(values)))
+        batches.append(Batch.of(part.start, values))
     return segments, batches
 
 

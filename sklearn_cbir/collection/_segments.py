@@ -36,6 +36,26 @@ class Segment(NamedTuple):
         return self.first + self.capacity
 
 
+class Batch(NamedTuple):
+    """Rows that were committed at once."""
+
+    first: int
+    n_rows: int
+    checksum: bytes
+
+    @classmethod
+    def of(cls, first: int, values: NDArray) -> "Batch":
+        """Return the batch of encoded rows, the first of which has that number."""
+        return cls(first, len(values), checksum(values))
+
+    def fault(self, values: Any) -> str | None:
+        """Say what is wrong if these rows, of all, are not those that were written."""
+        end = self.first + self.n_rows
+        if values is not None and checksum(values[self.first : end]) == self.checksum:
+            return None
+        return f"rows {self.first:,} to {end - 1:,} are not those that were written"
+
+
 class RowFormat(NamedTuple):
     """How rows are stored, for good; it follows from what the extractor gives."""
 

@@ -5,6 +5,7 @@ it do what one alone would have done, in the same order.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,11 +25,11 @@ from sklearn_cbir.collection._listing import (
 )
 from sklearn_cbir.collection._photo import content_hash, facts_of
 from sklearn_cbir.collection._segments import (
+    Batch,
     RowFormat,
     Segment,
     StoredValues,
     append_rows,
-    checksum,
 )
 from sklearn_cbir.collection._table import Table
 from sklearn_cbir.extraction._work import transform_readable
@@ -82,21 +83,6 @@ class SyncReport:
         """How many photos are other than before."""
         return self.added + self.changed + self.moved + self.removed
 
-    def with_ignored(self, ignored: dict[str, int]) -> "SyncReport":
-        """Return the same report, with what was ignored.
-
-        Parameters
-        ----------
-        ignored : dict of str to int
-            Files by their ending.
-
-        Returns
-        -------
-        SyncReport
-            Another one.
-        """
-        return replace(self, ignored=ignored)
-
 
 @dataclass
 class Difference:
@@ -105,22 +91,24 @@ class Difference:
     to_read: list[tuple[Listed, Any]]  # each with its line of the table, None if it is new
     gone: dict[int, bytes | None]  # number -> hash
     n_unchanged: int
+    ignored: Counter[str]  # files that are no photos, by their ending
 
 
 def difference(listings: list[Listing], table: Table, retry: bool) -> Difference:
     """Return what is other than the table says, by size and time of change."""
     known = {(line["root"], line["path"]): line for line in table.photos(KNOWN)}
-    found = Difference([], {}, 0)
+    found = Difference([], {}, 0, Counter())
     for listing in listings:
+        found.ignored.update(listing.ignored)
         for photo in listing.photos:
             line = known.pop((photo.root, photo.path), None)
             if line is not None and not _is_to_read(photo, line, retry):
                 found.n_unchanged += 1
             else:
                 found.to_read.append((photo, line))
-    unseen = {place for listing in listings for place in listing.unseen}
+    unseen = list({place for listing in listings for place in listing.unseen})
     for (_, path), line in known.items():
-        if not unseen or not is_unseen(path, list(unseen)):
+        if not is_unseen(path, unseen):
             found.gone[line["number"]] = line["hash"]
     return found
 
@@ -216,7 +204,7 @@ class Sync:
         with self.table.reading():
             query = "SELECT count(*) FROM photo WHERE state != 'ready'"
             self._count(unreadable=self.table.ask(query).fetchone()[0])
-        return self.report
+        return replace(self.report, ignored=dict(found.ignored))
 
     # One chunk -----------------------------------------------------------------------------------
 
@@ -358,11 +346,8 @@ class Sync:
     def _count_rows(self, segments: list[Segment], first: int, values: NDArray) -> None:
         """Let rows be there."""
         assert self.format is not None
-        table = self.table
-        for segment in segments[len(self.segments) :]:
-            table.ask("INSERT INTO segment VALUES (?, ?, ?)", segment)
-        table.ask("INSERT INTO batch VALUES (?, ?, ?)", (first, len(values), checksum(values)))
-        table.set_about(n_rows=first + len(values), **self.format._asdict())
+        self.table.add_rows(segments[len(self.segments) :], [Batch.of(first, values)])
+        self.table.set_about(n_rows=first + len(values), **self.format._asdict())
 
 
 def _read_in_chunks(to_read: list[tuple[Listed, Any]]) -> Iterator[list[Read]]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from sklearn_cbir._locks import ProcessLock
-from sklearn_cbir.collection._segments import RowFormat, Segment
+from sklearn_cbir.collection._segments import Batch, RowFormat, Segment
 
 FILE = "collection.sqlite"
 FORMAT = 1
@@ -243,6 +243,22 @@ class Table:
         """Return the segments, in the order of their rows."""
         found = self.ask("SELECT name, first, capacity FROM segment ORDER BY first")
         return [Segment(*line) for line in found]
+
+    def add_rows(self, segments: Iterable[Segment], batches: Iterable[Batch]) -> None:
+        """Let rows be there: the segments that are new, and what was written into them."""
+        for segment in segments:
+            self.ask("INSERT INTO segment VALUES (?, ?, ?)", segment)
+        for batch in batches:
+            self.ask("INSERT INTO batch VALUES (?, ?, ?)", batch)
+
+    def forget_rows(self) -> None:
+        """Let no row be there."""
+        self.ask("DELETE FROM segment")
+        self.ask("DELETE FROM batch")
+
+    def batches(self) -> list[Batch]:
+        """Return what was committed at once, in the order of the rows."""
+        return [Batch(*line) for line in self.ask("SELECT * FROM batch ORDER BY first")]
 
     def row_format(self) -> RowFormat | None:
         """Return how rows are stored, None before there is one."""

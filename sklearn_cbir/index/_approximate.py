@@ -446,8 +446,7 @@ class FilteredIndex(ApproximateEngine):
         self.algorithm, self.indexed, self.recall = whole.algorithm, whole.indexed, whole.recall
         self._heirs = None  # number of the first of every group that is left in, if there are any
         if len(whole._copies):
-            numbers = np.where(row_filter.mask, np.cumsum(row_filter.mask) - 1, -1)
-            copies, heirs = whole._copies.moved(numbers)
+            copies, heirs = whole._copies.moved(row_filter.all_numbers)
             self.copies, self.firsts, self._heirs = copies.positions, copies.firsts, heirs
         unindexed = self._numbers(whole.unindexed)
         self.unindexed = unindexed[unindexed >= 0]

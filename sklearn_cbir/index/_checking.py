@@ -26,7 +26,11 @@ class Asked(NamedTuple):
     queries: Any  # (n_queries, n_columns), as they are compared
     excluded: Positions | None  # number of the row that each query leaves out, -1: none
     places: Positions | None  # position of each query in the gallery, -1: none; None without ids
-    row_filter: RowFilter | None  # what makes numbers positions in the whole gallery again
+    row_filter: RowFilter | None
+
+    def positions(self, found: Positions) -> Positions:
+        """Return the positions in the whole gallery of rows that the engine has found."""
+        return found if self.row_filter is None else self.row_filter.at(found)
 
 
 def check_rows(X, metric, owner, dtype=FLOATS, name="X"):

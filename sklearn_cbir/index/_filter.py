@@ -51,6 +51,11 @@ class RowFilter:
         """Positions of the rows that are left in, ascending, (n_left,); they cannot be written."""
         return read_only(np.flatnonzero(self.mask))
 
+    @cached_property
+    def all_numbers(self) -> Positions:
+        """The number of every row among those left in, -1 for those left out, (n_rows,)."""
+        return read_only(np.where(self.mask, np.cumsum(self.mask) - 1, -1))
+
     def numbers(self, positions: Positions) -> Positions:
         """Return the number of each position among those left in, -1 for what is left out.
 

@@ -216,9 +216,7 @@ class FilteredExact(Filtered):
     @remembered
     def _copies(self):
         """Which rows repeat an earlier one that is left in, too."""
-        numbers = np.cumsum(self.row_filter.mask) - 1
-        numbers[~self.row_filter.mask] = -1
-        self._known_copies = self.whole.find_copies().moved(numbers)[0]
+        self._known_copies = self.whole.find_copies().moved(self.row_filter.all_numbers)[0]
         return self._known_copies
 
 
