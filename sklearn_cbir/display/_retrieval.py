@@ -507,7 +507,7 @@ def _pixels(images: Images) -> Sequence[Pixels | ImageReadError]:
     found = _pixels_or_faults(images)
     faults = [one for one in found if isinstance(one, ImageReadError)]
     if len(faults) == len(found):
-        raise _nothing_todraw(faults)
+        raise _nothing_to_draw(faults)
     return found
 
 
@@ -527,7 +527,7 @@ def _pixels_of_one(images: Images, row: int, size: int | None) -> Pixels | Image
         return fault
 
 
-def _nothing_todraw(faults: Sequence[ImageReadError]) -> ImageReadError:
+def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:
     """Return the error for images none of which can be read."""
     first = faults[0]
     causes = count_causes(fault.reason or str(fault) for fault in faults)
