@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from sklearn_cbir._validation import (
     text_array,
 )
 from sklearn_cbir.collection._compact import compact_rows, take_away_leftovers
+from sklearn_cbir.collection._labels import Labels, LabelsLike, as_about, check_labels
 from sklearn_cbir.collection._listing import Root, as_place
 from sklearn_cbir.collection._lock import only_writer
 from sklearn_cbir.collection._roots import as_lines, check_holds, check_roots, found_roots, root_of
@@ -175,7 +177,7 @@ class PhotoCollection:
         extractor: Transformer,
         *,
         dtype: Literal["float16", "float32"] = "float16",
-        labels: Literal["folder"] | None = None,
+        labels: LabelsLike = None,
         exclude: Sequence[str] | None = None,
         follow_links: bool = False,
         modules: "Modules" = None,
@@ -199,8 +201,11 @@ class PhotoCollection:
         dtype : {"float16", "float32"}, default="float16"
             Type in which rows of floats are stored, of unit length.
 
-        labels : {"folder"}, default=None
-            Whether the top folder below its root that a photo lies in is its label.
+        labels : {"folder"}, str, path or tuple, default=None
+            What labels photos. ``"folder"``: the top folder below its root that a photo lies
+            in. A path: that of a CSV file with the columns ``path`` and ``label``, or
+            ``(file, column)`` to name the column of labels. It is read again by every `sync`.
+            Its paths are relative to the roots, or else to its own folder, or absolute.
 
         exclude : sequence of str, default=None
             Patterns of files and folders to leave out, as in
@@ -225,12 +230,13 @@ class PhotoCollection:
 
         ValueError
             If a root lies in another, the collection lies among the photos and is not
-            hidden, or the extractor cannot be saved.
+            hidden, the extractor cannot be saved, or the table of labels has no such
+            columns or cannot be read.
         """
         folder = os.path.abspath(os.path.expanduser(os.fsdecode(path)))
         places = check_roots(roots, folder)
         check_choice(dtype, "dtype", ("float16", "float32"))
-        check_choice(labels, "labels", ("folder", None))
+        labels_from = check_labels(labels)
         check_boolean(follow_links, "follow_links")
         patterns = _check_patterns(exclude)
         estimator = _check_extractor(extractor)
@@ -246,7 +252,7 @@ class PhotoCollection:
                 "kind": None,
                 "n_features": None,
                 "dtype": dtype,
-                "labels": labels,
+                **as_about(labels_from, list(starmap(Root, enumerate(places, 1))), folder),
                 "exclude": None if patterns is None else json.dumps(patterns),
                 "follow_links": int(follow_links),
                 "extractor": saved_digest(os.path.join(folder, EXTRACTOR)),
@@ -334,7 +340,11 @@ class PhotoCollection:
         ------
         FileNotFoundError
             If a root is not there, or is empty though the collection has photos of it, as
-            when a disk is not mounted. Nothing is taken for deleted then.
+            when a disk is not mounted. Nothing is taken for deleted then. Or if the table of
+            labels is not there.
+
+        ValueError
+            If the table of labels gives a photo two labels, say. Nothing is changed then.
 
         BlockingIOError
             If another process writes to the collection.
@@ -350,11 +360,13 @@ class PhotoCollection:
             with table.reading():
                 about, roots = table.about(), self._roots()
             exclude = None if about["exclude"] is None else json.loads(about["exclude"])
+            labels = Labels(about, roots, self.path)
             listings = list_all(roots, exclude, bool(about["follow_links"]), self.path, table)
-            found = difference(listings, table, retry)
+            label_of = labels.of(listings)
+            found = difference(listings, table, retry, label_of)
             n = len(found.to_read)
             with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
-                report = Sync(table, self._loaded, retry, advance).run(found)
+                report = Sync(table, self._loaded, retry, label_of, advance).run(found)
             table.checkpoint()
         return report
 
@@ -418,7 +430,7 @@ class PhotoCollection:
         Parameters
         ----------
         root : str or path
-            Where the folder is now.
+            Where the folder is now. Or the table of labels, if it was moved.
 
         of : str or path, default=None
             Where it was, if the collection has several.
@@ -434,7 +446,14 @@ class PhotoCollection:
         self._check_writable()
         with only_writer(os.path.join(self.path, LOCK)):
             with self._table.reading():
-                roots = self._roots()
+                about, roots = self._table.about(), self._roots()
+            if about["labels"] == "table" and of is None and os.path.isfile(root):
+                table = check_labels((root, about["labels_column"]))
+                with self._table.writing():
+                    self._table.set_about(**as_about(table, roots, self.path))
+                self._table.checkpoint()
+                return
+            with self._table.reading():
                 moved = root_of(roots, of)
                 lines = self._table.photos(("path", "size"), "root = ?", (moved.number,)).fetchall()
             others = [other.path for other in roots if other != moved]
@@ -639,7 +658,8 @@ class PhotoCollection:
             lines = [line for line in self._lines_with_rows(where) if line["label"] is not None]
             if values is None or not lines:
                 raise ValueError(
-                    "There are no photos with labels. create(labels='folder') takes top folders."
+                    "There are no photos with labels. create(labels='folder') takes top folders, "
+                    "and create(labels='labels.csv') what a table says."
                 )
             rows = np.array([line["row"] for line in lines], dtype=np.int64)
             retriever = self._fitted(values, rows, y=[line["label"] for line in lines])

@@ -1,7 +1,7 @@
 """The folders of a collection: checked when it is made, found again when something was moved."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sklearn_cbir._typing import PathLike
@@ -65,12 +65,14 @@ def is_below(path: str, folder: str) -> bool:
 
 def as_lines(roots: Iterable[str], index: str) -> list[tuple[int, bytes, bytes | None]]:
     """Return what the table keeps of roots: each place, and how it is reached from the index."""
-    return [(number, os.fsencode(root), _from(index, root)) for number, root in enumerate(roots, 1)]
+    numbered = enumerate(roots, 1)
+    return [(number, os.fsencode(root), from_index(index, root)) for number, root in numbered]
 
 
-def _from(index: str, root: str) -> bytes | None:
+def from_index(index: str, place: str) -> bytes | None:
+    """Return how a place is reached from the index, None if it is not."""
     try:
-        return os.fsencode(os.path.relpath(root, index).replace(os.sep, "/"))
+        return os.fsencode(os.path.relpath(place, index).replace(os.sep, "/"))
     except ValueError:  # on another drive of Windows
         return None
 
@@ -83,16 +85,29 @@ def found_roots(lines: Iterable[Any], index: str) -> list[Root]:
     """
     roots = []
     for line in lines:
-        place = os.fsdecode(line["path"])
-        if line["from_index"] is not None:
-            near = os.path.normpath(
-                os.path.join(index, *os.fsdecode(line["from_index"]).split("/"))
-            )
-            holds_index = set(line["from_index"].split(b"/")) == {b".."}
-            if holds_index or (not os.path.isdir(place) and os.path.isdir(near)):
-                place = near
+        path, near = os.fsdecode(line["path"]), line["from_index"]
+        if near is not None and set(near.split(b"/")) == {b".."}:  # it holds the index
+            place = _near(index, near)
+        else:
+            place = near_or_there(path, near, index)
         roots.append(Root(line["number"], place))
     return roots
+
+
+def near_or_there(
+    place: str,
+    near: bytes | None,
+    index: str,
+    is_there: Callable[[str], bool] = os.path.isdir,
+) -> str:
+    """Return where something was if it is there, or else as far from the index as it was."""
+    if near is None or is_there(place) or not is_there(_near(index, near)):
+        return place
+    return _near(index, near)
+
+
+def _near(index: str, near: bytes) -> str:
+    return os.path.normpath(os.path.join(index, *os.fsdecode(near).split("/")))
 
 
 # After a move ------------------------------------------------------------------------------------

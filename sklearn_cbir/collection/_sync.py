@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_cbir._typing import Transformer
+from sklearn_cbir.collection._labels import LabelOf
 from sklearn_cbir.collection._listing import (
     Listed,
     Listing,
@@ -21,7 +22,6 @@ from sklearn_cbir.collection._listing import (
     is_unseen,
     list_photos,
     shown,
-    top_folder,
 )
 from sklearn_cbir.collection._photo import content_hash, facts_of
 from sklearn_cbir.collection._segments import (
@@ -38,7 +38,7 @@ from sklearn_cbir.images._faults import row_of
 PHOTOS_AT_ONCE, BYTES_AT_ONCE = 32, 2**28  # that are in memory, and in one call of the extractor
 PHOTOS_PER_COMMIT, SECONDS_PER_COMMIT = 300, 30.0
 JUST_NOW = 2 * 10**9  # ns: a file that was changed so lately may change again at the same time
-KNOWN = ("number", "root", "path", "size", "modified", "hash", "state", "row")
+KNOWN = ("number", "root", "path", "size", "modified", "hash", "state", "row", "label")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class SyncReport:
     ignored : dict of str to int
         Files that are no photos, or of a kind that is not read here, by their ending.
 
+    relabeled : int, default=0
+        Photos that are as they were, but for their label in the table of labels.
+
     Examples
     --------
     >>> from sklearn_cbir.collection import SyncReport
@@ -77,11 +80,12 @@ class SyncReport:
     unchanged: int
     unreadable: int
     ignored: dict[str, int]
+    relabeled: int = 0
 
     @property
     def n_changes(self) -> int:
         """How many photos are other than before."""
-        return self.added + self.changed + self.moved + self.removed
+        return self.added + self.changed + self.moved + self.removed + self.relabeled
 
 
 @dataclass
@@ -92,20 +96,23 @@ class Difference:
     gone: dict[int, bytes | None]  # number -> hash
     n_unchanged: int
     ignored: Counter[str]  # files that are no photos, by their ending
+    relabeled: dict[int, str | None]  # number -> label, of photos that are not to be read
 
 
-def difference(listings: list[Listing], table: Table, retry: bool) -> Difference:
-    """Return what is other than the table says, by size and time of change."""
+def difference(listings: list[Listing], table: Table, retry: bool, label_of: LabelOf) -> Difference:
+    """Return what is other than the table says, by size and time of change, and by label."""
     known = {(line["root"], line["path"]): line for line in table.photos(KNOWN)}
-    found = Difference([], {}, 0, Counter())
+    found = Difference([], {}, 0, Counter(), {})
     for listing in listings:
         found.ignored.update(listing.ignored)
         for photo in listing.photos:
             line = known.pop((photo.root, photo.path), None)
-            if line is not None and not _is_to_read(photo, line, retry):
-                found.n_unchanged += 1
-            else:
+            if line is None or _is_to_read(photo, line, retry):
                 found.to_read.append((photo, line))
+            elif line["label"] != (label := label_of(photo.root, photo.path)):
+                found.relabeled[line["number"]] = label
+            else:
+                found.n_unchanged += 1
     unseen = list({place for listing in listings for place in listing.unseen})
     for (_, path), line in known.items():
         if not is_unseen(path, unseen):
@@ -155,6 +162,9 @@ class Sync:
     retry : bool
         Whether photos that could not be read are tried again though they are as they were.
 
+    label_of : callable
+        Says the label of a photo by its root and its path below it.
+
     advance : callable
         Is told how many more photos are done.
     """
@@ -164,15 +174,17 @@ class Sync:
         table: Table,
         extractor: Callable[[], Transformer],
         retry: bool,
+        label_of: LabelOf,
         advance: Callable[[int], None],
     ) -> None:
         self.table, self.extractor, self.retry, self.advance = table, extractor, retry, advance
+        self.label_of = label_of
         with table.reading():
             about = table.about()
             self.format = table.row_format()
             self.segments: list[Segment] = table.segments()
         self.n_rows, self.generation = about["n_rows"], about["generation"]
-        self.dtype, self.labels = about["dtype"], about["labels"]
+        self.dtype = about["dtype"]
         self.started = time.time_ns()
         self.report = SyncReport(0, 0, 0, 0, 0, 0, {})
         self._begin()
@@ -188,6 +200,7 @@ class Sync:
 
     def run(self, found: Difference) -> SyncReport:
         """Take in what is other than before, commit by commit."""
+        self._relabel(found.relabeled)
         self.gone = dict(found.gone)
         self.left_at: dict[bytes, list[int]] = {}  # hash -> photos that are not where they were
         for number, content in sorted(self.gone.items(), reverse=True):
@@ -205,6 +218,14 @@ class Sync:
             query = "SELECT count(*) FROM photo WHERE state != 'ready'"
             self._count(unreadable=self.table.ask(query).fetchone()[0])
         return replace(self.report, ignored=dict(found.ignored))
+
+    def _relabel(self, labels: dict[int, str | None]) -> None:
+        """Take over labels of photos that are as they were."""
+        if labels:
+            with self.table.writing():
+                for number, label in labels.items():
+                    self.table.put(number, {"label": label})
+        self._count(relabeled=len(labels))
 
     # One chunk -----------------------------------------------------------------------------------
 
@@ -234,7 +255,8 @@ class Sync:
             if line["row"] is None and (self.retry or line["state"] == "away"):
                 return False
             photo.becomes = self._known(photo)
-            self._count(unchanged=1)
+            is_relabeled = photo.becomes["label"] != line["label"]
+            self._count(**{"relabeled" if is_relabeled else "unchanged": 1})
             return True
         if line is None and self.left_at.get(photo.hash):
             photo.number = self.left_at[photo.hash].pop()
@@ -249,17 +271,29 @@ class Sync:
         if photo.is_gone:  # since it was listed: the next sync says so
             return
         if photo.line is not None and photo.line["row"] is not None:  # it can still be found
-            photo.becomes = {"modified": None, "reason": photo.reason}
+            label = self.label_of(photo.listed.root, photo.listed.path)
+            photo.becomes = {"modified": None, "reason": photo.reason, "label": label}
         else:
             line = {"state": "away", "reason": photo.reason}
-            photo.becomes = _names(photo.listed, self.labels) | line
+            photo.becomes = self._names(photo.listed) | line
 
     def _known(self, photo: Read) -> dict[str, Any]:
         """Return the columns of a photo that follow from its file alone."""
         listed = photo.listed
         is_recent = abs(self.started - listed.modified) < JUST_NOW
         modified = None if is_recent else listed.modified
-        return _names(listed, self.labels) | {"size": listed.size, "modified": modified}
+        return self._names(listed) | {"size": listed.size, "modified": modified}
+
+    def _names(self, listed: Listed) -> dict[str, Any]:
+        """Return the columns that follow from where a photo lies."""
+        folder, name = shown(listed.path)
+        return {
+            "root": listed.root,
+            "path": listed.path,
+            "folder": folder,
+            "name": name,
+            "label": self.label_of(listed.root, listed.path),
+        }
 
     def _embed(self, photos: dict[bytes, bytes]) -> dict[bytes, str]:
         """Make rows of photos; return why there is none, by the hash of the photo."""
@@ -373,18 +407,6 @@ def _read(listed: Listed, line: Any) -> Read:
         is_gone = isinstance(error, FileNotFoundError)
         return Read(listed, line, reason=error.strerror, is_gone=is_gone)
     return Read(listed, line, content, content_hash(content))
-
-
-def _names(listed: Listed, labels: str | None) -> dict[str, Any]:
-    """Return the columns that follow from where a photo lies."""
-    folder, name = shown(listed.path)
-    return {
-        "root": listed.root,
-        "path": listed.path,
-        "folder": folder,
-        "name": name,
-        "label": top_folder(listed.path) if labels == "folder" else None,
-    }
 
 
 def list_all(

@@ -327,6 +327,10 @@ def find_duplicates(paths: list[Path], X: Floats) -> None:
 def keep_photos(folder: Path) -> None:
     with PhotoCollection.create(folder / ".cbir", folder, GISTDescriptor()) as made:
         assert_type(made.sync(verbose=1), SyncReport)
+        assert_type(made.sync().relabeled, int)
+    PhotoCollection.create("c", folder, GISTDescriptor(), labels="folder")
+    PhotoCollection.create("d", folder, GISTDescriptor(), labels=folder / "labels.csv")
+    PhotoCollection.create("e", folder, GISTDescriptor(), labels=("labels.csv", "species"))
     photos = PhotoCollection.open(folder / ".cbir", read_only=True)
     assert_type(
         photos.search([folder / "1.jpg"], k=3, where={"width": (100, None)}), list[list[Hit]]
