@@ -260,6 +260,27 @@ def saved_digest(path: PathLike) -> str:
         return file.read().decode("ascii", "replace")
 
 
+def saved_description(path: PathLike) -> str:
+    """Return the estimator that is in a file of `save`, in short; nothing else of it is loaded."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            return _described(json.loads(archive.read(DOCUMENT))["estimator"])
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is damaged, or was not written by save.") from error
+
+
+def _described(saved: dict[str, Any]) -> str:
+    """Return an object as a file has it: its class, its network, its steps."""
+    name, state = saved["class"].rpartition(".")[2], saved["state"]
+    if "steps" in state:
+        steps = [
+            step.get("value", step) if isinstance(step, dict) else step for step in state["steps"]
+        ]
+        return " -> ".join(_described(step[1]) for step in steps if isinstance(step[1], dict))
+    network = state.get("backbone")
+    return f"{name}({network!r})" if isinstance(network, str) else name
+
+
 def _digest(file: IO[bytes], size: int) -> bytes:
     """Return the SHA-256, in hexadecimal, of all of a file but the place where it stands."""
     digest, left = hashlib.sha256(), size - DIGEST_LENGTH

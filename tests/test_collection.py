@@ -113,6 +113,46 @@ def test_the_retriever_answers_as_the_collection_does(collection, tmp_path):
         assert [[hit.distance for hit in of] for of in hits] == distances.tolist()
 
 
+def test_a_retriever_names_paths_if_it_is_told_to(collection, photos):
+    ids = collection.retriever(ids="path").ids_.tolist()
+    assert ids == collection.items()["path"].tolist()
+    assert str(photos / "b" / "c" / "3.png") in ids
+    with pytest.raises(ValueError, match="ids='name' is not known"):
+        collection.retriever(ids="name")
+
+
+def test_what_holds_for_the_whole_collection_is_told_without_its_extractor(photos, monkeypatch):
+    write(photos / "6.png", 6).write_bytes(b"no photo")
+    extractor = make_pipeline(GISTDescriptor(), LSHHasher(16)).fit(IMAGES)
+    exclude = ["out"]
+    with PhotoCollection.create(photos / ".cbir", photos, extractor, exclude=exclude) as made:
+        assert made.about()["kind"] is None
+        made.sync()
+    monkeypatch.setattr("sklearn_cbir.collection._collection.load", None)
+    with PhotoCollection.open(photos / ".cbir") as collection:
+        assert collection.roots == [str(photos)]
+        assert collection.about() == {
+            "path": str(photos / ".cbir"),
+            "roots": [str(photos)],
+            "n_photos": 7,
+            "n_ready": 6,
+            "n_unreadable": 1,
+            "n_away": 0,
+            "extractor": "GISTDescriptor -> LSHHasher",
+            "kind": "codes",
+            "n_rows": 6,
+            "n_features": 16,
+            "labels": None,
+            "exclude": exclude,
+            "follow_links": False,
+        }
+
+
+def test_the_extractor_can_be_asked_for(collection):
+    row = collection.extractor.transform(IMAGES[:1])
+    np.testing.assert_array_equal(row, GISTDescriptor().transform(IMAGES[:1]))
+
+
 def test_more_results_than_photos_are_all_photos(collection):
     assert len(collection.search(IMAGES[:1], k=100)[0]) == 6
 

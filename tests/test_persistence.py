@@ -28,7 +28,7 @@ from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, Neighbors
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.index import _nndescent
 from sklearn_cbir.losses import LOSSES, DSHLoss, SquaredHingeLoss
-from sklearn_cbir.persistence import SCIKIT_LEARN, load, save
+from sklearn_cbir.persistence import SCIKIT_LEARN, load, save, saved_description
 from sklearn_cbir.reranking import RERANKERS, AlphaQueryExpansion
 from sklearn_cbir.whitening import LearnedWhitening
 
@@ -658,3 +658,14 @@ def test_large_arrays_are_read_and_written_in_pieces(path):
     loaded = again(retriever, path)
     assert path.stat().st_size < X.nbytes + 5000
     assert loaded._gallery.engine.rows.tobytes() == retriever._gallery.engine.rows.tobytes()
+
+
+def test_what_is_in_a_file_is_told_in_short(tmp_path):
+    path = tmp_path / "search.cbir"
+    save(CNNFeatureExtractor("small", weights=None), path)
+    assert saved_description(path) == "CNNFeatureExtractor('small')"
+    save(make_pipeline(Normalizer(), NeighborsRetriever()), path)
+    assert saved_description(path) == "Normalizer -> NeighborsRetriever"
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"search.cbir' is damaged, or was not written by save\."):
+        saved_description(path)

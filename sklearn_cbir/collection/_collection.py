@@ -40,7 +40,7 @@ from sklearn_cbir.collection._where import Where, as_condition, check_numbers
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.index._stored import HalfRows
 from sklearn_cbir.neighbors import NeighborsRetriever
-from sklearn_cbir.persistence import load, save, saved_digest
+from sklearn_cbir.persistence import load, save, saved_description, saved_digest
 
 if TYPE_CHECKING:
     import pandas
@@ -311,6 +311,44 @@ class PhotoCollection:
     def __len__(self) -> int:
         with self._table.reading():
             return self._table.ask("SELECT count(*) FROM photo").fetchone()[0]
+
+    @property
+    def roots(self) -> list[str]:
+        """Folders of photos, where they are now."""
+        with self._table.reading():
+            return [root.path for root in self._roots()]
+
+    @property
+    def extractor(self) -> Any:
+        """What makes rows of photos, loaded when it is first asked for."""
+        return self._loaded()
+
+    def about(self) -> dict[str, Any]:
+        """Return what holds for the whole collection; the extractor is not loaded.
+
+        Returns
+        -------
+        dict of str to object
+            ``path`` and ``roots``; ``n_photos``, and of these ``n_ready``, ``n_unreadable`` and
+            ``n_away``, by their state; ``extractor``, in short; ``kind`` of the rows
+            (``"float16"``, ``"float32"``, ``"codes"``, or None before there is one), ``n_rows``
+            and ``n_features``; ``labels``, ``exclude`` and ``follow_links`` as given to `create`.
+        """
+        with self._table.reading():
+            about = self._table.about()
+            query = "SELECT state, count(*) FROM photo GROUP BY state"
+            counts = dict(map(tuple, self._table.ask(query)))
+            roots = [root.path for root in self._roots()]
+        return {
+            "path": self.path,
+            "roots": roots,
+            "n_photos": sum(counts.values()),
+            **{f"n_{state}": counts.get(state, 0) for state in ("ready", "unreadable", "away")},
+            "extractor": saved_description(os.path.join(self.path, EXTRACTOR)),
+            **{name: about[name] for name in ("kind", "n_rows", "n_features", "labels")},
+            "exclude": None if about["exclude"] is None else json.loads(about["exclude"]),
+            "follow_links": bool(about["follow_links"]),
+        }
 
     # Keeping up ----------------------------------------------------------------------------------
 
@@ -712,18 +750,23 @@ class PhotoCollection:
             frame[name] = frame[name].mask(frame[name] == "", None)
         return frame
 
-    def retriever(self) -> NeighborsRetriever:
+    def retriever(self, ids: Literal["number", "path"] = "number") -> NeighborsRetriever:
         """Return a retriever over a copy of the rows, in memory.
 
         It is what the collection is now: it can be scored, saved and given other parameters,
         and follows no `sync`. It gives the distances of `search`.
 
+        Parameters
+        ----------
+        ids : {"number", "path"}, default="number"
+            Whether the ids are the numbers of the photos, or where they are.
+
         Returns
         -------
         NeighborsRetriever
-            Fitted; its ids are the numbers of the photos, and it has labels if all
-            photos do.
+            Fitted; it has labels if all photos do.
         """
+        check_choice(ids, "ids", ("number", "path"))
         with self._table.reading():
             view = self._look()
             lines = self._lines_with_rows()
@@ -731,11 +774,17 @@ class PhotoCollection:
                 raise ValueError("The collection has no photos that can be read. Call sync first.")
             rows = np.array([line["row"] for line in lines], dtype=np.int64)
             labels = [line["label"] for line in lines]
+            places = {root.number: root.path for root in self._roots()}
             return self._fitted(
                 view.values,
                 rows,
                 y=None if None in labels else labels,
-                ids=[line["number"] for line in lines],
+                ids=[
+                    line["number"]
+                    if ids == "number"
+                    else as_place(places[line["root"]], line["path"])
+                    for line in lines
+                ],
             )
 
     # Inside --------------------------------------------------------------------------------------
