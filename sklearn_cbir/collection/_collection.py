@@ -27,6 +27,7 @@ from sklearn_cbir.collection._compact import compact_rows, take_away_leftovers
 from sklearn_cbir.collection._labels import Labels, LabelsLike, as_about, check_labels
 from sklearn_cbir.collection._listing import Root, as_place
 from sklearn_cbir.collection._lock import only_writer
+from sklearn_cbir.collection._network import check_is_local
 from sklearn_cbir.collection._roots import as_lines, check_holds, check_roots, found_roots, root_of
 from sklearn_cbir.collection._segments import (
     SegmentRows,
@@ -232,6 +233,9 @@ class PhotoCollection:
             If a root lies in another, the collection lies among the photos and is not
             hidden, the extractor cannot be saved, or the table of labels has no such
             columns or cannot be read.
+
+        OSError
+            If the folder of the collection is on a network file system. Photos may be.
         """
         folder = os.path.abspath(os.path.expanduser(os.fsdecode(path)))
         places = check_roots(roots, folder)
@@ -240,6 +244,7 @@ class PhotoCollection:
         check_boolean(follow_links, "follow_links")
         patterns = _check_patterns(exclude)
         estimator = _check_extractor(extractor)
+        check_is_local(folder)
         _check_is_free(folder)
         os.makedirs(folder, exist_ok=True)
         with only_writer(os.path.join(folder, LOCK)):
@@ -291,6 +296,9 @@ class PhotoCollection:
 
         PermissionError
             If it cannot be written, and commits are left in its log.
+
+        OSError
+            If it is on a network file system and `read_only` is False.
         """
         return cls(path, read_only=read_only, modules=modules)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from sklearn_cbir._locks import ProcessLock
+from sklearn_cbir.collection._network import check_is_local, network_file_system
 from sklearn_cbir.collection._segments import Batch, RowFormat, Segment
 
 FILE = "collection.sqlite"
@@ -116,14 +117,17 @@ class Table:
             )
         writable = os.access(self.path, os.W_OK) and os.access(self.folder, os.W_OK)
         self.read_only = self.read_only or not writable
+        if not self.read_only:
+            check_is_local(self.folder)
         mode: Literal["rw", "ro"] = "ro" if self.read_only else "rw"
         address = _address(self.path, mode)
-        if not writable:  # no place for what readers share
-            log = f"{self.path}-wal"
+        if not writable or (self.read_only and network_file_system(self.folder)):
+            log = f"{self.path}-wal"  # there is no place for what readers share
             if os.path.exists(log) and os.path.getsize(log):
                 raise PermissionError(
-                    f"{self.path!r} cannot be written, and its last commits are in {log!r}. Open "
-                    "it once where it can be written, or copy the whole folder to such a place."
+                    f"{self.path!r} cannot be written here, and its last commits are in {log!r}. "
+                    "Open it once where it can be written, on a disk of its machine, or copy the "
+                    "whole folder to such a place."
                 )
             address += "&immutable=1"
         connection = sqlite3.connect(
