@@ -69,10 +69,12 @@ class CNNFeatureExtractor(NetworkTransformer):
         ``"open_clip/NAME"``, or a module of your own, which is copied and never
         trained in place. 2-D rows train a small MLP instead.
 
-    weights : {"pretrained", "imagenet"}, tag, path or None, default="pretrained"
+    weights : {"pretrained", "imagenet", "packaged"}, tag, path or None, default="pretrained"
         Where the backbone's weights come from: the library that its name belongs
-        to, a tag of open_clip's, a file with a state dict, or None for random
-        ones; "imagenet" is an older word for "pretrained". Built-in nets have no
+        to, a Python package that holds them, for
+        ``"timm/tf_efficientnet_lite0"`` that of the extra ``demo``, a tag of
+        open_clip's, a file with a state dict, or None for random ones;
+        "imagenet" is an older word for "pretrained". Built-in nets have no
         pretrained weights. A module of your own keeps the weights that it has. A
         file counts as pretrained, for a name as for a module. A module without a
         file does too, unless this is None or its batch norms are all fresh, with

@@ -25,6 +25,7 @@ from sklearn_cbir._typing import ResizeMode
 from sklearn_cbir.backbones._colors import colors
 from sklearn_cbir.backbones._hub import HUB, config_of, file_at, file_of, is_place, weights_of
 from sklearn_cbir.backbones._names import import_library, unknown_backbone, unknown_tag
+from sklearn_cbir.backbones._packaged import PACKAGED, packaged_weights
 from sklearn_cbir.backbones._probe import Net, Pooling
 from sklearn_cbir.backbones._tokens import Maps
 from sklearn_cbir.backbones._weights import (
@@ -70,8 +71,7 @@ def from_timm(
     size = image_size or trained_at
     model = _construct(timm, source, size if one_size else None)
     if weights is not None:
-        file = _file_of(timm, name, source["architecture"], weights)
-        _load(timm, model, source, read_weights(file))
+        _load(timm, model, source, _state_of(timm, name, source, weights, model))
     reading = timm.data.resolve_model_data_config(model)
     mean = colors(reading["mean"], "mean")
     red, green, blue = (round(255 * value) for value in mean)  # what timm pads with
@@ -87,6 +87,19 @@ def from_timm(
         fill=(red, green, blue),
         source_resize=math.floor(size / reading["crop_pct"]),
     )
+
+
+def _state_of(
+    timm: ModuleType,
+    name: str,
+    source: Source,
+    weights: str | os.PathLike[str],
+    model: nn.Module,
+) -> State:
+    """Read the weights of a network: packaged, published, or the user's own."""
+    if weights == PACKAGED:
+        return packaged_weights(f"timm/{name}", model.state_dict())
+    return read_weights(_file_of(timm, name, source["architecture"], weights))
 
 
 def _source_of(timm: ModuleType, name: str) -> Source:

@@ -14,6 +14,7 @@ from sklearn_cbir.backbones._built_in import BACKBONES, built_in
 from sklearn_cbir.backbones._colors import colors
 from sklearn_cbir.backbones._hub import files_of, is_place
 from sklearn_cbir.backbones._open_clip import from_open_clip
+from sklearn_cbir.backbones._packaged import PACKAGED, packaged_file
 from sklearn_cbir.backbones._probe import (
     Net,
     Pooling,
@@ -385,9 +386,12 @@ def build_backbone(
         width) to vectors or feature maps. A module is copied, with the weights
         it has, to the CPU and to float32.
 
-    weights : {"pretrained", "imagenet", None}, tag or path, default=None
+    weights : {"pretrained", "imagenet", "packaged", None}, tag or path, \
+            default=None
         The weights that the network is published with, downloaded on first
-        use, for which "imagenet" is another word; a tag of open_clip's, of
+        use, for which "imagenet" is another word; those that a Python package
+        holds, for ``"timm/tf_efficientnet_lite0"`` and
+        ``"timm/tf_efficientnet_lite2"``, without any network; a tag of open_clip's, of
         which "pretrained" takes what was trained on DataComp, else LAION-2B,
         else by OpenAI, else the last one listed; none; or a file with a state
         dict (.pt, .pth, .safetensors), in which the classifier may be
@@ -467,8 +471,8 @@ def build_backbone(
         If pretrained weights are neither cached nor can be downloaded.
 
     ImportError
-        If timm is needed and not installed, or torchvision does not work with
-        the torch at hand.
+        If timm or the package of packaged weights is needed and not installed,
+        or torchvision does not work with the torch at hand.
 
     Examples
     --------
@@ -539,6 +543,8 @@ def _find(
     words: bool,
 ) -> Net:
     """Net of a name or a module, with its weights."""
+    if weights == PACKAGED:
+        packaged_file(backbone)  # or says what is missing
     if isinstance(backbone, nn.Module):
         return Net(prepared(backbone), one_size=True)
     if not isinstance(backbone, str):
