@@ -17,7 +17,7 @@ three calls.
 import argparse
 import sys
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -106,10 +106,11 @@ def measure(name, is_quick, n_queries, share, kind, is_fresh, n_calls):
             ask(queries, where=mask)
     times = []
     for other in masks:
-        times.append([milliseconds(lambda: ask(queries)), 0])
+        times.append([milliseconds(partial(ask, queries)), 0])
         if is_fresh:
-            mask[:] = other  # as warm as one that was made just now
-        times[-1][1] = milliseconds(lambda: ask(queries, where=mask))
+            mask[:] = other  # as warm as one that was made just now,
+        given = mask[:] if is_fresh else mask  # and not the array that came before
+        times[-1][1] = milliseconds(partial(ask, queries, where=given))
     of_all, of_some = np.median(times, axis=0).tolist()
     return {"all": of_all, "filtered": of_some}
 

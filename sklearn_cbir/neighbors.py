@@ -910,7 +910,7 @@ class NeighborsRetriever(
         """Return distances and positions of the nearest rows that are not the queries."""
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_integer(k, "n_neighbors", minimum=1)
-        asked = ask(X, ids, where, gallery, type(self).__name__, k)
+        asked = ask(X, ids, where, gallery, type(self).__name__, k, self.rerank is None)
         distances, found = search_asked(asked, k, self.rerank, self.rerank_depth)
         if asked.places is not None:
             warn_of_found_copies(asked, gallery.ids, distances, found)

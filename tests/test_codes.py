@@ -312,10 +312,11 @@ def test_codes_that_are_left_out_are_not_found(how, share, n, rng, monkeypatch):
     assert not bits[n:].any()
     assert n_before.tolist() == [mask[:start].sum() for start in range(0, n, 64)]
     for k in {1, min(5, n_left), n_left}:
-        distances, positions = _search.nearest_codes(queries, gallery, k, words)
         expected = hamming_top_k(queries, gallery[left], k)
-        np.testing.assert_array_equal(distances, expected[0])
-        np.testing.assert_array_equal(positions, left[expected[1]])
+        for left_in in (words, mask):
+            distances, positions = _search.nearest_codes(queries, gallery, k, left_in)
+            np.testing.assert_array_equal(distances, expected[0])
+            np.testing.assert_array_equal(positions, left[expected[1]])
     for radius in (20, 35, 70):
         found = _search.codes_within(queries, gallery, radius, words)
         expected = hamming_radius(queries, gallery[left], radius)

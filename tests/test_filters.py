@@ -347,7 +347,7 @@ def test_a_filter_used_again_is_the_same_and_engines_are_not_made_anew(gallery):
     retriever, X, _ = gallery
     held = retriever._gallery
     first = held.filter(MASK)
-    assert held.filter(MASK.tolist()) is held.filter(LEFT) is first
+    assert held.filter(held.mask(MASK.tolist())) is held.filter(held.mask(LEFT)) is first
     engine = held.engine.filtered(first)
     assert held.engine.filtered(held.filter(MASK.copy())) is engine
     other = held.filter(~MASK)
@@ -355,3 +355,52 @@ def test_a_filter_used_again_is_the_same_and_engines_are_not_made_anew(gallery):
     copied = pickle.loads(pickle.dumps(retriever))
     assert not {"_filter", "_filtered"} & {*vars(copied._gallery), *vars(copied._gallery.engine)}
     np.testing.assert_array_equal(copied.predict(X, where=MASK), retriever.predict(X, where=MASK))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.7])
+@pytest.mark.parametrize("n", [64, 500, 5000])
+def test_one_query_of_codes_reads_a_mask_where_codes_are_near(share, n, rng):
+    """By the mask itself, or by a filter, once it comes again: the answers of a plain list."""
+    X = rng.integers(0, 2, (n, 70), dtype=np.uint8)
+    retriever = NeighborsRetriever(3, metric="hamming", algorithm="exact").fit(X)
+    for mask in rng.random((3, n)) < share:
+        mask[rng.choice(n, 4, replace=False)] = True
+        for row in (0, n - 1, np.flatnonzero(mask)[0]):
+            distances = (X[mask] != X[row]).sum(axis=1)
+            order = np.argsort(distances, kind="stable")
+            positions = np.flatnonzero(mask)[order]
+            others = positions != row
+            for _ in range(3):
+                found = retriever.kneighbors(X[[row]], where=mask)
+                np.testing.assert_array_equal(found[0][0], distances[order][:3])
+                np.testing.assert_array_equal(found[1][0], positions[:3])
+                found = retriever.kneighbors(ids=[row], where=mask)
+                np.testing.assert_array_equal(found[0][0], distances[order][others][:3])
+                np.testing.assert_array_equal(found[1][0], positions[others][:3])
+
+
+def test_a_mask_that_is_written_into_is_read_anew(rng):
+    X = rng.integers(0, 2, (300, 64), dtype=np.uint8)
+    retriever = NeighborsRetriever(1, metric="hamming").fit(X)
+    mask = np.zeros(300, dtype=bool)
+    for row in range(0, 300, 7):  # one and the same array
+        mask[:] = False
+        mask[row] = True
+        assert retriever.kneighbors(X[:1], where=mask)[1].tolist() == [[row]]
+    mask[:] = True
+    assert retriever.kneighbors(X[9:10], where=mask)[1].tolist() == [[9]]
+
+
+def test_one_query_may_ask_for_all_that_a_mask_leaves_in_and_no_more(rng):
+    X = rng.integers(0, 2, (9000, 64), dtype=np.uint8)
+    retriever = NeighborsRetriever(3, metric="hamming", algorithm="exact").fit(X)
+    mask = np.zeros(9000, dtype=bool)
+    mask[[5, 4500, 8999]] = True
+    for row in (0, 5):
+        assert sorted(retriever.kneighbors(X[[row]], where=mask[:])[1][0]) == [5, 4500, 8999]
+    assert sorted(retriever.kneighbors(ids=[0], where=mask[:])[1][0]) == [5, 4500, 8999]
+    assert sorted(retriever.kneighbors(ids=[5], n_neighbors=2, where=mask[:])[1][0]) == [4500, 8999]
+    with pytest.raises(ValueError, match="leaves in 3 of 9000 rows, of which a query is one"):
+        retriever.kneighbors(ids=[5], where=mask[:])
+    with pytest.raises(ValueError, match="n_neighbors=4, but where leaves in 3 of 9000 rows"):
+        retriever.kneighbors(X[:1], 4, where=mask[:])

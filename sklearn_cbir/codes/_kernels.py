@@ -1,8 +1,9 @@
 """Compiled loops over packed codes; imported when first needed.
 
 Galleries come word by word, shape (n_words, n), so that neighboring items lie side by side. Some
-loops take `left_in`, one bit for each item that may be found, `LANES` to a word, from the lowest;
-without it all items may be, and nothing looks at it.
+loops take `left_in`, one bit for each item that may be found, `LANES` to a word, from the lowest,
+or `bools`, one byte for each, of which only those of near items are read; without them all items
+may be, and nothing looks at them.
 """
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn_cbir._compiled import compiled, inlined
 LANES = 64  # items per step of the search; one bit of a word each
 LINE = 8  # words that memory gives at once
 AHEAD = 512  # items between those that are asked for and those that are compared
+BOOLS_AHEAD = 2048  # the same of bools, of which an eighth as many bytes pass
 TILE = 2048  # items that stay in the first-level cache while a block of queries passes over them
 QUERIES = 64  # queries that share a tile
 CANDIDATES = 2**20  # candidates (12 bytes) of all of them
@@ -123,6 +125,24 @@ def prefetch_lanes(typing_context, gallery, item):
 
 
 @intrinsic
+def prefetch_bools(typing_context, bools, item):
+    """Ask memory for the bytes of `LANES` items from `item` on."""
+
+    def generate(context, builder, signature, arguments):
+        bools = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        prefetch = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        )
+        read, once, data = (ir.Constant(flag, value) for value in (0, 0, 1))
+        address = builder.bitcast(builder.gep(bools.data, [arguments[1]]), byte)
+        builder.call(prefetch, [address, read, once, data])
+        return context.get_dummy_value()
+
+    return types.none(bools, types.intp), generate
+
+
+@intrinsic
 def lanes_of_bools(typing_context, bools, item):
     """Say by one bit each which of `LANES` bytes, from `item` on, are not 0."""
 
@@ -159,6 +179,17 @@ def nearer_items(gallery, item, stop, queries, query, limit):
     return mask
 
 
+@inlined
+def items_left_in(bools, item, stop):
+    """Say by one bit each which of up to `LANES` items before `stop` have a byte that is not 0."""
+    if item + LANES <= stop:
+        return lanes_of_bools(bools, item)
+    mask = np.uint64(0)
+    for lane in range(stop - item):
+        mask |= np.uint64(bools[item + lane] != 0) << np.uint64(lane)
+    return mask
+
+
 @compiled
 def drop_far(items, distances, size, limit):
     """Keep the candidates within `limit`, in order; return how many."""
@@ -172,7 +203,7 @@ def drop_far(items, distances, size, limit):
 
 
 @compiled
-def top_k(queries, gallery, k, begin, end, found_distances, found_items, left_in=None):
+def top_k(queries, gallery, k, begin, end, found_distances, found_items, left_in=None, bools=None):
     """Write the k nearest of the items from `begin` to `end`, by distance and then by position.
 
     Fewer are written if fewer are left in; `begin` is then a multiple of `LANES`.
@@ -206,6 +237,9 @@ def top_k(queries, gallery, k, begin, end, found_distances, found_items, left_in
                     mask = nearer_items(gallery, item, stop, queries, first + row, limit)
                     if left_in is not None:
                         mask &= left_in[item // LANES]
+                    if bools is not None and mask:
+                        prefetch_bools(bools, item + BOOLS_AHEAD)
+                        mask &= items_left_in(bools, item, stop)
                     while mask:
                         candidate = item + trailing_zeros(mask)
                         mask &= mask - np.uint64(1)
@@ -275,13 +309,7 @@ def pack_bools(bools, words, n_before):
     """Write one bit per byte that is not 0, and how many there are before each word; return all."""
     n, total = len(bools), 0
     for place in range(len(words)):
-        item = place * LANES
-        word = np.uint64(0)
-        if item + LANES <= n:
-            word = lanes_of_bools(bools, item)
-        else:
-            for lane in range(n - item):
-                word |= np.uint64(bools[item + lane] != 0) << np.uint64(lane)
+        word = items_left_in(bools, place * LANES, n)
         words[place], n_before[place] = word, total
         total += popcount(word)
     return total

@@ -6,7 +6,7 @@ Compiled loops do the work; where numba cannot run, numpy gives the same results
 from collections.abc import Callable
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -19,6 +19,8 @@ from sklearn_cbir.codes._packing import WORD, check_packed
 __all__ = ["HammingDistances", "hamming_distances", "hamming_radius", "hamming_top_k"]
 
 Counted: TypeAlias = NDArray[np.int32]  # differing bits
+LeftIn: TypeAlias = PackedCodes | NDArray[np.bool_]
+Masks: TypeAlias = tuple[PackedCodes | None, NDArray[np.uint8] | None]  # bits or bytes, or neither
 
 
 # Pairs whose intermediate results (8 bytes each) the numpy routes hold at once.
@@ -119,12 +121,12 @@ def hamming_top_k(queries: ArrayLike, gallery: ArrayLike, k: int) -> tuple[Count
 
 
 def nearest_codes(
-    queries: PackedCodes, gallery: PackedCodes, k: int, left_in: PackedCodes | None = None
+    queries: PackedCodes, gallery: PackedCodes, k: int, left_in: LeftIn | None = None
 ) -> tuple[Counted, Positions]:
     """Answer `hamming_top_k`, of codes of which some may be left out.
 
-    `left_in` has one bit for each code that may be found, 64 to a word, from the lowest. There are
-    at least `k` of them.
+    `left_in` has one bit for each code that may be found, 64 to a word, from the lowest; or one
+    bool for each, of which only those of near codes are read. There are at least `k` of them.
     """
     n = len(gallery)
     distances = np.empty((len(queries), k), dtype=np.int32)
@@ -140,12 +142,13 @@ def nearest_codes(
             distances[rows], indices[rows] = np.divmod(nearest, n)
         return distances, indices
     by_query, by_word = layout(queries, gallery)
+    masks = _as_masks(left_in)
     n_wanted = len(queries) * n / PAIRS_PER_THREAD
     step = -(-_piece(n, len(queries)) // WORD) * WORD
     if n_wanted >= 2 and len(queries) < PIECES and 4 * k <= step:  # few queries, many codes
         parts = list(
             in_threads(
-                partial(_top_k_of, compiled, by_query, by_word, k, left_in),
+                partial(_top_k_of, compiled, by_query, by_word, k, masks),
                 slices(n, step),
                 n_wanted,
             )
@@ -153,15 +156,26 @@ def nearest_codes(
         return _first_of(parts, k)
     run_in_threads(
         lambda rows: compiled.top_k(
-            by_query[rows], by_word, k, 0, n, distances[rows], indices[rows], left_in
+            by_query[rows], by_word, k, 0, n, distances[rows], indices[rows], *masks
         ),
         (len(queries), n),
     )
     return distances, indices
 
 
-def _positions_left(left_in: PackedCodes, n: int) -> Positions:
+def _as_masks(left_in: LeftIn | None) -> Masks:
+    """Return bits, and bytes, of which the compiled loops take one or none."""
+    if left_in is None:
+        return None, None
+    if left_in.dtype == bool:
+        return None, _bytes(cast(NDArray[np.bool_], left_in))
+    return cast(PackedCodes, left_in), None
+
+
+def _positions_left(left_in: LeftIn, n: int) -> Positions:
     """Return the rows of which the bits are ones."""
+    if left_in.dtype == bool:
+        return np.flatnonzero(left_in)
     return np.flatnonzero(np.unpackbits(left_in.view(np.uint8), count=n, bitorder="little"))
 
 
@@ -170,7 +184,7 @@ def _top_k_of(
     by_query: PackedCodes,
     by_word: PackedCodes,
     k: int,
-    left_in: PackedCodes | None,
+    masks: Masks,
     part: slice,
 ) -> tuple[Counted, Positions]:
     """Return distances and rows of the nearest codes of a part of the gallery.
@@ -179,7 +193,7 @@ def _top_k_of(
     """
     shape = len(by_query), min(k, part.stop - part.start)
     found = np.full(shape, FURTHER, dtype=np.int32), np.empty(shape, dtype=np.int64)
-    compiled.top_k(by_query, by_word, shape[1], part.start, part.stop, *found, left_in)
+    compiled.top_k(by_query, by_word, shape[1], part.start, part.stop, *found, *masks)
     return found
 
 
@@ -307,9 +321,7 @@ def pack_bools(bools: NDArray[np.bool_]) -> tuple[PackedCodes, Positions, int]:
     n_before = np.empty(len(words), dtype=np.int64)
     compiled = kernels() if kernels.cache_info().currsize else None
     if compiled is not None:
-        read_only = np.ascontiguousarray(bools).view(np.uint8)
-        read_only.flags.writeable = False
-        return words, n_before, compiled.pack_bools(read_only, words, n_before)
+        return words, n_before, compiled.pack_bools(_bytes(bools), words, n_before)
     words[-1:] = 0
     packed = np.packbits(bools, bitorder="little")
     words.astype("<u8", copy=False).view(np.uint8)[: len(packed)] = packed
@@ -318,6 +330,13 @@ def pack_bools(bools: NDArray[np.bool_]) -> tuple[PackedCodes, Positions, int]:
     total = int(n_before[-1]) if len(words) else 0
     n_before -= counts
     return words, n_before, total
+
+
+def _bytes(bools: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return bools as the compiled loops read them."""
+    read_only = np.ascontiguousarray(bools).view(np.uint8)
+    read_only.flags.writeable = False  # as memory-mapped ones are: one type for all
+    return read_only
 
 
 def layout(queries: PackedCodes, gallery: PackedCodes) -> tuple[PackedCodes, PackedCodes]:

@@ -12,8 +12,7 @@ from sklearn.utils.validation import _num_samples, check_array
 
 from sklearn_cbir._typing import Positions
 from sklearn_cbir._validation import as_numpy, check_not_masked, shortened, warn_user
-from sklearn_cbir.index._engine import Engine
-from sklearn_cbir.index._filter import RowFilter, as_mask
+from sklearn_cbir.index._filter import RowFilter, as_mask, has_at_least
 
 FLOATS = (np.float64, np.float32)
 NAMES_AT_MOST = 5  # in a message
@@ -22,7 +21,7 @@ NAMES_AT_MOST = 5  # in a message
 class Asked(NamedTuple):
     """What a gallery is asked: encoded queries, and an engine over the rows that they may find."""
 
-    engine: Engine  # its rows are numbered among those that a filter leaves in
+    engine: Any  # an `Engine`, of which rows are numbered among those left in; or a `Masked`
     queries: Any  # (n_queries, n_columns), as they are compared
     excluded: Positions | None  # number of the row that each query leaves out, -1: none
     places: Positions | None  # position of each query in the gallery, -1: none; None without ids
@@ -49,24 +48,40 @@ def check_rows(X, metric, owner, dtype=FLOATS, name="X"):
     return X
 
 
-def ask(X, ids, where, gallery, owner, k=0):
+def ask(X, ids, where, gallery, owner, k=0, is_plain=False):
     """Return what a gallery is asked, by the arguments of a search; see `Asked`.
 
-    `k` is how many rows each query wants, at least.
+    `k` is how many rows each query wants, at least; `is_plain` says that it wants nothing else.
     """
-    row_filter = None if where is None else gallery.filter(where)
+    mask = None if where is None else gallery.mask(where)
     if X is None:
         queries, places = gallery.queries(ids)
     else:
         queries = gallery.engine.encode(check_queries(X, gallery, owner))
         places = None if ids is None else gallery.query_positions(ids, len(queries))
-    if row_filter is None:
+    if mask is None:
         return Asked(gallery.engine, queries, places, places, None)
+    if is_plain and len(queries) == 1 and gallery.is_new(mask):
+        asked = _ask_masked(gallery.engine, queries, places, mask, k)
+        if asked is not None:
+            return asked
+    row_filter = gallery.filter(mask)
     excluded = None if places is None else row_filter.numbers(places)
     if excluded is not None and (excluded < 0).all():
         excluded = None  # no query is among the rows left in, so that each may find all of them
     _check_left(row_filter, k, excluded)
     return Asked(gallery.engine.filtered(row_filter), queries, excluded, places, row_filter)
+
+
+def _ask_masked(engine, query, place, mask, k):
+    """Return what an engine is asked of one query and a mask of which it makes nothing, or None."""
+    masked = engine.masked(mask)
+    if masked is None:
+        return None
+    excluded = None if place is None or place[0] < 0 or not mask[place[0]] else place
+    if not has_at_least(mask, k + (excluded is not None)):
+        return None  # which is an error that says how many there are
+    return Asked(masked, query, excluded, place, None)
 
 
 def _check_left(row_filter, k, excluded):

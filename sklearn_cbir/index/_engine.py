@@ -11,7 +11,7 @@ They cost memory, save time, and change no answer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +176,13 @@ class Engine(Kept, ABC):
             known = vars(self)["_filtered"] = row_filter, self._left_in(row_filter)
         return known[1]
 
+    def masked(self, mask: NDArray[np.bool_]) -> "Masked | None":
+        """Return what answers one query among the rows of a mask, without a filter made of it.
+
+        None if that would take longer, as it does where all of a mask has to be read.
+        """
+        return None
+
     def _left_in(self, row_filter: RowFilter) -> "Engine":
         """Answer `filtered` for a filter that is not remembered."""
         return self.remove(np.flatnonzero(~row_filter.mask))
@@ -205,6 +212,18 @@ class Engine(Kept, ABC):
         engine = object.__new__(type(self))
         vars(engine).update({**self.__getstate__(), **changes})
         return engine
+
+
+class Masked(Protocol):
+    """What an engine gives for a mask: one search, by positions in the whole gallery."""
+
+    def __len__(self) -> int:
+        """Return the number of rows of the whole gallery."""
+        ...
+
+    def query(self, queries: NDArray, k: int) -> tuple[NDArray, NDArray]:
+        """Answer as `Engine.query` among the rows of the mask, of which there are `k`."""
+        ...
 
 
 class EngineFamily:

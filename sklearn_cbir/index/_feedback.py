@@ -63,7 +63,7 @@ def ask_like(
     weight = check_real(unlike_weight, "unlike_weight", minimum=0, maximum=1)
     if weight == 1:
         raise ValueError("unlike_weight=1 must be below 1, the weight of what is liked.")
-    row_filter = gallery.filter(where)
+    row_filter = None if where is None else gallery.filter(gallery.mask(where))
     liked_at, unliked_at = liked.positions(gallery), unliked.positions(gallery)
     _check_one_side(gallery, liked_at, unliked_at)
     positives = liked.encoded(gallery, liked_at, owner)

@@ -14,6 +14,7 @@ from sklearn_cbir.index._rows import read_only
 
 BOOLS = (bool, np.bool_)
 WORD, LAST_BIT = 64, np.uint64(63)
+BOOLS_TO_COUNT = 4096  # at once
 
 
 class RowFilter:
@@ -79,8 +80,19 @@ class RowFilter:
         return place * WORD + (rank == wanted).argmax(axis=-1)
 
 
+def has_at_least(mask: NDArray[np.bool_], k: int) -> bool:
+    """Say whether a mask leaves in `k` rows, and read no more of it than that takes."""
+    for start in range(0, len(mask), BOOLS_TO_COUNT):
+        k -= int(np.count_nonzero(mask[start : start + BOOLS_TO_COUNT]))
+        if k <= 0:
+            return True
+    return False
+
+
 def as_mask(where: Any, n: int) -> NDArray[np.bool_] | None:
     """Return the mask that a user gives for `n` rows, of shape (n,), or None for ids."""
+    if type(where) is np.ndarray and where.dtype == bool and where.shape == (n,) and where.any():
+        return where  # as below, in the time that a single query has
     where = as_numpy(where, "where")
     mask = _as_bools(where)
     if mask is None:

@@ -1,6 +1,7 @@
 """What a retriever holds: an engine, and the id and the label of every position."""
 
 import numbers
+import weakref
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sklearn_cbir.index._targets import GalleryTargets
 
 TEXT, NUMBERS, OBJECTS = "text", "whole numbers", "objects"  # kinds of ids
+SHARE_TO_FILTER = 0.25  # of rows left in: of more, copies are worth it after many queries only
 IDS_TO_SCAN_FOR = 8  # more are looked up in a table of all
 IDS_TO_FILL = 5_000  # into the table at once
 AS_LIST = ("tolist", "to_pylist", "to_list")  # of numpy and pandas, Arrow, Polars
@@ -80,21 +82,34 @@ class Gallery(Kept):
             )
         return positions
 
-    def filter(self, where):
-        """Return the rows that a mask or ids of a user leave in; None leaves all in.
-
-        The last filter is remembered: an equal one is the same object.
-        """
-        if where is None:
-            return None
+    def mask(self, where):
+        """Return which rows a mask or ids of a user leave in, (n,), bool."""
         mask = as_mask(where, len(self))
         if mask is None:
             mask = np.zeros(len(self), dtype=bool)
             mask[self._find_to_leave_in(where)] = True
+        return mask
+
+    def filter(self, mask):
+        """Return the filter of a mask. The last one is remembered: an equal one is the same."""
         row_filter, known = RowFilter(mask), vars(self).get("_filter")
         if known is None or not known.is_like(row_filter):
             known = vars(self)["_filter"] = row_filter
         return known
+
+    def is_new(self, mask):
+        """Say whether a mask is another array than the one before, or leaves many rows in.
+
+        One query gains nothing then from a filter, which is made for masks that come again.
+        """
+        last, n_left = vars(self).get("_last_mask", (None, None))
+        if last is None or last() is not mask:
+            vars(self)["_last_mask"] = weakref.ref(mask), None
+            return True
+        if n_left is None:
+            n_left = int(np.count_nonzero(mask))
+            vars(self)["_last_mask"] = last, n_left
+        return n_left > SHARE_TO_FILTER * len(mask)
 
     def _find_to_leave_in(self, where):
         """Return the positions of ids that a filter leaves in, of which one may be there twice."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_cbir._typing import PackedCodes, Positions
 from sklearn_cbir.codes import (
     HammingDistances,
     hamming_radius,
@@ -79,6 +80,10 @@ class HammingEngine(Engine):
         """Return an engine without the rows at `positions`."""
         return self._over(np.delete(self.rows, positions, axis=0))
 
+    def masked(self, mask):
+        """Return the codes with a mask, which is read only where a code is near."""
+        return MaskedCodes(self.rows, mask)
+
     def _left_in(self, row_filter):
         """Return an engine over the codes that a filter leaves in."""
         return FilteredHammingEngine.of(self, row_filter)
@@ -86,6 +91,20 @@ class HammingEngine(Engine):
     def _over(self, rows):
         """Return an engine like this one over other codes."""
         return self._like(rows=np.asfortranarray(rows))
+
+
+class MaskedCodes:
+    """Codes of which a query may find those of a mask."""
+
+    def __init__(self, rows: PackedCodes, mask: NDArray[np.bool_]) -> None:
+        self.rows, self.mask = rows, mask
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def query(self, queries: PackedCodes, k: int) -> tuple[NDArray, Positions]:
+        """Return differing bits and positions of the `k` nearest codes, both (n_queries, k)."""
+        return nearest_codes(queries, self.rows, k, self.mask)
 
 
 class FilteredHammingEngine(Filtered, HammingEngine):
