@@ -30,7 +30,6 @@ from sklearn_cbir.collection._lock import only_writer
 from sklearn_cbir.collection._network import check_is_local
 from sklearn_cbir.collection._roots import as_lines, check_holds, check_roots, found_roots, root_of
 from sklearn_cbir.collection._segments import (
-    SegmentGoneError,
     SegmentRows,
     StoredValues,
     damaged,
@@ -38,7 +37,7 @@ from sklearn_cbir.collection._segments import (
 )
 from sklearn_cbir.collection._sync import Sync, SyncReport, difference, list_all
 from sklearn_cbir.collection._table import FOUND, Table
-from sklearn_cbir.collection._where import Where, as_condition, check_numbers
+from sklearn_cbir.collection._where import ALL, Where, as_condition, check_numbers, number_in
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.index._stored import HalfRows
 from sklearn_cbir.neighbors import NeighborsRetriever
@@ -408,13 +407,12 @@ class PhotoCollection:
                 about, roots = table.about(), self._roots()
             exclude = None if about["exclude"] is None else json.loads(about["exclude"])
             labels = Labels(about, roots, self.path)
-            with table.telling():
-                listings = list_all(roots, exclude, bool(about["follow_links"]), self.path, table)
-                label_of = labels.of(listings)
-                found = difference(listings, table, retry, label_of)
-                n = len(found.to_read)
-                with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
-                    report = Sync(table, self._loaded, retry, label_of, advance).run(found)
+            listings = list_all(roots, exclude, bool(about["follow_links"]), self.path, table)
+            label_of = labels.of(listings)
+            found = difference(listings, table, retry, label_of)
+            n = len(found.to_read)
+            with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
+                report = Sync(table, self._loaded, retry, label_of, advance).run(found)
             table.checkpoint()
         return report
 
@@ -427,16 +425,14 @@ class PhotoCollection:
             If the database, a row or the extractor has changed; the message says what.
         """
         with self._table.reading():
-            values, n_rows = self._look().values, self._table.about()["n_rows"]
             faults = [
                 line[0] for line in self._table.ask("PRAGMA integrity_check") if line[0] != "ok"
             ]
-            if self._table.ask("PRAGMA foreign_key_check").fetchone() is not None:
-                faults.append("there are photos of folders that are not known")
-            lines = self._table.photos(("*",)).fetchall()  # all of them can be read
-            lost = [line for line in lines if not _is_row(line["row"], n_rows)]
+            n_rows = self._table.about()["n_rows"]
+            lost = self._table.photos(("number",), "row >= ?", (n_rows,)).fetchall()
             if lost:
                 faults.append(f"{len(lost)} photos have rows that are not there")
+            values = self._look().values
             faults += [fault for batch in self._table.batches() if (fault := batch.fault(values))]
         if faults:
             raise damaged(self.path, "; ".join(faults))
@@ -610,7 +606,6 @@ class PhotoCollection:
         k = check_integer(k, "k", minimum=1)
         rows, unlike_rows = self._rows_asked(X), self._rows_asked(unlike_X)
         with self._table.reading():
-            view = self._look()
             liked = self._rows_of_numbers(numbers, "numbers")
             unliked = self._rows_of_numbers(unlike, "unlike")
             if both := set(liked) & set(unliked):
@@ -618,7 +613,7 @@ class PhotoCollection:
                 raise ValueError(
                     f"{number} is in numbers and in unlike. Take it out of one of them."
                 )
-            mask = self._mask(where).copy()
+            view, mask = self._look(), self._mask(where).copy()
             mask[[*liked, *unliked]] = False
             k = min(k, int(np.count_nonzero(mask)))
             if view.retriever is None or not k:
@@ -840,29 +835,15 @@ class PhotoCollection:
 
     def _check_last_batch(self) -> None:
         """Raise if what was committed last is not there as it was."""
-        values = self._look().values
-        for batch in self._table.batches()[-1:]:
-            if fault := batch.fault(values):
-                raise damaged(self.path, fault)
+        values, batch = self._look().values, self._table.last_batch()
+        if batch is not None and (fault := batch.fault(values)):
+            raise damaged(self.path, fault)
 
     def _look(self) -> View:
-        """Return what the last commit lets be searched; called first of all while reading."""
+        """Return what the last commit lets be searched; called while reading."""
         table, view = self._table, self._view
         if view is not None and view.version == table.version():
             return view
-        while True:
-            generation = table.about()["generation"]
-            try:
-                self._view = self._view_of_commit()
-                return self._view
-            except SegmentGoneError:  # another process has compacted since this commit
-                table.look_again()
-                if table.about()["generation"] == generation:
-                    raise
-
-    def _view_of_commit(self) -> View:
-        """Return what the commit that is read lets be searched."""
-        table, view = self._table, self._view
         about, format = table.about(), table.row_format()
         rows_of = about["generation"], about["n_rows"]
         if view is not None and view.rows_of == rows_of:
@@ -873,7 +854,8 @@ class PhotoCollection:
             values = StoredValues(self.path, format, table.segments(), about["n_rows"])
             retriever = self._fitted(values)
         is_left = self._is_left(about["n_rows"])
-        return View(about["version"], rows_of, values, retriever, is_left)
+        self._view = View(about["version"], rows_of, values, retriever, is_left)
+        return self._view
 
     def _is_left(self, n_rows: int) -> NDArray[np.bool_] | None:
         """Return which rows a photo has, None if all have one."""
@@ -885,8 +867,7 @@ class PhotoCollection:
         """Return which rows have a photo that a condition leaves in."""
         mask = np.zeros(n_rows, dtype=bool)
         query = f"SELECT row FROM photo WHERE row IS NOT NULL AND ({where})"
-        lines = self._table.ask(query, bound).fetchall()
-        mask[np.fromiter((line[0] for line in lines), np.int64, len(lines))] = True
+        mask[self._table.integers(query, bound)] = True
         return mask
 
     def _mask(self, where: Where | None) -> NDArray[np.bool_]:
@@ -909,17 +890,18 @@ class PhotoCollection:
 
     def _rows_of_numbers(self, numbers: Sequence[int], name: str) -> dict[int, int]:
         """Return the rows of photos, and the number of each."""
-        asked = check_numbers(numbers, self._numbers(), name)
+        asked = check_numbers(numbers, self._numbers, name)
         lines = {line["number"]: line["row"] for line in self._lines_with_rows(asked)}
         missing = [number for number in asked if number not in lines]
         if missing:
             raise ValueError(f"{name} names {missing[0]}, a photo that cannot be read.")
         return {lines[number]: number for number in asked}
 
-    def _numbers(self) -> Positions:
-        """Return the numbers of all photos."""
-        lines = self._table.photos(("number",)).fetchall()
-        return np.array([line[0] for line in lines], dtype=np.int64)
+    def _numbers(self, among: Sequence[int] | None = None) -> Positions:
+        """Return the numbers of all photos, or those among some that photos have, ascending."""
+        condition, bound = ALL if among is None else number_in(among)
+        query = f"SELECT number FROM photo WHERE {condition} ORDER BY number"
+        return self._table.integers(query, bound)
 
     def _fitted(
         self, values: StoredValues, rows: Positions | None = None, **of_rows: Any
@@ -947,8 +929,6 @@ class PhotoCollection:
         condition = "row IN (SELECT value FROM json_each(?))"
         lines = self._table.photos((*FOUND, "row"), condition, (wanted,))
         of_row = {line["row"]: line for line in lines}
-        if not of_row.keys() >= set(found.flat):
-            raise damaged(self.path, "rows are not of the photos that they were of")
         return [
             [_hit(of_row[row], places, distance) for row, distance in zip(rows, of_query)]
             for rows, of_query in zip(found.tolist(), distances.tolist())
@@ -958,11 +938,6 @@ class PhotoCollection:
 def _hit(line: Any, places: dict[int, str], distance: float) -> Hit:
     path = as_place(places[line["root"]], line["path"])
     return Hit(line["number"], path, float(distance), line["label"])
-
-
-def _is_row(row: Any, n_rows: int) -> bool:
-    """Say whether there is a row of this number, or a photo has none."""
-    return row is None or (isinstance(row, int) and 0 <= row < n_rows)
 
 
 def _worth(line: Any) -> tuple[int, int, int]:

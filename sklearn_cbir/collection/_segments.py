@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from sklearn_cbir.codes import pack_codes, unpack_codes
 from sklearn_cbir.index._norms import l2_normalize
-from sklearn_cbir.index._stored import UNIT_FACTOR, HalfRows, RowStore
+from sklearn_cbir.index._stored import UNIT_FACTOR, HalfRows, RowStore, rows_in_cache
 
 ROWS_AT_LEAST, ROWS_AT_MOST = 2**12, 2**16  # of a segment; it grows with what is there
 ROWS_AT_ONCE = 2**12  # that are looked at
+SIGN_AND_HALF = np.int32(-(2**31) + (2**28 - 2**13))  # bits of float32 that a half can have
 
 
 class Segment(NamedTuple):
@@ -156,10 +157,9 @@ def _make_segment(path: str, format: RowFormat, capacity: int) -> None:
     header = format.header(capacity)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with _naming(path):
-            _write_all(file, header)
-            os.ftruncate(file, len(header) + capacity * format.row_bytes())
-            os.fsync(file)
+        _write_all(file, header, path)
+        os.ftruncate(file, len(header) + capacity * format.row_bytes())
+        os.fsync(file)
     finally:
         os.close(file)
     sync_folder(os.path.dirname(path))
@@ -169,24 +169,18 @@ def _write(path: str, place: int, content: bytes) -> None:
     file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.lseek(file, place, os.SEEK_SET)
-        with _naming(path):
-            _write_all(file, content)
-            os.fsync(file)
+        _write_all(file, content, path)
+        os.fsync(file)
     finally:
         os.close(file)
 
 
-def _write_all(file: int, content: bytes) -> None:
+def _write_all(file: int, content: bytes, path: str) -> None:
+    """Write all of `content`; the error of a full disk names the file."""
     left = memoryview(content)
-    while left:
-        left = left[os.write(file, left) :]
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Have an error, such as that of a full disk, name the file."""
     try:
-        yield
+        while left:
+            left = left[os.write(file, left) :]
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
 
@@ -212,11 +206,11 @@ def open_segment(folder: str, format: RowFormat, segment: Segment) -> NDArray:
         size = os.stat(path).st_size
         with open(path, "rb") as file:
             found = file.read(len(header))
-        if size != len(header) + segment.capacity * format.row_bytes() or found != header:
-            raise damaged(folder, f"{segment.name} has another size or beginning than it had")
-        return np.load(path, mmap_mode="r").view(np.ndarray)
     except FileNotFoundError:
-        raise SegmentGoneError(*damaged(folder, f"{segment.name} is missing").args) from None
+        raise damaged(folder, f"{segment.name} is missing") from None
+    if size != len(header) + segment.capacity * format.row_bytes() or found != header:
+        raise damaged(folder, f"{segment.name} has another size or beginning than it had")
+    return np.load(path, mmap_mode="r").view(np.ndarray)
 
 
 def checksum(values: NDArray) -> bytes:
@@ -230,10 +224,6 @@ def damaged(folder: str, what: str) -> ValueError:
         f"The collection in {folder!r} is damaged: {what}. Put back a copy of the whole folder, or "
         "delete it and create the collection anew: photos are not touched."
     )
-
-
-class SegmentGoneError(ValueError):
-    """A file of rows is not there: a compaction of another process took it away, or who knows."""
 
 
 class StoredValues:
@@ -258,13 +248,16 @@ class StoredValues:
             values[here] = self.maps[number][part[here] - self.firsts[number]]
         return values
 
+    def pieces(self, start: int, stop: int, n: int) -> Iterator[tuple[int, NDArray]]:
+        """Yield rows from `start` to before `stop` as views of at most `n`, behind their first."""
+        for first, rows in zip(self.firsts.tolist(), self.maps):
+            end = min(first + len(rows), stop)
+            for at in range(max(start, first), end, n):
+                yield at, rows[at - first : min(at + n, end) - first]
+
     def _between(self, start: int, stop: int) -> NDArray:
         """Return the rows from `start` to before `stop`, as a view if one segment has them."""
-        parts = [
-            rows[max(start - first, 0) : max(stop - first, 0)]
-            for first, rows in zip(self.firsts.tolist(), self.maps)
-            if start < first + len(rows) and first < stop
-        ]
+        parts = [rows for _, rows in self.pieces(start, stop, max(1, stop - start))]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([np.empty((0, self.shape[1]), self.dtype), *parts])
@@ -275,6 +268,7 @@ class SegmentRows(RowStore):
 
     dtype = np.dtype(np.float32)
     peak = 1.0  # what was stored was finite, and made so long
+    is_unit = True
 
     def __init__(self, values: StoredValues, positions: NDArray[np.int64] | None = None) -> None:
         self.values, self.positions = values, positions
@@ -292,6 +286,16 @@ class SegmentRows(RowStore):
         found = self.values[part if self.positions is None else self.positions[part]]
         return self.values.format.decoded(found)
 
+    def stream(self, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
+        """Yield rows in blocks that caches hold; those in half precision times a power of two."""
+        if self.positions is not None:
+            yield from super().stream(start, stop)
+            return
+        step = rows_in_cache(self.shape[1])
+        memory = np.empty((step, self.shape[1]), np.int32)
+        for first, values in self.values.pieces(start, stop, step):
+            yield first, widened(values, memory[: len(values)]) if self.rounds else values
+
     def rounded(self, rows: NDArray) -> NDArray[np.float32]:
         """Return rows as they would be read if they were stored."""
         return HalfRows(rows, unit=True)[:]
@@ -304,6 +308,19 @@ class SegmentRows(RowStore):
     def add(self, rows: NDArray) -> HalfRows:
         """Return a store of these rows and others, in memory and in half precision."""
         return HalfRows(np.concatenate([self[:], rows]), unit=True)
+
+
+def widened(values: NDArray[np.float16], memory: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return finite numbers of half precision as float32, in `memory`, some times as fast as numpy.
+
+    The bits move to where float32 has them: the sign, 5 of 8 of the exponent, and the fraction.
+    The exponent of a half is less by 15 and that of float32 by 127.
+    """
+    np.copyto(memory, values.view("<i2"))  # the sign fills what is above
+    np.left_shift(memory, 13, out=memory)
+    np.bitwise_and(memory, SIGN_AND_HALF, out=memory)
+    floats = memory.view(np.float32)
+    return np.multiply(floats, np.float32(2.0 ** (127 - 15)), out=floats)
 
 
 def distances_from(row: NDArray, rows: NDArray, metric: str) -> NDArray:

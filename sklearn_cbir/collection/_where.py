@@ -3,8 +3,8 @@
 import datetime
 import json
 import numbers
-import re
-from collections.abc import Callable, Mapping, Set
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from sklearn_cbir._typing import WhereLike
 from sklearn_cbir._validation import as_numpy, shortened
-from sklearn_cbir.collection._listing import as_shown
 
 Condition: TypeAlias = tuple[str, list[Any]]  # for the table: text, and the values of its marks
+# Returns the numbers of all photos, ascending, or those among some.
+Known: TypeAlias = Callable[[list[int] | None], NDArray[np.int64]]
 Where: TypeAlias = Mapping[str, Any] | WhereLike
 
 ALL: Condition = "1", []
-TIME = re.compile(r"\d{4}(-\d\d(-\d\d( \d\d(:\d\d(:\d\d)?)?)?)?)?")
 
 
-def as_condition(where: Where | None, all_numbers: Callable[[], NDArray[np.int64]]) -> Condition:
+def as_condition(where: Where | None, known: Known) -> Condition:
     """Return the condition that a user gives: columns, a mask of all photos, or their numbers."""
     if where is None:
         return ALL
@@ -29,25 +29,31 @@ def as_condition(where: Where | None, all_numbers: Callable[[], NDArray[np.int64
         parts = [_of_column(name, value) for name, value in where.items()]
         bound = [value for _, values in parts for value in values]
         return " AND ".join(["1", *(text for text, _ in parts)]), bound
-    return _among("number", check_numbers(where, all_numbers(), "where"))
+    return number_in(check_numbers(where, known, "where"))
 
 
-def check_numbers(given: Any, known: NDArray[np.int64], name: str) -> list[int]:
+def number_in(numbers: Sequence[int]) -> Condition:
+    """Return the condition that a photo has one of some numbers."""
+    return _among("number", list(numbers))
+
+
+def check_numbers(given: Any, known: Known, name: str) -> list[int]:
     """Return the numbers of photos that a mask or numbers stand for."""
     found = np.asarray(list(given) if isinstance(given, Set) else as_numpy(given, name))
     if found.dtype.kind == "b":
-        if found.shape != known.shape:
+        of_all = known(None)
+        if found.shape != of_all.shape:
             raise ValueError(
-                f"{name} is a mask of shape {found.shape}, but the collection has {len(known)} "
+                f"{name} is a mask of shape {found.shape}, but the collection has {len(of_all)} "
                 "photos. Give one bool for each, in the order of items()."
             )
-        return known[found].tolist()
+        return of_all[found].tolist()
     if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
         raise ValueError(
-            f"{name}={shortened(given)} must be numbers of photos, or a mask"
-            + (", or a dictionary of columns." if name == "where" else " of all.")
+            f"{name}={shortened(given)} must be numbers of photos, a mask"
+            + (", or a dictionary of columns." if name == "where" else ".")
         )
-    missing = found[~np.isin(found, known)]
+    missing = found[~np.isin(found, known(found.tolist()))]
     if len(missing):
         raise ValueError(
             f"{name} names {len(missing)} numbers that no photo has, such as {missing[0]}. "
@@ -70,21 +76,14 @@ def _of_column(name: Any, value: Any) -> Condition:
         values = [None if one is None else check(name, one) for one in value]
     else:
         values = [None if value is None else check(name, value)]
-    known = [one for one in values if one is not None]
     if name == "folder":
-        return _below(known)
-    text, bound = _in_times(known) if name == "taken" else _among(name, known)
+        return _below([one for one in values if one is not None])
+    text, bound = _among(name, [one for one in values if one is not None])
     return (f"({text} OR {name} IS NULL)" if None in values else text), bound
 
 
 def _among(name: str, values: list[Any]) -> Condition:
     return f"{name} IN (SELECT value FROM json_each(?))", [json.dumps(values)]
-
-
-def _in_times(values: list[str]) -> Condition:
-    """Return the condition that a photo was taken in one of some times, such as years or days."""
-    parts = ["0", *("substr(taken, 1, length(?)) = ?" for _ in values)]
-    return f"({' OR '.join(parts)})", [value for value in values for _ in range(2)]
 
 
 def _below(folders: list[str]) -> Condition:
@@ -119,7 +118,7 @@ def _between(name: str, value: tuple, check: Callable[[str, Any], Any]) -> Condi
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"where[{name!r}] is {shortened(value)}, but this column holds text.")
-    return as_shown(value)
+    return unicodedata.normalize("NFC", value)
 
 
 def _time(name: str, value: Any) -> str:
@@ -127,13 +126,12 @@ def _time(name: str, value: Any) -> str:
         return str(value.replace(tzinfo=None, microsecond=0))
     if isinstance(value, datetime.date):
         return str(value)
-    text = value.replace("T", " ") if isinstance(value, str) else ""
-    if not TIME.fullmatch(text):
+    if not isinstance(value, str):
         raise ValueError(
             f"where[{name!r}] is {shortened(value)}. Give a date, or text such as '2024-05' or "
             "'2024-05-01 09:30:00'."
         )
-    return text
+    return value
 
 
 def _integer(name: str, value: Any) -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -18,15 +19,19 @@ from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.index._checking import check_finite
 from sklearn_cbir.index._engine import derived, remembered
 from sklearn_cbir.index._exact import (
+    FEW_QUERIES,
     CosineEngine,
     EuclideanEngine,
     ExactEngine,
 )
 from sklearn_cbir.index._growing import append, delete, with_room
-from sklearn_cbir.index._norms import l2_normalize, row_max_abs, row_norms
+from sklearn_cbir.index._norms import is_zero, l2_normalize, row_max_abs, row_norms
+from sklearn_cbir.index._picking import finfo
 from sklearn_cbir.index._rows import row_blocks
 
 ROWS_AT_ONCE = 2**14
+BYTES_AT_ONCE = 2**25  # of rows as they are compared
+NUMBERS_IN_CACHE = 2**18  # of rows that are converted, and used while they are there
 # Where the largest number of a gallery is put: 16 times larger ones still fit into half precision.
 HALF_EXPONENT = 12
 NUMBERS = "buif"  # kinds of types that a file may hold
@@ -105,7 +110,7 @@ class UnitRows(StoredRows):
 
     def compared(self, rows, part):
         """Make rows of the store unit rows, in place."""
-        largest, norm, _ = self.norms[:, part]
+        largest, norm, _ = self.norms_of(rows) if self.store.is_unit else self.norms[:, part]
         rows /= largest[:, None]
         rows /= norm[:, None]
         return rows
@@ -136,6 +141,9 @@ class RowStore(ABC):
     rounds: bool = False  # whether rows are rounded when they are stored
     may_change: bool = False  # whether somebody else may write what is read
     peak: float | None = None  # no number is larger in size, and all are finite; None: not known
+    # Whether rows have norm 1, as nearly as their type holds it: then norms are computed of what is
+    # read, and rows need not be read to be known.
+    is_unit: bool = False
 
     @property
     @abstractmethod
@@ -150,6 +158,15 @@ class RowStore(ABC):
     def __getitem__(self, part: Any) -> NDArray:
         """Return a copy of some rows."""
 
+    def stream(self, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
+        """Yield rows in blocks that caches hold, behind the position of the first of each.
+
+        All may be times one positive number, and the next block may overwrite the memory of one.
+        """
+        step = rows_in_cache(self.shape[1])
+        for first in range(start, stop, step):
+            yield first, self[first : min(first + step, stop)]
+
     @abstractmethod
     def add(self, rows: NDArray) -> "RowStore":
         """Return a store with `rows` appended."""
@@ -157,6 +174,11 @@ class RowStore(ABC):
     @abstractmethod
     def remove(self, positions: NDArray) -> "RowStore":
         """Return a store without the rows at `positions`."""
+
+
+def rows_in_cache(n_features: int) -> int:
+    """Return how many rows are converted before they are used."""
+    return max(1, NUMBERS_IN_CACHE // n_features)
 
 
 class StoredEngine(ExactEngine):
@@ -207,6 +229,11 @@ class StoredEngine(ExactEngine):
             self.store.remove(positions), lambda norms, _: np.delete(norms, positions, axis=1)
         )
 
+    def _tile(self, n_queries):
+        """Return how many rows are compared at once."""
+        at_most = BYTES_AT_ONCE // (self.rows.shape[1] * self.rows.itemsize)
+        return max(1, min(super()._tile(n_queries), at_most))
+
     def _hold(self, store):
         self.store, self.rows = store, self.row_class(store, self.scale)
         return self
@@ -225,6 +252,39 @@ class StoredCosineEngine(StoredEngine, CosineEngine):
     @derived
     def _is_zero(self) -> NDArray:
         return self.rows.norms[2] > 0
+
+    def _are_zero(self, positions):
+        if self.store.is_unit:
+            return is_zero(self.store[positions])
+        return super()._are_zero(positions)
+
+    def _error(self, queries):
+        if not self.store.is_unit:
+            return super()._error(queries)
+        eps = float(finfo(self.rows.dtype).eps)  # and once more for a norm of its own
+        return np.full(len(queries), (3 * self.rows.shape[1] + 16) * eps)
+
+    def _product(self, queries, part, memory=None):
+        """Return products of queries and a slice of the rows, (n_queries, n_rows).
+
+        Those of rows of nearly norm 1 are divided by the norm, without unit rows being made.
+        """
+        if not (self.store.is_unit and isinstance(self.rows, StoredRows)):
+            return super()._product(queries, part, memory)
+        start, stop, _ = part.indices(len(self))
+        n_queries, n = len(queries), stop - start
+        if memory is None:
+            memory = np.empty(n_queries * n, dtype=self.rows.dtype)
+        products = memory[: n_queries * n].reshape(n_queries, n)
+        for first, rows in self.store.stream(start, stop):
+            out = products[:, first - start : first - start + len(rows)]
+            if n_queries <= FEW_QUERIES:
+                np.matmul(rows, queries.T, out=out.T)
+            else:
+                np.matmul(queries, rows.T, out=out)
+            norms = np.sqrt(np.vecdot(rows, rows))
+            out /= np.where(norms > 0, norms, 1)
+        return products
 
 
 class StoredEuclideanEngine(StoredEngine, EuclideanEngine):
