@@ -30,6 +30,7 @@ from sklearn_cbir.collection._lock import only_writer
 from sklearn_cbir.collection._network import check_is_local
 from sklearn_cbir.collection._roots import as_lines, check_holds, check_roots, found_roots, root_of
 from sklearn_cbir.collection._segments import (
+    SegmentGoneError,
     SegmentRows,
     StoredValues,
     damaged,
@@ -407,12 +408,13 @@ class PhotoCollection:
                 about, roots = table.about(), self._roots()
             exclude = None if about["exclude"] is None else json.loads(about["exclude"])
             labels = Labels(about, roots, self.path)
-            listings = list_all(roots, exclude, bool(about["follow_links"]), self.path, table)
-            label_of = labels.of(listings)
-            found = difference(listings, table, retry, label_of)
-            n = len(found.to_read)
-            with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
-                report = Sync(table, self._loaded, retry, label_of, advance).run(found)
+            with table.telling():
+                listings = list_all(roots, exclude, bool(about["follow_links"]), self.path, table)
+                label_of = labels.of(listings)
+                found = difference(listings, table, retry, label_of)
+                n = len(found.to_read)
+                with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
+                    report = Sync(table, self._loaded, retry, label_of, advance).run(found)
             table.checkpoint()
         return report
 
@@ -425,14 +427,16 @@ class PhotoCollection:
             If the database, a row or the extractor has changed; the message says what.
         """
         with self._table.reading():
+            values, n_rows = self._look().values, self._table.about()["n_rows"]
             faults = [
                 line[0] for line in self._table.ask("PRAGMA integrity_check") if line[0] != "ok"
             ]
-            n_rows = self._table.about()["n_rows"]
-            lost = self._table.photos(("number",), "row >= ?", (n_rows,)).fetchall()
+            if self._table.ask("PRAGMA foreign_key_check").fetchone() is not None:
+                faults.append("there are photos of folders that are not known")
+            lines = self._table.photos(("*",)).fetchall()  # all of them can be read
+            lost = [line for line in lines if not _is_row(line["row"], n_rows)]
             if lost:
                 faults.append(f"{len(lost)} photos have rows that are not there")
-            values = self._look().values
             faults += [fault for batch in self._table.batches() if (fault := batch.fault(values))]
         if faults:
             raise damaged(self.path, "; ".join(faults))
@@ -606,6 +610,7 @@ class PhotoCollection:
         k = check_integer(k, "k", minimum=1)
         rows, unlike_rows = self._rows_asked(X), self._rows_asked(unlike_X)
         with self._table.reading():
+            view = self._look()
             liked = self._rows_of_numbers(numbers, "numbers")
             unliked = self._rows_of_numbers(unlike, "unlike")
             if both := set(liked) & set(unliked):
@@ -613,7 +618,7 @@ class PhotoCollection:
                 raise ValueError(
                     f"{number} is in numbers and in unlike. Take it out of one of them."
                 )
-            view, mask = self._look(), self._mask(where).copy()
+            mask = self._mask(where).copy()
             mask[[*liked, *unliked]] = False
             k = min(k, int(np.count_nonzero(mask)))
             if view.retriever is None or not k:
@@ -840,10 +845,23 @@ class PhotoCollection:
             raise damaged(self.path, fault)
 
     def _look(self) -> View:
-        """Return what the last commit lets be searched; called while reading."""
+        """Return what the last commit lets be searched; called first of all while reading."""
         table, view = self._table, self._view
         if view is not None and view.version == table.version():
             return view
+        while True:
+            generation = table.about()["generation"]
+            try:
+                self._view = self._view_of_commit()
+                return self._view
+            except SegmentGoneError:  # another process has compacted since this commit
+                table.look_again()
+                if table.about()["generation"] == generation:
+                    raise
+
+    def _view_of_commit(self) -> View:
+        """Return what the commit that is read lets be searched."""
+        table, view = self._table, self._view
         about, format = table.about(), table.row_format()
         rows_of = about["generation"], about["n_rows"]
         if view is not None and view.rows_of == rows_of:
@@ -854,8 +872,7 @@ class PhotoCollection:
             values = StoredValues(self.path, format, table.segments(), about["n_rows"])
             retriever = self._fitted(values)
         is_left = self._is_left(about["n_rows"])
-        self._view = View(about["version"], rows_of, values, retriever, is_left)
-        return self._view
+        return View(about["version"], rows_of, values, retriever, is_left)
 
     def _is_left(self, n_rows: int) -> NDArray[np.bool_] | None:
         """Return which rows a photo has, None if all have one."""
@@ -929,6 +946,8 @@ class PhotoCollection:
         condition = "row IN (SELECT value FROM json_each(?))"
         lines = self._table.photos((*FOUND, "row"), condition, (wanted,))
         of_row = {line["row"]: line for line in lines}
+        if not of_row.keys() >= set(found.flat):
+            raise damaged(self.path, "rows are not of the photos that they were of")
         return [
             [_hit(of_row[row], places, distance) for row, distance in zip(rows, of_query)]
             for rows, of_query in zip(found.tolist(), distances.tolist())
@@ -938,6 +957,11 @@ class PhotoCollection:
 def _hit(line: Any, places: dict[int, str], distance: float) -> Hit:
     path = as_place(places[line["root"]], line["path"])
     return Hit(line["number"], path, float(distance), line["label"])
+
+
+def _is_row(row: Any, n_rows: int) -> bool:
+    """Say whether there is a row of this number, or a photo has none."""
+    return row is None or (isinstance(row, int) and 0 <= row < n_rows)
 
 
 def _worth(line: Any) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from sklearn_cbir.collection._segments import (
     Segment,
     StoredValues,
     append_rows,
+    damaged,
 )
 from sklearn_cbir.collection._table import Table
 
@@ -24,9 +25,13 @@ ROWS_AT_ONCE = 2**12  # that are copied, and have one checksum
 
 
 def compact_rows(table: Table) -> int:
-    """Leave out rows that no photo has, and return how many; whoever calls holds the lock."""
+    """Leave out rows that no photo has, and return how many; whoever calls holds the lock.
+
+    What is copied gets checksums of its own, so that rows which are damaged are found before.
+    """
     with table.reading():
         about, format, segments = table.about(), table.row_format(), table.segments()
+        of_rows = table.batches()
         lines = table.ask("SELECT row FROM photo WHERE row IS NOT NULL ORDER BY row").fetchall()
     rows = np.array([line[0] for line in lines], dtype=np.int64)
     n_dead = about["n_rows"] - len(rows)
@@ -34,6 +39,8 @@ def compact_rows(table: Table) -> int:
         return 0
     generation = about["generation"] + 1
     old = StoredValues(table.folder, format, segments, about["n_rows"])
+    if faults := [fault for batch in of_rows if (fault := batch.fault(old))]:
+        raise damaged(table.folder, "; ".join(faults))
     segments, batches = _copy(old, rows, table.folder, format, generation)
     with table.writing():
         table.forget_rows()

@@ -87,10 +87,14 @@ def as_place(root: str, path: bytes) -> str:
 
 
 def shown(path: bytes) -> tuple[str, str]:
-    """Return folder and name of a photo as they are shown and asked for, in one form."""
-    text = unicodedata.normalize("NFC", printable(os.fsdecode(path)))
-    folder, _, name = text.rpartition("/")
+    """Return folder and name of a photo as they are shown and asked for."""
+    folder, _, name = as_shown(os.fsdecode(path)).rpartition("/")
     return folder, name
+
+
+def as_shown(text: str) -> str:
+    """Return a name in the one form in which it is shown and asked for."""
+    return unicodedata.normalize("NFC", printable(text))
 
 
 def top_folder(path: bytes) -> str | None:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -157,9 +157,10 @@ def _make_segment(path: str, format: RowFormat, capacity: int) -> None:
     header = format.header(capacity)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        _write_all(file, header, path)
-        os.ftruncate(file, len(header) + capacity * format.row_bytes())
-        os.fsync(file)
+        with _naming(path):
+            _write_all(file, header)
+            os.ftruncate(file, len(header) + capacity * format.row_bytes())
+            os.fsync(file)
     finally:
         os.close(file)
     sync_folder(os.path.dirname(path))
@@ -169,18 +170,24 @@ def _write(path: str, place: int, content: bytes) -> None:
     file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.lseek(file, place, os.SEEK_SET)
-        _write_all(file, content, path)
-        os.fsync(file)
+        with _naming(path):
+            _write_all(file, content)
+            os.fsync(file)
     finally:
         os.close(file)
 
 
-def _write_all(file: int, content: bytes, path: str) -> None:
-    """Write all of `content`; the error of a full disk names the file."""
+def _write_all(file: int, content: bytes) -> None:
     left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Have an error, such as that of a full disk, name the file."""
     try:
-        while left:
-            left = left[os.write(file, left) :]
+        yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
 
@@ -206,11 +213,11 @@ def open_segment(folder: str, format: RowFormat, segment: Segment) -> NDArray:
         size = os.stat(path).st_size
         with open(path, "rb") as file:
             found = file.read(len(header))
+        if size != len(header) + segment.capacity * format.row_bytes() or found != header:
+            raise damaged(folder, f"{segment.name} has another size or beginning than it had")
+        return np.load(path, mmap_mode="r").view(np.ndarray)
     except FileNotFoundError:
-        raise damaged(folder, f"{segment.name} is missing") from None
-    if size != len(header) + segment.capacity * format.row_bytes() or found != header:
-        raise damaged(folder, f"{segment.name} has another size or beginning than it had")
-    return np.load(path, mmap_mode="r").view(np.ndarray)
+        raise SegmentGoneError(*damaged(folder, f"{segment.name} is missing").args) from None
 
 
 def checksum(values: NDArray) -> bytes:
@@ -224,6 +231,10 @@ def damaged(folder: str, what: str) -> ValueError:
         f"The collection in {folder!r} is damaged: {what}. Put back a copy of the whole folder, or "
         "delete it and create the collection anew: photos are not touched."
     )
+
+
+class SegmentGoneError(ValueError):
+    """A file of rows is not there: a compaction of another process took it away, or who knows."""
 
 
 class StoredValues:

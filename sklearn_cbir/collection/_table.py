@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -49,9 +49,12 @@ CREATE TABLE photo (
 );
 CREATE INDEX photo_of_hash ON photo (hash);
 """
+COUNTS = ("version", "generation", "n_rows")  # integers of `about`
+KEYS = {"kind", "n_features", "dtype", "labels", "exclude", "follow_links", "extractor"}
 FOUND = ("number", "root", "path", "label")  # what a hit is made of
 
 Photo = Mapping[str, Any]  # columns of a line
+Found = TypeVar("Found")
 
 
 class Table:
@@ -71,7 +74,8 @@ class Table:
         self.path = os.path.join(folder, FILE)
         self.lock = ProcessLock()  # one thread at a time has the connection
         self._of_parents: list[sqlite3.Connection] = []  # of processes that this was forked from
-        with self._telling():
+        self._is_closed = False
+        with self.telling():
             self._process, self._connection = os.getpid(), self._connect()
         try:
             self._check()
@@ -84,18 +88,20 @@ class Table:
     @classmethod
     def create(cls, folder: str, about: Mapping[str, Any], roots: Iterable[tuple]) -> "Table":
         """Make the table; it is one from the commit on that ends this."""
-        connection = sqlite3.connect(os.path.join(folder, FILE), isolation_level=None)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(f"PRAGMA application_id={APPLICATION}")
-            schema = f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT};"
-            connection.executescript(schema)
-            connection.executemany("INSERT INTO about VALUES (?, ?)", about.items())
-            connection.executemany("INSERT INTO root VALUES (?, ?, ?)", roots)
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
+        path = os.path.join(folder, FILE)
+        with telling(path):
+            connection = sqlite3.connect(path, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute(f"PRAGMA application_id={APPLICATION}")
+                schema = f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT};"
+                connection.executescript(schema)
+                connection.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+                connection.executemany("INSERT INTO root VALUES (?, ?, ?)", roots)
+                connection.execute("COMMIT")
+            finally:
+                connection.close()
         return cls(folder, read_only=False)
 
     @staticmethod
@@ -134,12 +140,13 @@ class Table:
                     "whole folder to such a place."
                 )
             address += "&immutable=1"
+        self._seen = None if writable else _state_of(self.path)
         connection = sqlite3.connect(
             address, uri=True, isolation_level=None, timeout=WAIT, check_same_thread=False
         )
         connection.row_factory = sqlite3.Row
         try:
-            connection.execute("PRAGMA synchronous=FULL")
+            _run(connection, "PRAGMA synchronous=FULL")
         except sqlite3.Error:
             connection.close()
             raise
@@ -165,6 +172,7 @@ class Table:
         """Give the files back."""
         with self.lock:
             self._connection.close()
+            self._is_closed = True
 
     def __del__(self) -> None:
         if "_connection" in vars(self) and self._process == os.getpid():
@@ -177,7 +185,7 @@ class Table:
         if self._process != os.getpid():  # a connection does not outlive a fork
             self._of_parents.append(self._connection)  # nor may it be closed here
             self._process, self._connection = os.getpid(), self._connect()
-        return self._connection.execute(query, tuple(values))
+        return _run(self._connection, query, tuple(values))
 
     def integers(self, query: str, values: Iterable[Any] = ()) -> NDArray[np.int64]:
         """Return the one column of a query, of integers, without a line of each in memory."""
@@ -188,17 +196,37 @@ class Table:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """See one commit, the last, for as long as the block lasts."""
-        with self.lock, self._telling():
+        with self.lock, self.telling():
+            self._follow()
             self.ask("BEGIN")
             try:
                 yield
             finally:
                 self.ask("ROLLBACK")
+            if self._is_behind():  # pages of before and after may be mixed
+                raise OSError(f"{self.path!r} was written while it was read. Ask again.")
+
+    def look_again(self) -> None:
+        """See the last commit from here on, in a block that is reading."""
+        self.ask("ROLLBACK")
+        self._follow()
+        self.ask("BEGIN")
+
+    def _follow(self) -> None:
+        """Connect anew where SQLite takes a file for one that never changes, and it did."""
+        if self._is_behind():
+            if self._process == os.getpid():
+                self._connection.close()
+            self._process, self._connection = os.getpid(), self._connect()
+
+    def _is_behind(self) -> bool:
+        """Say whether others have written into a file that cannot be written here."""
+        return self._seen is not None and self._seen != _state_of(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Write all that the block writes, or nothing of it."""
-        with self.lock, self._telling():
+        with self.lock, self.telling():
             self.ask("BEGIN IMMEDIATE")
             try:
                 yield
@@ -215,34 +243,28 @@ class Table:
 
     def checkpoint(self) -> None:
         """Move the log into the table, so that the folder can be copied and read as it is."""
-        with self.lock, self._telling():
+        with self.lock, self.telling():
             self.ask("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def telling(self) -> Iterator[None]:
         """Turn errors of the database into those of files, with what to do."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                why = "another program holds it for longer than 10 seconds; end it, and try again"
-            elif "full" in text:
-                why = "the disk is full; what was committed before is whole"
-            else:
-                why = text
-            raise OSError(f"The table {self.path!r} cannot be used: {why}.") from error
-        except sqlite3.DatabaseError as error:
+        if self._is_closed:
             raise ValueError(
-                f"{self.path!r} is no collection, or it is damaged ({error}). Put back a copy of "
-                "the whole folder, or create the collection anew: photos are not touched."
-            ) from error
+                f"The collection in {self.folder!r} is closed. Open it again with "
+                "PhotoCollection.open."
+            )
+        with telling(self.path):
+            yield
 
     # What is known --------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
         """Return what holds for the whole collection."""
-        return dict(map(tuple, self.ask("SELECT key, value FROM about")))
+        about = dict(map(tuple, self.ask("SELECT key, value FROM about")))
+        if KEYS - about.keys():
+            raise sqlite3.DatabaseError("what holds for all of it is not there")
+        return _whole(about, *(about.get(name) for name in COUNTS))
 
     def set_about(self, **values: Any) -> None:
         """Set what holds for the whole collection."""
@@ -256,7 +278,7 @@ class Table:
     def segments(self) -> list[Segment]:
         """Return the segments, in the order of their rows."""
         found = self.ask("SELECT name, first, capacity FROM segment ORDER BY first")
-        return [Segment(*line) for line in found]
+        return [_whole(Segment(*line), line["first"], line["capacity"]) for line in found]
 
     def add_rows(self, segments: Iterable[Segment], batches: Iterable[Batch]) -> None:
         """Let rows be there: the segments that are new, and what was written into them."""
@@ -272,12 +294,14 @@ class Table:
 
     def batches(self) -> list[Batch]:
         """Return what was committed at once, in the order of the rows."""
-        return [Batch(*line) for line in self.ask("SELECT * FROM batch ORDER BY first")]
+        found = self.ask("SELECT first, n_rows, checksum FROM batch ORDER BY first")
+        return [_whole(Batch(*line), line["first"], line["n_rows"]) for line in found]
 
     def last_batch(self) -> Batch | None:
         """Return what was committed last."""
-        line = self.ask("SELECT * FROM batch ORDER BY first DESC LIMIT 1").fetchone()
-        return None if line is None else Batch(*line)
+        query = "SELECT first, n_rows, checksum FROM batch ORDER BY first DESC LIMIT 1"
+        line = self.ask(query).fetchone()
+        return None if line is None else _whole(Batch(*line), line["first"], line["n_rows"])
 
     def row_format(self) -> RowFormat | None:
         """Return how rows are stored, None before there is one."""
@@ -308,6 +332,51 @@ class Table:
         self.ask("DELETE FROM photo WHERE number IN (SELECT value FROM json_each(?))", (listed,))
 
 
+def _run(connection: sqlite3.Connection, query: str, values: tuple = ()) -> sqlite3.Cursor:
+    try:
+        return connection.execute(query, values)
+    except UnicodeDecodeError as error:  # of a message that quotes what is damaged
+        raise sqlite3.DatabaseError("it holds text that is none") from error
+
+
+def _whole(found: Found, *integers: Any) -> Found:
+    """Return what was read if what has to be integers is such: damaged pages hold anything."""
+    if any(type(value) is not int for value in integers):
+        raise sqlite3.DatabaseError("it holds lines without what they must have")
+    return found
+
+
+@contextmanager
+def telling(path: str) -> Iterator[None]:
+    """Turn errors of a database into those of files, with what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text, code = str(error), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 255
+        if code == sqlite3.SQLITE_ERROR:  # our queries are right, so that the table is not
+            raise _damaged(path, error) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            text = "another program holds it for longer than 10 seconds; end it, and try again"
+        elif code == sqlite3.SQLITE_FULL:
+            text = "the disk is full; what was committed before is whole"
+        raise OSError(f"The table {path!r} cannot be used: {text}.") from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: sqlite3.Error) -> ValueError:
+    return ValueError(
+        f"{path!r} is no collection, or it is damaged ({error}). Put back a copy of the whole "
+        "folder, or create the collection anew: photos are not touched."
+    )
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    """Return what tells a file from what it is after somebody has written into it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _address(path: str, mode: str) -> str:
-    """Return the address of a database; names may hold any character."""
-    return f"file:{quote(os.path.abspath(path))}?mode={mode}"
+    """Return the address of a database; names may hold any character or byte."""
+    return f"file:{quote(os.fsencode(os.path.abspath(path)))}?mode={mode}"

@@ -3,7 +3,7 @@
 import datetime
 import json
 import numbers
-import unicodedata
+import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sklearn_cbir._typing import WhereLike
 from sklearn_cbir._validation import as_numpy, shortened
+from sklearn_cbir.collection._listing import as_shown
 
 Condition: TypeAlias = tuple[str, list[Any]]  # for the table: text, and the values of its marks
 # Returns the numbers of all photos, ascending, or those among some.
@@ -19,6 +20,7 @@ Known: TypeAlias = Callable[[list[int] | None], NDArray[np.int64]]
 Where: TypeAlias = Mapping[str, Any] | WhereLike
 
 ALL: Condition = "1", []
+TIME = re.compile(r"\d{4}(-\d\d(-\d\d( \d\d(:\d\d(:\d\d)?)?)?)?)?")
 
 
 def as_condition(where: Where | None, known: Known) -> Condition:
@@ -50,8 +52,8 @@ def check_numbers(given: Any, known: Known, name: str) -> list[int]:
         return of_all[found].tolist()
     if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
         raise ValueError(
-            f"{name}={shortened(given)} must be numbers of photos, a mask"
-            + (", or a dictionary of columns." if name == "where" else ".")
+            f"{name}={shortened(given)} must be numbers of photos, or a mask"
+            + (", or a dictionary of columns." if name == "where" else " of all.")
         )
     missing = found[~np.isin(found, known(found.tolist()))]
     if len(missing):
@@ -76,14 +78,21 @@ def _of_column(name: Any, value: Any) -> Condition:
         values = [None if one is None else check(name, one) for one in value]
     else:
         values = [None if value is None else check(name, value)]
+    known = [one for one in values if one is not None]
     if name == "folder":
-        return _below([one for one in values if one is not None])
-    text, bound = _among(name, [one for one in values if one is not None])
+        return _below(known)
+    text, bound = _in_times(known) if name == "taken" else _among(name, known)
     return (f"({text} OR {name} IS NULL)" if None in values else text), bound
 
 
 def _among(name: str, values: list[Any]) -> Condition:
     return f"{name} IN (SELECT value FROM json_each(?))", [json.dumps(values)]
+
+
+def _in_times(values: list[str]) -> Condition:
+    """Return the condition that a photo was taken in one of some times, such as years or days."""
+    parts = ["0", *("substr(taken, 1, length(?)) = ?" for _ in values)]
+    return f"({' OR '.join(parts)})", [value for value in values for _ in range(2)]
 
 
 def _below(folders: list[str]) -> Condition:
@@ -118,7 +127,7 @@ def _between(name: str, value: tuple, check: Callable[[str, Any], Any]) -> Condi
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"where[{name!r}] is {shortened(value)}, but this column holds text.")
-    return unicodedata.normalize("NFC", value)
+    return as_shown(value)
 
 
 def _time(name: str, value: Any) -> str:
@@ -126,12 +135,13 @@ def _time(name: str, value: Any) -> str:
         return str(value.replace(tzinfo=None, microsecond=0))
     if isinstance(value, datetime.date):
         return str(value)
-    if not isinstance(value, str):
+    text = value.replace("T", " ") if isinstance(value, str) else ""
+    if not TIME.fullmatch(text):
         raise ValueError(
             f"where[{name!r}] is {shortened(value)}. Give a date, or text such as '2024-05' or "
             "'2024-05-01 09:30:00'."
         )
-    return value
+    return text
 
 
 def _integer(name: str, value: Any) -> int:

@@ -1,0 +1,274 @@
+"""What a disk, a system, other programs and users do to a collection: all is well, or one error."""
+
+import os
+import sqlite3
+import sys
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sklearn_cbir.collection import PhotoCollection, _segments, _table
+from sklearn_cbir.datasets import make_shapes
+from sklearn_cbir.descriptors import GISTDescriptor
+
+IMAGES, _ = make_shapes(40, random_state=0)
+LONG_AGO = 1_600_000_000 * 10**9  # ns
+
+
+def write(path, number, **options):
+    """Write photo `number` as a file that was changed long ago."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(IMAGES[number]).save(path, **options)
+    os.utime(path, ns=(LONG_AGO, LONG_AGO + number))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four photos."""
+    root = tmp_path / "photos"
+    for number in range(4):
+        write(root / f"{number}.png", number)
+    return root
+
+
+@pytest.fixture
+def collection(photos):
+    with PhotoCollection.create(photos / ".cbir", photos, GISTDescriptor()) as collection:
+        collection.sync()
+        yield collection
+
+
+def names(hits):
+    """The names of the photos that were found for the first query."""
+    return [Path(hit.path).name for hit in hits[0]]
+
+
+def states(collection):
+    """State and reason of every photo, by its name."""
+    items = collection.items()
+    of_state = zip(items["state"].tolist(), items["reason"].tolist())
+    return dict(zip(items["name"].tolist(), of_state))
+
+
+def flip(path, place):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+# What is damaged ---------------------------------------------------------------------------------
+
+
+def test_a_compaction_does_not_take_damaged_rows_for_good(collection, photos):
+    write(photos / "new.png", 9)
+    collection.sync()
+    (photos / "1.png").unlink()
+    collection.sync()
+    flip(next((photos / ".cbir").glob("rows-*.npy")), 130)  # of a commit before the last
+    before = {path.name: path.read_bytes() for path in (photos / ".cbir").glob("*.npy")}
+    with pytest.raises(ValueError, match="is damaged: rows 0 to 3 are not those"):
+        collection.compact()
+    assert before == {path.name: path.read_bytes() for path in (photos / ".cbir").glob("*.npy")}
+    with pytest.raises(ValueError, match="is damaged: rows 0 to 3 are not those"):
+        collection.check()
+
+
+def test_a_damaged_table_never_answers_by_an_error_that_says_nothing(collection, photos, rng):
+    collection.close()
+    path = photos / ".cbir" / "collection.sqlite"
+    whole, n_whole = path.read_bytes(), 0
+    used = np.flatnonzero(np.frombuffer(whole, np.uint8))
+    for trial in range(40):
+        content = bytearray(whole)
+        if trial % 3 == 0:
+            del content[rng.integers(len(content)) :]
+        for place in rng.choice(used[used < len(content)], 5) if content else ():
+            content[place] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        said = "damaged"
+        try:
+            with PhotoCollection.open(photos / ".cbir", read_only=True) as opened:
+                opened.check()
+            n_whole += 1
+        except ValueError as error:
+            said = str(error)
+        assert "damaged" in said or "is another extractor" in said
+    assert n_whole < 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM about WHERE key = 'generation'",
+        "UPDATE about SET value = NULL WHERE key = 'n_rows'",
+        "DROP TABLE segment",
+        "UPDATE batch SET n_rows = 'many'",
+        "UPDATE photo SET root = 7",
+        "UPDATE photo SET row = -1 WHERE number = 1",
+        "UPDATE photo SET row = 99 WHERE number = 1",
+    ],
+)
+def test_a_table_that_says_what_cannot_be_is_found(collection, photos, change):
+    collection.close()
+    connection = sqlite3.connect(photos / ".cbir" / "collection.sqlite", isolation_level=None)
+    connection.execute("PRAGMA foreign_keys=OFF")
+    connection.execute(change)
+    connection.close()
+    with (
+        pytest.raises(ValueError, match="damaged"),
+        PhotoCollection.open(photos / ".cbir") as opened,
+    ):
+        opened.check()
+
+
+def test_a_reader_follows_a_compaction_that_ends_while_it_looks(collection, photos, monkeypatch):
+    (photos / "1.png").unlink()
+    collection.sync()
+    expected = collection.search(IMAGES[:4], 3)
+    collection.close()
+    open_segment = _segments.open_segment
+    todo = ["compact"]
+    monkeypatch.setattr(_table, "WAIT", 0.05)  # for readers, before the log is moved
+
+    def compact_first(*args):
+        if todo:
+            todo.pop()
+            with PhotoCollection.open(photos / ".cbir") as writer:
+                writer.compact()
+        return open_segment(*args)
+
+    with PhotoCollection.open(photos / ".cbir", read_only=True) as reader:
+        reader._view = None
+        monkeypatch.setattr(_segments, "open_segment", compact_first)
+        assert reader.search(IMAGES[:4], 3) == expected
+        assert not todo
+    (lost,) = (photos / ".cbir").glob("rows-*.npy")
+    lost.unlink()
+    with pytest.raises(ValueError, match="is damaged: rows-0001-0000.npy is missing"):
+        PhotoCollection.open(photos / ".cbir", read_only=True)
+
+
+def test_a_closed_collection_says_that_it_is(collection):
+    collection.close()
+    for ask in (collection.sync, collection.items, collection.compact, lambda: len(collection)):
+        with pytest.raises(ValueError, match="is closed. Open it again with"):
+            ask()
+    collection.close()
+
+
+# Conditions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("taken", "found"),
+    [
+        ("2024", True),
+        ("2024-05", True),
+        ("2024-05-02", True),
+        (date(2024, 5, 2), True),
+        (datetime(2024, 5, 2, 12, 30), True),
+        ("2024-05-02 12:30", True),
+        ("2024-05-02T12:30:00", True),
+        (["1999", "2024-05"], True),
+        (("2024-05-02T12", None), True),
+        (("2024-05-02T13", None), False),
+        ("2024-06", False),
+        (["1999", None], False),
+        ([], False),
+    ],
+)
+def test_times_are_as_wide_as_they_are_said(photos, taken, found):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:02 12:30:00"
+    write(photos / "taken.jpg", 9, exif=exif)
+    with PhotoCollection.create(photos / ".cbir", photos, GISTDescriptor()) as collection:
+        collection.sync()
+        hits = collection.search(IMAGES[:1], 10, {"taken": taken})
+        assert ("taken.jpg" in names(hits)) == found
+        assert len(hits[0]) == (4 if taken == ["1999", None] else int(found))
+
+
+@pytest.mark.parametrize("taken", ["May 2024", "2024-5-1", "", "24", 2024, ("yesterday", None)])
+def test_a_text_that_is_no_time_is_an_error(collection, taken):
+    with pytest.raises(ValueError, match=r"where\['taken'\] is .* Give a date, or text such as"):
+        collection.search(IMAGES[:1], 3, {"taken": taken})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_conditions_take_names_as_they_are_on_the_disk(photos, tmp_path):
+    odd = os.fsdecode(b"\xff\nodd")
+    write(photos / odd / "9.png", 9)
+    write(photos / f"{odd}.png", 10)
+    with PhotoCollection.create(
+        tmp_path / "c", photos, GISTDescriptor(), labels="folder"
+    ) as collection:
+        collection.sync()
+        shown = "\\udcff\\nodd"
+        for where in ({"folder": odd}, {"label": odd}, {"label": [odd]}, {"folder": shown}):
+            assert names(collection.search(IMAGES[:1], 10, where)) == ["9.png"]
+        for where in ({"name": f"{odd}.png"}, {"name": (odd, f"{odd}.png")}):
+            assert names(collection.search(IMAGES[:1], 10, where)) == [f"{odd}.png"]
+
+
+# Tables that others write ------------------------------------------------------------------------
+
+
+def test_an_error_of_a_new_table_is_one_of_its_file(photos, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_table.sqlite3, "connect", full)
+        with pytest.raises(OSError, match=r"collection\.sqlite' cannot be used: the disk is full"):
+            PhotoCollection.create(tmp_path / "c", photos, GISTDescriptor())
+    with PhotoCollection.create(tmp_path / "c", photos, GISTDescriptor()) as collection:
+        assert collection.sync().added == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_a_collection_may_lie_in_a_folder_of_any_name(photos, tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff #?%20&immutable=1'\n")
+    os.rename(photos, odd)
+    with PhotoCollection.create(odd / ".cbir", odd, GISTDescriptor()) as collection:
+        assert collection.sync().added == 4
+    with PhotoCollection.open(odd / ".cbir") as collection:
+        assert collection.search([odd / "3.png"], 1)[0][0].path == str(odd / "3.png")
+    os.rename(odd, photos)
+    with PhotoCollection.open(photos / ".cbir", read_only=True) as collection:
+        assert collection.search([photos / "3.png"], 1)[0][0].path == str(photos / "3.png")
+
+
+def test_who_may_not_write_follows_those_who_do(collection, photos, monkeypatch):
+    collection.close()
+    path = photos / ".cbir" / "collection.sqlite"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+        reader = PhotoCollection.open(photos / ".cbir")
+    assert reader.read_only
+    assert len(reader.search(IMAGES[:1], 10)[0]) == 4
+    with PhotoCollection.open(photos / ".cbir") as writer:
+        write(photos / "new.png", 9)
+        (photos / "0.png").unlink()
+        writer.sync()
+        writer.compact()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+        assert names(reader.search(IMAGES[9:10], 1)) == ["new.png"]
+        assert len(reader) == 4
+        items = reader._table.photos
+        monkeypatch.setattr(
+            reader._table, "photos", lambda *args: (os.utime(path), items(*args))[1]
+        )
+        with pytest.raises(OSError, match="was written while it was read"):
+            reader.items()
+        monkeypatch.undo()
+        assert len(reader) == 4
+    reader.close()
