@@ -26,7 +26,7 @@ from sklearn_cbir._validation import (
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
 from sklearn_cbir.images._contents import first_equal, sizes_of
-from sklearn_cbir.images._faults import moved, row_of, with_others
+from sklearn_cbir.images._faults import called, moved, row_of, with_others
 from sklearn_cbir.images._readable import rows_of, telling_all_faults
 from sklearn_cbir.index._checking import as_array, check_rows
 from sklearn_cbir.index._groups import group_rows
@@ -195,7 +195,10 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
             descriptor, partition, photos = self._group_images(X, files)
         self.descriptor_ = descriptor
         self._set_groups(partition)
-        self._keep = None if photos is None else _largest_of_each(self.groups_, photos)
+        self._keep = None
+        if photos is not None:
+            with called("X" if files is None else "files"):
+                self._keep = _largest_of_each(self.groups_, photos)
         return self
 
     def fit_predict(
@@ -302,7 +305,10 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         rows = check_rows(X, self.metric, type(self).__name__)
         validate_data(self, X, skip_check_array=True)
         photos = None if files is None else _check_files(files, len(rows))
-        links = None if photos is None else (np.arange(len(rows)), self._first_equal(photos))
+        links = None
+        if photos is not None:
+            with called("files"):
+                links = np.arange(len(rows)), self._first_equal(photos)
         groups = self._grouped(rows, self.metric, self.radius, links=links)
         self.metric_, self.radius_ = self.metric, self.radius
         return groups, photos
@@ -313,7 +319,9 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         photos = images if files is None else _check_files(files, len(images))
         descriptor = _resolved(self.descriptor)
         metric, radius = self._distance_of(descriptor)
-        distinct, place = np.unique(self._first_equal(photos), return_inverse=True)
+        with called("X" if files is None else "files"):
+            first = self._first_equal(photos)
+        distinct, place = np.unique(first, return_inverse=True)
         with telling_all_faults(images, progress=self.verbose > 0):
             of_X = _Selection(X, images)
             descriptor = _fitted(descriptor, of_X, distinct)
@@ -504,7 +512,8 @@ def _check_codes(rows: Any, metric: str | None, subject: str) -> None:
 
 def _check_files(files: ImagesLike, n: int) -> Images:
     """Return the photos that belong to `n` rows or images."""
-    photos = check_images(files)
+    with called("files"):
+        photos = check_images(files)
     if len(photos) != n:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: {n} in X, "

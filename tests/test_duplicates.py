@@ -648,12 +648,29 @@ def test_bad_input_is_one_clear_error(parameters, X, message):
     ("files", "message"),
     [
         (PHOTOS[:1], "2 in X, 1 in files"),
-        (["lost.jpg", "gone.jpg"], r"X\[0\] 'lost.jpg': the file does not exist.*1 more"),
+        (
+            ["X/lost.jpg", "gone.jpg"],
+            r"^files\[0\] 'X/lost.jpg': the file does not exist.*1 more cannot be read: files\[1\]",
+        ),
+        ("lost.jpg", r"^files is a path, .* wrap it in a list, \[files\]\.$"),
+        ([3, 4], r"^files\[0\] is 3 of type int"),
+        ([], "^files: Found array with 0 sample"),
     ],
 )
 def test_bad_files_are_one_clear_error(files, message):
-    with pytest.raises(ValueError, match=message):
+    for X in (ROWS, PHOTOS[:2]):
+        with pytest.raises(ValueError, match=message):
+            NearDuplicates(**NEAR).fit(X, files=files)
+
+
+def test_files_that_cannot_be_read_are_listed_by_their_place_among_files():
+    files = ["lost.jpg", "gone.jpg"]
+    with pytest.raises(ImageReadError) as raised:
         NearDuplicates(**NEAR).fit(ROWS, files=files)
+    assert [fault.path for fault in raised.value.faults] == files
+    assert [str(fault).split()[0] for fault in raised.value.faults] == ["files[0]", "files[1]"]
+    with pytest.raises(ImageReadError, match=r"^X\[0\] 'lost.jpg'"):
+        NearDuplicates(**NEAR).fit(files, files=PHOTOS[:2])
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])

@@ -2,7 +2,8 @@
 
 import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from sklearn_cbir._validation import shortened
 
@@ -149,6 +150,33 @@ def with_others(faults: Sequence[ImageReadError]) -> ImageReadError:
     error = ImageReadError(message, first.index, first.path, first.reason, first.errno, faults)
     error.__cause__ = first.__cause__
     return error
+
+
+@contextmanager
+def called(name: str) -> Iterator[None]:
+    """Have the errors of images, which call them X, say by what argument they came."""
+    try:
+        yield
+    except ValueError as error:
+        if name == "X":
+            raise
+        if isinstance(error, ImageReadError):
+            raise _renamed(error, name) from error.__cause__
+        text = _with_name(str(error), name)
+        raise ValueError(text if name in text else f"{name}: {text}") from error.__cause__
+
+
+def _renamed(fault: ImageReadError, name: str) -> ImageReadError:
+    faults = [_renamed(one, name) for one in fault._faults]
+    known = fault.index, fault.path, fault.reason, fault.errno, faults
+    return ImageReadError(_with_name(str(fault), name), *known)
+
+
+def _with_name(text: str, name: str) -> str:
+    """Return text that says `name` in the place of X; what is quoted, such as a path, stays."""
+    return re.sub(
+        r"'[^']*'|\"[^\"]*\"|\bX\b", lambda found: name if found[0] == "X" else found[0], text
+    )
 
 
 def count_causes(reasons: Iterable[str]) -> str:
