@@ -1,6 +1,7 @@
 """What a disk, a system, other programs and users do to a collection: all is well, or one error."""
 
 import os
+import shutil
 import sqlite3
 import sys
 from datetime import date, datetime
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sklearn_cbir.collection import PhotoCollection, _segments, _table
+from sklearn_cbir.collection import PhotoCollection, _segments, _sync, _table
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 
@@ -272,3 +273,161 @@ def test_who_may_not_write_follows_those_who_do(collection, photos, monkeypatch)
         monkeypatch.undo()
         assert len(reader) == 4
     reader.close()
+
+
+# Folders -----------------------------------------------------------------------------------------
+
+
+def test_an_index_that_is_named_by_a_link_is_not_listed_either(photos, tmp_path):
+    os.symlink(photos, tmp_path / "link")
+    write(photos / ".cbir" / "inside.png", 9)
+    shutil.move(photos / ".cbir" / "inside.png", tmp_path / "inside.png")
+    index = tmp_path / "link" / ".cbir"
+    with PhotoCollection.create(index, photos, GISTDescriptor(), exclude=()) as collection:
+        shutil.move(tmp_path / "inside.png", index / "inside.png")
+        report = collection.sync()
+        assert (report.added, report.ignored) == (4, {})
+
+
+@pytest.mark.parametrize("how", ["dots", "link", "up"])
+def test_an_index_among_its_photos_is_seen_by_any_name(photos, tmp_path, how):
+    os.symlink(photos, tmp_path / "link")
+    index = {
+        "dots": tmp_path / "other" / ".." / "photos" / "index",
+        "link": tmp_path / "link" / "index",
+        "up": photos / ".hidden" / ".." / "index",
+    }[how]
+    with pytest.raises(ValueError, match="lies among its photos"):
+        PhotoCollection.create(index, photos, GISTDescriptor())
+    with pytest.raises(ValueError, match="which is in the folder of the collection"):
+        PhotoCollection.create(tmp_path / "photos", tmp_path / "link", GISTDescriptor())
+
+
+def test_roots_are_compared_as_folders_and_not_as_names(photos, tmp_path, monkeypatch):
+    """A system that does not tell case apart, or has a folder mounted twice, is acted out."""
+    (tmp_path / "PHOTOS" / "sub").mkdir(parents=True)
+    samefile = os.path.samefile
+
+    def same(path, other):
+        return samefile(*(Path(str(name).replace("PHOTOS", "photos")) for name in (path, other)))
+
+    roots = [photos, tmp_path / "PHOTOS" / "sub"]
+    PhotoCollection.create(tmp_path / "c", roots, GISTDescriptor()).close()
+    monkeypatch.setattr(os.path, "samefile", same)
+    with pytest.raises(ValueError, match="one lies in the other"):
+        PhotoCollection.create(tmp_path / "d", roots, GISTDescriptor())
+    with pytest.raises(ValueError, match="lies among its photos"):
+        PhotoCollection.create(tmp_path / "PHOTOS" / "index", photos, GISTDescriptor())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"path": ""}, "path is '', which is no path of a folder"),
+        ({"path": None}, "path is None, which is no path"),
+        ({"path": 3}, "path is 3, which is no path"),
+        ({"roots": ""}, "roots holds '', which is no path"),
+        ({"roots": [""]}, "roots holds '', which is no path"),
+        ({"roots": None}, "roots holds None, which is no path"),
+    ],
+)
+def test_what_is_no_path_is_one_error(photos, tmp_path, monkeypatch, given, message):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    valid = {"path": tmp_path / "c", "roots": photos, "extractor": GISTDescriptor()}
+    with pytest.raises(ValueError, match=message):
+        PhotoCollection.create(**{**valid, **given})
+    assert os.listdir() == []
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda c: c.relocate(""), "root is '', which is no path of a folder"),
+        (lambda c: c.relocate(None), "root is None, which is no path"),
+        (lambda c: c.relocate(".", of=3), "of is 3, which is no path"),
+        (lambda _: PhotoCollection.open(""), "path is '', which is no path"),
+    ],
+)
+def test_what_is_no_path_is_one_error_later_too(collection, ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(collection)
+
+
+# Kinds of files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_file_never_hangs_a_sync(photos, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "folder.jpg").mkdir()
+    for name, place in {
+        "to_pipe.jpg": tmp_path / "pipe",
+        "zero.jpg": "/dev/zero",
+        "gone.jpg": tmp_path / "gone",
+        "loop.jpg": photos / "loop.jpg",
+    }.items():
+        os.symlink(place, photos / name)
+    for follow_links, n, such in (
+        (True, 4, r"loop\.jpg' \(Too many"),
+        (False, 1, r"pipe\.jpg' \(a pipe, socket or device"),
+    ):
+        with PhotoCollection.create(
+            tmp_path / f"c{n}", photos, GISTDescriptor(), follow_links=follow_links
+        ) as collection:
+            with pytest.warns(UserWarning, match=f"cannot be looked at: {n}, such as .*{such}"):
+                report = collection.sync()
+            assert (report.added, report.unreadable) == (4, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_the_place_of_a_photo_never_hangs_a_sync(collection, photos, monkeypatch):
+    write(photos / "new.png", 9)
+    os.utime(photos / "0.png")
+    listing = _sync.list_photos
+
+    def list_and_exchange(*args):
+        found = listing(*args)
+        for name in ("0.png", "new.png"):
+            (photos / name).unlink()
+            os.mkfifo(photos / name)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_sync, "list_photos", list_and_exchange)
+        report = collection.sync()
+    assert (report.n_changes, report.unreadable) == (0, 1)
+    assert states(collection)["new.png"] == (
+        "away",
+        "not a regular file (a pipe, socket or device)",
+    )
+    assert len(collection.search(IMAGES[:1], 10)[0]) == 4
+    for name in ("0.png", "new.png"):
+        (photos / name).unlink()
+    write(photos / "new.png", 9)
+    assert collection.sync().removed == 1
+    assert states(collection)["new.png"] == ("ready", "")
+
+
+def test_a_file_that_is_too_large_for_a_photo_is_not_read(collection, photos, monkeypatch):
+    write(photos / "huge.png", 9)
+    monkeypatch.setattr(_sync, "BYTES_AT_MOST", 100)
+    assert collection.sync().unreadable == 1
+    size = (photos / "huge.png").stat().st_size
+    assert states(collection)["huge.png"] == ("away", f"{size:,} bytes are more than a photo has")
+
+
+def test_a_reason_that_is_over_is_forgotten(collection, photos, monkeypatch):
+    os.utime(photos / "0.png", ns=(LONG_AGO, LONG_AGO + 10**10))
+
+    def out_of_reach(path, *args):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_sync, "open", out_of_reach, raising=False)
+        collection.sync()
+    assert states(collection)["0.png"] == ("ready", "Permission denied")
+    assert collection.sync().n_changes == 0
+    assert states(collection)["0.png"] == ("ready", "")

@@ -28,7 +28,14 @@ from sklearn_cbir.collection._labels import Labels, LabelsLike, as_about, check_
 from sklearn_cbir.collection._listing import Root, as_place
 from sklearn_cbir.collection._lock import only_writer
 from sklearn_cbir.collection._network import check_is_local
-from sklearn_cbir.collection._roots import as_lines, check_holds, check_roots, found_roots, root_of
+from sklearn_cbir.collection._roots import (
+    as_lines,
+    as_path,
+    check_holds,
+    check_roots,
+    found_roots,
+    root_of,
+)
 from sklearn_cbir.collection._segments import (
     SegmentGoneError,
     SegmentRows,
@@ -157,7 +164,7 @@ class PhotoCollection:
     def __init__(
         self, path: PathLike, *, read_only: bool = False, modules: "Modules" = None
     ) -> None:
-        self.path = os.path.abspath(os.path.expanduser(os.fsdecode(path)))
+        self.path = as_path(path)
         self._modules = modules
         self._extractor: Any = None
         self._view: View | None = None
@@ -238,7 +245,7 @@ class PhotoCollection:
         OSError
             If the folder of the collection is on a network file system. Photos may be.
         """
-        folder = os.path.abspath(os.path.expanduser(os.fsdecode(path)))
+        folder = as_path(path)
         places = check_roots(roots, folder)
         check_choice(dtype, "dtype", ("float16", "float32"))
         labels_from = check_labels(labels)
@@ -507,7 +514,8 @@ class PhotoCollection:
                 moved = root_of(roots, of)
                 lines = self._table.photos(("path", "size"), "root = ?", (moved.number,)).fetchall()
             others = [other.path for other in roots if other != moved]
-            place = check_roots([*others, root], self.path)[-1]
+            place = as_path(root, "root is")
+            check_roots([*others, place], self.path)
             check_holds(place, [(line["path"], line["size"]) for line in lines])
             ((_, *line),) = as_lines([place], self.path)
             with self._table.writing():

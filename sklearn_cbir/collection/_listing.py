@@ -4,9 +4,10 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from sklearn_cbir._validation import printable
+from sklearn_cbir._validation import printable, warn_user
 from sklearn_cbir.datasets._walk import Parts, look_through
 from sklearn_cbir.images import readable_extensions
 
@@ -52,13 +53,10 @@ def list_photos(
         )
     tree = look_through(root.path, exclude, apart=False, follow_links=follow_links)
     listing = Listing([], {}, [])
-    for path, _ in tree.faults:
-        parts = tuple(os.path.relpath(path, root.path).split(os.sep))
-        listing.unseen += [as_bytes(parts), as_bytes(parts) + b"/"]
-    endings, below_index = readable_extensions(), index + os.sep
+    endings, to_index = readable_extensions(), parts_below(index, root.path)
     for parts in tree.files:
         place = os.path.join(root.path, *parts)
-        if place.startswith(below_index):
+        if to_index and parts[: len(to_index)] == to_index:
             continue
         if not parts[-1].lower().endswith(endings):
             ending = os.path.splitext(parts[-1])[1].lower()
@@ -68,12 +66,41 @@ def list_photos(
             status = os.stat(place)
         except FileNotFoundError:  # it went meanwhile
             continue
-        except OSError:
-            listing.unseen.append(as_bytes(parts))
+        except OSError as error:
+            tree.faults.append((place, str(error.strerror)))
             continue
         found = Listed(root.number, as_bytes(parts), place, status.st_size, status.st_mtime_ns)
         listing.photos.append(found)
+    for path, _ in tree.faults:
+        parts = tuple(os.path.relpath(path, root.path).split(os.sep))
+        listing.unseen += [as_bytes(parts), as_bytes(parts) + b"/"]
+    if tree.faults:
+        path, why = tree.faults[0]
+        warn_user(
+            f"Below {root.path!r} are folders or files that cannot be looked at: "
+            f"{len(tree.faults)}, such as {path!r} ({why}). Photos that are known there are kept, "
+            "and others are not taken in."
+        )
     return listing
+
+
+def parts_below(path: str, folder: str) -> Parts | None:
+    """Return the names on the way from a folder to a path, links resolved; None if it is elsewhere.
+
+    A folder may have many names: in other case where that does not count, or mounted twice.
+    """
+    inside, outside = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    for place in (inside, *inside.parents):
+        if place == outside or _is_same(place, outside):
+            return inside.relative_to(place).parts
+    return None
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
 
 
 def as_bytes(parts: Parts) -> bytes:

@@ -6,21 +6,21 @@ from typing import Any
 
 from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import shortened
-from sklearn_cbir.collection._listing import Root, as_place
+from sklearn_cbir.collection._listing import Root, as_place, parts_below
 
 LOOKED_AT = 100  # photos, by which a folder is known again
 
 
 def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
     """Return folders of photos as absolute paths, of which none lies in another."""
-    listed = [roots] if isinstance(roots, (str, bytes, os.PathLike)) else list(roots)
+    listed: list[Any] = [roots]
+    if not isinstance(roots, (str, bytes, os.PathLike)) and isinstance(roots, Iterable):
+        listed = list(roots)
     if not listed:
         raise ValueError("roots is empty. Pass the folder that the photos lie in, or several.")
     found: list[str] = []
     for root in listed:
-        if not isinstance(root, (str, bytes, os.PathLike)):
-            raise ValueError(f"roots holds {shortened(root)}, which is no path of a folder.")
-        path = os.path.abspath(os.path.expanduser(os.fsdecode(root)))
+        path = as_path(root, "roots holds")
         check_is_folder(path)
         for other in found:
             if is_below(path, other) or is_below(other, path):
@@ -31,6 +31,13 @@ def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
         _check_index(index, path)
         found.append(path)
     return found
+
+
+def as_path(given: Any, what: str = "path is") -> str:
+    """Return an absolute path; an empty one, as of a variable that is not set, is an error."""
+    if not isinstance(given, (str, bytes, os.PathLike)) or not os.fspath(given):
+        raise ValueError(f"{what} {shortened(given)}, which is no path of a folder.")
+    return os.path.abspath(os.path.expanduser(os.fsdecode(given)))
 
 
 def check_is_folder(path: str) -> None:
@@ -48,19 +55,17 @@ def _check_index(index: str, root: str) -> None:
             f"The photos lie in {root!r}, which is in the folder of the collection, {index!r}. Put "
             "the collection elsewhere, such as into a folder '.cbir' beside the photos."
         )
-    if is_below(index, root):
-        parts = os.path.relpath(os.path.realpath(index), os.path.realpath(root)).split(os.sep)
-        if not any(part.startswith(".") for part in parts):
-            raise ValueError(
-                f"The folder of the collection, {index!r}, lies among its photos, in {root!r}. "
-                f"Hide it, as in {os.path.join(root, '.cbir')!r}, or put it elsewhere."
-            )
+    parts = parts_below(index, root)
+    if parts is not None and not any(part.startswith(".") for part in parts):
+        raise ValueError(
+            f"The folder of the collection, {index!r}, lies among its photos, in {root!r}. "
+            f"Hide it, as in {os.path.join(root, '.cbir')!r}, or put it elsewhere."
+        )
 
 
 def is_below(path: str, folder: str) -> bool:
     """Say whether a path is a folder or lies in it, links resolved."""
-    inside, outside = os.path.realpath(path), os.path.realpath(folder)
-    return inside == outside or inside.startswith(outside.rstrip(os.sep) + os.sep)
+    return parts_below(path, folder) is not None
 
 
 def as_lines(roots: Iterable[str], index: str) -> list[tuple[int, bytes, bytes | None]]:
@@ -120,7 +125,7 @@ def root_of(roots: Sequence[Root], of: PathLike | None) -> Root:
         if len(roots) > 1:
             raise ValueError(f"The collection has several folders: {listed}. Say which by of=.")
         return roots[0]
-    place = os.path.abspath(os.path.expanduser(os.fsdecode(of)))
+    place = as_path(of, "of is")
     for root in roots:
         if root.path == place:
             return root
@@ -140,6 +145,6 @@ def check_holds(place: str, photos: Sequence[tuple[bytes, int | None]]) -> None:
 
 def _is_there(path: str, size: int | None) -> bool:
     try:
-        return os.stat(path).st_size == size
+        return size in (os.stat(path).st_size, None)  # None: it could never be read
     except OSError:
         return False

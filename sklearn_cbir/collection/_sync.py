@@ -4,6 +4,7 @@ Photos are taken in the order of their names, so that a sync that was cut off an
 it do what one alone would have done, in the same order.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,8 +34,10 @@ from sklearn_cbir.collection._segments import (
 )
 from sklearn_cbir.collection._table import Table
 from sklearn_cbir.extraction._work import transform_readable
-from sklearn_cbir.images._faults import row_of
+from sklearn_cbir.images._faults import Refusal, row_of
+from sklearn_cbir.images._opening import check_file
 
+BYTES_AT_MOST = 2**32  # of a photo: none of 300 million pixels has as many
 PHOTOS_AT_ONCE, BYTES_AT_ONCE = 32, 2**28  # that are in memory, and in one call of the extractor
 PHOTOS_PER_COMMIT, SECONDS_PER_COMMIT = 300, 30.0
 JUST_NOW = 2 * 10**9  # ns: a file that was changed so lately may change again at the same time
@@ -255,6 +258,8 @@ class Sync:
             if line["row"] is None and (self.retry or line["state"] == "away"):
                 return False
             photo.becomes = self._known(photo)
+            if line["row"] is not None:
+                photo.becomes["reason"] = None  # of a time when the file could not be read
             is_relabeled = photo.becomes["label"] != line["label"]
             self._count(**{"relabeled" if is_relabeled else "unchanged": 1})
             return True
@@ -399,8 +404,14 @@ def _read_in_chunks(to_read: list[tuple[Listed, Any]]) -> Iterator[list[Read]]:
 
 def _read(listed: Listed, line: Any) -> Read:
     try:
+        check_file(listed.place)
+        size = os.path.getsize(listed.place)
+        if size > BYTES_AT_MOST:
+            return Read(listed, line, reason=f"{size:,} bytes are more than a photo has")
         with open(listed.place, "rb") as file:
             content = file.read()
+    except Refusal as refusal:  # another kind of file is there since it was listed
+        return Read(listed, line, reason=str(refusal))
     except OSError as error:
         if error.errno is None:
             raise

@@ -87,7 +87,7 @@ def look_through(
                 if entry.is_dir():
                     by_link = is_linked or _leads_elsewhere(entry)
                     (linked if by_link else own).append((entry.path, found, by_link))
-                elif entry.is_file() or entry.is_symlink():  # a dangling link is named on reading
+                elif entry.is_file() or not os.path.exists(entry.path):  # it is named on reading
                     tree.files.append(found)
                 else:
                     tree.faults.append((entry.path, "a pipe, socket or device"))
