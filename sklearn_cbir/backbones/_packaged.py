@@ -15,6 +15,7 @@ from sklearn_cbir.backbones._probe import name_of
 from sklearn_cbir.backbones._weights import read_weights
 
 PACKAGED = "packaged"  # the word for such weights
+CLASSIFIER = "_fc."  # how the names of the last layer begin
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Package:
     name: str
     file: str
     requirement: str
-    classifier: str = "_fc."  # how the names of its last layer begin
 
 
 PACKAGES = {
@@ -41,13 +41,18 @@ PACKAGES = {
 }
 
 
+def package_of(backbone: object) -> Package | None:
+    """Return the package of weights for a network; a tag of timm's may stand behind its name."""
+    return PACKAGES.get(backbone.partition(".")[0]) if isinstance(backbone, str) else None
+
+
 def packaged_file(backbone: object) -> Path:
     """Return the file of weights that a package holds for a network.
 
     Parameters
     ----------
     backbone : object
-        What the user asks for. A tag of timm's may stand behind the name.
+        What the user asks for.
 
     Raises
     ------
@@ -57,14 +62,13 @@ def packaged_file(backbone: object) -> Path:
     ImportError
         If the package is not installed.
     """
-    name = backbone.partition(".")[0] if isinstance(backbone, str) else None
-    if name not in PACKAGES:
+    package = package_of(backbone)
+    if package is None:
         raise ValueError(
             f"weights={PACKAGED!r}, but no package holds weights for backbone="
             f"{name_of(backbone)}. Use one of {sorted(PACKAGES)}, or other weights: "
             "'pretrained', the path of a state dict, or None."
         )
-    package = PACKAGES[name]
     spec = find_spec(package.name)  # which imports nothing
     folders = [] if spec is None else spec.submodule_search_locations or []
     files = [Path(folder, package.file) for folder in folders]
@@ -84,7 +88,7 @@ def packaged_weights(backbone: str, network: Mapping[str, torch.Tensor]) -> dict
     Parameters
     ----------
     backbone : str
-        A name in `PACKAGES`.
+        A name in `PACKAGES`, with or without a tag.
 
     network : mapping of str to Tensor
         The state dict of timm's network without its classifier.
@@ -95,9 +99,8 @@ def packaged_weights(backbone: str, network: Mapping[str, torch.Tensor]) -> dict
         If the tensors are not those of the network in number, kind and shape.
     """
     file = packaged_file(backbone)
-    classifier = PACKAGES[backbone.partition(".")[0]].classifier
     state = read_weights(file)
-    trunk = {key: value for key, value in state.items() if not key.startswith(classifier)}
+    trunk = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
     pairs = zip(trunk, network)
     other = [(a, b) for a, b in pairs if _looks(a, trunk[a]) != _looks(b, network[b])]
     if len(trunk) != len(network) or other:
