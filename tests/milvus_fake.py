@@ -67,6 +67,16 @@ class FakeClient:
     def has_collection(self, name):
         return name in self.tables
 
+    def describe_collection(self, name):
+        kinds = pymilvus.DataType
+        is_binary = self._table(name)["metric"] == "HAMMING"
+        return {
+            "fields": [
+                {"name": "key", "type": kinds.INT64},
+                {"name": "row", "type": kinds.BINARY_VECTOR if is_binary else kinds.FLOAT_VECTOR},
+            ]
+        }
+
     def load_collection(self, name):
         assert name in self.tables
 

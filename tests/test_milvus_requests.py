@@ -14,8 +14,11 @@ import sklearn
 from milvus_fake import MOST, FakeClient
 
 from sklearn_cbir import NeighborsRetriever
+from sklearn_cbir.codes import pack_codes
 from sklearn_cbir.index import _milvus, _milvus_client, _milvus_collection
-from sklearn_cbir.index._milvus_rows import FirstResults
+from sklearn_cbir.index._milvus_collection import Collection
+from sklearn_cbir.index._milvus_rows import FirstResults, KeptRows
+from sklearn_cbir.index._rows import row_keys
 
 pymilvus = pytest.importorskip("pymilvus")
 grpc = pytest.importorskip("grpc")
@@ -607,3 +610,40 @@ def test_what_the_client_logs_of_errors_stays_off_the_screen(server, logged):
     logged.clear()
     noisy("afterwards all is as it was")
     assert logged == ["hidden", "hidden", "shown", "shown"]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "hamming"])
+def test_rows_that_somebody_else_keeps_are_searched_and_left_alone(server, metric):
+    rows, _ = make_rows(metric)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True) if metric == "cosine" else rows
+    exact = NeighborsRetriever(5, metric=metric, algorithm="exact").fit(rows)
+    encoded = pack_codes(rows) if metric == "hamming" else rows
+    collection = Collection.named(URI, "kept", metric, rows.shape[1])
+    collection.create()
+    collection.write(np.arange(160), np.concatenate([encoded, encoded[:10]]))  # 10 are not counted
+    collection.settle()
+    kept = KeptRows(collection, row_keys(encoded))
+    ours = NeighborsRetriever(5, metric=metric, algorithm="milvus", uri=URI).fit(kept)
+    mask = np.arange(len(rows)) % 3 > 0
+    for where in (None, mask):
+        found, expected = (one.kneighbors(rows[:9], where=where) for one in (ours, exact))
+        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    np.testing.assert_array_equal(kept[3:5], encoded[3:5])
+    np.testing.assert_array_equal(kept[np.array([7, 2, 7])], encoded[[7, 2, 7]])
+    del ours
+    gc.collect()
+    _milvus_client.clean_up()
+    assert len(server.tables["kept"]["rows"]) == 160
+    collection.erase(np.arange(3))
+    collection.erase_from(150)
+    assert sorted(server.tables["kept"]["rows"]) == list(range(3, 150))
+    with pytest.raises(RuntimeError, match="1 rows are no longer in the collection 'kept'"):
+        kept[2:5]
+
+
+def test_a_password_in_an_address_is_in_no_message(server):
+    for uri in ("http://me:secret@host:19530", "ftp://me:secret@host", "me:secret@host:19530"):
+        with pytest.raises(ValueError, match="holds a password") as raised:
+            NeighborsRetriever(algorithm="milvus", uri=uri).fit(np.eye(3))
+        assert "secret" not in str(raised.value)

@@ -14,6 +14,7 @@ from sklearn_cbir.index._engine import Engine, EngineFamily
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._milvus import MilvusEngine
+from sklearn_cbir.index._milvus_rows import KeptRows
 from sklearn_cbir.index._nndescent import NNDescentEngine
 from sklearn_cbir.index._stored import RowStore, check_file
 
@@ -120,7 +121,7 @@ def check_gallery(X: Any, parameters: Any, owner: str) -> tuple[Any, NDArray[np.
     Rows are finite numbers, codes, or a file that is not read yet; names are None if they have
     none. `owner` is the name of the estimator, for messages.
     """
-    if isinstance(X, RowStore):
+    if isinstance(X, (RowStore, KeptRows)):
         return X, None
     if parameters.storage in IN_FILES:
         return check_file(X, owner), None

@@ -27,7 +27,7 @@ from sklearn_cbir.index._engine import Engine, derived, remembered
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._milvus_collection import BYTES_PER_ANSWER, Collection
 from sklearn_cbir.index._milvus_filter import KeyFilter
-from sklearn_cbir.index._milvus_rows import FirstResults, ServerRows
+from sklearn_cbir.index._milvus_rows import FirstResults, KeptRows, ServerRows
 from sklearn_cbir.index._rows import find_copies, row_keys, summed_row_keys
 
 QUERIES_PER_CALL = 100
@@ -78,7 +78,9 @@ class MilvusEngine(Engine):
             )
 
     def build(self, rows):
-        """Write `rows` into a new collection."""
+        """Write `rows` into a new collection, or hold those of one that somebody else keeps."""
+        if isinstance(rows, KeptRows):
+            return self._hold(rows)
         server.clean_up()
         self.input_dtype = rows.dtype.name  # queries are read like rows: both are rounded once
         if self.metric != "hamming":  # one that has seen the range scales what would overflow
@@ -102,6 +104,16 @@ class MilvusEngine(Engine):
             self.collection.release()
             raise
         self.keys, self.row_hashes = written
+        self.collection.hold(self)
+        return self
+
+    def _hold(self, rows):
+        is_code = self.metric == "hamming"
+        self.input_dtype = "uint8" if is_code else "float32"
+        if not is_code:  # of unit length: nothing is scaled
+            self.rescorer = self.rescorer.build(np.array([[1.0], [-1.0]], "f4"))._over(None)
+        self.collection, self.row_hashes, self.hash_format = rows.collection, rows.row_hashes, 2
+        self.keys = np.arange(len(rows))
         self.collection.hold(self)
         return self
 

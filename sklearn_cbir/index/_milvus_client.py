@@ -45,14 +45,14 @@ def check_address(uri):
     uri = os.fspath(uri)
     if uri.endswith(".db") and "://" not in uri:
         return os.path.abspath(uri)
-    parts = urlsplit(uri)
-    if parts.scheme not in SCHEMES or not parts.hostname:
-        raise ValueError(f"uri={uri!r} is neither a local file nor a server. {ways}")
-    if parts.username or parts.password:
+    if "@" in uri:  # no message shows it
         raise ValueError(
             "The uri holds a password, which would be stored with the estimator. Set the "
             f"environment variables {TOKEN}='user:password' and {TOKEN_FOR}, the address, instead."
         )
+    parts = urlsplit(uri)
+    if parts.scheme not in SCHEMES or not parts.hostname:
+        raise ValueError(f"uri={uri!r} is neither a local file nor a server. {ways}")
     return uri
 
 

@@ -39,6 +39,17 @@ class Collection(Kept):
         self.is_binary = metric == "hamming"
         self._start(is_kept=False)
 
+    @classmethod
+    def named(cls, uri, name, metric, width):
+        """Return a collection of that name, there or not yet, which is kept for good."""
+        collection = object.__new__(cls)
+        is_binary = metric == "hamming"
+        collection.__setstate__(
+            {"uri": uri, "name": name, "metric": metric, "width": width, "is_binary": is_binary}
+        )
+        collection.is_checked = True  # by whoever keeps it
+        return collection
+
     def _start(self, *, is_kept):
         self.is_checked = not is_kept
         self._lock, self._writing = ProcessLock(), ProcessLock()
@@ -159,6 +170,36 @@ class Collection(Kept):
         found = self._call("query", filter="", output_fields=fields, doing="counting rows")
         return int(found[0]["count(*)"])
 
+    def is_there(self):
+        """Say whether the server has it; if so, have it searched, and note how codes are there."""
+        if not self._call("has_collection", doing="looking for a collection"):
+            return False
+        about = self._call("describe_collection", doing="looking at a collection")
+        kinds = [field["type"] for field in about["fields"]]
+        self.is_binary = server.import_pymilvus().DataType.BINARY_VECTOR in kinds
+        self._call("load_collection", doing="loading a collection")
+        return True
+
+    def settle(self):
+        """Have a local file be on the disk; a server's rows are when it acknowledges them."""
+        if server.is_local(self.uri):
+            self._call("flush", doing="settling rows")
+
+    def erase(self, keys):
+        """Erase rows by their keys; it is no error if there are none."""
+        for start in range(0, len(keys), ROWS_PER_CALL):
+            part = keys[start : start + ROWS_PER_CALL].tolist()
+            self._call("delete", ids=part, doing="erasing rows")
+
+    def erase_from(self, first):
+        """Erase rows whose keys are not below `first`."""
+        expression = f"key >= {first} and key < {2**63 - 1}"
+        self._call("delete", filter=expression, doing="erasing rows")
+
+    def drop(self):
+        """Take it off the server, with all rows."""
+        self._call("drop_collection", doing="dropping a collection")
+
     def take_keys(self, n, above):
         """Return `n` keys that are larger than `above` and that nobody else writes."""
         with self._lock:
@@ -239,9 +280,7 @@ class Collection(Kept):
             self.tombstones = self.tombstones[self._ownership.may_erase(self.tombstones)]
             held = [np.isin(self.tombstones, engine.keys) for engine in self._engines]
             free = self.tombstones[~np.any(held, axis=0)] if held else self.tombstones
-        for start in range(0, len(free), ROWS_PER_CALL):
-            keys = free[start : start + ROWS_PER_CALL].tolist()
-            self._call("delete", ids=keys, doing="erasing rows")
+        self.erase(free)
         with self._lock:
             self.tombstones = np.setdiff1d(self.tombstones, free)
 

@@ -1,8 +1,11 @@
 """What is read of a gallery on a server: its rows in blocks, or the nearest of them only."""
 
-import numpy as np
+from typing import Any
 
-from sklearn_cbir.index._milvus_collection import WORD
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir.index._milvus_collection import WORD, Collection
 
 
 class FirstResults:
@@ -64,3 +67,45 @@ class ServerRows:
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self[:], dtype=dtype)
+
+
+class KeptRows:
+    """Rows that a collection has already, and that somebody else keeps: under the keys from 0 on.
+
+    They are encoded: floats of unit length, or packed codes. A retriever with
+    ``algorithm="milvus"`` takes them in the place of rows, and neither writes nor erases any.
+
+    Parameters
+    ----------
+    collection : Collection
+        What has the rows, and perhaps others.
+
+    row_hashes : ndarray of shape (n,), uint64
+        The hash of every row, as `row_keys` makes it. Those of rows that nobody asks for may be
+        missing in the collection.
+    """
+
+    def __init__(self, collection: Collection, row_hashes: NDArray[np.uint64]) -> None:
+        self.collection, self.row_hashes = collection, row_hashes
+        self.shape = len(row_hashes), collection.width
+
+    def __len__(self) -> int:
+        return len(self.row_hashes)
+
+    def __getitem__(self, part: Any) -> NDArray:
+        """Return rows at a slice, or at positions, each of which must be there."""
+        keys, place = np.unique(np.arange(len(self))[part], return_inverse=True)
+        return self.read(keys)[place]
+
+    def read(self, keys: NDArray[np.int64]) -> NDArray:
+        """Return the rows of ascending keys."""
+        step = self.collection.rows_per_read
+        parts = [keys[start : start + step] for start in range(0, max(1, len(keys)), step)]
+        found = [self.collection.read(part) for part in parts]
+        n_lost = len(keys) - sum(len(there) for there, _ in found)
+        if n_lost:
+            raise RuntimeError(
+                f"{n_lost} rows are no longer in the collection {self.collection.name!r} of "
+                f"{self.collection.uri}: something else has erased them."
+            )
+        return np.concatenate([rows for _, rows in found])
