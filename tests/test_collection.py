@@ -143,6 +143,7 @@ def test_what_holds_for_the_whole_collection_is_told_without_its_extractor(photo
             "n_rows": 6,
             "n_features": 16,
             "labels": None,
+            "uri": None,
             "exclude": exclude,
             "follow_links": False,
         }

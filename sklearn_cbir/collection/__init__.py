@@ -5,7 +5,8 @@ for::
 
     collection.sqlite   one line per photo: where it is, what it is, which row is its own; and how
                         many rows there are
-    rows-*.npy          the rows, in segments; what is past that number is not there
+    rows-*.npy          the rows, in segments; what is past that number is not there. They may be
+                        on a server instead
     extractor.cbir      what makes rows of photos
 
 Data flow one way, and one module owns each step::
@@ -13,7 +14,8 @@ Data flow one way, and one module owns each step::
     folders -> _listing   which photos lie below the roots, with their size and time of change
             -> _sync      what is new, changed, moved and gone; only what is new is embedded
             -> _photo     what is in one file: its hash, its size, when it was taken
-            -> _segments  rows are written behind the others and sent to the disk
+            -> _keeper    rows are written behind the others and kept for good: in files of
+                          `_segments`, or by `_server` in Milvus
             -> _table     and exist from the commit on that counts them
     query   -> _collection   rows that are counted are searched by a `NeighborsRetriever`
             -> _where        of those that a condition leaves in

@@ -23,7 +23,8 @@ from sklearn_cbir._validation import (
     shortened,
     text_array,
 )
-from sklearn_cbir.collection._compact import compact_rows, take_away_leftovers
+from sklearn_cbir.collection._compact import compact_rows
+from sklearn_cbir.collection._keeper import Values
 from sklearn_cbir.collection._labels import Labels, LabelsLike, as_about, check_labels
 from sklearn_cbir.collection._listing import Root, as_place
 from sklearn_cbir.collection._lock import only_writer
@@ -38,10 +39,14 @@ from sklearn_cbir.collection._roots import (
 )
 from sklearn_cbir.collection._segments import (
     SegmentGoneError,
-    SegmentRows,
-    StoredValues,
     damaged,
     distances_from,
+)
+from sklearn_cbir.collection._server import (
+    address_lines,
+    check_server,
+    keeper_of,
+    server_lines,
 )
 from sklearn_cbir.collection._sync import Sync, SyncReport, difference, list_all
 from sklearn_cbir.collection._table import FOUND, Table
@@ -98,7 +103,7 @@ class View:
 
     version: int
     rows_of: tuple[int, int]  # generation and number of rows, on which the retriever depends
-    values: StoredValues | None  # None: no row yet
+    values: Values | None  # None: no row yet
     retriever: NeighborsRetriever | None
     is_left: NDArray[np.bool_] | None  # which rows a photo has; None: all
 
@@ -118,6 +123,10 @@ class PhotoCollection:
 
     read_only : bool, default=False
         Whether nothing is written. A collection that cannot be written is so anyway.
+
+    uri : str or path, default=None
+        Where the rows are now if they are on a server that has moved, or in a file of
+        milvus-lite that has; it is noted.
 
     modules : list of classes or dict of str to callable, default=None
         Classes of your own torch modules in the extractor, as
@@ -162,7 +171,12 @@ class PhotoCollection:
     """
 
     def __init__(
-        self, path: PathLike, *, read_only: bool = False, modules: "Modules" = None
+        self,
+        path: PathLike,
+        *,
+        read_only: bool = False,
+        uri: PathLike | None = None,
+        modules: "Modules" = None,
     ) -> None:
         self.path = as_path(path)
         self._modules = modules
@@ -171,8 +185,11 @@ class PhotoCollection:
         self._table = Table(self.path, read_only=check_boolean(read_only, "read_only"))
         self.read_only = self._table.read_only
         try:
+            self._keeper = keeper_of(self._table, uri)
             with self._table.reading():
                 self._check_last_batch()
+            if uri is not None and not self.read_only:
+                self._note(address_lines(check_server(uri), self.path))
         except BaseException:
             self.close()
             raise
@@ -189,6 +206,7 @@ class PhotoCollection:
         labels: LabelsLike = None,
         exclude: Sequence[str] | None = None,
         follow_links: bool = False,
+        uri: PathLike | None = None,
         modules: "Modules" = None,
     ) -> Self:
         """Make a collection, without photos yet.
@@ -224,6 +242,11 @@ class PhotoCollection:
         follow_links : bool, default=False
             Whether links to files and folders are followed.
 
+        uri : str or path, default=None
+            Where the rows are: the address of a Milvus server, or a local file whose name
+            ends in ``.db``, as of :class:`~sklearn_cbir.NeighborsRetriever`. There they are in
+            single precision. None keeps them in files beside the table.
+
         modules : list of classes or dict of str to callable, default=None
             Classes of your own torch modules in `extractor`.
 
@@ -244,6 +267,9 @@ class PhotoCollection:
 
         OSError
             If the folder of the collection is on a network file system. Photos may be.
+
+        ConnectionError
+            If `uri` is that of a server that does not answer.
         """
         folder = as_path(path)
         places = check_roots(roots, folder)
@@ -257,6 +283,7 @@ class PhotoCollection:
         os.makedirs(folder, exist_ok=True)
         with only_writer(os.path.join(folder, LOCK)):
             _check_is_free(folder)  # nobody else was faster
+            address = None if uri is None else check_server(uri)
             save(estimator, os.path.join(folder, EXTRACTOR), modules)
             about = {
                 "version": 0,  # raised by every commit
@@ -264,7 +291,8 @@ class PhotoCollection:
                 "n_rows": 0,
                 "kind": None,
                 "n_features": None,
-                "dtype": dtype,
+                "dtype": dtype if address is None else "float32",
+                **({} if address is None else server_lines(address, folder)),
                 **as_about(labels_from, list(starmap(Root, enumerate(places, 1))), folder),
                 "exclude": None if patterns is None else json.dumps(patterns),
                 "follow_links": int(follow_links),
@@ -274,7 +302,14 @@ class PhotoCollection:
         return cls(folder, modules=modules)
 
     @classmethod
-    def open(cls, path: PathLike, *, read_only: bool = False, modules: "Modules" = None) -> Self:
+    def open(
+        cls,
+        path: PathLike,
+        *,
+        read_only: bool = False,
+        uri: PathLike | None = None,
+        modules: "Modules" = None,
+    ) -> Self:
         """Open a collection that is there; the extractor is not loaded before it is needed.
 
         Parameters
@@ -284,6 +319,10 @@ class PhotoCollection:
 
         read_only : bool, default=False
             Whether nothing is written.
+
+        uri : str or path, default=None
+            Where the rows are now if they are on a server that has moved, or in a file of
+            milvus-lite that has; it is noted.
 
         modules : list of classes or dict of str to callable, default=None
             Classes of your own torch modules in the extractor.
@@ -307,11 +346,16 @@ class PhotoCollection:
 
         OSError
             If it is on a network file system and `read_only` is False.
+
+        ConnectionError
+            If its rows are on a server that does not answer.
         """
-        return cls(path, read_only=read_only, modules=modules)
+        return cls(path, read_only=read_only, uri=uri, modules=modules)
 
     def close(self) -> None:
         """Give the files of the collection back; to leave a ``with`` block does so too."""
+        if "_keeper" in vars(self):
+            self._keeper.close()
         self._table.close()
         self._view = None
 
@@ -348,7 +392,8 @@ class PhotoCollection:
             ``path`` and ``roots``; ``n_photos``, and of these ``n_ready``, ``n_unreadable`` and
             ``n_away``, by their state; ``extractor``, in short; ``kind`` of the rows
             (``"float16"``, ``"float32"``, ``"codes"``, or None before there is one), ``n_rows``
-            and ``n_features``; ``labels``, ``exclude`` and ``follow_links`` as given to `create`.
+            and ``n_features``; ``uri`` of the server that has the rows, or None;
+            ``labels``, ``exclude`` and ``follow_links`` as given to `create`.
         """
         with self._table.reading():
             about = self._table.about()
@@ -362,6 +407,7 @@ class PhotoCollection:
             **{f"n_{state}": counts.get(state, 0) for state in ("ready", "unreadable", "away")},
             "extractor": saved_description(os.path.join(self.path, EXTRACTOR)),
             **{name: about[name] for name in ("kind", "n_rows", "n_features", "labels")},
+            "uri": self._keeper.uri,
             "exclude": None if about["exclude"] is None else json.loads(about["exclude"]),
             "follow_links": bool(about["follow_links"]),
         }
@@ -421,8 +467,10 @@ class PhotoCollection:
                 found = difference(listings, table, retry, label_of)
                 n = len(found.to_read)
                 with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
-                    report = Sync(table, self._loaded, retry, label_of, advance).run(found)
+                    sync = Sync(table, self._keeper, self._loaded, retry, label_of, advance)
+                    report = sync.run(found)
             table.checkpoint()
+            self._keeper.take_away_leftovers()
         return report
 
     def check(self) -> None:
@@ -434,7 +482,7 @@ class PhotoCollection:
             If the database, a row or the extractor has changed; the message says what.
         """
         with self._table.reading():
-            values, n_rows = self._look().values, self._table.about()["n_rows"]
+            view, n_rows = self._look(), self._table.about()["n_rows"]
             faults = [
                 line[0] for line in self._table.ask("PRAGMA integrity_check") if line[0] != "ok"
             ]
@@ -444,7 +492,11 @@ class PhotoCollection:
             lost = [line for line in lines if not _is_row(line["row"], n_rows)]
             if lost:
                 faults.append(f"{len(lost)} photos have rows that are not there")
-            faults += [fault for batch in self._table.batches() if (fault := batch.fault(values))]
+            of_rows = [
+                self._keeper.fault(batch, view.values, view.is_left)
+                for batch in self._table.batches()
+            ]
+            faults += [fault for fault in of_rows if fault]
         if faults:
             raise damaged(self.path, "; ".join(faults))
         self._check_extractor()
@@ -472,7 +524,7 @@ class PhotoCollection:
         """
         self._check_writable()
         with only_writer(os.path.join(self.path, LOCK)):
-            n_dead = compact_rows(self._table)
+            n_dead = compact_rows(self._table, self._keeper)
             self._table.checkpoint()
         self._view = None  # and with it the map of the old files
         self._take_away_leftovers()
@@ -506,9 +558,7 @@ class PhotoCollection:
                 about, roots = self._table.about(), self._roots()
             if about["labels"] == "table" and of is None and os.path.isfile(root):
                 table = check_labels((root, about["labels_column"]))
-                with self._table.writing():
-                    self._table.set_about(**as_about(table, roots, self.path))
-                self._table.checkpoint()
+                self._set_about(as_about(table, roots, self.path))
                 return
             with self._table.reading():
                 moved = root_of(roots, of)
@@ -816,11 +866,21 @@ class PhotoCollection:
                 f"The collection in {self.path!r} is open for reading only, or cannot be written."
             )
 
+    def _note(self, about: dict[str, Any]) -> None:
+        """Keep what is known now of the whole collection."""
+        with only_writer(os.path.join(self.path, LOCK)):
+            self._set_about(about)
+
+    def _set_about(self, about: dict[str, Any]) -> None:
+        with self._table.writing():
+            self._table.set_about(**about)
+        self._table.checkpoint()
+
     def _take_away_leftovers(self) -> None:
-        """Delete files of rows that are none any more, unless somebody is writing now."""
+        """Delete rows that are none any more, unless somebody is writing now."""
         if not self.read_only:
             with suppress(BlockingIOError), only_writer(os.path.join(self.path, LOCK)):
-                take_away_leftovers(self._table)
+                self._keeper.take_away_leftovers()
 
     def _roots(self) -> list[Root]:
         """Return where the roots are now."""
@@ -848,8 +908,10 @@ class PhotoCollection:
 
     def _check_last_batch(self) -> None:
         """Raise if what was committed last is not there as it was."""
-        values, batch = self._look().values, self._table.last_batch()
-        if batch is not None and (fault := batch.fault(values)):
+        view, batch = self._look(), self._table.last_batch()
+        if batch is None:
+            return
+        if fault := self._keeper.fault(batch, view.values, view.is_left):
             raise damaged(self.path, fault)
 
     def _look(self) -> View:
@@ -874,11 +936,11 @@ class PhotoCollection:
         rows_of = about["generation"], about["n_rows"]
         if view is not None and view.rows_of == rows_of:
             values, retriever = view.values, view.retriever
-        elif format is None:
+        elif format is None or not about["n_rows"]:
             values = retriever = None
         else:
-            values = StoredValues(self.path, format, table.segments(), about["n_rows"])
-            retriever = self._fitted(values)
+            values = self._keeper.read(format, table.segments(), about["n_rows"])
+            retriever = self._keeper.retriever(values, format)
         is_left = self._is_left(about["n_rows"])
         return View(about["version"], rows_of, values, retriever, is_left)
 
@@ -928,24 +990,15 @@ class PhotoCollection:
         query = f"SELECT number FROM photo WHERE {condition} ORDER BY number"
         return self._table.integers(query, bound)
 
-    def _fitted(
-        self, values: StoredValues, rows: Positions | None = None, **of_rows: Any
-    ) -> NeighborsRetriever:
-        """Return a retriever over rows where they are, or over copies of some of them."""
+    def _fitted(self, values: Values, rows: Positions, **of_rows: Any) -> NeighborsRetriever:
+        """Return a retriever over copies of some rows."""
         format = self._table.row_format()
         assert format is not None  # there are rows
-        part = slice(None) if rows is None else rows
-        if format.kind == "codes":
-            codes = format.decoded(values[part])
-            return NeighborsRetriever(metric="hamming").fit(codes, **of_rows)
-        stored: Any = SegmentRows(values)
-        if rows is not None and format.kind == "float16":
-            stored = HalfRows.of_unit_values(values[rows].astype(np.float16, copy=False))
-        elif rows is not None:
-            floats = format.decoded(values[rows])
-            return NeighborsRetriever(algorithm="exact").fit(floats, **of_rows)
-        storage = "memory_map" if rows is None else "float16"
-        return NeighborsRetriever(algorithm="exact", storage=storage).fit(stored, **of_rows)
+        if format.kind == "float16":
+            half: Any = HalfRows.of_unit_values(values[rows].astype(np.float16, copy=False))
+            return NeighborsRetriever(algorithm="exact", storage="float16").fit(half, **of_rows)
+        copies = format.decoded(values[rows])
+        return NeighborsRetriever(metric=format.metric, algorithm="exact").fit(copies, **of_rows)
 
     def _hits(self, distances: NDArray, found: Positions) -> list[list[Hit]]:
         """Return the photos of rows that were found, (n_queries, k)."""

@@ -2,29 +2,21 @@
 
 Until the commit the old rows are what there is, and after it the new ones are. Files that the table
 does not name are taken away whenever somebody opens the collection for writing: those that were
-replaced, and those of a process that died. A reader that still has them mapped keeps them.
+replaced, and those of a process that died. A reader that still has them mapped keeps them. On a
+server collections are what files are here.
 """
-
-import os
-from contextlib import suppress
 
 import numpy as np
 
 from sklearn_cbir._threads import slices
-from sklearn_cbir.collection._segments import (
-    Batch,
-    RowFormat,
-    Segment,
-    StoredValues,
-    append_rows,
-    damaged,
-)
+from sklearn_cbir.collection._keeper import RowKeeper, Values
+from sklearn_cbir.collection._segments import Batch, RowFormat, Segment, damaged
 from sklearn_cbir.collection._table import Table
 
 ROWS_AT_ONCE = 2**12  # that are copied, and have one checksum
 
 
-def compact_rows(table: Table) -> int:
+def compact_rows(table: Table, keeper: RowKeeper) -> int:
     """Leave out rows that no photo has, and return how many; whoever calls holds the lock.
 
     What is copied gets checksums of its own, so that rows which are damaged are found before.
@@ -38,10 +30,11 @@ def compact_rows(table: Table) -> int:
     if not n_dead or format is None:
         return 0
     generation = about["generation"] + 1
-    old = StoredValues(table.folder, format, segments, about["n_rows"])
-    if faults := [fault for batch in of_rows if (fault := batch.fault(old))]:
+    old = keeper.read(format, segments, about["n_rows"])
+    has_photo = np.isin(np.arange(about["n_rows"]), rows)
+    if faults := [fault for batch in of_rows if (fault := keeper.fault(batch, old, has_photo))]:
         raise damaged(table.folder, "; ".join(faults))
-    segments, batches = _copy(old, rows, table.folder, format, generation)
+    segments, batches = _copy(old, rows, keeper, format, generation)
     with table.writing():
         table.forget_rows()
         table.add_rows(segments, batches)
@@ -53,23 +46,13 @@ def compact_rows(table: Table) -> int:
 
 
 def _copy(
-    old: StoredValues, rows: np.ndarray, folder: str, format: RowFormat, generation: int
+    old: Values, rows: np.ndarray, keeper: RowKeeper, format: RowFormat, generation: int
 ) -> tuple[list[Segment], list[Batch]]:
-    """Write rows into files of another generation; return these, and their batches."""
+    """Keep rows in another generation; return where it is, and its batches."""
     segments: list[Segment] = []
     batches = []
     for part in slices(len(rows), ROWS_AT_ONCE):
         values = np.ascontiguousarray(old[rows[part]])
-        segments = append_rows(folder, format, segments, part.start, values, generation)
-        batches.append(Batch.of(part.start, values))
+        segments = keeper.append(format, segments, part.start, values, generation)
+        batches.append(keeper.batch(part.start, values))
     return segments, batches
-
-
-def take_away_leftovers(table: Table) -> None:
-    """Delete files of rows that the table does not name; whoever calls holds the lock."""
-    with table.reading():
-        named = {segment.name for segment in table.segments()}
-    for name in os.listdir(table.folder):
-        if name.startswith("rows-") and name.endswith(".npy") and name not in named:
-            with suppress(OSError):  # Windows does not delete what somebody has mapped
-                os.unlink(os.path.join(table.folder, name))

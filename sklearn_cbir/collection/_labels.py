@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import printable, shortened, warn_user
 from sklearn_cbir.collection._listing import Listing, Root, as_place, top_folder
-from sklearn_cbir.collection._roots import from_index, near_or_there
+from sklearn_cbir.collection._roots import as_path, from_index, near_or_there
 
 PATH, LABEL = "path", "label"  # columns
 SEPARATORS = (",", ";", "\t")
@@ -46,7 +46,7 @@ def check_labels(labels: LabelsLike) -> Literal["folder"] | LabelTable | None:
             f"labels={shortened(labels)} must be 'folder', a CSV file with the columns 'path' and "
             "'label', a tuple of such a file and the column's name, or None."
         )
-    table = LabelTable(os.path.abspath(os.path.expanduser(os.fsdecode(file))), column)
+    table = LabelTable(as_path(file), column)
     if not os.path.isfile(table.place):
         raise FileNotFoundError(
             f"labels={shortened(labels)} is no file that is there, and not 'folder'. Pass the path "

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_cbir._typing import Transformer
+from sklearn_cbir.collection._keeper import RowKeeper, Values
 from sklearn_cbir.collection._labels import LabelOf
 from sklearn_cbir.collection._listing import (
     Listed,
@@ -25,13 +26,7 @@ from sklearn_cbir.collection._listing import (
     shown,
 )
 from sklearn_cbir.collection._photo import content_hash, facts_of
-from sklearn_cbir.collection._segments import (
-    Batch,
-    RowFormat,
-    Segment,
-    StoredValues,
-    append_rows,
-)
+from sklearn_cbir.collection._segments import RowFormat, Segment
 from sklearn_cbir.collection._table import Table
 from sklearn_cbir.extraction._work import transform_readable
 from sklearn_cbir.images._faults import Refusal, row_of
@@ -159,6 +154,9 @@ class Sync:
     table : Table
         The table, which is written.
 
+    keeper : RowKeeper
+        What keeps the rows.
+
     extractor : callable
         Returns the extractor; it is called if there is something to embed.
 
@@ -175,13 +173,14 @@ class Sync:
     def __init__(
         self,
         table: Table,
+        keeper: RowKeeper,
         extractor: Callable[[], Transformer],
         retry: bool,
         label_of: LabelOf,
         advance: Callable[[int], None],
     ) -> None:
         self.table, self.extractor, self.retry, self.advance = table, extractor, retry, advance
-        self.label_of = label_of
+        self.keeper, self.label_of = keeper, label_of
         with table.reading():
             about = table.about()
             self.format = table.row_format()
@@ -198,7 +197,7 @@ class Sync:
         self.values: list[NDArray] = []  # encoded rows, behind those that are counted
         self.row_of: dict[bytes, int] = {}  # of these, by the hash of their photo
         self.fresh: dict[bytes, int] = {}  # of these, what no photo has yet
-        self.stored: StoredValues | None = None
+        self.stored: Values | None = None
         self.since = time.monotonic()
 
     def run(self, found: Difference) -> SyncReport:
@@ -351,9 +350,9 @@ class Sync:
         assert self.format is not None
         if row >= self.n_rows:
             return self._add(self.values[row - self.n_rows])
-        if self.stored is None:
-            self.stored = StoredValues(self.table.folder, self.format, self.segments, self.n_rows)
-        return self._add(np.array(self.stored[row : row + 1])[0])
+        stored = self.stored or self.keeper.read(self.format, self.segments, self.n_rows)
+        self.stored = stored
+        return self._add(np.array(stored[row : row + 1])[0])
 
     def _count(self, **more: int) -> None:
         known = {name: getattr(self.report, name) + n for name, n in more.items()}
@@ -369,9 +368,7 @@ class Sync:
         values = np.array(self.values) if self.values else None
         if values is not None:
             assert self.format is not None  # there is a row
-            segments = append_rows(
-                self.table.folder, self.format, segments, first, values, self.generation
-            )
+            segments = self.keeper.append(self.format, segments, first, values, self.generation)
         with self.table.writing():
             if values is not None:
                 self._count_rows(segments, first, values)
@@ -385,7 +382,7 @@ class Sync:
     def _count_rows(self, segments: list[Segment], first: int, values: NDArray) -> None:
         """Let rows be there."""
         assert self.format is not None
-        self.table.add_rows(segments[len(self.segments) :], [Batch.of(first, values)])
+        self.table.add_rows(segments[len(self.segments) :], [self.keeper.batch(first, values)])
         self.table.set_about(n_rows=first + len(values), **self.format._asdict())
 
 

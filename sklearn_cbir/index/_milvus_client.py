@@ -112,6 +112,15 @@ def forget(address):
             client.close()
 
 
+def give_back(path):
+    """Close a local file, so that another process can open it; the next call opens it again."""
+    forget(path)
+    if path in _files:
+        from milvus_lite import server_manager_instance
+
+        server_manager_instance.release_server(path)
+
+
 def when_unused(thing, work):
     """Have ``work(at_end)`` done when nothing refers to `thing` any more.
 

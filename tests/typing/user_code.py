@@ -331,6 +331,8 @@ def keep_photos(folder: Path) -> None:
     PhotoCollection.create("c", folder, GISTDescriptor(), labels="folder")
     PhotoCollection.create("d", folder, GISTDescriptor(), labels=folder / "labels.csv")
     PhotoCollection.create("e", folder, GISTDescriptor(), labels=("labels.csv", "species"))
+    PhotoCollection.create("f", folder, GISTDescriptor(), uri="http://127.0.0.1:19530").close()
+    PhotoCollection.open("f", uri=folder / "rows.db").close()
     photos = PhotoCollection.open(folder / ".cbir", read_only=True)
     assert_type(
         photos.search([folder / "1.jpg"], k=3, where={"width": (100, None)}), list[list[Hit]]

@@ -1,0 +1,130 @@
+"""Where rows are kept: in files beside the table, or on a Milvus server. `keeper_of` chooses.
+
+Both keep one promise. Rows that were written do not exist before the table counts them, and what is
+past its count is written over. So whatever moment a process dies at, the table says what there is.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir.collection._segments import (
+    Batch,
+    RowFormat,
+    Segment,
+    SegmentRows,
+    StoredValues,
+    append_rows,
+)
+from sklearn_cbir.collection._table import Table
+from sklearn_cbir.neighbors import NeighborsRetriever
+
+
+class Values(Protocol):
+    """Encoded rows, read where they are asked for: by a slice, or by positions."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: Any) -> NDArray: ...
+
+
+class RowKeeper(ABC):
+    """What a collection asks of the place of its rows.
+
+    Parameters
+    ----------
+    table : Table
+        The table, which counts the rows.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table, self.folder = table, table.folder
+
+    @property
+    def uri(self) -> str | None:
+        """The address of the server that has the rows, if one does."""
+        return None
+
+    @abstractmethod
+    def append(
+        self,
+        format: RowFormat,
+        segments: list[Segment],
+        n_rows: int,
+        values: NDArray,
+        generation: int,
+    ) -> list[Segment]:
+        """Keep encoded rows behind `n_rows` others, for good; return all segments.
+
+        They do not exist yet: the table has to count them.
+        """
+
+    @abstractmethod
+    def read(self, format: RowFormat, segments: list[Segment], n_rows: int) -> Any:
+        """Return the `Values` that the table counts; those that no photo has may be missing."""
+
+    @abstractmethod
+    def retriever(self, values: Any, format: RowFormat) -> NeighborsRetriever:
+        """Return what searches all values where they are."""
+
+    @abstractmethod
+    def batch(self, first: int, values: NDArray) -> Batch:
+        """Return what is committed at once, of which the first row has that number."""
+
+    @abstractmethod
+    def fault(self, batch: Batch, values: Any, has_photo: NDArray[np.bool_] | None) -> str | None:
+        """Say what is wrong if rows of a batch that photos have are not as they were written.
+
+        `has_photo` says which rows a photo has; None: all.
+        """
+
+    @abstractmethod
+    def take_away_leftovers(self) -> None:
+        """Delete what the table does not count any more; whoever calls holds the lock."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is open."""
+
+
+class FileKeeper(RowKeeper):
+    """Rows in files of the collection's folder."""
+
+    def append(self, format, segments, n_rows, values, generation):
+        """Write rows into the files and send them to the disk."""
+        return append_rows(self.folder, format, segments, n_rows, values, generation)
+
+    def read(self, format, segments, n_rows) -> StoredValues:
+        """Return the rows of the files, which are mapped."""
+        return StoredValues(self.folder, format, segments, n_rows)
+
+    def retriever(self, values: StoredValues, format):
+        """Return what searches the mapped rows, or codes, which are unpacked."""
+        if format.kind == "codes":
+            return NeighborsRetriever(metric="hamming").fit(format.decoded(values[:]))
+        rows: Any = SegmentRows(values)
+        return NeighborsRetriever(algorithm="exact", storage="memory_map").fit(rows)
+
+    def batch(self, first, values):
+        """Return a batch with one checksum."""
+        return Batch.of(first, values)
+
+    def fault(self, batch, values, has_photo):
+        """Compare a batch as a whole: nothing of it is erased."""
+        return batch.fault(values)
+
+    def take_away_leftovers(self):
+        """Delete files of rows that the table does not name."""
+        with self.table.reading():
+            named = {segment.name for segment in self.table.segments()}
+        for name in os.listdir(self.folder):
+            if name.startswith("rows-") and name.endswith(".npy") and name not in named:
+                with suppress(OSError):  # Windows does not delete what somebody has mapped
+                    os.unlink(os.path.join(self.folder, name))
+
+    def close(self):
+        """Leave the files to the rows that are mapped."""
