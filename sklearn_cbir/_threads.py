@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
@@ -52,6 +52,19 @@ def in_threads(
         return
     with ThreadPoolExecutor(n_threads) as pool:
         yield from pool.map(work, pieces)
+
+
+def ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Yield what an iterator makes; the next piece is made meanwhile if there is a core for it."""
+    if n_cores() < 2:
+        yield from pieces
+        return
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(next, pieces, end)
+        while (piece := made.result()) is not end:
+            made = pool.submit(next, pieces, end)
+            yield cast(Piece, piece)
 
 
 def n_cores() -> int:

@@ -4,11 +4,13 @@ import os
 import shutil
 import sqlite3
 import sys
+import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from PIL import Image
@@ -390,6 +392,56 @@ def test_many_commits_give_what_one_gives(photos, tmp_path, monkeypatch):
             for name, column in one.items().items():
                 assert column.tolist() == many.items()[name].tolist()
             assert one.search(IMAGES[:20], 30) == many.search(IMAGES[:20], 30)
+
+
+@pytest.mark.parametrize("cores", ["1", "2"])
+def test_the_next_photos_are_read_while_some_are_embedded(photos, tmp_path, monkeypatch, cores):
+    monkeypatch.setenv("OMP_NUM_THREADS", cores)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(_sync, "PHOTOS_AT_ONCE", 2)
+    embedded, was_read, read = [], threading.Event(), _sync._read
+    transform = GISTDescriptor.transform
+
+    def reading(listed, line):
+        if listed.path == b"a/0.png":  # the third
+            was_read.set()
+        return read(listed, line)
+
+    def embedding(self, X):
+        embedded.append(was_read.wait(10 if cores == "2" else 0))
+        return transform(self, X)
+
+    monkeypatch.setattr(_sync, "_read", reading)
+    monkeypatch.setattr(GISTDescriptor, "transform", embedding)
+    with PhotoCollection.create(tmp_path / "c", photos, GISTDescriptor()) as collection:
+        assert collection.sync().added == 6
+        assert collection.items()["name"].tolist() == [
+            "4.png",
+            "5.png",
+            "0.png",
+            "1.png",
+            "2.png",
+            "3.png",
+        ]
+    assert embedded == [cores == "2", True, True]
+
+
+def test_a_sync_that_fails_waits_for_what_is_read_ahead(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(_sync, "PHOTOS_AT_ONCE", 1)
+
+    def failing(self, X):
+        raise RuntimeError("no more")
+
+    with PhotoCollection.create(tmp_path / "c", photos, GISTDescriptor()) as collection:
+        with monkeypatch.context() as patch:
+            patch.setattr(GISTDescriptor, "transform", failing)
+            before = threading.active_count()
+            with pytest.raises(RuntimeError, match="no more"):
+                collection.sync()
+            assert threading.active_count() == before
+        assert collection.sync().added == 6
 
 
 def test_readers_follow_the_last_commit(collection, photos):

@@ -24,8 +24,7 @@ def compact_rows(table: Table, keeper: RowKeeper) -> int:
     with table.reading():
         about, format, segments = table.about(), table.row_format(), table.segments()
         of_rows = table.batches()
-        lines = table.ask("SELECT row FROM photo WHERE row IS NOT NULL ORDER BY row").fetchall()
-    rows = np.array([line[0] for line in lines], dtype=np.int64)
+        rows = table.integers("SELECT row FROM photo WHERE row IS NOT NULL ORDER BY row")
     n_dead = about["n_rows"] - len(rows)
     if not n_dead or format is None:
         return 0
@@ -39,8 +38,8 @@ def compact_rows(table: Table, keeper: RowKeeper) -> int:
         table.forget_rows()
         table.add_rows(segments, batches)
         # Each goes to where no row is any more, as none goes up and they come in their order.
-        for new, row in enumerate(rows.tolist()):
-            table.ask("UPDATE photo SET row = ? WHERE row = ?", (new, row))
+        for new in np.flatnonzero(rows != np.arange(len(rows))).tolist():
+            table.ask("UPDATE photo SET row = ? WHERE row = ?", (new, int(rows[new])))
         table.set_about(n_rows=len(rows), generation=generation)
     return n_dead
 

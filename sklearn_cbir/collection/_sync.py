@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_cbir._threads import ahead
 from sklearn_cbir._typing import Transformer
 from sklearn_cbir.collection._keeper import RowKeeper, Values
 from sklearn_cbir.collection._labels import LabelOf
@@ -33,7 +34,7 @@ from sklearn_cbir.images._faults import Refusal, row_of
 from sklearn_cbir.images._opening import check_file
 
 BYTES_AT_MOST = 2**32  # of a photo: none of 300 million pixels has as many
-PHOTOS_AT_ONCE, BYTES_AT_ONCE = 32, 2**28  # that are in memory, and in one call of the extractor
+PHOTOS_AT_ONCE, BYTES_AT_ONCE = 32, 2**27  # in one call of the extractor; two calls' are in memory
 PHOTOS_PER_COMMIT, SECONDS_PER_COMMIT = 300, 30.0
 JUST_NOW = 2 * 10**9  # ns: a file that was changed so lately may change again at the same time
 KNOWN = ("number", "root", "path", "size", "modified", "hash", "state", "row", "label")
@@ -208,7 +209,7 @@ class Sync:
         for number, content in sorted(self.gone.items(), reverse=True):
             if content is not None:
                 self.left_at.setdefault(content, []).append(number)
-        for chunk in _read_in_chunks(found.to_read):
+        for chunk in ahead(_read_in_chunks(found.to_read)):
             self._take_in(chunk)
             self.advance(len(chunk))
             is_time = time.monotonic() - self.since > SECONDS_PER_COMMIT
