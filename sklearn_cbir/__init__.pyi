@@ -1,5 +1,6 @@
 from sklearn_cbir import (
     backbones as backbones,
+    cli as cli,
     codes as codes,
     collection as collection,
     datasets as datasets,

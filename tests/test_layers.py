@@ -64,6 +64,8 @@ ORDER = [
     "collection",
     "display",
     "testing",
+    "cli",
+    "__main__",
     "__init__",
 ]
 # Families whose private rooms others may enter, and who those are. What trains networks is one
@@ -120,6 +122,8 @@ LIGHT_IMPORTS = [
     "from sklearn_cbir.extraction import load_features",
     "from sklearn_cbir import OnnxExtractor",
     "from sklearn_cbir.duplicates import NearDuplicates",
+    "from sklearn_cbir.cli import main",
+    "from sklearn_cbir.cli._commands import COMMANDS",
 ]
 
 

@@ -29,6 +29,7 @@ from sklearn_cbir.backbones import (
     read_weights,
     row_statistics,
 )
+from sklearn_cbir.cli import main
 from sklearn_cbir.codes import (
     HammingDistances,
     hamming_distances,
@@ -344,6 +345,7 @@ def keep_photos(folder: Path) -> None:
     assert_type(photos.roots, list[str])
     assert_type(len(photos), int)
     print(photos.about()["n_photos"], photos.extractor)
+    assert_type(main(["info", str(folder)]), int)
     photos.close()
 
 

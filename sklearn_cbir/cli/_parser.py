@@ -1,0 +1,288 @@
+"""The words of the shell: commands, options, and help with examples."""
+
+import argparse
+from importlib import import_module
+from typing import NoReturn
+
+ABOUT = """Search your photos by a photo or by words.
+
+  cbir index ~/Pictures          once: look at all photos
+  cbir search photo.jpg          photos that are like this one
+  cbir sync                      another day: take in what is new
+"""
+CODES = """exit codes: 0 found or done; 1 nothing found, or check has found damage; 2 error;
+130 stopped by Ctrl-C. CBIR_DEBUG=1 or --debug shows where an error comes from.
+The index is looked for in --index DIR, in the folder that is given, and then upwards
+from the working folder. `cbir COMMAND --help` has the options of a command.
+"""
+WHERE = """conditions (--where, several must all hold):
+  folder=holiday                 in that folder, or below
+  folder=holiday,work            in one of several; a comma in a name is \\,
+  taken=2023  taken=2023-05      in that year, month or day
+  taken=2023..2024-05            both ends included; either may be left out
+  width=1000..  height=..800     in pixels
+  name=sea.jpg  label=shoes      label= takes those without one
+"""
+EXAMPLES = {
+    "index": """examples:
+  cbir index ~/Pictures
+  cbir index ~/Pictures --features gist            no network, no download
+  cbir index ~/Pictures --backbone mobilenet_v2 --weights weights.pt
+  cbir index ~/Pictures --backbone open_clip/ViT-B-32    can be searched by words
+  cbir index ~/shop --labels folder --exclude drafts
+  cbir index ~/a /mnt/b --index ~/photo-index      two folders
+""",
+    "sync": """examples:
+  cbir sync
+  cbir sync ~/Pictures --retry     try again what could not be read
+""",
+    "search": """examples:
+  cbir search photo.jpg
+  cbir search a dog on the beach
+  cbir search photo.jpg -k 50 --sheet found.png
+  cbir search photo.jpg --where folder=holiday --where taken=2023..2024
+  cbir search photo.jpg -0 | xargs -0 cp -t found/
+
+"""
+    + WHERE,
+    "like": """examples:
+  cbir like 17
+  cbir like 17 230 --unlike 41     numbers are the second column of `cbir search`
+
+"""
+    + WHERE,
+    "duplicates": """examples:
+  cbir duplicates
+  cbir duplicates --radius 0.05 --sheet groups.png
+  cbir duplicates --others -0 | xargs -0 mv -t ~/twice     all but the first of each group
+
+"""
+    + WHERE,
+    "score": """examples:
+  cbir score
+  cbir score --metric precision@10 --where folder=shoes
+
+"""
+    + WHERE,
+    "info": """examples:
+  cbir info
+  cbir info --unreadable
+  cbir info ~/Pictures --json
+""",
+    "check": """example:
+  cbir check && echo fine
+""",
+    "compact": """example:
+  cbir compact
+""",
+    "relocate": """examples:
+  cbir relocate /mnt/photos --index ~/photo-index
+  cbir relocate /mnt/b --of /media/b --index ~/photo-index
+""",
+    "export": """examples:
+  cbir export photos.csv
+  cbir export - | head
+  cbir export rows.npz             arrays: rows, number, path, ...
+  cbir export search.cbir          for sklearn_cbir.persistence.load
+""",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        from sklearn_cbir.cli._printing import tell
+
+        tell(f"cbir: {message}. See {self.prog} --help.")
+        self.exit(2)
+
+
+def build_parser() -> Parser:
+    """Return the parser of all commands."""
+    parser = Parser(
+        prog="cbir",
+        description=ABOUT,
+        epilog=CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    version = import_module("sklearn_cbir").__version__
+    parser.add_argument("--version", action="version", version=f"cbir {version}")
+    _add_common(parser, {"index": None, "quiet": False, "debug": False})
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    one = _command(commands, "index", "make the index of a folder of photos")
+    one.add_argument(
+        "folders", metavar="FOLDER", nargs="+", help="photos are taken from anywhere below"
+    )
+    _add_making(one)
+    one = _command(commands, "sync", "take in what is new, changed, moved and gone")
+    _add_folder(one)
+    _add_retry(one)
+    one.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+    one = _command(commands, "search", "find photos by a photo or by words")
+    one.add_argument(
+        "query",
+        metavar="PHOTO|WORDS",
+        nargs="+",
+        help="a photo, if it exists, holds a / or ends as photos do; else words",
+    )
+    kind = one.add_mutually_exclusive_group()
+    kind.add_argument("--photo", action="store_true", help="it is a photo, whatever it looks like")
+    kind.add_argument("--text", action="store_true", help="these are words")
+    _add_number_of_results(one)
+    _add_asking(one)
+
+    one = _command(commands, "like", "find photos that are like some of the index")
+    one.add_argument("numbers", metavar="NUMBER", nargs="+", type=int, help="photos to be like")
+    one.add_argument(
+        "--unlike", metavar="NUMBER", nargs="+", type=int, default=[], help="and not to be like"
+    )
+    _add_number_of_results(one)
+    _add_asking(one)
+
+    one = _command(commands, "duplicates", "find photos that are there twice")
+    _add_folder(one)
+    one.add_argument("--radius", type=float, help="largest distance of two that are the same")
+    one.add_argument(
+        "--others", action="store_true", help="leave out the first of each group, to be kept"
+    )
+    _add_asking(one)
+
+    one = _command(commands, "score", "say how well photos find others of their label")
+    _add_folder(one)
+    one.add_argument("--metric", default="map", help="such as map or precision@10 (default: map)")
+    _add_where(one)
+    one.add_argument("--json", action="store_true", help="print JSON")
+
+    one = _command(commands, "info", "say what the index is")
+    _add_folder(one)
+    one.add_argument("--unreadable", action="store_true", help="list what cannot be read, and why")
+    _add_form(one)
+    one = _command(commands, "check", "look for damage of the index, byte by byte")
+    _add_folder(one)
+    one = _command(commands, "compact", "take away what is left of photos that are gone")
+    _add_folder(one)
+    one = _command(commands, "relocate", "say where the photos are, after a move on their own")
+    one.add_argument("place", metavar="FOLDER", help="where the photos are now")
+    one.add_argument("--of", metavar="OLD", help="where they were, if there are several folders")
+    one = _command(commands, "export", "write what the index knows to a file")
+    one.add_argument(
+        "out", metavar="OUT", help="a file that ends in .csv, .json, .npz or .cbir; - prints CSV"
+    )
+    one.add_argument("--force", action="store_true", help="write over a file that is there")
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, about: str) -> Parser:
+    one = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    # Without defaults: what stands before the command holds unless it is said again.
+    _add_common(one, dict.fromkeys(["index", "quiet", "debug"], argparse.SUPPRESS))
+    return one
+
+
+def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, object]) -> None:
+    parser.add_argument(
+        "--index", metavar="DIR", default=defaults["index"], help="where the index is"
+    )
+    parser.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=defaults["quiet"],
+        help="print results and errors alone",
+    )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=defaults["debug"],
+        help="show where an error comes from",
+    )
+
+
+def _add_making(one: argparse.ArgumentParser) -> None:
+    """Add what decides how an index is made."""
+    one.add_argument("--backbone", metavar="NAME", help="a network, such as mobilenet_v2")
+    one.add_argument(
+        "--weights", metavar="FILE|TAG", help="its weights (default: those it is published with)"
+    )
+    one.add_argument(
+        "--features", choices=("gist", "phash"), help="no network: how photos look as a whole, "
+        "or which are nearly the same"
+    )  # fmt: skip
+    one.add_argument("--extractor", metavar="FILE", help="an estimator or pipeline that was saved")
+    one.add_argument("--trust", action="store_true", help="open a pickle, which may run any code")
+    one.add_argument(
+        "--labels",
+        metavar="folder|FILE",
+        help="top folders are labels, or a CSV file with the columns path and label says them",
+    )
+    one.add_argument("--label-column", metavar="NAME", help="another column of that file")
+    one.add_argument(
+        "--exclude", metavar="PATTERN", action="append", help="names to leave out; may be repeated"
+    )
+    one.add_argument(
+        "--dtype", choices=("float16", "float32"), help="how rows are stored (default: float16)"
+    )
+    one.add_argument("--follow-links", action="store_true", help="follow links to photos, folders")
+    one.add_argument("--device", help="where the network computes, such as cpu or cuda")
+    _add_retry(one)
+
+
+def _add_retry(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--retry", action="store_true", help="try again what could not be read")
+    one.add_argument("--threads", type=_at_least_1, help="how many threads compute")
+
+
+def _add_folder(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "folder", metavar="FOLDER", nargs="?", help="folder of photos with an index, or an index"
+    )
+
+
+def _add_number_of_results(one: argparse.ArgumentParser) -> None:
+    one.add_argument("-k", type=_at_least_1, default=10, help="number of results (default: 10)")
+
+
+def _add_asking(one: argparse.ArgumentParser) -> None:
+    _add_where(one)
+    one.add_argument("--sheet", metavar="FILE", help="draw the results, such as to found.png")
+    _add_form(one)
+
+
+def _add_where(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--where",
+        metavar="COLUMN=VALUE",
+        action="append",
+        help="which photos may be found; see below",
+    )
+
+
+def _add_form(one: argparse.ArgumentParser) -> None:
+    form = one.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", dest="form", action="store_const", const="json", help="one JSON object a line"
+    )
+    form.add_argument(
+        "-0", "--null", dest="form", action="store_const", const="null",
+        help="paths alone, as they are, each ended by NUL"
+    )  # fmt: skip
+    one.set_defaults(form="text")
+
+
+def _at_least_1(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return number

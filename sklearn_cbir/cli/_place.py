@@ -1,0 +1,53 @@
+"""Where the index is: where it is said to be, in the folder that is given, or above."""
+
+import os
+from argparse import Namespace
+
+HIDDEN, TABLE = ".cbir", "collection.sqlite"
+
+
+def is_index(folder: str) -> bool:
+    """Say whether an index lies in a folder, whole or not."""
+    return os.path.exists(os.path.join(folder, TABLE))
+
+
+def index_in(folder: str) -> str | None:
+    """Return the index that a folder is, or that lies hidden in it."""
+    for place in (folder, os.path.join(folder, HIDDEN)):
+        if is_index(place):
+            return os.path.abspath(place)
+    return None
+
+
+def found_index(options: Namespace) -> str:
+    """Return the index that a command is about, or raise."""
+    given = options.index or getattr(options, "folder", None)
+    if given is not None:
+        given = os.path.expanduser(given)
+        if found := index_in(given):
+            return found
+        raise FileNotFoundError(f"There is no index in {given!r}. {_way(given)}")
+    here = folder = os.getcwd()
+    while True:
+        if found := index_in(folder):
+            return found
+        above = os.path.dirname(folder)
+        if above == folder:
+            raise FileNotFoundError(
+                f"There is no index in {here!r}, nor in a folder above. {_way('FOLDER')} If there "
+                "is one elsewhere, say where with --index DIR."
+            )
+        folder = above
+
+
+def _way(folder: str) -> str:
+    return f"Make one of a folder of photos with: cbir index {folder}"
+
+
+def new_index(options: Namespace) -> str:
+    """Return where the index of some folders is to be."""
+    if options.index is not None:
+        return os.path.abspath(os.path.expanduser(options.index))
+    if len(options.folders) > 1:
+        raise ValueError("Several folders need a place for their index: --index DIR.")
+    return os.path.join(os.path.abspath(os.path.expanduser(options.folders[0])), HIDDEN)
