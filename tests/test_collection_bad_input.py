@@ -431,3 +431,29 @@ def test_a_reason_that_is_over_is_forgotten(collection, photos, monkeypatch):
     assert states(collection)["0.png"] == ("ready", "Permission denied")
     assert collection.sync().n_changes == 0
     assert states(collection)["0.png"] == ("ready", "")
+
+
+# Making ------------------------------------------------------------------------------------------
+
+
+def test_a_collection_is_never_made_in_the_place_of_another_database(photos, tmp_path):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    path = folder / "collection.sqlite"
+    sqlite3.connect(path).execute("CREATE TABLE other (x)").connection.close()
+    content = path.read_bytes()
+    with pytest.raises(FileExistsError, match="There is a collection in"):
+        PhotoCollection.create(folder, photos, GISTDescriptor())
+    assert path.read_bytes() == content
+    with pytest.raises(ValueError, match="is no collection, but another database"):
+        PhotoCollection.open(folder)
+
+
+def test_what_a_creation_has_left_is_no_part_of_the_next(photos, tmp_path):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for suffix in ("-wal", "-shm", "-journal", ".part", ".part-journal"):
+        (folder / f"collection.sqlite{suffix}").write_bytes(b"left over" * 1000)
+    with PhotoCollection.create(folder, photos, GISTDescriptor()) as collection:
+        assert collection.sync().added == 4
+        collection.check()

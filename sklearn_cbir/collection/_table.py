@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir.collection._network import check_is_local, network_file_system
-from sklearn_cbir.collection._segments import Batch, RowFormat, Segment
+from sklearn_cbir.collection._segments import Batch, RowFormat, Segment, sync_folder
 
 FILE = "collection.sqlite"
 FORMAT = 1
@@ -87,12 +87,14 @@ class Table:
 
     @classmethod
     def create(cls, folder: str, about: Mapping[str, Any], roots: Iterable[tuple]) -> "Table":
-        """Make the table; it is one from the commit on that ends this."""
+        """Make the table, beside its place; it is one when it is put there."""
         path = os.path.join(folder, FILE)
+        for name in os.listdir(folder):
+            if name.startswith((f"{FILE}.part", f"{FILE}-")):  # of a process that died
+                os.unlink(os.path.join(folder, name))
         with telling(path):
-            connection = sqlite3.connect(path, isolation_level=None)
+            connection = sqlite3.connect(f"{path}.part", isolation_level=None)
             try:
-                connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute(f"PRAGMA application_id={APPLICATION}")
                 schema = f"BEGIN;{SCHEMA}PRAGMA user_version={FORMAT};"
@@ -100,23 +102,17 @@ class Table:
                 connection.executemany("INSERT INTO about VALUES (?, ?)", about.items())
                 connection.executemany("INSERT INTO root VALUES (?, ?, ?)", roots)
                 connection.execute("COMMIT")
+                connection.execute("PRAGMA journal_mode=WAL")  # from the next commit on
             finally:
                 connection.close()
+        os.replace(f"{path}.part", path)
+        sync_folder(folder)
         return cls(folder, read_only=False)
 
     @staticmethod
     def is_there(folder: str) -> bool:
-        """Say whether a folder has a table that was made to its end, of whatever format."""
-        path = os.path.join(folder, FILE)
-        if not os.path.exists(path):
-            return False
-        connection = sqlite3.connect(_address(path, "ro"), uri=True)
-        try:
-            return connection.execute("PRAGMA user_version").fetchone()[0] > 0
-        except sqlite3.DatabaseError:
-            return True  # something is there, and opening it says what
-        finally:
-            connection.close()
+        """Say whether a folder has a table, which is there when it was made to its end."""
+        return os.path.exists(os.path.join(folder, FILE))
 
     def _connect(self) -> sqlite3.Connection:
         """Return a connection, for reading only where nothing can be written."""
@@ -130,7 +126,7 @@ class Table:
         if not self.read_only:
             check_is_local(self.folder)
         mode: Literal["rw", "ro"] = "ro" if self.read_only else "rw"
-        address = _address(self.path, mode)
+        address, self._seen = _address(self.path, mode), None
         if not writable or (self.read_only and network_file_system(self.folder)):
             log = f"{self.path}-wal"  # there is no place for what readers share
             if os.path.exists(log) and os.path.getsize(log):
@@ -140,7 +136,7 @@ class Table:
                     "whole folder to such a place."
                 )
             address += "&immutable=1"
-        self._seen = None if writable else _state_of(self.path)
+            self._seen = _state_of(self.path)
         connection = sqlite3.connect(
             address, uri=True, isolation_level=None, timeout=WAIT, check_same_thread=False
         )
@@ -159,8 +155,8 @@ class Table:
             is_ours = self.ask("PRAGMA application_id").fetchone()[0] == APPLICATION
         if not is_ours or not found:
             raise ValueError(
-                f"{self.path!r} is no collection, or its making was cut off. Make one in this "
-                "folder with PhotoCollection.create."
+                f"{self.path!r} is no collection, but another database. Make one in a folder of "
+                "its own with PhotoCollection.create."
             )
         if found > FORMAT:
             raise ValueError(
