@@ -14,12 +14,13 @@ from milvus_fake import FakeClient
 from PIL import Image
 from sklearn.pipeline import make_pipeline
 
-from sklearn_cbir.collection import PhotoCollection, _sync
+from sklearn_cbir.collection import PhotoCollection, _sync, _table
 from sklearn_cbir.collection._table import Table
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.hashing import LSHHasher
 from sklearn_cbir.index import _milvus_client
+from sklearn_cbir.index._milvus_collection import Collection
 
 IMAGES, _ = make_shapes(24, random_state=0)
 LONG_AGO = 1_600_000_000 * 10**9  # ns
@@ -165,6 +166,27 @@ def test_a_collection_that_has_lost_all_its_rows_goes_on(photos, tmp_path, serve
         collection.sync()
         assert len(collection.search(IMAGES[:1])[0]) == 1
         collection.check()
+
+
+def test_a_reader_follows_a_compaction_that_comes_in_between(kept, photos, monkeypatch):
+    (photos / "new.png").unlink()
+    kept.sync()
+    kept.close()
+    monkeypatch.setattr(_table, "WAIT", 0.05)  # for readers, before the log is moved
+    there, done = Collection.is_there, []
+
+    def compact_first(collection):
+        if not done:
+            done.append(True)
+            with PhotoCollection.open(kept.path) as writer:
+                writer.compact()
+        return there(collection)
+
+    with PhotoCollection.open(kept.path, read_only=True) as reader:
+        reader._view = None
+        monkeypatch.setattr(Collection, "is_there", compact_first)
+        assert len(reader.search(IMAGES[:1], k=100)[0]) == 8
+    assert done
 
 
 # Crashes -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import shortened
 from sklearn_cbir.collection._keeper import FileKeeper, RowKeeper
 from sklearn_cbir.collection._roots import from_index, near_or_there
-from sklearn_cbir.collection._segments import Batch, Segment, damaged
+from sklearn_cbir.collection._segments import Batch, Segment, SegmentGoneError, damaged
 from sklearn_cbir.collection._table import Table
 from sklearn_cbir.index import _milvus_client as server
 from sklearn_cbir.index._milvus_collection import Collection
@@ -129,7 +129,8 @@ class ServerKeeper(RowKeeper):
             )
         collection = Collection.named(self.address, name, format.metric, format.n_features)
         if not collection.is_there():
-            raise damaged(self.folder, f"its rows are not at {self.address}, which has no {name!r}")
+            what = f"its rows are not at {self.address}, which has no {name!r}"
+            raise SegmentGoneError(*damaged(self.folder, what).args)
         return collection
 
     def retriever(self, values: KeptRows, format):
