@@ -621,7 +621,6 @@ def test_rows_that_somebody_else_keeps_are_searched_and_left_alone(server, metri
     collection = Collection.named(URI, "kept", metric, rows.shape[1])
     collection.create()
     collection.write(np.arange(160), np.concatenate([encoded, encoded[:10]]))  # 10 are not counted
-    collection.settle()
     kept = KeptRows(collection, row_keys(encoded))
     ours = NeighborsRetriever(5, metric=metric, algorithm="milvus", uri=URI).fit(kept)
     mask = np.arange(len(rows)) % 3 > 0

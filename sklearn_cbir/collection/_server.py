@@ -95,7 +95,11 @@ class ServerKeeper(RowKeeper):
         return self.address
 
     def append(self, format, segments, n_rows, values, generation):
-        """Send rows to the server, which has acknowledged and can find them when this returns."""
+        """Send rows to the server, which has them in its log and finds them when this returns.
+
+        A flush would add nothing to that, and milvus-lite writes files then that a process which is
+        killed leaves torn.
+        """
         if segments:
             collection = self._there(format, segments)
         else:
@@ -108,7 +112,6 @@ class ServerKeeper(RowKeeper):
             segments = [Segment(name, 0, ENDLESS)]
         for part in slices(len(values), collection.rows_per_write):
             collection.write(n_rows + np.arange(part.start, part.stop), values[part])
-        collection.settle()
         return segments
 
     def read(self, format, segments, n_rows) -> KeptRows:

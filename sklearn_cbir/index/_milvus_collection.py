@@ -180,11 +180,6 @@ class Collection(Kept):
         self._call("load_collection", doing="loading a collection")
         return True
 
-    def settle(self):
-        """Have a local file be on the disk; a server's rows are when it acknowledges them."""
-        if server.is_local(self.uri):
-            self._call("flush", doing="settling rows")
-
     def erase(self, keys):
         """Erase rows by their keys; it is no error if there are none."""
         for start in range(0, len(keys), ROWS_PER_CALL):
