@@ -1,12 +1,14 @@
 """Rows in segments answer as the same rows in memory do, without being read into memory."""
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.collection import _segments
+from sklearn_cbir.collection._keeper import FileKeeper
 from sklearn_cbir.collection._segments import RowFormat, SegmentRows, StoredValues
 from sklearn_cbir.index import _stored
 from sklearn_cbir.index._stored import HalfRows
@@ -112,6 +114,43 @@ def test_a_search_takes_few_bytes_of_memory_for_a_row(tmp_path, where):
     taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert taken < 50 * n + 2 * 4 * _stored.NUMBERS_IN_CACHE
+
+
+@pytest.mark.parametrize("n_bits", [7, 64, 130])
+def test_codes_in_segments_answer_as_codes_in_memory(tmp_path, monkeypatch, n_bits):
+    monkeypatch.setattr(_segments, "ROWS_AT_LEAST", 100)
+    monkeypatch.setattr(_segments, "ROWS_AT_MOST", 100)
+    rng, format = np.random.default_rng(0), RowFormat("codes", n_bits)
+    codes = rng.integers(0, 2, (N, n_bits), dtype=np.uint8)
+    segments = _segments.append_rows(str(tmp_path), format, [], 0, format.encoded(codes), 0)
+    values = StoredValues(str(tmp_path), format, segments, N)
+    of_files = searched(values, format)
+    of_memory = NeighborsRetriever(metric="hamming").fit(codes)
+    for where in (None, rng.random(N) < 0.5):
+        for one, other in zip(
+            of_files.kneighbors(codes[:9], 5, where=where),
+            of_memory.kneighbors(codes[:9], 5, where=where),
+        ):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="features"):
+        of_files.kneighbors(np.zeros((1, n_bits + 1), np.uint8), 1)
+
+
+def test_codes_are_not_unpacked_to_be_searched(tmp_path):
+    n, format = 50_000, RowFormat("codes", 256)
+    values = np.random.default_rng(0).integers(0, 2**63, (n, 4)).astype(np.uint64)
+    segments = _segments.append_rows(str(tmp_path), format, [], 0, values, 0)
+    stored = StoredValues(str(tmp_path), format, segments, n)
+    tracemalloc.start()
+    searched(stored, format)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 1.1 * values.nbytes
+
+
+def searched(values, format):
+    """What a collection searches its rows with."""
+    return FileKeeper(SimpleNamespace(folder=None)).retriever(values, format)
 
 
 def test_all_numbers_of_half_precision_are_widened_to_themselves():

@@ -27,6 +27,7 @@ ROOMS = (
 )
 # Names whose value changes time or memory and no answer, wherever they are assigned.
 SPEED_ALONE = {
+    "BYTES_AT_ONCE": "block of rows or of photos",
     "BYTES_PER_ANSWER": "block of rows that a server gives",
     "BYTES_PER_PAIR": "guess of memory, which chooses the block",
     "BYTES_PER_WRITE": "block of rows that are sent",
@@ -47,6 +48,7 @@ SPEED_ALONE = {
     "LINES_AHEAD": "lines asked for before a row is compared",
     "LONGEST_PAUSE": "seconds between two tries",
     "MAX_ROWS_AT_ONCE": "block of queries",
+    "NUMBERS_IN_CACHE": "block of rows",
     "PAIRS_AT_ONCE": "block of pairs",
     "PAIRS_PER_NEIGHBOR": "share of pairs at which a second product pays",
     "PAIRS_PER_THREAD": "work from which a second thread pays",

@@ -21,6 +21,7 @@ from sklearn_cbir.collection._segments import (
     append_rows,
 )
 from sklearn_cbir.collection._table import Table
+from sklearn_cbir.index._hamming import PackedRows
 from sklearn_cbir.neighbors import NeighborsRetriever
 
 
@@ -103,9 +104,10 @@ class FileKeeper(RowKeeper):
         return StoredValues(self.folder, format, segments, n_rows)
 
     def retriever(self, values: StoredValues, format):
-        """Return what searches the mapped rows, or codes, which are unpacked."""
+        """Return what searches the mapped rows, or codes, which are read into memory."""
         if format.kind == "codes":
-            return NeighborsRetriever(metric="hamming").fit(format.decoded(values[:]))
+            codes: Any = PackedRows(values.in_columns(), format.n_features)
+            return NeighborsRetriever(metric="hamming", algorithm="exact").fit(codes)
         rows: Any = SegmentRows(values)
         return NeighborsRetriever(algorithm="exact", storage="memory_map").fit(rows)
 

@@ -21,7 +21,7 @@ from sklearn_cbir.index._norms import l2_normalize
 from sklearn_cbir.index._stored import UNIT_FACTOR, HalfRows, RowStore, rows_in_cache
 
 ROWS_AT_LEAST, ROWS_AT_MOST = 2**12, 2**16  # of a segment; it grows with what is there
-ROWS_AT_ONCE = 2**12  # that are looked at
+ROWS_AT_ONCE = 2**12  # that are copied
 SIGN_AND_HALF = np.int32(-(2**31) + (2**28 - 2**13))  # bits of float32 that a half can have
 
 
@@ -265,6 +265,13 @@ class StoredValues:
             end = min(first + len(rows), stop)
             for at in range(max(start, first), end, n):
                 yield at, rows[at - first : min(at + n, end) - first]
+
+    def in_columns(self) -> NDArray:
+        """Return a copy of all rows, column by column, in the byte order of this machine."""
+        copy = np.empty(self.shape, self.dtype.newbyteorder("="), order="F")
+        for first, rows in self.pieces(0, len(self), ROWS_AT_ONCE):
+            copy[first : first + len(rows)] = rows
+        return copy
 
     def _between(self, start: int, stop: int) -> NDArray:
         """Return the rows from `start` to before `stop`, as a view if one segment has them."""

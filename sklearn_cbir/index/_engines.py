@@ -13,6 +13,7 @@ from sklearn_cbir.index._checking import FLOATS, as_array, check_rows, column_na
 from sklearn_cbir.index._engine import Engine, EngineFamily
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._faiss import FaissEngine
+from sklearn_cbir.index._hamming import PackedRows
 from sklearn_cbir.index._milvus import MilvusEngine
 from sklearn_cbir.index._milvus_rows import KeptRows
 from sklearn_cbir.index._nndescent import NNDescentEngine
@@ -121,7 +122,7 @@ def check_gallery(X: Any, parameters: Any, owner: str) -> tuple[Any, NDArray[np.
     Rows are finite numbers, codes, or a file that is not read yet; names are None if they have
     none. `owner` is the name of the estimator, for messages.
     """
-    if isinstance(X, (RowStore, KeptRows)):
+    if isinstance(X, (RowStore, KeptRows, PackedRows)):
         return X, None
     if parameters.storage in IN_FILES:
         return check_file(X, owner), None

@@ -20,6 +20,25 @@ from sklearn_cbir.index._left_in import Filtered
 WORD = 64
 
 
+class PackedRows:
+    """Codes that are packed already, which a retriever takes in the place of rows.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n, n_words), uint64
+        Packed codes, as `pack_codes` makes them. They are not copied.
+
+    n_bits : int
+        Bits of a code.
+    """
+
+    def __init__(self, codes: PackedCodes, n_bits: int) -> None:
+        self.codes, self.shape = codes, (len(codes), n_bits)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
 class HammingEngine(Engine):
     """Codes of 64-bit words, searched exactly."""
 
@@ -33,8 +52,8 @@ class HammingEngine(Engine):
         return len(self.rows)
 
     def build(self, rows):
-        """Hold packed codes of `rows`, (n, n_bits)."""
-        self.rows = self.encode(rows)
+        """Hold packed codes of `rows`, (n, n_bits), or those that are given."""
+        self.rows = rows.codes if isinstance(rows, PackedRows) else self.encode(rows)
         return self
 
     def encode(self, rows):
