@@ -1,6 +1,9 @@
 """What an earlier version saved loads, to the same answers: `tests/data/golden` holds its files."""
 
+import os
 import pickle
+import shutil
+import sqlite3
 import sys
 import tarfile
 import types
@@ -14,6 +17,7 @@ from torch import nn
 
 from sklearn_cbir import _kinds
 from sklearn_cbir._checkpoint import Checkpoint
+from sklearn_cbir.collection import PhotoCollection, _table
 from sklearn_cbir.extraction import load_features
 from sklearn_cbir.index import _exact
 from sklearn_cbir.persistence import load, save
@@ -36,7 +40,7 @@ HERE = [(archive, name) for archive, name in FILES if name not in ELSEWHERE]
 def golden(tmp_path_factory):
     """Folders of what was saved, and of it the answers, by archive."""
     folder, answers = tmp_path_factory.mktemp("golden"), {}
-    for archive in (*NAMES, "format_3"):
+    for archive in (*NAMES, "format_3", "collection_1"):
         with tarfile.open(FOLDER / f"{archive}.tar.xz") as members:
             members.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
             members.extractall(folder / archive)
@@ -124,6 +128,68 @@ def test_a_checkpoint_of_an_earlier_version_holds_the_network(golden):
     np.testing.assert_allclose(
         trained.transform(answers["checkpoints/X"]), answers["checkpoints/transform"], atol=1e-6
     )
+
+
+@pytest.fixture(params=["floats", "codes"])
+def photos(request, golden, tmp_path):
+    """A folder of photos with a collection that an earlier version has made, and its answers."""
+    folder, answers = golden
+    copy = tmp_path / request.param
+    shutil.copytree(folder / "collection_1" / request.param, copy)
+    start = f"{request.param}/"
+    of_it = answers["collection_1"].items()
+    return copy, {name[len(start) :]: value for name, value in of_it if name.startswith(start)}
+
+
+def check_collection(collection, photos, answers):
+    queries = [photos / "ab"[number % 2] / f"{number}.png" for number in range(1, 6)]
+    hits = collection.search(queries, k=4)
+    assert [[hit.number for hit in of] for of in hits] == answers["numbers"].tolist()
+    distances = [[hit.distance for hit in of] for of in hits]
+    np.testing.assert_allclose(distances, answers["distances"], atol=1e-5)
+    assert collection.score("precision@1") == pytest.approx(answers["score"])
+    items = collection.items()
+    for name, values in answers.items():
+        if name.startswith("items/"):
+            np.testing.assert_array_equal(items[name.removeprefix("items/")], values)
+
+
+def test_a_collection_of_an_earlier_version_is_read_and_left_alone(photos):
+    folder, answers = photos
+    files = sorted((folder / ".cbir").iterdir())
+    before = [file.read_bytes() for file in files]
+    with PhotoCollection.open(folder / ".cbir", read_only=True) as collection:
+        check_collection(collection, folder, answers)
+        collection.check()
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_collection_of_an_earlier_version_keeps_up(photos):
+    folder, answers = photos
+    with PhotoCollection.open(folder / ".cbir") as collection:
+        check_collection(collection, folder, answers)
+        report = collection.sync()
+        assert (report.n_changes, report.unchanged, report.unreadable) == (0, 6, 1)
+        check_collection(collection, folder, answers)
+        os.rename(folder / "a/2.png", folder / "b/two.png")
+        shutil.copy2(folder / "b/3.png", folder / "b/three.png")
+        (folder / "no photo.jpg").unlink()
+        labels = folder / "labels.csv"
+        labels.write_text(labels.read_text().replace("a/2.png", "b/two.png"))
+        report = collection.sync()
+        assert (report.moved, report.added, report.removed) == (1, 1, 1)
+        assert collection.compact() == 1
+        collection.check()
+        hits = collection.search([folder / "b/3.png"], k=2)[0]
+        assert {os.path.basename(hit.path) for hit in hits} == {"3.png", "three.png"}
+        assert len(collection) == 6
+
+
+def test_the_newest_format_of_collections_is_among_the_golden_ones(golden):
+    table = golden[0] / f"collection_{_table.FORMAT}" / "floats/.cbir/collection.sqlite"
+    connection = sqlite3.connect(table)
+    assert connection.execute("PRAGMA user_version").fetchone() == (_table.FORMAT,)
+    connection.close()
 
 
 @pytest.mark.parametrize("archive", ["format_1", "format_2"])

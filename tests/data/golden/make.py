@@ -7,25 +7,30 @@ archive is read. The archives, their commits and what they hold:
 - `format_1.tar.xz`, 49d6c76: everything;
 - `format_1_later.tar.xz`, ae80d5f, ``--galleries``: the last that named private modules;
 - `format_2.tar.xz`, c1793d4, ``--galleries``: the first that named kinds;
-- `format_3.tar.xz`, e4d3ca6, ``--modules``: the first that saved modules of the user's own.
+- `format_3.tar.xz`, e4d3ca6, ``--modules``: the first that saved modules of the user's own;
+- `collection_1.tar.xz`, 5e53d7a, ``--collections``: collections of format 1, of floats and of
+  codes, each in `.cbir` among its photos.
 
 `network_1.onnx` is a file of `to_onnx` in its format 1, of a random convolution at two scales, and
 `network_1.npy` what the network gives for ``make_shapes(6, random_state=0)``.
 """
 
+import os
 import sys
 import tarfile
 from pathlib import Path
 
 import joblib
 import numpy as np
+from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
+from sklearn_cbir.collection import PhotoCollection
 from sklearn_cbir.datasets import make_shapes
-from sklearn_cbir.descriptors import GISTDescriptor
+from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.extraction import extract
 from sklearn_cbir.hashing import (
     BREHasher,
@@ -140,12 +145,14 @@ def net():
 
 
 def main(folder, archive, only=None):
-    """Save galleries, and all else unless `only` they are asked for, as .cbir and as pickles."""
+    """Save galleries, and all else unless `only` some are asked for, as .cbir and as pickles."""
     folder = Path(folder)
     folder.mkdir(parents=True)
     answers = {}
     if only == "--modules":
         save_modules(folder, answers)
+    elif only == "--collections":
+        save_collections(folder, answers)
     else:
         save_galleries(folder, answers)
     if only is None:
@@ -178,6 +185,41 @@ def save_modules(folder, answers):
         save(extractor, folder / f"{name}.cbir", modules={"net": net})
         joblib.dump(extractor, folder / f"{name}.joblib")
         answers[f"{name}/X"], answers[f"{name}/transform"] = IMAGES, extractor.transform(IMAGES)
+
+
+def save_collections(folder, answers):
+    """Save collections of floats, labeled by a table, and of codes, labeled by top folders."""
+    kinds = {
+        "floats": (GISTDescriptor(), {"labels": folder / "floats/labels.csv"}),
+        "codes": (PerceptualHash(), {"labels": "folder", "exclude": ["left out"]}),
+    }
+    for name, (extractor, options) in kinds.items():
+        photos = folder / name
+        for number in range(6):
+            save_photo(photos / "ab"[number % 2] / f"{number}.png", number)
+        table = "".join(f"{'ab'[n % 2]}/{n}.png,kind {n % 2}\n" for n in range(1, 6))
+        (photos / "labels.csv").write_text(f"path,label\n{table}")
+        with PhotoCollection.create(photos / ".cbir", photos, extractor, **options) as collection:
+            collection.sync()
+            (photos / "a/0.png").unlink()
+            (photos / "no photo.jpg").write_bytes(b"no photo")
+            os.utime(photos / "no photo.jpg", (1.6e9, 1.6e9))
+            collection.sync()
+            queries = [photos / "ab"[n % 2] / f"{n}.png" for n in range(1, 6)]
+            hits = collection.search(queries, k=4)
+            answers[f"{name}/numbers"] = [[hit.number for hit in of] for of in hits]
+            answers[f"{name}/distances"] = [[hit.distance for hit in of] for of in hits]
+            answers[f"{name}/score"] = collection.score("precision@1")
+            for column, values in collection.items().items():
+                if column != "path":
+                    answers[f"{name}/items/{column}"] = values
+
+
+def save_photo(path, number):
+    """Save a photo that was changed long ago, at a whole second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(IMAGES[number]).save(path)
+    os.utime(path, (1.6e9 + number, 1.6e9 + number))
 
 
 def save_others(folder, answers):
