@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import joblib
@@ -150,6 +151,19 @@ def test_labels_come_from_a_table(photos, tmp_path, cbir):
     found = cbir("search", "4.png", "--where", "label=round", *index)[1]
     assert names(found) == ["0.png"]
     assert "a table" in "".join(line[0] for line in cbir("info", *index)[1])
+
+
+def test_rows_may_be_kept_elsewhere(photos, tmp_path, cbir):
+    pytest.importorskip("milvus_lite")
+    index = ["--index", tmp_path / "index"]
+    server = tmp_path / "rows.db"
+    assert cbir("index", photos, *index, "--features", "gist", "--uri", server)[0] == 0
+    assert names(cbir("search", "4.png", "-k", 1, *index)[1]) == ["4.png"]
+    assert str(server) in "".join(line[0] for line in cbir("info", *index)[1])
+    moved = server.rename(tmp_path / "moved.db")
+    assert cbir("relocate", "--uri", moved, *index)[0] == 0
+    assert names(cbir("search", "4.png", "-k", 1, *index)[1]) == ["4.png"]
+    assert "--uri" in fails(cbir("relocate", *index))
 
 
 def test_several_folders_need_a_place_for_their_index(photos, tmp_path, cbir):
@@ -443,7 +457,7 @@ def test_duplicates_are_groups_with_the_one_to_keep_first(photos, cbir, found_by
     cbir("sync")
     code, lines, told = cbir("duplicates")
     assert code == 0
-    assert [(line[0], line[1]) for line in lines] == [("1", "0")] * 3
+    assert [(line[0], line[1]) for line in lines] == [("1", "0.0000")] * 3
     assert names(lines) == ["1.png", "twice.png", "thrice.png"]
     assert "1 group" in told
     assert names(cbir("duplicates", "--others")[1]) == ["twice.png", "thrice.png"]
@@ -816,6 +830,17 @@ def test_known_errors_are_one_line_and_a_traceback_on_demand(
     assert "Traceback" in cbir("info")[2]
     monkeypatch.setenv("CBIR_DEBUG", "0")
     assert "Traceback" not in cbir("info")[2]
+
+
+def test_warnings_are_one_line(photos, cbir, monkeypatch):
+    def warn(options):
+        warnings.warn("something\nis odd", stacklevel=1)
+        return 0
+
+    monkeypatch.setitem(_commands.COMMANDS, "info", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cbir("info") == (0, [], "cbir: warning: something is odd\n")
 
 
 def test_errors_that_nobody_expects_keep_their_traceback(photos, monkeypatch):

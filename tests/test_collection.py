@@ -128,11 +128,11 @@ def test_what_holds_for_the_whole_collection_is_told_without_its_extractor(photo
     extractor = make_pipeline(GISTDescriptor(), LSHHasher(16)).fit(IMAGES)
     exclude = ["out"]
     with PhotoCollection.create(photos / ".cbir", photos, extractor, exclude=exclude) as made:
-        assert made.about()["kind"] is None
+        assert made.about()["kind"] is made.metric is None
         made.sync()
     monkeypatch.setattr("sklearn_cbir.collection._collection.load", None)
     with PhotoCollection.open(photos / ".cbir") as collection:
-        assert collection.roots == [str(photos)]
+        assert (collection.roots, collection.metric) == ([str(photos)], "hamming")
         assert collection.about() == {
             "path": str(photos / ".cbir"),
             "roots": [str(photos)],
@@ -152,6 +152,7 @@ def test_what_holds_for_the_whole_collection_is_told_without_its_extractor(photo
 
 
 def test_the_extractor_can_be_asked_for(collection):
+    assert collection.metric == "cosine"
     row = collection.extractor.transform(IMAGES[:1])
     np.testing.assert_array_equal(row, GISTDescriptor().transform(IMAGES[:1]))
 

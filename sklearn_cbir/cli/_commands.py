@@ -20,7 +20,7 @@ FOUND, NOTHING = 0, 1
 KNOWING = "open_clip/ViT-B-32 or open_clip/ViT-B-16-SigLIP2"
 OF_A_NEW_INDEX = (
     *("backbone", "weights", "features", "extractor", "device"),
-    *("labels", "label_column", "exclude", "dtype"),
+    *("labels", "label_column", "exclude", "dtype", "uri"),
 )
 
 
@@ -46,6 +46,7 @@ def index(options: Namespace) -> int:
         labels=labels,
         exclude=exclude,
         follow_links=options.follow_links,
+        uri=options.uri,
     ) as collection:
         _sync(collection, options)
         n_photos = len(collection)
@@ -137,9 +138,12 @@ def compact(options: Namespace) -> int:
 
 
 def relocate(options: Namespace) -> int:
-    """Say where the photos are now."""
-    with PhotoCollection.open(found_index(options)) as collection:
-        collection.relocate(options.place, of=options.of)
+    """Say where the photos are now, or the server that has the rows."""
+    if options.place is None and options.uri is None:
+        raise ValueError("Say what was moved: FOLDER, or --uri ADDRESS.")
+    with PhotoCollection.open(found_index(options), uri=options.uri) as collection:
+        if options.place is not None:
+            collection.relocate(options.place, of=options.of)
         _say(options, f"The photos are in {', '.join(collection.roots)}. Go on with `cbir sync`.")
     return FOUND
 
@@ -223,9 +227,9 @@ def _show(
     options: Namespace, collection: PhotoCollection, hits: Sequence[Hit], query: str | Text
 ) -> int:
     """Print, and draw, what was found."""
-    results = Results(options.form)
-    for hit, distance in zip(hits, _distances(hits)):
-        columns = distance, str(hit.number), hit.path
+    results, is_hamming = Results(options.form), collection.metric == "hamming"
+    for hit in hits:
+        columns = _distance(hit, is_hamming), str(hit.number), hit.path
         results.put(columns, _record(hit), hit.path)
     if not hits:
         empty = " The index has no photos: take them in with `cbir sync`." * (not len(collection))
@@ -251,10 +255,10 @@ def duplicates(options: Namespace) -> int:
                 "pairs. An index made with --features phash or gist has a radius of its own."
             )
         groups = collection.duplicates(options.radius, where)
+        is_hamming = collection.metric == "hamming"
         for number, group in enumerate(groups, 1):
-            others = group[1:] if options.others else group
-            for hit, distance in zip(others, _distances(others)):
-                columns = str(number), distance, str(hit.number), hit.path
+            for hit in group[1:] if options.others else group:
+                columns = str(number), _distance(hit, is_hamming), str(hit.number), hit.path
                 results.put(columns, {"group": number, **_record(hit)}, hit.path)
         if not groups:
             _say(options, "No photo is there twice.")
@@ -316,6 +320,7 @@ def _lines(about: dict[str, Any]) -> list[tuple[str, str]]:
         ("photos", photos),
         ("described by", about["extractor"]),
         ("rows", rows),
+        *[("rows are at", about["uri"])] * (about["uri"] is not None),
         ("labels", labels),
         ("left out", ", ".join(filter(None, [usual, *own])) or "nothing"),
         ("links", "followed" if about["follow_links"] else "not followed"),
@@ -368,14 +373,13 @@ def _record(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _distances(hits: Sequence[Hit]) -> list[str]:
-    """Return distances as text: counts of bits without decimals."""
-    are_counts = all(hit.distance.is_integer() for hit in hits)
-    return [f"{hit.distance:.{0 if are_counts else 4}f}" for hit in hits]
+def _distance(hit: Hit, is_hamming: bool) -> str:
+    """Return a distance as text: counts of bits have no decimals."""
+    return f"{hit.distance:.{0 if is_hamming else 4}f}"
 
 
 def _unit(collection: PhotoCollection) -> str | None:
-    return "bits" if collection.about()["kind"] == "codes" else None
+    return "bits" if collection.metric == "hamming" else None
 
 
 def _say(options: Namespace, text: str) -> None:

@@ -41,7 +41,7 @@ EXAMPLES = {
   cbir search a dog on the beach
   cbir search photo.jpg -k 50 --sheet found.png
   cbir search photo.jpg --where folder=holiday --where taken=2023..2024
-  cbir search photo.jpg -0 | xargs -0 cp -t found/
+  cbir search photo.jpg -0 | xargs -0r cp -t found/
 
 """
     + WHERE,
@@ -54,7 +54,7 @@ EXAMPLES = {
     "duplicates": """examples:
   cbir duplicates
   cbir duplicates --radius 0.05 --sheet groups.png
-  cbir duplicates --others -0 | xargs -0 mv -t ~/twice     all but the first of each group
+  cbir duplicates --others -0 | xargs -0r mv -t ~/twice     all but the first of each group
 
 """
     + WHERE,
@@ -167,7 +167,8 @@ def build_parser() -> Parser:
     one = _command(commands, "compact", "take away what is left of photos that are gone")
     _add_folder(one)
     one = _command(commands, "relocate", "say where the photos are, after a move on their own")
-    one.add_argument("place", metavar="FOLDER", help="where the photos are now")
+    one.add_argument("place", metavar="FOLDER", nargs="?", help="where the photos are now")
+    one.add_argument("--uri", metavar="ADDRESS", help="where the rows are now, if in Milvus")
     one.add_argument("--of", metavar="OLD", help="where they were, if there are several folders")
     one = _command(commands, "export", "write what the index knows to a file")
     one.add_argument(
@@ -235,6 +236,9 @@ def _add_making(one: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float16", "float32"), help="how rows are stored (default: float16)"
     )
     one.add_argument("--follow-links", action="store_true", help="follow links to photos, folders")
+    one.add_argument(
+        "--uri", metavar="ADDRESS", help="keep the rows in Milvus: a server, or a file in .db"
+    )
     one.add_argument("--device", help="where the network computes, such as cpu or cuda")
     _add_retry(one)
 

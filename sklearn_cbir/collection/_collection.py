@@ -379,6 +379,13 @@ class PhotoCollection:
             return [root.path for root in self._roots()]
 
     @property
+    def metric(self) -> str | None:
+        """How rows are compared, ``"cosine"`` or ``"hamming"``; None before there is one."""
+        with self._table.reading():
+            format = self._table.row_format()
+        return None if format is None else format.metric
+
+    @property
     def extractor(self) -> Any:
         """What makes rows of photos, loaded when it is first asked for."""
         return self._loaded()

@@ -344,7 +344,7 @@ def keep_photos(folder: Path) -> None:
     assert_type(photos.retriever(ids="path"), NeighborsRetriever)
     assert_type(photos.roots, list[str])
     assert_type(len(photos), int)
-    print(photos.about()["n_photos"], photos.extractor)
+    print(photos.about()["n_photos"], photos.extractor, photos.metric)
     assert_type(main(["info", str(folder)]), int)
     photos.close()
 
