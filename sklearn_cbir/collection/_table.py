@@ -7,6 +7,7 @@ last commit while one writes; with ``synchronous=FULL`` a commit is on the disk 
 import json
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -55,6 +56,7 @@ FOUND = ("number", "root", "path", "label")  # what a hit is made of
 
 Photo = Mapping[str, Any]  # columns of a line
 Found = TypeVar("Found")
+TABLES: "weakref.WeakSet[Table]" = weakref.WeakSet()  # that are open
 
 
 class Table:
@@ -76,7 +78,9 @@ class Table:
         self._of_parents: list[sqlite3.Connection] = []  # of processes that this was forked from
         self._is_closed = False
         with self.telling():
-            self._process, self._connection = os.getpid(), self._connect()
+            self._process: int | None = os.getpid()  # that connected, None after let_go
+            self._connection = self._connect()
+        TABLES.add(self)
         try:
             self._check()
         except BaseException:
@@ -125,20 +129,34 @@ class Table:
         self.read_only = self.read_only or not writable
         if not self.read_only:
             check_is_local(self.folder)
-        mode: Literal["rw", "ro"] = "ro" if self.read_only else "rw"
-        address, self._seen = _address(self.path, mode), None
+        self._seen = None
         if not writable or (self.read_only and network_file_system(self.folder)):
-            log = f"{self.path}-wal"  # there is no place for what readers share
-            if os.path.exists(log) and os.path.getsize(log):
-                raise PermissionError(
-                    f"{self.path!r} cannot be written here, and its last commits are in {log!r}. "
-                    "Open it once where it can be written, on a disk of its machine, or copy the "
-                    "whole folder to such a place."
-                )
-            address += "&immutable=1"
-            self._seen = _state_of(self.path)
+            return self._connect_to_what_stays()  # there is no place for what readers share
+        try:
+            return self._connect_by("ro" if self.read_only else "rw")
+        except sqlite3.OperationalError:
+            if not self.read_only or _has_content(f"{self.path}-wal"):
+                raise
+            return self._connect_to_what_stays()  # nor is there on a disk that is full
+
+    def _connect_to_what_stays(self) -> sqlite3.Connection:
+        """Return a connection that writes nothing at all, and takes the file as it is."""
+        if _has_content(log := f"{self.path}-wal"):
+            raise PermissionError(
+                f"{self.path!r} cannot be written here, and its last commits are in {log!r}. "
+                "Open it once where it can be written, on a disk of its machine, or copy the "
+                "whole folder to such a place."
+            )
+        self._seen = _state_of(self.path)
+        return self._connect_by("ro&immutable=1")
+
+    def _connect_by(self, mode: Literal["rw", "ro", "ro&immutable=1"]) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            address, uri=True, isolation_level=None, timeout=WAIT, check_same_thread=False
+            _address(self.path, mode),
+            uri=True,
+            isolation_level=None,
+            timeout=WAIT,
+            check_same_thread=False,
         )
         connection.row_factory = sqlite3.Row
         try:
@@ -170,6 +188,21 @@ class Table:
             self._connection.close()
             self._is_closed = True
 
+    def let_go(self) -> None:
+        """Close the connection until somebody asks again, unless somebody does so now.
+
+        SQLite takes locks per process, and in a child that is forked it believes to have those of
+        its parent: the log would be deleted while the child writes into it.
+        """
+        if self.lock.lock.acquire(timeout=1):
+            try:
+                is_connected = not self._is_closed and self._process == os.getpid()
+                if is_connected and not self._connection.in_transaction:
+                    self._connection.close()
+                    self._process = None
+            finally:
+                self.lock.lock.release()
+
     def __del__(self) -> None:
         if "_connection" in vars(self) and self._process == os.getpid():
             self._connection.close()
@@ -179,7 +212,8 @@ class Table:
     def ask(self, query: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
         """Run one query with values that are bound to its question marks."""
         if self._process != os.getpid():  # a connection does not outlive a fork
-            self._of_parents.append(self._connection)  # nor may it be closed here
+            if self._process is not None:
+                self._of_parents.append(self._connection)  # nor may it be closed here
             self._process, self._connection = os.getpid(), self._connect()
         return _run(self._connection, query, tuple(values))
 
@@ -355,6 +389,8 @@ def telling(path: str) -> Iterator[None]:
             text = "another program holds it for longer than 10 seconds; end it, and try again"
         elif code == sqlite3.SQLITE_FULL:
             text = "the disk is full; what was committed before is whole"
+        elif code == sqlite3.SQLITE_IOERR:
+            text = f"{text}; is the disk full? What was committed before is whole"
         raise OSError(f"The table {path!r} cannot be used: {text}.") from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, error) from error
@@ -367,6 +403,10 @@ def _damaged(path: str, error: sqlite3.Error) -> ValueError:
     )
 
 
+def _has_content(path: str) -> bool:
+    return os.path.exists(path) and os.path.getsize(path) > 0
+
+
 def _state_of(path: str) -> tuple[int, ...]:
     """Return what tells a file from what it is after somebody has written into it."""
     status = os.stat(path)
@@ -376,3 +416,12 @@ def _state_of(path: str) -> tuple[int, ...]:
 def _address(path: str, mode: str) -> str:
     """Return the address of a database; names may hold any character or byte."""
     return f"file:{quote(os.fsencode(os.path.abspath(path)))}?mode={mode}"
+
+
+def _let_go_of_all() -> None:
+    for table in list(TABLES):
+        table.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_let_go_of_all)
