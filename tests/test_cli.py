@@ -202,6 +202,28 @@ def test_no_index_is_one_error_that_says_how_to_make_one(photos, tmp_path, cbir,
     assert "--index DIR" in told
 
 
+def test_what_is_no_index_is_not_written_over(tmp_path, cbir):
+    write(tmp_path / "0.png", 0)
+    table = tmp_path / ".cbir" / "collection.sqlite"
+    table.parent.mkdir()
+    table.write_bytes(b"something else" * 1000)
+    for command in (["index", tmp_path], ["info", tmp_path]):
+        assert str(table) in fails(cbir(*command))
+    assert table.read_bytes() == b"something else" * 1000
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_way_out(tmp_path, cbir, monkeypatch):
+    write(tmp_path / "0.png", 0)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr("os.makedirs", refuse)
+    told = fails(cbir("index", tmp_path, "--features", "gist"))
+    assert f"{str(tmp_path / '.cbir')!r} (Permission denied)" in told
+    assert "--index DIR" in told
+
+
 def test_an_index_that_is_there_is_synced_unless_another_is_asked_for(photos, tmp_path, cbir):
     write(photos / "new.png", 9)
     code, _, told = cbir("index", photos)
@@ -527,6 +549,7 @@ def test_check_says_whether_all_is_as_it_was(photos, cbir):
     code, lines, told = cbir("check")
     assert (code, lines) == (1, [])
     assert told.startswith("cbir: ")
+    assert "no index" in fails(cbir("check", photos / "a"))
     assert str(photos / ".cbir") in told
 
 
@@ -610,6 +633,18 @@ def test_odd_names_are_exported_as_they_are(photos, tmp_path, cbir):
     cbir("export", tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as found:
         assert os.fsencode(found["path"][-1]) == path
+
+
+@POSIX
+def test_csv_on_a_terminal_is_escaped(photos, cbir, monkeypatch):
+    extra = photos / "a\x1b[31m.png"
+    extra.write_bytes((photos / "4.png").read_bytes())
+    cbir("sync")
+    assert any("\x1b[31m" in line[0] for line in cbir("export", "-")[1])
+    monkeypatch.setattr("sklearn_cbir.cli._export.is_terminal", lambda stream: True)
+    lines = cbir("export", "-")[1]
+    assert not any("\x1b" in line[0] for line in lines)
+    assert any(r"\x1b[31m" in line[0] for line in lines)
 
 
 def test_a_file_that_is_there_is_kept_unless_it_is_forced(photos, tmp_path, cbir):

@@ -409,6 +409,14 @@ def test_an_address_is_downloaded_once(server, checkpoints, capsys):
         path = _hub.file_at(address(server), "resnet18")
         assert (path, path.read_bytes()) == (checkpoints / "net.pth", b"0123456789")
     assert [command for command, _ in server.asked] == ["HEAD", "GET"]
+    assert capsys.readouterr().err == ""  # no terminal, no bar
+
+
+def test_a_download_shows_a_bar_on_a_terminal(server, checkpoints, capsys, monkeypatch):
+    server.files["net.pth"] = b"0123456789"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _hub.file_at(address(server), "resnet18")
+    assert "100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("silence", ["mute", "dropping"])

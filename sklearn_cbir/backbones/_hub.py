@@ -8,6 +8,7 @@ may take as long as it takes.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
@@ -132,7 +133,8 @@ def file_at(url: str, backbone: str) -> Path:
         first_answer(lambda: _knock(url), FIRST_ANSWER)
         folder.mkdir(parents=True, exist_ok=True)
         digest = torch.hub.HASH_REGEX.search(path.name)
-        torch.hub.download_url_to_file(url, str(path), digest and digest.group(1))
+        is_seen = sys.stderr is not None and sys.stderr.isatty()  # a bar fills a log
+        torch.hub.download_url_to_file(url, str(path), digest and digest.group(1), is_seen)
     except (OSError, RuntimeError, HTTPException) as error:
         raise ConnectionError(
             f"The weights {url} of backbone={backbone!r} cannot be downloaded ({_reason(error)}). "

@@ -38,16 +38,23 @@ def index(options: Namespace) -> int:
             raise FileNotFoundError(f"There is no folder {folder!r}.")
     extractor = make_extractor(options)
     exclude = options.exclude and [*IGNORED_NAMES, *options.exclude]
-    with PhotoCollection.create(
-        place,
-        options.folders,
-        extractor,
-        dtype=options.dtype or "float16",
-        labels=labels,
-        exclude=exclude,
-        follow_links=options.follow_links,
-        uri=options.uri,
-    ) as collection:
+    try:
+        collection = PhotoCollection.create(
+            place,
+            options.folders,
+            extractor,
+            dtype=options.dtype or "float16",
+            labels=labels,
+            exclude=exclude,
+            follow_links=options.follow_links,
+            uri=options.uri,
+        )
+    except PermissionError as error:
+        raise PermissionError(
+            f"The index cannot be written to {place!r} ({error.strerror or error}). Choose another "
+            "place with --index DIR."
+        ) from error
+    with collection:
         _sync(collection, options)
         n_photos = len(collection)
         if not n_photos:
