@@ -80,6 +80,37 @@ def test_a_compaction_does_not_take_damaged_rows_for_good(collection, photos):
         collection.check()
 
 
+def test_a_copy_of_a_photo_does_not_take_its_damaged_row_for_good(collection, photos):
+    write(photos / "new.png", 9)
+    collection.sync()
+    segment = next((photos / ".cbir").glob("rows-*.npy"))
+    flip(segment, 130)
+    shutil.copy2(photos / "1.png", photos / "copy.png")
+    with pytest.raises(ValueError, match="is damaged: rows 0 to 3 are not those"):
+        collection.sync()
+    assert len(collection) == 5
+    flip(segment, 130)
+    assert collection.sync().added == 1
+    collection.check()
+
+
+def test_a_row_that_is_not_finite_names_its_photo(collection, photos, monkeypatch):
+    transform = GISTDescriptor.transform
+
+    def some_infinite(self, X):
+        rows = transform(self, X)
+        rows[1:2, 7] = np.inf
+        return rows
+
+    write(photos / "8.png", 8)
+    write(photos / "9.png", 9)
+    with monkeypatch.context() as patched:
+        patched.setattr(GISTDescriptor, "transform", some_infinite)
+        with pytest.raises(ValueError, match=r"row that is not finite for '.*9\.png', which"):
+            collection.sync()
+    assert collection.sync().added == 2
+
+
 def test_a_damaged_table_never_answers_by_an_error_that_says_nothing(collection, photos, rng):
     collection.close()
     path = photos / ".cbir" / "collection.sqlite"

@@ -495,10 +495,10 @@ class PhotoCollection:
             ]
             if self._table.ask("PRAGMA foreign_key_check").fetchone() is not None:
                 faults.append("there are photos of folders that are not known")
-            lines = self._table.photos(("*",)).fetchall()  # all of them can be read
-            lost = [line for line in lines if not _is_row(line["row"], n_rows)]
-            if lost:
-                faults.append(f"{len(lost)} photos have rows that are not there")
+            lines = self._table.photos(("*",))  # all of them can be read
+            n_lost = sum(not _is_row(line["row"], n_rows) for line in lines)
+            if n_lost:
+                faults.append(f"{n_lost} photos have rows that are not there")
             of_rows = [
                 self._keeper.fault(batch, view.values, view.is_left)
                 for batch in self._table.batches()

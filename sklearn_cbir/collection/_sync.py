@@ -27,7 +27,7 @@ from sklearn_cbir.collection._listing import (
     shown,
 )
 from sklearn_cbir.collection._photo import content_hash, facts_of
-from sklearn_cbir.collection._segments import RowFormat, Segment
+from sklearn_cbir.collection._segments import RowFormat, Segment, damaged
 from sklearn_cbir.collection._table import Table
 from sklearn_cbir.extraction._work import transform_readable
 from sklearn_cbir.images._faults import Refusal, row_of
@@ -190,6 +190,7 @@ class Sync:
         self.dtype = about["dtype"]
         self.started = time.time_ns()
         self.report = SyncReport(0, 0, 0, 0, 0, 0, {})
+        self.sound: set[int] = set()  # first rows of batches that are as they were written
         self._begin()
 
     def _begin(self) -> None:
@@ -235,7 +236,7 @@ class Sync:
     def _take_in(self, chunk: list[Read]) -> None:
         """Say what the line of every photo becomes; embed those whose content nobody knows."""
         rest = [photo for photo in chunk if not self._is_settled(photo)]
-        unknown = {photo.hash: photo.content for photo in rest if self._row_like(photo) is None}
+        unknown = {photo.hash: photo for photo in rest if self._row_like(photo) is None}
         reasons = self._embed(unknown)
         for photo in rest:
             line = {**self._known(photo), **facts_of(photo.content), "hash": photo.hash}
@@ -300,15 +301,17 @@ class Sync:
             "label": self.label_of(listed.root, listed.path),
         }
 
-    def _embed(self, photos: dict[bytes, bytes]) -> dict[bytes, str]:
+    def _embed(self, photos: dict[bytes, Read]) -> dict[bytes, str]:
         """Make rows of photos; return why there is none, by the hash of the photo."""
         if not photos:
             return {}
         hashes = list(photos)
-        rows, faults = transform_readable(self.extractor(), list(photos.values()))
+        contents = [photo.content for photo in photos.values()]
+        rows, faults = transform_readable(self.extractor(), contents)
         reasons = {hashes[row_of(fault)]: fault.reason or str(fault) for fault in faults}
         readable = [content for content in hashes if content not in reasons]
         if readable:
+            _check_finite(rows, [photos[content].listed.place for content in readable])
             for content, value in zip(readable, self._encoded(rows), strict=True):
                 self.row_of[content] = self.fresh[content] = self._add(value)
         return reasons
@@ -321,11 +324,6 @@ class Sync:
             raise ValueError(
                 f"The extractor gives {rows.shape[1]} numbers for a photo, but the rows of this "
                 f"collection have {self.format.n_features}. Create a collection of its own for it."
-            )
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            raise ValueError(
-                "The extractor gives rows that are not finite, which cannot be searched. What was "
-                "committed before is kept."
             )
         return self.format.encoded(rows)
 
@@ -353,7 +351,19 @@ class Sync:
             return self._add(self.values[row - self.n_rows])
         stored = self.stored or self.keeper.read(self.format, self.segments, self.n_rows)
         self.stored = stored
+        self._check_is_sound(row, stored)
         return self._add(np.array(stored[row : row + 1])[0])
+
+    def _check_is_sound(self, row: int, stored: Values) -> None:
+        """Raise if a row is of a batch that is damaged: a copy would get a checksum of its own."""
+        batch = self.table.batch_of(row)
+        if batch is None or batch.first in self.sound:
+            return
+        has_photo = np.zeros(self.n_rows, dtype=bool)
+        has_photo[self.table.integers("SELECT row FROM photo WHERE row IS NOT NULL")] = True
+        if fault := self.keeper.fault(batch, stored, has_photo):
+            raise damaged(self.table.folder, fault)
+        self.sound.add(batch.first)
 
     def _count(self, **more: int) -> None:
         known = {name: getattr(self.report, name) + n for name, n in more.items()}
@@ -385,6 +395,17 @@ class Sync:
         assert self.format is not None
         self.table.add_rows(segments[len(self.segments) :], [self.keeper.batch(first, values)])
         self.table.set_about(n_rows=first + len(values), **self.format._asdict())
+
+
+def _check_finite(rows: NDArray, places: list[str]) -> None:
+    """Raise if the extractor gives what cannot be searched, and name the photo."""
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        place = places[int(np.argmin(np.isfinite(rows).all(axis=1)))]
+        raise ValueError(
+            f"The extractor gives a row that is not finite for {place!r}, which cannot be "
+            "searched. Take the photo away, or create a collection with an extractor that can "
+            "read it. What was committed before is kept."
+        )
 
 
 def _read_in_chunks(to_read: list[tuple[Listed, Any]]) -> Iterator[list[Read]]:

@@ -333,6 +333,12 @@ class Table:
         line = self.ask(query).fetchone()
         return None if line is None else _whole(Batch(*line), line["first"], line["n_rows"])
 
+    def batch_of(self, row: int) -> Batch | None:
+        """Return what was committed at once with a row."""
+        query = "SELECT first, n_rows, checksum FROM batch WHERE first <= ? ORDER BY first DESC"
+        line = self.ask(f"{query} LIMIT 1", (row,)).fetchone()
+        return None if line is None else _whole(Batch(*line), line["first"], line["n_rows"])
+
     def row_format(self) -> RowFormat | None:
         """Return how rows are stored, None before there is one."""
         about = self.about()
