@@ -14,7 +14,7 @@ SECTIONS = {
     "Networks and losses": ["backbones", "pooling", "losses", "sampling"],
     "Estimators": ["features", "embedding", "hashing", "whitening", "extraction"],
     "Search": ["neighbors", "duplicates", "reranking", "index", "codes"],
-    "Photos on the disk": ["collection", "cli"],
+    "Photos on the disk": ["collection", "serve", "cli"],
     "Scoring": ["metrics", "model_selection"],
     "Saving and handing over": ["persistence", "export", "onnx_extractor"],
     "Seeing, testing": ["display", "testing"],

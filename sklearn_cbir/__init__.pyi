@@ -23,6 +23,7 @@ from sklearn_cbir import (
     pooling as pooling,
     reranking as reranking,
     sampling as sampling,
+    serve as serve,
     testing as testing,
     whitening as whitening,
 )

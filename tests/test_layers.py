@@ -62,6 +62,7 @@ ORDER = [
     "_saved_modules",
     "persistence",
     "collection",
+    "serve",
     "display",
     "testing",
     "cli",
@@ -86,7 +87,15 @@ TRAINING = {
 ENTERED_BY = {
     # Who tell faults of images.
     "images": TRAINING
-    | {"descriptors", "onnx_extractor", "extraction", "duplicates", "collection", "display"},
+    | {
+        "descriptors",
+        "onnx_extractor",
+        "extraction",
+        "duplicates",
+        "collection",
+        "serve",
+        "display",
+    },
     "datasets": {"collection"},  # who lists folders
     "extraction": {"collection"},  # who makes rows of what can be read
     "losses": TRAINING,

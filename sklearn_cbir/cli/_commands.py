@@ -349,6 +349,26 @@ def _show_unreadable(options: Namespace, collection: PhotoCollection) -> int:
     return found
 
 
+def serve(options: Namespace) -> int:
+    """Open a page to search by clicking, until Ctrl-C."""
+    try:
+        from sklearn_cbir.serve import run
+    except ImportError as error:
+        raise ImportError(
+            f"The page needs {error.name}. Run: pip install 'sklearn-cbir[serve]'"
+        ) from error
+    with PhotoCollection.open(found_index(options)) as collection:
+        run(
+            collection,
+            host=options.host,
+            port=options.port,
+            token=options.token,
+            browser=options.browser,
+            names=options.name,
+        )
+    return FOUND
+
+
 def export(options: Namespace) -> int:
     """Write what the index knows to a file."""
     from sklearn_cbir.cli._export import check_out, write_out
@@ -407,4 +427,5 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "compact": compact,
     "relocate": relocate,
     "export": export,
+    "serve": serve,
 }

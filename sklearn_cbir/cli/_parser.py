@@ -9,6 +9,7 @@ ABOUT = """Search your photos by a photo or by words.
   cbir index ~/Pictures          once: look at all photos
   cbir search photo.jpg          photos that are like this one
   cbir sync                      another day: take in what is new
+  cbir serve                     a page to search by clicking
 """
 CODES = """exit codes: 0 found or done; 1 nothing found, or check has found damage; 2 error;
 130 stopped by Ctrl-C. CBIR_DEBUG=1 or --debug shows where an error comes from.
@@ -68,6 +69,13 @@ EXAMPLES = {
   cbir info
   cbir info --unreadable
   cbir info ~/Pictures --json
+""",
+    "serve": """examples:
+  cbir serve
+  cbir serve ~/Pictures --port 9000 --no-browser
+  cbir serve --host 192.168.1.5    others may ask too, with the token; there is no encryption
+
+From another machine, use a tunnel: ssh -L 8642:localhost:8642 MACHINE
 """,
     "check": """example:
   cbir check && echo fine
@@ -162,6 +170,30 @@ def build_parser() -> Parser:
     _add_folder(one)
     one.add_argument("--unreadable", action="store_true", help="list what cannot be read, and why")
     _add_form(one)
+    one = _command(commands, "serve", "open a page to search by clicking")
+    _add_folder(one)
+    one.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address of this machine to listen at (default: 127.0.0.1, this machine alone)",
+    )
+    one.add_argument("--port", type=_port, default=8642, help="port; 0 takes a free one")
+    one.add_argument(
+        "--name",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="another name that the server goes by; may be repeated",
+    )
+    one.add_argument(
+        "--no-token",
+        dest="token",
+        action="store_false",
+        help="let in whoever reaches the server; on this machine alone",
+    )
+    one.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="print the address alone"
+    )
     one = _command(commands, "check", "look for damage of the index, byte by byte")
     _add_folder(one)
     one = _command(commands, "compact", "take away what is left of photos that are gone")
@@ -283,6 +315,13 @@ def _add_form(one: argparse.ArgumentParser) -> None:
         help="paths alone, as they are, each ended by NUL"
     )  # fmt: skip
     one.set_defaults(form="text")
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else -1
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, a number from 0 to 65535")
+    return number
 
 
 def _at_least_1(text: str) -> int:

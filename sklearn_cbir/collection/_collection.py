@@ -2,16 +2,14 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._typing import ImagesLike, Metric, PathLike, Positions, Transformer
 from sklearn_cbir._validation import (
@@ -24,6 +22,14 @@ from sklearn_cbir._validation import (
     text_array,
 )
 from sklearn_cbir.collection._compact import compact_rows
+from sklearn_cbir.collection._creation import (
+    EXTRACTOR,
+    LOCK,
+    check_extractor,
+    check_is_free,
+    check_patterns,
+)
+from sklearn_cbir.collection._hits import Hit, hit_of, telling, worth
 from sklearn_cbir.collection._keeper import Values
 from sklearn_cbir.collection._labels import Labels, LabelsLike, as_about, check_labels
 from sklearn_cbir.collection._listing import Root, as_place
@@ -61,40 +67,9 @@ if TYPE_CHECKING:
 
     from sklearn_cbir._saved_modules import Modules
 
-EXTRACTOR, LOCK = "extractor.cbir", "lock"
 TEXTS = ("folder", "name", "label", "taken", "state", "reason")
 INTEGERS = ("number", "size", "width", "height")
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A photo that a search has found.
-
-    Parameters
-    ----------
-    number : int
-        The number of the photo in its collection, which no other photo ever gets.
-
-    path : str
-        Where it is.
-
-    distance : float
-        Its distance from the query: 0 for the same photo.
-
-    label : str or None
-        Its label, if it has one.
-
-    Examples
-    --------
-    >>> from sklearn_cbir.collection import Hit
-    >>> Hit(number=7, path="photos/sea.jpg", distance=0.25, label=None)
-    Hit(number=7, path='photos/sea.jpg', distance=0.25, label=None)
-    """
-
-    number: int
-    path: str
-    distance: float
-    label: str | None
+MASKS_KEPT = 8  # of conditions that were asked last: a page of results has that of the one before
 
 
 @dataclass(frozen=True)
@@ -106,6 +81,7 @@ class View:
     values: Values | None  # None: no row yet
     retriever: NeighborsRetriever | None
     is_left: NDArray[np.bool_] | None  # which rows a photo has; None: all
+    masks: dict[Any, NDArray[np.bool_]] = field(default_factory=dict)  # condition -> rows
 
 
 class PhotoCollection:
@@ -276,13 +252,13 @@ class PhotoCollection:
         check_choice(dtype, "dtype", ("float16", "float32"))
         labels_from = check_labels(labels)
         check_boolean(follow_links, "follow_links")
-        patterns = _check_patterns(exclude)
-        estimator = _check_extractor(extractor)
+        patterns = check_patterns(exclude)
+        estimator = check_extractor(extractor)
         check_is_local(folder)
-        _check_is_free(folder)
+        check_is_free(folder)
         os.makedirs(folder, exist_ok=True)
         with only_writer(os.path.join(folder, LOCK)):
-            _check_is_free(folder)  # nobody else was faster
+            check_is_free(folder)  # nobody else was faster
             address = None if uri is None else check_server(uri)
             save(estimator, os.path.join(folder, EXTRACTOR), modules)
             about = {
@@ -386,6 +362,12 @@ class PhotoCollection:
         return None if format is None else format.metric
 
     @property
+    def version(self) -> int:
+        """A number that every commit raises, whoever writes: what was read before is still so."""
+        with self._table.reading():
+            return self._table.version()
+
+    @property
     def extractor(self) -> Any:
         """What makes rows of photos, loaded when it is first asked for."""
         return self._loaded()
@@ -421,7 +403,13 @@ class PhotoCollection:
 
     # Keeping up ----------------------------------------------------------------------------------
 
-    def sync(self, retry: bool = False, *, verbose: int = 0) -> SyncReport:
+    def sync(
+        self,
+        retry: bool = False,
+        *,
+        verbose: int = 0,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> SyncReport:
         """Take in what is new, changed, moved and gone in the folders.
 
         A photo is looked at again if its size or its time of change is another. Of the same
@@ -437,6 +425,11 @@ class PhotoCollection:
 
         verbose : int, default=0
             Above 0, shows the progress on standard error.
+
+        progress : callable, default=None
+            Is called with the number of photos that are done, and of all that are to be looked
+            at: first with 0, when the folders are listed. What it raises ends the sync, which
+            the next one continues.
 
         Returns
         -------
@@ -461,6 +454,8 @@ class PhotoCollection:
         """
         check_boolean(retry, "retry")
         check_verbose(verbose)
+        if progress is not None and not callable(progress):
+            raise ValueError(f"progress={shortened(progress)} must be a function of two numbers.")
         self._check_writable()
         with only_writer(os.path.join(self.path, LOCK)):
             table = self._table
@@ -473,7 +468,8 @@ class PhotoCollection:
                 label_of = labels.of(listings)
                 found = difference(listings, table, retry, label_of)
                 n = len(found.to_read)
-                with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as advance:
+                with progress_bar(n, "Taking in photos", verbose > 0, unit="photos") as draw:
+                    advance = draw if progress is None else telling(progress, n, draw)
                     sync = Sync(table, self._keeper, self._loaded, retry, label_of, advance)
                     report = sync.run(found)
             table.checkpoint()
@@ -741,10 +737,10 @@ class PhotoCollection:
             places = {root.number: root.path for root in self._roots()}
         found = []
         for group in groups:
-            first, *others = sorted(group.tolist(), key=lambda at: _worth(lines[at]))
+            first, *others = sorted(group.tolist(), key=lambda at: worth(lines[at]))
             away = distances_from(rows[first], rows[[first, *others]], format.metric)
             of_group = zip([first, *others], away.tolist())
-            found.append([_hit(lines[at], places, distance) for at, distance in of_group])
+            found.append([hit_of(lines[at], places, distance) for at, distance in of_group])
         return sorted(found, key=lambda hits: min(hit.number for hit in hits))
 
     def score(self, scoring: str | Metric = "map", where: Where | None = None) -> float:
@@ -970,7 +966,14 @@ class PhotoCollection:
         n_rows = view.rows_of[1]
         if where is None:
             return np.ones(n_rows, dtype=bool) if view.is_left is None else view.is_left
-        return self._rows_where(*as_condition(where, self._numbers), n_rows)
+        text, bound = as_condition(where, self._numbers)
+        asked = text, *bound
+        if asked not in view.masks:
+            mask = self._rows_where(text, bound, n_rows)
+            while len(view.masks) >= MASKS_KEPT:
+                del view.masks[next(iter(view.masks))]
+            view.masks[asked] = mask
+        return view.masks[asked]
 
     def _lines_with_rows(self, where: Where | None = None) -> list[Any]:
         """Return the lines of photos that may be found, in the order of their rows."""
@@ -1017,65 +1020,11 @@ class PhotoCollection:
         if not of_row.keys() >= set(found.flat):
             raise damaged(self.path, "rows are not of the photos that they were of")
         return [
-            [_hit(of_row[row], places, distance) for row, distance in zip(rows, of_query)]
+            [hit_of(of_row[row], places, distance) for row, distance in zip(rows, of_query)]
             for rows, of_query in zip(found.tolist(), distances.tolist())
         ]
-
-
-def _hit(line: Any, places: dict[int, str], distance: float) -> Hit:
-    path = as_place(places[line["root"]], line["path"])
-    return Hit(line["number"], path, float(distance), line["label"])
 
 
 def _is_row(row: Any, n_rows: int) -> bool:
     """Say whether there is a row of this number, or a photo has none."""
     return row is None or (isinstance(row, int) and 0 <= row < n_rows)
-
-
-def _worth(line: Any) -> tuple[int, int, int]:
-    """Return by what the photo to keep comes first among equal ones."""
-    n_pixels = (line["width"] or 0) * (line["height"] or 0)
-    return -n_pixels, -(line["size"] or 0), line["number"]
-
-
-def _check_patterns(exclude: Any) -> list[str] | None:
-    """Return patterns of what is left out as a list of text."""
-    if exclude is None:
-        return None
-    listed = [exclude] if isinstance(exclude, (str, bytes, os.PathLike)) else exclude
-    try:
-        return [os.fsdecode(pattern) for pattern in listed]
-    except TypeError:
-        raise ValueError(
-            f"exclude={shortened(exclude)} must be a sequence of patterns, such as ('out',)."
-        ) from None
-
-
-def _check_extractor(extractor: Any) -> BaseEstimator:
-    """Return the extractor if it is one that can be saved and is fitted."""
-    if not isinstance(extractor, BaseEstimator) or not hasattr(extractor, "transform"):
-        raise ValueError(
-            f"extractor={shortened(extractor)} has no transform. Pass a fitted transformer, or a "
-            "pipeline without its retriever."
-        )
-    check_is_fitted(extractor)
-    return extractor
-
-
-def _check_is_free(folder: str) -> None:
-    """Raise unless a collection may be made in a folder; what a creation left may be there."""
-    if Table.is_there(folder):
-        raise FileExistsError(
-            f"There is a collection in {folder!r} already. Open it with PhotoCollection.open, or "
-            "delete the folder: photos are not touched."
-        )
-    if os.path.isdir(folder):
-        own = (EXTRACTOR, LOCK, "collection.sqlite", ".extractor.cbir")
-        others = [name for name in os.listdir(folder) if not name.startswith(own)]
-        if others:
-            raise FileExistsError(
-                f"{folder!r} is not empty: it holds {others[0]!r}. Pass a folder of its own for "
-                "the collection."
-            )
-    elif os.path.exists(folder):
-        raise NotADirectoryError(f"{folder!r} is a file. Pass a folder for the collection.")

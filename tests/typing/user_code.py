@@ -184,6 +184,7 @@ from sklearn_cbir.sampling import (
     mined_batches,
     uniform_batches,
 )
+from sklearn_cbir.serve import create_app, run
 from sklearn_cbir.testing import check_image_estimator
 from sklearn_cbir.whitening import LearnedWhitening
 
@@ -346,7 +347,15 @@ def keep_photos(folder: Path) -> None:
     assert_type(len(photos), int)
     print(photos.about()["n_photos"], photos.extractor, photos.metric)
     assert_type(main(["info", str(folder)]), int)
+    assert_type(photos.version, int)
     photos.close()
+
+
+def serve_photos(photos: PhotoCollection) -> None:
+    assert_type(photos.sync(progress=print), SyncReport)
+    app = create_app(photos, token="a secret", hosts=["photos.home"])
+    print(callable(app))
+    run(photos, host="127.0.0.1", port=0, token=False, browser=False)
 
 
 def rerank(X: Floats) -> None:

@@ -1,0 +1,55 @@
+"""What a collection is made of, checked before anything is written."""
+
+import os
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_cbir._validation import shortened
+from sklearn_cbir.collection._table import Table
+
+EXTRACTOR, LOCK = "extractor.cbir", "lock"  # names of files in the folder of a collection
+
+
+def check_patterns(exclude: Any) -> list[str] | None:
+    """Return patterns of what is left out as a list of text."""
+    if exclude is None:
+        return None
+    listed = [exclude] if isinstance(exclude, (str, bytes, os.PathLike)) else exclude
+    try:
+        return [os.fsdecode(pattern) for pattern in listed]
+    except TypeError:
+        raise ValueError(
+            f"exclude={shortened(exclude)} must be a sequence of patterns, such as ('out',)."
+        ) from None
+
+
+def check_extractor(extractor: Any) -> BaseEstimator:
+    """Return the extractor if it is one that can be saved and is fitted."""
+    if not isinstance(extractor, BaseEstimator) or not hasattr(extractor, "transform"):
+        raise ValueError(
+            f"extractor={shortened(extractor)} has no transform. Pass a fitted transformer, or a "
+            "pipeline without its retriever."
+        )
+    check_is_fitted(extractor)
+    return extractor
+
+
+def check_is_free(folder: str) -> None:
+    """Raise unless a collection may be made in a folder; what a creation left may be there."""
+    if Table.is_there(folder):
+        raise FileExistsError(
+            f"There is a collection in {folder!r} already. Open it with PhotoCollection.open, or "
+            "delete the folder: photos are not touched."
+        )
+    if os.path.isdir(folder):
+        own = (EXTRACTOR, LOCK, "collection.sqlite", ".extractor.cbir")
+        others = [name for name in os.listdir(folder) if not name.startswith(own)]
+        if others:
+            raise FileExistsError(
+                f"{folder!r} is not empty: it holds {others[0]!r}. Pass a folder of its own for "
+                "the collection."
+            )
+    elif os.path.exists(folder):
+        raise NotADirectoryError(f"{folder!r} is a file. Pass a folder for the collection.")

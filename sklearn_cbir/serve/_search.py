@@ -1,0 +1,255 @@
+"""Queries become calls of a `PhotoCollection`, made by one thread, and hits become photos."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_cbir.collection import PhotoCollection
+from sklearn_cbir.images import ImageReadError, Text
+from sklearn_cbir.serve._answers import Failure
+from sklearn_cbir.serve._catalog import Catalog, Catalogs
+from sklearn_cbir.serve._pictures import (
+    MOST_PIXELS,
+    MOST_PIXELS_HERE,
+    Pictures,
+    Source,
+    read,
+    source_of,
+)
+from sklearn_cbir.serve._query import MOST_RESULTS, Page, Query
+from sklearn_cbir.serve._uploads import Uploads
+
+AT_ONCE = 240  # results that are found together: three pages and a bit
+KEPT = 64  # queries whose results are remembered, for paging and for going back
+
+
+class Search:
+    """What is asked of a collection, one call at a time.
+
+    Parameters
+    ----------
+    collection : PhotoCollection
+        The collection.
+
+    uploads : Uploads
+        Photos that were uploaded.
+
+    pictures : Pictures
+        Decodes photos.
+    """
+
+    def __init__(self, collection: PhotoCollection, uploads: Uploads, pictures: Pictures) -> None:
+        self.collection, self.uploads, self.pictures = collection, uploads, pictures
+        self.catalogs = Catalogs(collection)
+        self.found: OrderedDict[Any, tuple[int, NDArray, NDArray]] = OrderedDict()
+        self._has_words: bool | None = None
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the collection can be searched by words; this loads the extractor."""
+        if self._has_words is None:
+            try:
+                self.collection.extractor.transform([Text("a photo")])
+                self._has_words = True
+            except (ValueError, TypeError, AttributeError):
+                self._has_words = False
+        return self._has_words
+
+    @property
+    def duplicates_radius(self) -> float | None:
+        """The radius of near-duplicates that the extractor has, if it has one."""
+        return getattr(self.collection.extractor, "near_duplicates", (None, None))[1]
+
+    def state(self) -> dict[str, Any]:
+        """Return what the collection is."""
+        catalog = self.catalogs.current()
+        about = catalog.about
+        metric, largest = None, None
+        if about["kind"] is not None:
+            is_codes = about["kind"] == "codes"
+            metric, largest = ("hamming", about["n_features"]) if is_codes else ("cosine", 2.0)
+        counts = ("n_photos", "n_ready", "n_unreadable", "n_away")
+        return {
+            "version": catalog.version,
+            "roots": about["roots"],
+            **{name: about[name] for name in counts},
+            **catalog.counts,
+            "has_words": self.has_words,
+            "is_writable": not self.collection.read_only,
+            "metric": metric,
+            "max_distance": largest,
+            "duplicates_radius": self.duplicates_radius,
+        }
+
+    def unreadable(self, page: Page) -> dict[str, Any]:
+        """Return photos that cannot be read, each with its reason."""
+        catalog = self.catalogs.current()
+        positions = np.flatnonzero(~catalog.is_ready)
+        photos = [with_state(catalog, at) for at in _on(page, positions)]
+        return {**_paged(page, len(positions)), "n_photos": len(positions), "photos": photos}
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """Return what is known of one photo."""
+        catalog = self.catalogs.current()
+        at = catalog.position(number)
+        if at is None:
+            raise no_photo(number)
+        return with_state(catalog, at)
+
+    def search(self, query: Query) -> dict[str, Any]:
+        """Return one page of results."""
+        catalog = self.catalogs.current()
+        asked = {
+            name: [catalog.facts(_known(catalog, number)) for number in numbers]
+            for name, numbers in (("like", query.like), ("unlike", query.unlike))
+        }
+        positions = catalog.left_by(query.where)
+        page = query.page
+        if query.is_listing:
+            photos = [catalog.facts(at) for at in _on(page, positions)]
+            n_found = len(positions)
+        else:
+            numbers, distances = self._found_by(query, catalog)
+            if query.max_distance is not None:
+                n = int(np.searchsorted(distances, query.max_distance, side="right"))
+                numbers, distances = numbers[:n], distances[:n]
+            photos = self._described(_on(page, numbers), _on(page, distances), catalog)
+            n_found = len(numbers)
+        return {
+            "version": catalog.version,
+            **_paged(page, n_found),
+            "n_photos": len(positions),
+            "photos": photos,
+            "asked": asked,
+        }
+
+    def groups(self, groups: Sequence[Sequence[Any]], page: Page) -> list[list[dict[str, Any]]]:
+        """Return groups of hits as groups of photos, the one to keep first."""
+        catalog = self.catalogs.current()
+        found = []
+        for group in _on(page, groups):
+            photos = []
+            for hit in group:
+                if (at := catalog.position(hit.number)) is not None:
+                    size = int(catalog.items["size"][at])
+                    keep = hit is group[0]
+                    more = {"distance": _number(hit.distance), "keep": keep, "size": size}
+                    photos.append(catalog.facts(at) | more)
+            found.append(photos)
+        return found
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _found_by(self, query: Query, catalog: Catalog) -> tuple[NDArray, NDArray]:
+        """Return numbers and distances of results, some more than are asked for."""
+        wanted = min(query.page.offset + query.page.limit + 1, MOST_RESULTS + 1)
+        key = catalog.version, query.key
+        if key in self.found and self.found[key][0] >= wanted:
+            self.found.move_to_end(key)
+            return self.found[key][1:]
+        k = -(-wanted // AT_ONCE) * AT_ONCE
+        try:
+            hits = self._ask(query, k, catalog)
+        except ImageReadError as error:
+            raise Failure(422, f"The photo cannot be read: {error.reason or error}.") from None
+        except ValueError as error:
+            raise Failure(400, str(error)) from None
+        numbers = np.array([hit.number for hit in hits], dtype=np.int64)
+        distances = np.array([hit.distance for hit in hits], dtype=np.float64)
+        self.found[key] = k, numbers, distances
+        self.found.move_to_end(key)
+        while len(self.found) > KEPT:
+            self.found.popitem(last=False)
+        return numbers, distances
+
+    def _ask(self, query: Query, k: int, catalog: Catalog) -> list[Any]:
+        """Return hits, the nearest first."""
+        X: list[Any] = []
+        if query.upload is not None:
+            X.append(self.uploads.photo(query.upload))
+        if query.region is not None:
+            content, most_pixels = self._content(query.region.of, catalog)
+            X.append(self.pictures.cropped(content, query.region.box, most_pixels))
+        n_photos = len(X)
+        if query.words is not None:
+            if not self.has_words:
+                raise Failure(
+                    400,
+                    "The network of this collection knows no words. Search by a photo, or make "
+                    "the collection with a network that was trained on words.",
+                )
+            X.append(Text(query.words))
+        where = query.where or None
+        if not n_photos:
+            return self._hits(query, X, k, where)
+        with self.pictures.slots:  # the extractor decodes them
+            return self._hits(query, X, k, where)
+
+    def _hits(self, query: Query, X: list[Any], k: int, where: Any) -> list[Any]:
+        if len(X) == 1 and not query.like and not query.unlike:
+            return self.collection.search(X, k, where)[0]
+        return self.collection.like(query.like, query.unlike, X=X or None, k=k, where=where)
+
+    def _content(self, of: int | str, catalog: Catalog) -> tuple[bytes, int]:
+        """Return the file of a photo, uploaded or in the collection, and its most pixels."""
+        if isinstance(of, str):
+            return self.uploads.photo(of), MOST_PIXELS
+        return read(source_in(catalog, _known(catalog, of))), MOST_PIXELS_HERE
+
+    def _described(
+        self, numbers: Sequence[int], distances: Sequence[float], catalog: Catalog
+    ) -> list[dict[str, Any]]:
+        """Return what is said of hits; those that are gone since are left out."""
+        positions = [catalog.position(number) for number in numbers]
+        if None in positions:  # a sync was faster
+            catalog = self.catalogs.current()
+            positions = [catalog.position(number) for number in numbers]
+        return [
+            catalog.facts(at) | {"distance": _number(distance)}
+            for at, distance in zip(positions, distances)
+            if at is not None
+        ]
+
+
+def with_state(catalog: Catalog, at: int) -> dict[str, Any]:
+    """Return what is known of a photo, and whether it can be read."""
+    reason = str(catalog.items["reason"][at]) or None
+    return {**catalog.facts(at), "state": str(catalog.items["state"][at]), "reason": reason}
+
+
+def source_in(catalog: Catalog, at: int) -> Source:
+    """Return the file of a photo."""
+    path, number = str(catalog.items["path"][at]), int(catalog.numbers[at])
+    return source_of(number, path, catalog.about["roots"])
+
+
+def no_photo(number: int) -> Failure:
+    """Return the failure of a number that no photo has."""
+    return Failure(404, f"There is no photo with the number {number}.")
+
+
+def _known(catalog: Catalog, number: int) -> int:
+    """Return the position of a photo that can be asked for."""
+    at = catalog.position(number)
+    if at is None:
+        raise no_photo(number)
+    if not catalog.is_ready[at]:
+        raise Failure(400, f"Photo {number} cannot be read, so that nothing can be like it.")
+    return at
+
+
+def _on(page: Page, found: Any) -> Any:
+    part = found[page.offset : page.offset + page.limit]
+    return part.tolist() if isinstance(part, np.ndarray) else part
+
+
+def _paged(page: Page, n_found: int) -> dict[str, Any]:
+    return {"offset": page.offset, "has_more": n_found > page.offset + page.limit}
+
+
+def _number(distance: float) -> float:
+    """Return a distance as it is told: rounding leaves no less than 0."""
+    return max(0.0, float(distance))
