@@ -39,8 +39,9 @@ export function fill(server) {
 export function show(state, server, shown) {
   choose(at("folder"), state.folder, state.folder);
   choose(at("label"), labelOption(state.label), state.label ?? "without a label");
-  at("from").value = state.from ?? "";
-  at("to").value = state.to ?? "";
+  for (const name of ["from", "to"]) {
+    if (document.activeElement !== at(name)) at(name).value = state[name] ?? "";
+  }
   at("filters").hidden = state.view === "unreadable";
   const n = countFilters(state);
   at("filters-count").textContent = n ? `(${n})` : "";
@@ -112,7 +113,11 @@ export function listen(go) {
     go({ label: value === "" ? undefined : value === NO_LABEL ? null : value.slice(1) });
   });
   for (const name of ["from", "to"]) {
-    at(name).addEventListener("change", () => go({ [name]: year(at(name).value) }));
+    at(name).addEventListener("change", () => {
+      const value = year(at(name).value);
+      at(name).value = value ?? "";
+      go({ [name]: value });
+    });
   }
   at("distance").addEventListener("input", () => {
     const value = chosen();

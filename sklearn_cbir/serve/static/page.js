@@ -6,6 +6,7 @@ import { chip, cut } from "./chips.js";
 import { at, button, copy, counted, make } from "./dom.js";
 import * as filters from "./filters.js";
 import * as grid from "./grid.js";
+import * as incoming from "./incoming.js";
 import * as panels from "./panels.js";
 import { Sync } from "./sync.js";
 import { Viewer } from "./viewer.js";
@@ -151,7 +152,7 @@ function showControls() {
     if (one.dataset.view === state.view) one.setAttribute("aria-current", "page");
     else one.removeAttribute("aria-current");
   }
-  at("words").value = state.words;
+  if (document.activeElement !== at("words")) at("words").value = state.words; // it may be typed in
   filters.show(state, server, shown);
   showChips();
   const what = { duplicates: "Duplicates", unreadable: "Unreadable" }[state.view];
@@ -195,13 +196,15 @@ function remember(key, answer) {
 
 async function loadPhotos(answer, signal) {
   answer.photos ??= [];
-  while (answer.hasMore !== false && answer.photos.length < state.shown) {
+  const most = Math.min(state.shown, server.limits.results);
+  while (answer.hasMore !== false && answer.photos.length < most) {
     const offset = answer.photos.length;
-    const limit = Math.min(server.limits.page, state.shown - offset);
+    const limit = Math.min(server.limits.page, most - offset);
     const found = await api.search({ ...address.body(state), offset, limit }, signal);
     answer.photos.push(...found.photos);
     answer.n = found.n_photos;
-    answer.hasMore = found.has_more && found.photos.length > 0;
+    const isFull = answer.photos.length >= server.limits.results;
+    answer.hasMore = found.has_more && found.photos.length > 0 && !isFull;
     for (const photo of [...found.photos, ...(found.asked?.like ?? []), ...(found.asked?.unlike ?? [])]) {
       known.set(photo.number, photo);
     }
@@ -469,44 +472,12 @@ async function take(file) {
   return undefined;
 }
 
-function takeFrom(transfer) {
-  const files = [...(transfer?.files ?? [])];
-  const file = files.find((one) => one.type.startsWith("image/")) ?? files[0];
-  if (file) take(file);
-  return Boolean(file);
-}
-
-function listenForPhotos() {
-  at("choose").addEventListener("click", () => at("file").click());
-  at("file").addEventListener("change", () => {
-    const [file] = at("file").files;
-    at("file").value = "";
-    if (file) take(file);
-  });
-  addEventListener("paste", (event) => {
-    if (takeFrom(event.clipboardData)) event.preventDefault();
-  });
-  const veil = at("drop");
-  let leaving = null;
-  addEventListener("dragover", (event) => {
-    event.preventDefault();
-    clearTimeout(leaving);
-    veil.hidden = !event.dataTransfer.types.includes("Files");
-    leaving = setTimeout(() => (veil.hidden = true), 300);
-  });
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    veil.hidden = true;
-    if (!takeFrom(event.dataTransfer)) say("That was no photo. Save it first, then drop the file.");
-  });
-}
-
 // Controls ------------------------------------------------------------------------------------
 
 function listen() {
   grid.listen(at("grid"), acts);
   grid.listenForDoubleClicks(acts);
-  listenForPhotos();
+  incoming.listen(take, say);
   filters.listen((changes) => go({ ...changes, shown: PAGE }));
   at("reset").addEventListener("click", () => {
     resetFilters();
@@ -515,8 +486,9 @@ function listen() {
   at("search").addEventListener("submit", (event) => {
     event.preventDefault();
     const words = at("words").value.trim();
+    at("words").value = words;
     if (words) search({ words }).then(focusFirst);
-    else drop({ words: "" });
+    else if (state.words) drop({ words: "" });
   });
   for (const one of document.querySelectorAll("[data-view]")) {
     one.addEventListener("click", () => {
@@ -585,11 +557,13 @@ function key(event) {
 // Beginning -----------------------------------------------------------------------------------
 
 async function reload() {
+  const place = document.activeElement?.closest(".tile")?.photo?.number;
   answers.clear();
   shown = null;
   hideNotice();
   if (!(await meet())) return;
   await render();
+  if (place !== undefined && document.activeElement === document.body) focusNumber(place);
 }
 
 async function meet() {
