@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn_cbir.collection import PhotoCollection, _segments, _sync, _table
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
+from sklearn_cbir.images import Text
 
 IMAGES, _ = make_shapes(40, random_state=0)
 LONG_AGO = 1_600_000_000 * 10**9  # ns
@@ -488,3 +489,53 @@ def test_what_a_creation_has_left_is_no_part_of_the_next(photos, tmp_path):
     with PhotoCollection.create(folder, photos, GISTDescriptor()) as collection:
         assert collection.sync().added == 4
         collection.check()
+
+
+# Queries -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ("photo.png", r"^X is a path, .* wrap it in a list"),
+        (b"junk", "^X is an encoded photo, .* wrap it in a list"),
+        ([], "0 sample"),
+        (None, "^X is None"),
+        ([None], r"^X\[0\] is None"),
+        ([3], r"^X\[0\] is 3 of type int"),
+        (["lost.png"], r"^X\[0\] 'lost.png': the file does not exist"),
+        ([b"junk"], r"^X\[0\] \(bytes, 4 long\): not an image"),
+        ([os.curdir], r"^X\[0\] '.': a folder, not an image"),
+        ([os.devnull], r"^X\[0\] .*not a regular file"),
+        (np.zeros((2, 2)), "2-D arrays are feature rows"),
+        (Text("a dog"), "^X is .* words have no pixels"),
+    ],
+)
+def test_a_query_that_is_no_image_is_one_error(collection, X, message):
+    with pytest.raises(ValueError, match=message):
+        collection.search(X)
+    if X is not None:
+        for name in ("X", "unlike_X"):
+            said = message.replace("X", name)
+            given = {"numbers": [1], name: X}
+            with pytest.raises(ValueError, match=said):
+                collection.like(**given)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, None, "3"])
+def test_a_number_of_results_that_is_none_is_one_error(collection, k):
+    for ask in (lambda: collection.search(IMAGES[:1], k), lambda: collection.like([1], k=k)):
+        with pytest.raises(ValueError, match=f"k={k!r} must be an integer of at least 1"):
+            ask()
+    assert len(collection.search(IMAGES[:1], 10**30)[0]) == 4
+
+
+@pytest.mark.parametrize(
+    "numbers", [[0], [-1], [5], [2**63], [2**70], [1.0], [True], ["1"], [None], [[1]], 1, None]
+)
+def test_numbers_of_no_photo_are_one_error(collection, numbers):
+    with pytest.raises(ValueError, match="^numbers"):
+        collection.like(numbers)
+    if numbers is not None:
+        with pytest.raises(ValueError, match="^where"):
+            collection.search(IMAGES[:1], 3, numbers)

@@ -58,6 +58,7 @@ from sklearn_cbir.collection._sync import Sync, SyncReport, difference, list_all
 from sklearn_cbir.collection._table import FOUND, Table
 from sklearn_cbir.collection._where import ALL, Where, as_condition, check_numbers, number_in
 from sklearn_cbir.duplicates import NearDuplicates
+from sklearn_cbir.images._faults import called
 from sklearn_cbir.index._stored import HalfRows
 from sklearn_cbir.neighbors import NeighborsRetriever
 from sklearn_cbir.persistence import load, save, saved_description, saved_digest
@@ -485,16 +486,7 @@ class PhotoCollection:
             If the database, a row or the extractor has changed; the message says what.
         """
         with self._table.reading():
-            view, n_rows = self._look(), self._table.about()["n_rows"]
-            faults = [
-                line[0] for line in self._table.ask("PRAGMA integrity_check") if line[0] != "ok"
-            ]
-            if self._table.ask("PRAGMA foreign_key_check").fetchone() is not None:
-                faults.append("there are photos of folders that are not known")
-            lines = self._table.photos(("*",))  # all of them can be read
-            n_lost = sum(not _is_row(line["row"], n_rows) for line in lines)
-            if n_lost:
-                faults.append(f"{n_lost} photos have rows that are not there")
+            view, faults = self._look(), self._table.faults()
             of_rows = [
                 self._keeper.fault(batch, view.values, view.is_left)
                 for batch in self._table.batches()
@@ -669,7 +661,7 @@ class PhotoCollection:
         NeighborsRetriever.like : Says how the query is made.
         """
         k = check_integer(k, "k", minimum=1)
-        rows, unlike_rows = self._rows_asked(X), self._rows_asked(unlike_X)
+        rows, unlike_rows = self._rows_asked(X, "X"), self._rows_asked(unlike_X, "unlike_X")
         with self._table.reading():
             view = self._look()
             liked = self._rows_of_numbers(numbers, "numbers")
@@ -981,9 +973,13 @@ class PhotoCollection:
         query = f"SELECT * FROM photo WHERE row IS NOT NULL AND ({text}) ORDER BY row"
         return self._table.ask(query, bound).fetchall()
 
-    def _rows_asked(self, X: ImagesLike | None) -> NDArray | None:
+    def _rows_asked(self, X: ImagesLike | None, name: str) -> NDArray | None:
         """Return the rows of photos that are not in the collection."""
-        return None if X is None else np.asarray(self._loaded().transform(X))
+        if X is None:
+            return None
+        extractor = self._loaded()
+        with called(name):
+            return np.asarray(extractor.transform(X))
 
     def _rows_of_numbers(self, numbers: Sequence[int], name: str) -> dict[int, int]:
         """Return the rows of photos, and the number of each."""
@@ -1023,8 +1019,3 @@ class PhotoCollection:
             [hit_of(of_row[row], places, distance) for row, distance in zip(rows, of_query)]
             for rows, of_query in zip(found.tolist(), distances.tolist())
         ]
-
-
-def _is_row(row: Any, n_rows: int) -> bool:
-    """Say whether there is a row of this number, or a photo has none."""
-    return row is None or (isinstance(row, int) and 0 <= row < n_rows)

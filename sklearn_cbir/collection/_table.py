@@ -351,6 +351,17 @@ class Table:
         listed = ", ".join(columns)
         return self.ask(f"SELECT {listed} FROM photo WHERE {where} ORDER BY number", values)
 
+    def faults(self) -> list[str]:
+        """Say what is wrong in the table, as far as it can be seen without the rows."""
+        faults = [line[0] for line in self.ask("PRAGMA integrity_check") if line[0] != "ok"]
+        if self.ask("PRAGMA foreign_key_check").fetchone() is not None:
+            faults.append("there are photos of folders that are not known")
+        n_rows = self.about()["n_rows"]
+        lines = self.photos(("*",))  # all of them can be read
+        if n_lost := sum(not _is_row(line["row"], n_rows) for line in lines):
+            faults.append(f"{n_lost} photos have rows that are not there")
+        return faults
+
     def put(self, number: int | None, photo: Photo) -> None:
         """Write columns of a line, a new one if it has no number yet."""
         names = list(photo)
@@ -373,6 +384,11 @@ def _run(connection: sqlite3.Connection, query: str, values: tuple = ()) -> sqli
         return connection.execute(query, values)
     except UnicodeDecodeError as error:  # of a message that quotes what is damaged
         raise sqlite3.DatabaseError("it holds text that is none") from error
+
+
+def _is_row(row: Any, n_rows: int) -> bool:
+    """Say whether there is a row of this number, or a photo has none."""
+    return row is None or (isinstance(row, int) and 0 <= row < n_rows)
 
 
 def _whole(found: Found, *integers: Any) -> Found:
