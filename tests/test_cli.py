@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,15 +45,24 @@ def write(path, number):
     return path
 
 
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    """Five photos in three folders, with an index; the working folder is theirs."""
-    root = tmp_path / "photos"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Five photos in three folders, with an index; nobody changes them."""
+    root = tmp_path_factory.mktemp("made")
     for number, name in enumerate(NAMES):
         write(root / name, number)
+    for path in (root / name for name in NAMES):
+        os.utime(path, (1_600_000_000, 1_600_000_000))  # long ago: what is new is read twice
     extractor = GISTDescriptor()
     with PhotoCollection.create(root / ".cbir", root, extractor, labels="folder") as collection:
         collection.sync()
+    return root
+
+
+@pytest.fixture
+def photos(made, tmp_path, monkeypatch):
+    """A copy of them, which is the working folder."""
+    root = Path(shutil.copytree(made, tmp_path / "photos"))
     monkeypatch.chdir(root)
     return root
 
@@ -197,6 +207,8 @@ def test_no_index_is_one_error_that_says_how_to_make_one(photos, tmp_path, cbir,
     assert "cbir index" in told
     assert "no index in" in fails(cbir("search", "4.png", "--index", tmp_path))
     monkeypatch.chdir(tmp_path)
+    # Whoever runs the tests may have an index above the folder of temporary files.
+    monkeypatch.setattr("sklearn_cbir.cli._place.is_index", lambda folder: False)
     told = fails(cbir("sync"))
     assert "nor in a folder above" in told
     assert "--index DIR" in told
