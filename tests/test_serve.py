@@ -4,7 +4,12 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -531,6 +536,48 @@ def test_how_large_a_photo_is_shown(client, numbers):
     assert Image.open(io.BytesIO(answer.content)).size == (48, 32)
     for side in ("0", "9999", "-1", "x", "", "1" * 30):
         assert client.get(f"{API}/photo/{numbers['3.jpg']}?side={side}").status_code == 400
+
+
+# Beside the server -------------------------------------------------------------------------------
+
+
+def test_each_of_many_finds_what_it_finds_alone(made):
+    with PhotoCollection.open(made / ".cbir", read_only=True) as collection:
+        numbers = collection.items()["number"][collection.items()["state"] == "ready"].tolist()
+        for where in (None, {"folder": "sea"}, {"folder": "none"}):
+            for k in (1, 4, 6, 50):
+                each = collection.like_each([*numbers, numbers[0]], k=k, where=where)
+                alone = [collection.like([n], k=k, where=where) for n in [*numbers, numbers[0]]]
+                assert [[hit.number for hit in hits] for hits in each] == [
+                    [hit.number for hit in hits] for hits in alone
+                ]
+        assert collection.like_each([]) == []
+        with pytest.raises(ValueError, match="900"):
+            collection.like_each([900])
+
+
+def test_the_command_serves_until_ctrl_c(made):
+    words = ["serve", str(made), "--port", "0", "--no-browser"]
+    program = "import sys; from sklearn_cbir.cli import main; sys.exit(main(sys.argv[1:]))"
+    with subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE) as done:
+        assert done.stderr is not None
+        line = done.stderr.readline().decode()
+        address = line.removeprefix("Serving at ").strip()
+        place, _, token = address.partition("?token=")
+        assert len(token) == 43
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{place}api/v1/state")
+        asked = urllib.request.Request(f"{place}api/v1/state")
+        asked.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(asked) as answer:
+            assert json.load(answer)["n_photos"] == 13
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "server" not in answer.headers
+        done.send_signal(signal.SIGINT)
+        rest = done.stderr.read().decode()
+        assert done.wait(20) == 0
+    assert rest == "Ctrl-C ends it.\n"
+    assert token not in rest
 
 
 # Page, health, many at once ----------------------------------------------------------------------

@@ -681,6 +681,47 @@ class PhotoCollection:
             )
             return self._hits(*found)[0]
 
+    def like_each(
+        self, numbers: Sequence[int], k: int = 10, where: Where | None = None
+    ) -> list[list[Hit]]:
+        """Find photos that are like each of some, which asks in one reading of the rows.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Numbers of photos, each of which is left out of its own results.
+
+        k : int, default=10
+            Number of results. There are fewer if there are fewer photos.
+
+        where : dict, array-like of bool or of int, default=None
+            Which photos may be found, as in `search`.
+
+        Returns
+        -------
+        list of list of Hit
+            For every number, the nearest first.
+
+        Raises
+        ------
+        ValueError
+            If a number is none of a photo that can be found.
+        """
+        k = check_integer(k, "k", minimum=1)
+        with self._table.reading():
+            view = self._look()
+            number_of = self._rows_of_numbers(numbers, "numbers")
+            row_of = {number: row for row, number in number_of.items()}
+            rows, mask = [row_of[number] for number in numbers], self._mask(where)
+            n_left = int(np.count_nonzero(mask))
+            if view.retriever is None or not rows:
+                return []
+            if n_left > k:
+                all_rows = None if mask.all() else mask
+                return self._hits(*view.retriever.kneighbors(None, k, ids=rows, where=all_rows))
+        # How many are left depends on who asks.
+        return [self.like([number], k=k, where=where) for number in numbers]
+
     def duplicates(
         self, radius: float | None = None, where: Where | None = None
     ) -> list[list[Hit]]:

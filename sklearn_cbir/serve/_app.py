@@ -4,6 +4,7 @@ import hashlib
 import mimetypes
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -38,6 +39,7 @@ from sklearn_cbir.serve._query import (
     LONGEST_PAGE,
     MOST_RESULTS,
     PAGE,
+    Query,
     duplicates_of,
     page_of,
     parse,
@@ -50,6 +52,7 @@ from sklearn_cbir.serve._workers import Workers
 
 API = "/api/v1"
 LARGEST_NUMBER = 18  # digits
+GATHERING, LONGEST_GATHERING = 0.002, 0.03  # seconds in which others may come that ask too
 
 
 def create_app(
@@ -108,6 +111,7 @@ class Server:
         self.sync_job = SyncJob(collection, self.pictures)
         self.duplicates_job = DuplicatesJob(collection)
         self.engine, self.decoders = Workers(1, "cbir-search"), Workers(N_WORKERS, "cbir-decode")
+        self.waiting: list[Query] = []  # searches that are not answered yet
         self.static = _static_files()
         self.version: str = import_module("sklearn_cbir").__version__
         loader = FunctionLoader(_template)
@@ -205,7 +209,18 @@ class Server:
     async def search(self, request: Request) -> Response:
         """Answer a search."""
         query = query_of(await self._json(request))
-        return as_json(await self.engine.run(self.search_of.search, query))
+        self.waiting.append(query)
+        try:
+            return as_json(await self.engine.run(self._search, query))
+        finally:
+            self.waiting.remove(query)
+
+    def _search(self, query: Query) -> dict[str, Any]:
+        n_before, until = 0, time.monotonic() + LONGEST_GATHERING
+        while query.is_click and n_before < len(self.waiting) and time.monotonic() < until:
+            n_before = len(self.waiting)
+            time.sleep(GATHERING)
+        return self.search_of.search(query, tuple(self.waiting))
 
     async def facts(self, request: Request) -> Response:
         """Answer what is known of a photo."""

@@ -21,11 +21,12 @@ class Catalog:
     def __init__(self, collection: PhotoCollection) -> None:
         self.version = collection.version  # before what follows, which may be newer
         self.about = collection.about()
-        self.items = collection.items()
-        self.numbers: NDArray[np.int64] = self.items["number"]
-        self.is_ready: NDArray[np.bool_] = self.items["state"] == "ready"
-        taken = self.items["taken"].tolist()
-        self.years = np.array([int(text[:4]) if text else -1 for text in taken], dtype=np.int64)
+        items = collection.items()
+        self.numbers: NDArray[np.int64] = items["number"]
+        self.is_ready: NDArray[np.bool_] = items["state"] == "ready"
+        self.items = {name: column.tolist() for name, column in items.items()}
+        years = [int(text[:4]) if text else -1 for text in self.items["taken"]]
+        self.years = np.array(years, dtype=np.int64)
         self.folders, self.folder_of = _distinct(self.items["folder"])
         self.labels, self.label_of = _distinct(self.items["label"])
         self.found: dict[str, Positions] = {}  # condition -> photos that it leaves in
@@ -38,16 +39,17 @@ class Catalog:
     def facts(self, at: int) -> dict[str, Any]:
         """Return what is said of a photo."""
         items = self.items
-        width, height = int(items["width"][at]), int(items["height"][at])
+        width, height = items["width"][at], items["height"][at]
         return {
-            "number": int(items["number"][at]),
-            **{name: str(items[name][at]) for name in ("name", "folder")},
-            "label": str(items["label"][at]) or None,
+            "number": items["number"][at],
+            "name": items["name"][at],
+            "folder": items["folder"][at],
+            "label": items["label"][at] or None,
             "distance": None,
             "width": width if width >= 0 else None,
             "height": height if height >= 0 else None,
-            "taken": str(items["taken"][at]) or None,
-            "path": str(items["path"][at]),
+            "taken": items["taken"][at] or None,
+            "path": items["path"][at],
         }
 
     def left_by(self, where: dict[str, Any]) -> Positions:
@@ -131,8 +133,8 @@ class Catalogs:
         return catalog, at
 
 
-def _distinct(column: NDArray) -> tuple[list[str], Positions]:
+def _distinct(column: list[str]) -> tuple[list[str], Positions]:
     """Return the values of a column, each once, and which of them every photo has."""
     values: dict[str, int] = {}
-    of = [values.setdefault(value, len(values)) for value in map(str, column.tolist())]
+    of = [values.setdefault(value, len(values)) for value in column]
     return list(values), np.array(of, dtype=np.int64)

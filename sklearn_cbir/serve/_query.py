@@ -51,6 +51,12 @@ class Query:
         return not has_photo and self.words is None and not self.unlike
 
     @property
+    def is_click(self) -> bool:
+        """Whether photos are asked for that are like one of the collection, and no more."""
+        more = (self.upload, self.region, self.words)
+        return len(self.like) == 1 and not self.unlike and more == (None, None, None)
+
+    @property
     def key(self) -> str:
         """What is asked for, whatever the page: the same text for the same query."""
         parts = (self.like, self.unlike, self.upload, self.region, self.words)

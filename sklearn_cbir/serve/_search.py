@@ -22,8 +22,9 @@ from sklearn_cbir.serve._pictures import (
 from sklearn_cbir.serve._query import MOST_RESULTS, Page, Query
 from sklearn_cbir.serve._uploads import Uploads
 
+MOST_TOGETHER = 50  # clicks that are answered by one reading of the rows
 AT_ONCE = 240  # results that are found together: three pages and a bit
-KEPT = 64  # queries whose results are remembered, for paging and for going back
+KEPT = 128  # queries whose results are remembered, for paging and for going back
 
 
 class Search:
@@ -99,9 +100,10 @@ class Search:
             raise no_photo(number)
         return with_state(catalog, at)
 
-    def search(self, query: Query) -> dict[str, Any]:
-        """Return one page of results."""
+    def search(self, query: Query, waiting: Sequence[Query] = ()) -> dict[str, Any]:
+        """Return one page of results; those of others that wait are found by the way."""
         catalog = self.catalogs.current()
+        self._find_together(query, waiting, catalog)
         asked = {
             name: [catalog.facts(_known(catalog, number)) for number in numbers]
             for name, numbers in (("like", query.like), ("unlike", query.unlike))
@@ -134,7 +136,7 @@ class Search:
             photos = []
             for hit in group:
                 if (at := catalog.position(hit.number)) is not None:
-                    size = int(catalog.items["size"][at])
+                    size = catalog.items["size"][at]
                     keep = hit is group[0]
                     more = {"distance": _number(hit.distance), "keep": keep, "size": size}
                     photos.append(catalog.facts(at) | more)
@@ -145,7 +147,7 @@ class Search:
 
     def _found_by(self, query: Query, catalog: Catalog) -> tuple[NDArray, NDArray]:
         """Return numbers and distances of results, some more than are asked for."""
-        wanted = min(query.page.offset + query.page.limit + 1, MOST_RESULTS + 1)
+        wanted = _wanted(query.page)
         key = catalog.version, query.key
         if key in self.found and self.found[key][0] >= wanted:
             self.found.move_to_end(key)
@@ -157,6 +159,10 @@ class Search:
             raise Failure(422, f"The photo cannot be read: {error.reason or error}.") from None
         except ValueError as error:
             raise Failure(400, str(error)) from None
+        return self._remembered(key, k, hits)
+
+    def _remembered(self, key: Any, k: int, hits: list[Any]) -> tuple[NDArray, NDArray]:
+        """Remember results, and return their numbers and distances."""
         numbers = np.array([hit.number for hit in hits], dtype=np.int64)
         distances = np.array([hit.distance for hit in hits], dtype=np.float64)
         self.found[key] = k, numbers, distances
@@ -164,6 +170,26 @@ class Search:
         while len(self.found) > KEPT:
             self.found.popitem(last=False)
         return numbers, distances
+
+    def _find_together(self, query: Query, waiting: Sequence[Query], catalog: Catalog) -> None:
+        """Answer clicks that wait at the same time by one reading of the rows."""
+        wanted = {
+            other.like[0]: other
+            for other in (query, *waiting)
+            if other.is_click and other.where == query.where and self._is_new(other, catalog)
+        }
+        if len(wanted) < 2 or query.like[:1] != tuple(wanted)[:1]:
+            return
+        together = list(wanted)[:MOST_TOGETHER]
+        k = max(_wanted(wanted[number].page) for number in together)
+        for number, hits in zip(together, self.collection.like_each(together, k, query.where)):
+            self._remembered((catalog.version, wanted[number].key), k, hits)
+
+    def _is_new(self, query: Query, catalog: Catalog) -> bool:
+        """Say whether a click can be answered, and has to be."""
+        at, found = catalog.position(query.like[0]), self.found.get((catalog.version, query.key))
+        is_found = found is not None and found[0] >= _wanted(query.page)
+        return not is_found and at is not None and bool(catalog.is_ready[at])
 
     def _ask(self, query: Query, k: int, catalog: Catalog) -> list[Any]:
         """Return hits, the nearest first."""
@@ -216,13 +242,13 @@ class Search:
 
 def with_state(catalog: Catalog, at: int) -> dict[str, Any]:
     """Return what is known of a photo, and whether it can be read."""
-    reason = str(catalog.items["reason"][at]) or None
-    return {**catalog.facts(at), "state": str(catalog.items["state"][at]), "reason": reason}
+    reason = catalog.items["reason"][at] or None
+    return {**catalog.facts(at), "state": catalog.items["state"][at], "reason": reason}
 
 
 def source_in(catalog: Catalog, at: int) -> Source:
     """Return the file of a photo."""
-    path, number = str(catalog.items["path"][at]), int(catalog.numbers[at])
+    path, number = catalog.items["path"][at], catalog.items["number"][at]
     return source_of(number, path, catalog.about["roots"])
 
 
@@ -239,6 +265,11 @@ def _known(catalog: Catalog, number: int) -> int:
     if not catalog.is_ready[at]:
         raise Failure(400, f"Photo {number} cannot be read, so that nothing can be like it.")
     return at
+
+
+def _wanted(page: Page) -> int:
+    """Return how many results show whether there is another page."""
+    return min(page.offset + page.limit, MOST_RESULTS) + 1
 
 
 def _on(page: Page, found: Any) -> Any:

@@ -348,6 +348,7 @@ def keep_photos(folder: Path) -> None:
     print(photos.about()["n_photos"], photos.extractor, photos.metric)
     assert_type(main(["info", str(folder)]), int)
     assert_type(photos.version, int)
+    assert_type(photos.like_each([1, 2], k=3, where={"folder": "sea"}), list[list[Hit]])
     photos.close()
 
 
