@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from metric_cases import (
     IN_RADIUS,
     VARIANTS,
@@ -117,6 +117,10 @@ def test_codes_are_compared_bit_by_bit(data):
         assert found.tolist() == wanted_here
 
 
+# Of these the first `k` of ties in the best order are no bound: see `mean_average_precision`.
+OVER_HITS = {"wmap", "map over hits", "wmap over hits"}
+
+
 @st.composite
 def rankings(draw):
     """Distances with ties, labels that are shared with the query, and rows that are left out."""
@@ -140,6 +144,7 @@ def asked(ranking, how):
 
 @few
 @given(rankings(), st.integers(1, 6), st.sampled_from(["mask", "rows", "none"]))
+@example((np.zeros(3), np.arange(3), np.zeros(3, dtype=bool)), 2, "mask")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_metrics_are_means_over_the_orders_of_ties(name, ranking, k, how):
     metric, loop = VARIANTS[name]
@@ -156,7 +161,8 @@ def test_metrics_are_means_over_the_orders_of_ties(name, ranking, k, how):
         call(metric, name, *arguments, k=k, exclude=exclude, ties=ties, per_query=True)[0]
         for ties in ("optimistic", "pessimistic")
     )
-    assert last - 1e-12 <= min(values) <= max(values) <= first + 1e-12
+    if name not in OVER_HITS or k == len(shared):  # else one hit may score more than it and others
+        assert last - 1e-12 <= min(values) <= max(values) <= first + 1e-12
     by_position = sorted(range(len(shared)), key=lambda i: distances[i])
     value = call(metric, name, *arguments, k=k, exclude=exclude, ties="stable", per_query=True)[0]
     assert value == pytest.approx(loop(shared[by_position].tolist(), k), abs=1e-12)
