@@ -991,9 +991,11 @@ def test_an_interruption_says_what_is_kept(photos, cbir, monkeypatch):
 def test_ctrl_c_ends_a_sync_with_one_line(photos):
     write(photos / "new.png", 9)
     program = """
-import sys, time
+import signal, sys, time
 from sklearn_cbir.cli import main
 from sklearn_cbir.descriptors import GISTDescriptor
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 
 def wait(self, X):
     print("busy", flush=True)
