@@ -192,6 +192,8 @@ def test_commands_look_where_they_are_told_then_in_the_folder_then_upwards(
         assert names(cbir("search", query, "-k", 1, "--index", index)[1]) == ["4.png"]
         assert names(cbir("--index", index, "search", query, "-k", 1)[1]) == ["4.png"]
         assert cbir("info", index)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert names(cbir("search", query, "-k", 1)[1]) == ["4.png"]  # above the photo
     monkeypatch.chdir(photos / "b" / "c")
     assert names(cbir("search", query, "-k", 1)[1]) == ["4.png"]
     other = tmp_path / "other"

@@ -587,7 +587,11 @@ def test_a_range_of_times_takes_the_end_whole(photos):
         ({"name": 4}, "holds text"),
         ({"name": ("a",)}, "which is a range"),
         ({"taken": 2024}, "Give a date"),
-        ([7], "names 1 numbers that no photo has, such as 7"),
+        ([7], "has 1 of 1 that are no number of a photo, such as 7"),
+        ({"width": (9, 5)}, "is a range that ends before it begins"),
+        ({"taken": ("2024-05", "2023")}, "is a range that ends before it begins"),
+        ({"taken": "2023-13"}, "'2023-13'. Give a date"),
+        ({"taken": "2023-02-30"}, "'2023-02-30'. Give a date"),
         ([True], "mask of shape"),
         (["4.png"], "must be numbers of photos"),
     ],
@@ -626,7 +630,7 @@ def test_likes_are_those_of_a_retriever_over_all_photos(collection):
     ("given", "message"),
     [
         ({}, "nothing to be like"),
-        ({"numbers": [99]}, "numbers names 1 numbers that no photo has, such as 99"),
+        ({"numbers": [99]}, "numbers has 1 of 1 that are no number of a photo, such as 99"),
         ({"numbers": [1, 2], "unlike": [2]}, "2 is in numbers and in unlike"),
         ({"numbers": "1"}, "must be numbers of photos"),
         ({"numbers": [7]}, "names 7, a photo that cannot be read"),
@@ -735,6 +739,48 @@ def test_a_collection_beside_its_photos_moves_with_them(photos, tmp_path):
     os.rename(tmp_path / "index", tmp_path / "new" / "index")
     with PhotoCollection.open(tmp_path / "new" / "index") as moved:
         assert moved.sync().n_changes == 0
+
+
+def test_a_collection_that_was_moved_alone_knows_where_its_photos_are(
+    collection, photos, tmp_path, count_embedded
+):
+    collection.close()
+    home = tmp_path / "home"
+    home.mkdir()
+    write(home / "4.png", 20)  # of a name that the collection knows, but another photo
+    os.rename(photos / ".cbir", home / "index")
+    with PhotoCollection.open(home / "index") as moved:
+        assert moved.sync().n_changes == 0
+        assert count_embedded == []
+        assert moved.search(IMAGES[4:5], k=1)[0][0].path == str(photos / "4.png")
+        os.rename(photos, tmp_path / "elsewhere")
+        with pytest.raises(FileNotFoundError, match="was moved, or its photos were.* relocate"):
+            moved.sync()
+        assert len(moved) == 6
+        moved.relocate(tmp_path / "elsewhere")
+        assert moved.sync().n_changes == 0
+
+
+def test_a_copy_of_photos_and_collection_is_one_of_the_copies(collection, photos, tmp_path):
+    collection.close()
+    shutil.copytree(photos, tmp_path / "copy")
+    with PhotoCollection.open(tmp_path / "copy" / ".cbir") as copied:
+        assert copied.search(IMAGES[4:5], k=1)[0][0].path == str(tmp_path / "copy" / "4.png")
+        (tmp_path / "copy" / "4.png").unlink()
+        assert copied.sync().removed == 1
+
+
+def test_folders_that_were_all_moved_are_relocated_one_by_one(photos, tmp_path):
+    more = tmp_path / "more"
+    more.mkdir()
+    write(more / "9.png", 9)
+    with PhotoCollection.create(tmp_path / "c", [photos, more], GISTDescriptor()) as collection:
+        collection.sync()
+        os.rename(photos, tmp_path / "a")
+        os.rename(more, tmp_path / "b")
+        collection.relocate(tmp_path / "a", of=photos)
+        collection.relocate(tmp_path / "b", of=more)
+        assert collection.sync().n_changes == 0
 
 
 def test_a_root_that_is_gone_is_an_error_and_no_photo_is(photos, tmp_path):
@@ -866,7 +912,7 @@ def test_photos_that_were_moved_alone_are_found_again(photos, tmp_path, count_em
         count_embedded.clear()
         os.rename(photos, tmp_path / "new")
         (tmp_path / "other").mkdir()
-        with pytest.raises(ValueError, match="None of 6 photos of the collection is in"):
+        with pytest.raises(ValueError, match="None of 6 photos of the collection that were"):
             collection.relocate(tmp_path / "other")
         with pytest.raises(FileNotFoundError, match="There is no folder"):
             collection.relocate(tmp_path / "none")
@@ -996,7 +1042,7 @@ def test_a_collection_that_cannot_be_written_is_read(collection, photos, monkeyp
 def test_a_second_writer_is_one_error(collection, photos):
     with PhotoCollection.open(photos / ".cbir") as other:
         held = only_writer(str(photos / ".cbir" / "lock"))
-        with held, pytest.raises(BlockingIOError, match="Another process or object is writing"):
+        with held, pytest.raises(BlockingIOError, match="Somebody else is writing"):
             other.sync()
         assert other.sync().n_changes == 0
 

@@ -284,7 +284,7 @@ def test_two_syncs_at_once_are_one_sync_and_one_error(photos, place, monkeypatch
         assert is_in.wait(60)
         for one in (collection, other):
             for change in (one.sync, one.compact, lambda one=one: one.relocate(photos)):
-                with pytest.raises(BlockingIOError, match="Another process or object is writing"):
+                with pytest.raises(BlockingIOError, match="Somebody else is writing"):
                     change()
         code = (
             "import sys; from sklearn_cbir.collection._lock import only_writer\n"

@@ -175,7 +175,7 @@ def search(options: Namespace) -> int:
     """Find photos that are like a photo, or that words describe."""
     check_sheet(options.sheet)
     query = as_query(options)
-    with _opened(options) as collection:
+    with _opened(options, None if isinstance(query, Text) else query) as collection:
         where = as_where(options.where, collection.roots)
         try:
             hits = collection.search([query], options.k, where)[0]
@@ -184,7 +184,8 @@ def search(options: Namespace) -> int:
                 raise ValueError(
                     f"Words cannot be searched for: this index was made with "
                     f"{collection.about()['extractor']}, which knows none. Search for a photo, or "
-                    f"make another index with a network that knows words: --backbone {KNOWING}. If "
+                    "make another index, in a place of its own (--index DIR), with a network that "
+                    f"knows words: --backbone {KNOWING}. If "
                     f"{str(query)!r} is a photo, use --photo."
                 ) from error
             raise
@@ -385,9 +386,9 @@ def export(options: Namespace) -> int:
 
 
 @contextmanager
-def _opened(options: Namespace) -> Any:
+def _opened(options: Namespace, photo: str | None = None) -> Any:
     """Open an index that is only read."""
-    with PhotoCollection.open(found_index(options), read_only=True) as collection:
+    with PhotoCollection.open(found_index(options, photo), read_only=True) as collection:
         yield collection
 
 

@@ -14,7 +14,7 @@ ABOUT = """Search your photos by a photo or by words.
 CODES = """exit codes: 0 found or done; 1 nothing found, or check has found damage; 2 error;
 130 stopped by Ctrl-C. CBIR_DEBUG=1 or --debug shows where an error comes from.
 The index is looked for in --index DIR, in the folder that is given, and then upwards
-from the working folder. `cbir COMMAND --help` has the options of a command.
+from the working folder, or from the photo. `cbir COMMAND --help` has the options of a command.
 """
 WHERE = """conditions (--where, several must all hold):
   folder=holiday                 in that folder, or below

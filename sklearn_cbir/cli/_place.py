@@ -19,29 +19,38 @@ def index_in(folder: str) -> str | None:
     return None
 
 
-def found_index(options: Namespace) -> str:
-    """Return the index that a command is about, or raise."""
+def found_index(options: Namespace, photo: str | None = None) -> str:
+    """Return the index that a command is about, or raise; a photo may lie below its folder."""
     given = options.index or getattr(options, "folder", None)
     if given is not None:
         given = os.path.expanduser(given)
         if found := index_in(given):
             return found
         raise FileNotFoundError(f"There is no index in {given!r}. {_way(given)}")
-    here = folder = os.getcwd()
+    here = os.getcwd()
+    found = _index_above(here) or (photo and _index_above(os.path.dirname(os.path.abspath(photo))))
+    if found:
+        return found
+    beside = ", nor above the photo" if photo else ""
+    raise FileNotFoundError(
+        f"There is no index in {here!r}, nor in a folder above{beside}. {_way('FOLDER')} If there "
+        "is one elsewhere, say where with --index DIR."
+    )
+
+
+def _index_above(folder: str) -> str | None:
+    """Return the index that lies in a folder, or in the nearest one above that has one."""
     while True:
         if found := index_in(folder):
             return found
         above = os.path.dirname(folder)
         if above == folder:
-            raise FileNotFoundError(
-                f"There is no index in {here!r}, nor in a folder above. {_way('FOLDER')} If there "
-                "is one elsewhere, say where with --index DIR."
-            )
+            return None
         folder = above
 
 
 def _way(folder: str) -> str:
-    return f"Make one of a folder of photos with: cbir index {folder}"
+    return f"Make one of a folder of photos with `cbir index {folder}`."
 
 
 def new_index(options: Namespace) -> str:

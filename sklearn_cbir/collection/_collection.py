@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -36,8 +37,10 @@ from sklearn_cbir.collection._listing import Root, as_place
 from sklearn_cbir.collection._lock import only_writer
 from sklearn_cbir.collection._network import check_is_local
 from sklearn_cbir.collection._roots import (
+    LOOKED_AT,
     as_lines,
     as_path,
+    check_found,
     check_holds,
     check_roots,
     found_roots,
@@ -462,6 +465,7 @@ class PhotoCollection:
             table = self._table
             with table.reading():
                 about, roots = table.about(), self._roots()
+            check_found(roots, self.path)
             exclude = None if about["exclude"] is None else json.loads(about["exclude"])
             labels = Labels(about, roots, self.path)
             with table.telling():
@@ -557,11 +561,12 @@ class PhotoCollection:
                 return
             with self._table.reading():
                 moved = root_of(roots, of)
-                lines = self._table.photos(("path", "size"), "root = ?", (moved.number,)).fetchall()
-            others = [other.path for other in roots if other != moved]
+                some = self._table.some_of(moved.number, n=LOOKED_AT)
+            known = [other for other in roots if other != moved and not other.is_lost]
+            others = [other.path for other in known if os.path.isdir(other.path)]
             place = as_path(root, "root is")
             check_roots([*others, place], self.path)
-            check_holds(place, [(line["path"], line["size"]) for line in lines])
+            check_holds(place, some)
             ((_, *line),) = as_lines([place], self.path)
             with self._table.writing():
                 query = "UPDATE root SET path = ?, from_index = ? WHERE number = ?"
@@ -921,7 +926,7 @@ class PhotoCollection:
     def _roots(self) -> list[Root]:
         """Return where the roots are now."""
         lines = self._table.ask("SELECT number, path, from_index FROM root ORDER BY number")
-        return found_roots(lines, self.path)
+        return found_roots(lines, self.path, partial(self._table.some_of, n=LOOKED_AT))
 
     def _loaded(self) -> Any:
         """Return the extractor, loaded when it is first needed."""

@@ -17,6 +17,7 @@ class Root(NamedTuple):
 
     number: int
     path: str
+    is_lost: bool = False  # something was moved, and its photos are at none of its places
 
 
 class Listed(NamedTuple):

@@ -19,8 +19,8 @@ def only_writer(path: str) -> Iterator[None]:
         except OSError as error:
             raise BlockingIOError(
                 error.errno,
-                "Another process or object is writing to this collection. Wait until it is done, "
-                "or end it",
+                "Somebody else is writing to this collection. Wait until that is done, or end that "
+                "process; its lock",
                 path,
             ) from error
         try:

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import shortened
 from sklearn_cbir.collection._listing import Root, as_place, parts_below
 
 LOOKED_AT = 100  # photos, by which a folder is known again
+
+Photos: TypeAlias = Sequence[tuple[bytes, int | None]]  # path below the root, and size
+SomeOf: TypeAlias = Callable[[int], Photos]  # of the root of that number
 
 
 def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
@@ -82,21 +85,38 @@ def from_index(index: str, place: str) -> bytes | None:
         return None
 
 
-def found_roots(lines: Iterable[Any], index: str) -> list[Root]:
-    """Return where the roots are now.
+def found_roots(lines: Iterable[Any], index: str, some_of: SomeOf) -> list[Root]:
+    """Return where the roots are now: where they were, or as far from the index as they were.
 
-    One that holds the index is where the index is, so that both can be moved. Any other is where
-    it was, or else as far from the index as it was.
+    Where these differ, something was moved, and a root is where some of its photos are. One that
+    holds the index is looked for where the index is first, so that a copy of both is whole.
     """
-    roots = []
-    for line in lines:
-        path, near = os.fsdecode(line["path"]), line["from_index"]
-        if near is not None and set(near.split(b"/")) == {b".."}:  # it holds the index
-            place = _near(index, near)
-        else:
-            place = near_or_there(path, near, index)
-        roots.append(Root(line["number"], place))
-    return roots
+    return [_found_root(line, index, some_of) for line in lines]
+
+
+def _found_root(line: Any, index: str, some_of: SomeOf) -> Root:
+    number, there, way = line["number"], os.fsdecode(line["path"]), line["from_index"]
+    near = there if way is None else _near(index, way)
+    if near == there:
+        return Root(number, there)
+    holds_index = way is not None and set(way.split(b"/")) == {b".."}
+    places = [near, there] if holds_index else [there, near]
+    photos = some_of(number)
+    for place in places:
+        if os.path.isdir(place) and (not photos or holds(place, photos)):
+            return Root(number, place)
+    return Root(number, there, is_lost=any(map(os.path.isdir, places)))
+
+
+def check_found(roots: Iterable[Root], index: str) -> None:
+    """Raise if the photos of a root are not where they were, after something was moved."""
+    for root in roots:
+        if root.is_lost:
+            raise FileNotFoundError(
+                f"The collection in {index!r} was moved, or its photos were: none of those that "
+                f"were looked for is in {root.path!r}, nor as far from the collection as before. "
+                "Nothing was changed. Say where they are now with relocate."
+            )
 
 
 def near_or_there(
@@ -132,15 +152,19 @@ def root_of(roots: Sequence[Root], of: PathLike | None) -> Root:
     raise ValueError(f"of={place!r} is no folder of this collection, which has {listed}.")
 
 
-def check_holds(place: str, photos: Sequence[tuple[bytes, int | None]]) -> None:
-    """Raise unless a folder has one of some photos at least, of the size that is known."""
-    step = max(1, len(photos) // LOOKED_AT)
-    some = photos[::step]
-    if some and not any(_is_there(as_place(place, path), size) for path, size in some):
+def check_holds(place: str, photos: Photos) -> None:
+    """Raise unless a folder has one of some photos at least, if there are any."""
+    if photos and not holds(place, photos):
         raise ValueError(
-            f"None of {len(some)} photos of the collection is in {place!r}. Pass the folder that "
-            "was moved: a sync with any other would take all photos for deleted."
+            f"None of {len(photos)} photos of the collection that were looked for is in {place!r}. "
+            "Pass the folder that was moved: a sync with any other would take all photos for "
+            "deleted."
         )
+
+
+def holds(place: str, photos: Photos) -> bool:
+    """Say whether a folder has one of some photos at least, of the size that is known."""
+    return any(_is_there(as_place(place, path), size) for path, size in photos)
 
 
 def _is_there(path: str, size: int | None) -> bool:

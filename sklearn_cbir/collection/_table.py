@@ -362,6 +362,20 @@ class Table:
             faults.append(f"{n_lost} photos have rows that are not there")
         return faults
 
+    def some_of(self, root: int, n: int) -> list[tuple[bytes, int | None]]:
+        """Return the paths and sizes of up to `n` photos of a root, from among all numbers."""
+        line = self.ask("SELECT min(number), max(number) FROM photo").fetchone()
+        if line[0] is None:
+            return []
+        step = max(1, (line[1] - line[0]) // n)
+        numbers = json.dumps(list(range(line[0], line[1] + 1, step))[:n])
+        spread = "number IN (SELECT value FROM json_each(?)) AND root = ?"
+        found = self.photos(("path", "size"), spread, (numbers, root)).fetchall()
+        if not found:  # most of these are gone, or of other roots
+            query = "SELECT path, size FROM photo WHERE root = ? LIMIT ?"
+            found = self.ask(query, (root, n)).fetchall()
+        return [(line["path"], line["size"]) for line in found]
+
     def put(self, number: int | None, photo: Photo) -> None:
         """Write columns of a line, a new one if it has no number yet."""
         names = list(photo)

@@ -58,7 +58,8 @@ def check_numbers(given: Any, known: Known, name: str) -> list[int]:
     missing = found[~np.isin(found, known(found.tolist()))]
     if len(missing):
         raise ValueError(
-            f"{name} names {len(missing)} numbers that no photo has, such as {missing[0]}. "
+            f"{name} has {len(missing)} of {len(found)} that are no number of a photo, such as "
+            f"{missing[0]}. "
             "items()['number'] lists those that there are."
         )
     return found.tolist()
@@ -113,6 +114,10 @@ def _between(name: str, value: tuple, check: Callable[[str, Any], Any]) -> Condi
             "of them None if it is open. For one of several values give a list."
         )
     low, high = (None if end is None else check(name, end) for end in value)
+    if _is_reversed(low, high):
+        raise ValueError(
+            f"where[{name!r}]={shortened(value)} is a range that ends before it begins."
+        )
     parts, values = [f"{name} IS NOT NULL"], []
     if low is not None:
         parts.append(f"{name} >= ?")
@@ -122,6 +127,13 @@ def _between(name: str, value: tuple, check: Callable[[str, Any], Any]) -> Condi
         parts.append(f"{of_high} <= ?")
         values += [high, high] if isinstance(high, str) else [high]
     return f"({' AND '.join(parts)})", values
+
+
+def _is_reversed(low: Any, high: Any) -> bool:
+    """Say whether a range ends before it begins; of text, "2024" ends with the year."""
+    if low is None or high is None:
+        return False
+    return (low[: len(high)] if isinstance(low, str) else low) > high
 
 
 def _text(name: str, value: Any) -> str:
@@ -136,12 +148,21 @@ def _time(name: str, value: Any) -> str:
     if isinstance(value, datetime.date):
         return str(value)
     text = value.replace("T", " ") if isinstance(value, str) else ""
-    if not TIME.fullmatch(text):
+    if not TIME.fullmatch(text) or not _is_on_calendar(text):
         raise ValueError(
             f"where[{name!r}] is {shortened(value)}. Give a date, or text such as '2024-05' or "
             "'2024-05-01 09:30:00'."
         )
     return text
+
+
+def _is_on_calendar(text: str) -> bool:
+    """Say whether there is such a time; what is not said of it is that of the first of January."""
+    try:
+        datetime.datetime.fromisoformat(text + "0001-01-01 00:00:00"[len(text) :])
+    except ValueError:
+        return False
+    return True
 
 
 def _integer(name: str, value: Any) -> int:
