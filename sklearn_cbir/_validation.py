@@ -344,16 +344,16 @@ def progress_bar(
 ) -> Iterator[Callable[[int], None]]:
     """Give a function that advances a rich progress bar, full and closed at the end.
 
-    With the name of a `unit` it shows how many there are a second.
+    With the name of a `unit` it shows how many are done, and how many there are a second.
     """
     if not enabled:
         yield lambda steps: None
         return
     from rich.console import Console
-    from rich.progress import Progress, TextColumn
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-    speed = [] if unit is None else [TextColumn("{task.fields[speed]}")]
-    columns = *Progress.get_default_columns(), *speed
+    counts = [] if unit is None else [MofNCompleteColumn(), TextColumn("{task.fields[speed]}")]
+    columns = *Progress.get_default_columns(), *counts
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total, speed="")
 

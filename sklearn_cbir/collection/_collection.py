@@ -904,7 +904,8 @@ class PhotoCollection:
     def _check_writable(self) -> None:
         if self.read_only:
             raise PermissionError(
-                f"The collection in {self.path!r} is open for reading only, or cannot be written."
+                f"The collection in {self.path!r} cannot be written: its folder or its disk does "
+                "not allow it, or it was opened with read_only=True."
             )
 
     def _note(self, about: dict[str, Any]) -> None:
