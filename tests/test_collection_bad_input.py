@@ -9,24 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photo_cases import IMAGES, LONG_AGO, write
 from PIL import Image
 
 from sklearn_cbir.collection import PhotoCollection, _segments, _sync, _table
-from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.images import Text
-
-IMAGES, _ = make_shapes(40, random_state=0)
-LONG_AGO = 1_600_000_000 * 10**9  # ns
-
-
-def write(path, number, **options):
-    """Write photo `number` as a file that was changed long ago."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(IMAGES[number]).save(path, **options)
-    os.utime(path, ns=(LONG_AGO, LONG_AGO + number))
-    return path
 
 
 @pytest.fixture

@@ -15,27 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from photo_cases import IMAGES, LONG_AGO, write
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir.codes import unpack_codes
 from sklearn_cbir.collection import PhotoCollection, _segments, _sync
 from sklearn_cbir.collection._table import Table
-from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.hashing import LSHHasher
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it kills forked processes")
 
-IMAGES, _ = make_shapes(24, random_state=0)
-LONG_AGO = 1_600_000_000 * 10**9  # ns
 EVENTS = ("write", "ftruncate", "fsync", "replace", "unlink", "rename")
-
-
-def write(path, number):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(IMAGES[number]).save(path)
-    os.utime(path, ns=(LONG_AGO, LONG_AGO + number))
 
 
 @pytest.fixture

@@ -7,21 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from photo_cases import IMAGES, LONG_AGO, write
 
 from sklearn_cbir.collection import PhotoCollection, _sync
-from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 
-IMAGES, _ = make_shapes(10, random_state=0)
-LONG_AGO = 1_600_000_000 * 10**9  # ns
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
-
-
-def write(path, number):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(IMAGES[number]).save(path)
-    os.utime(path, ns=(LONG_AGO, LONG_AGO + number))
 
 
 @pytest.fixture

@@ -11,27 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from milvus_fake import FakeClient
-from PIL import Image
+from photo_cases import IMAGES, write
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir.collection import PhotoCollection, _sync, _table
 from sklearn_cbir.collection._table import Table
-from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.hashing import LSHHasher
 from sklearn_cbir.index import _milvus_client
 from sklearn_cbir.index._milvus_collection import Collection
 
-IMAGES, _ = make_shapes(24, random_state=0)
-LONG_AGO = 1_600_000_000 * 10**9  # ns
 URI = "http://photos.example:19530"
 CODES = make_pipeline(GISTDescriptor(), LSHHasher(70, random_state=0)).fit(IMAGES)
-
-
-def write(path, number):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(IMAGES[number]).save(path)
-    os.utime(path, ns=(LONG_AGO, LONG_AGO + number))
 
 
 @pytest.fixture

@@ -15,26 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photo_cases import IMAGES, LONG_AGO, write
 from PIL import Image
 
 from sklearn_cbir.collection import PhotoCollection, _sync, _table
-from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it forks")
 
-IMAGES, _ = make_shapes(30, random_state=0)
-LONG_AGO = 1_600_000_000 * 10**9  # ns
 NOBODY = 65534
 NEW_MOUNTS, PRIVATE, BIND, REMOUNT, READ_ONLY = 0x20000, 0x44000, 0x1000, 0x20, 1  # of Linux
-
-
-def write(path, number):
-    """Write photo `number` as a file that was changed long ago."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(IMAGES[number]).save(path)
-    os.utime(path, ns=(LONG_AGO, LONG_AGO + number))
-    return path
 
 
 @pytest.fixture
@@ -56,6 +46,11 @@ def photos(place):
 
 def in_child(what):
     """Run something in a forked process, and raise what is raised there."""
+    wait_for(begin_child(what))
+
+
+def begin_child(what):
+    """Begin something in a forked process; no other thread may be using SQLite, which has locks."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads, which do nothing here
@@ -72,6 +67,12 @@ def in_child(what):
         finally:
             os._exit(code)
     os.close(writer)
+    return child, reader
+
+
+def wait_for(begun):
+    """Wait until a forked process ends, and raise what is raised there."""
+    child, reader = begun
     with open(reader, "rb") as file:
         said = file.read().decode()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -187,7 +188,7 @@ def test_a_disk_that_cannot_be_written_is_searched(photos, place):
             assert collection.read_only
             assert collection.search(IMAGES[:3], 100) == expected
             collection.check()
-            with pytest.raises(PermissionError, match="for reading only, or cannot be written"):
+            with pytest.raises(PermissionError, match="cannot be written: its folder or its disk"):
                 collection.sync()
         with pytest.raises(OSError, match="Read-only file system"):
             PhotoCollection.create(photos / ".other", photos, GISTDescriptor())
@@ -255,7 +256,9 @@ def test_a_collection_of_somebody_else_is_searched_and_not_changed(photos, place
             assert collection.read_only
             assert collection.search(IMAGES[:3], 100) == expected
             for change in (collection.sync, collection.compact):
-                with pytest.raises(PermissionError, match="for reading only, or cannot be written"):
+                with pytest.raises(
+                    PermissionError, match="cannot be written: its folder or its disk"
+                ):
                     change()
 
     names = sorted(os.listdir(place / "c"))
@@ -338,8 +341,8 @@ def test_readers_see_whole_commits_while_another_process_writes(photos, place):
                 assert writer.sync().changed == 1
                 assert writer.compact() == 1
 
-    failed = []
-    thread = threading.Thread(target=lambda: failed.append(raised_by(in_child, write_often)))
+    failed, begun = [], begin_child(write_often)
+    thread = threading.Thread(target=lambda: failed.append(raised_by(wait_for, begun)))
     thread.start()
     with PhotoCollection.open(place / "c", read_only=True) as reader:
         n_states = set()
@@ -378,8 +381,8 @@ def test_what_a_forked_process_writes_stays(photos, place, is_open):
         os.write(asked[1], b"?")
         assert os.read(answered[0], 1) == b"!"
 
-    failed = []
-    thread = threading.Thread(target=lambda: failed.append(raised_by(in_child, follow)))
+    failed, begun = [], begin_child(follow)
+    thread = threading.Thread(target=lambda: failed.append(raised_by(wait_for, begun)))
     thread.start()
     try:
         let_follow()
