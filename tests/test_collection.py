@@ -741,10 +741,20 @@ def test_a_collection_that_was_moved_alone_knows_where_its_photos_are(
         assert moved.sync().n_changes == 0
         assert count_embedded == []
         assert moved.search(IMAGES[4:5], k=1)[0][0].path == str(photos / "4.png")
-        os.rename(photos, tmp_path / "elsewhere")
+
+
+def test_a_collection_and_photos_that_were_moved_apart_take_in_no_others(
+    collection, photos, tmp_path, count_embedded
+):
+    collection.close()
+    os.rename(photos / ".cbir", tmp_path / "index")
+    os.rename(photos, tmp_path / "elsewhere")
+    write(photos / "4.png", 20)
+    write(tmp_path / "4.png", 20)
+    with PhotoCollection.open(tmp_path / "index") as moved:
         with pytest.raises(FileNotFoundError, match="was moved, or its photos were.* relocate"):
             moved.sync()
-        assert len(moved) == 6
+        assert (len(moved), count_embedded) == (6, [])
         moved.relocate(tmp_path / "elsewhere")
         assert moved.sync().n_changes == 0
 
@@ -756,6 +766,10 @@ def test_a_copy_of_photos_and_collection_is_one_of_the_copies(collection, photos
         assert copied.search(IMAGES[4:5], k=1)[0][0].path == str(tmp_path / "copy" / "4.png")
         (tmp_path / "copy" / "4.png").unlink()
         assert copied.sync().removed == 1
+        for path in [*(tmp_path / "copy").glob("*.png"), *(tmp_path / "copy").glob("*/**/*.png")]:
+            path.unlink()  # and those that were copied are none of its own
+        with pytest.raises(FileNotFoundError, match="is empty, but the collection has photos"):
+            copied.sync()
 
 
 def test_folders_that_were_all_moved_are_relocated_one_by_one(photos, tmp_path):

@@ -429,6 +429,8 @@ def test_one_sync_runs_at_a_time_and_says_how_far_it_is(own, monkeypatch):
 
 def test_a_sync_that_fails_says_why(own):
     root, client = own
+    client.post(f"{API}/sync", json={})
+    assert until_done(lambda: client.get(f"{API}/sync"))["state"] == "done"
     (root / "moved").mkdir()
     shutil.rmtree(root / "sea")
     shutil.rmtree(root / "hills")

@@ -44,6 +44,7 @@ from sklearn_cbir.collection._roots import (
     check_holds,
     check_roots,
     found_roots,
+    keep_places,
     root_of,
 )
 from sklearn_cbir.collection._segments import (
@@ -466,6 +467,7 @@ class PhotoCollection:
             with table.reading():
                 about, roots = table.about(), self._roots()
             check_found(roots, self.path)
+            keep_places(table, roots, self.path)
             exclude = None if about["exclude"] is None else json.loads(about["exclude"])
             labels = Labels(about, roots, self.path)
             with table.telling():
@@ -569,8 +571,7 @@ class PhotoCollection:
             check_holds(place, some)
             ((_, *line),) = as_lines([place], self.path)
             with self._table.writing():
-                query = "UPDATE root SET path = ?, from_index = ? WHERE number = ?"
-                self._table.ask(query, (*line, moved.number))
+                self._table.place_root(moved.number, *line)
             self._table.checkpoint()
 
     # Asking --------------------------------------------------------------------------------------
@@ -926,8 +927,9 @@ class PhotoCollection:
 
     def _roots(self) -> list[Root]:
         """Return where the roots are now."""
-        lines = self._table.ask("SELECT number, path, from_index FROM root ORDER BY number")
-        return found_roots(lines, self.path, partial(self._table.some_of, n=LOOKED_AT))
+        return found_roots(
+            self._table.roots(), self.path, partial(self._table.some_of, n=LOOKED_AT)
+        )
 
     def _loaded(self) -> Any:
         """Return the extractor, loaded when it is first needed."""

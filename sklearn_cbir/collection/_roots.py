@@ -7,9 +7,11 @@ from typing import Any, TypeAlias
 from sklearn_cbir._typing import PathLike
 from sklearn_cbir._validation import shortened
 from sklearn_cbir.collection._listing import Root, as_place, parts_below
+from sklearn_cbir.collection._table import Table
 
 LOOKED_AT = 100  # photos, by which a folder is known again
 
+Line: TypeAlias = tuple[int, bytes, bytes | None]  # of the table
 Photos: TypeAlias = Sequence[tuple[bytes, int | None]]  # path below the root, and size
 SomeOf: TypeAlias = Callable[[int], Photos]  # of the root of that number
 
@@ -85,7 +87,7 @@ def from_index(index: str, place: str) -> bytes | None:
         return None
 
 
-def found_roots(lines: Iterable[Any], index: str, some_of: SomeOf) -> list[Root]:
+def found_roots(lines: Iterable[Line], index: str, some_of: SomeOf) -> list[Root]:
     """Return where the roots are now: where they were, or as far from the index as they were.
 
     Where these differ, something was moved, and a root is where some of its photos are. One that
@@ -94,8 +96,8 @@ def found_roots(lines: Iterable[Any], index: str, some_of: SomeOf) -> list[Root]
     return [_found_root(line, index, some_of) for line in lines]
 
 
-def _found_root(line: Any, index: str, some_of: SomeOf) -> Root:
-    number, there, way = line["number"], os.fsdecode(line["path"]), line["from_index"]
+def _found_root(line: Line, index: str, some_of: SomeOf) -> Root:
+    number, there, way = line[0], os.fsdecode(line[1]), line[2]
     near = there if way is None else _near(index, way)
     if near == there:
         return Root(number, there)
@@ -106,6 +108,17 @@ def _found_root(line: Any, index: str, some_of: SomeOf) -> Root:
         if os.path.isdir(place) and (not photos or holds(place, photos)):
             return Root(number, place)
     return Root(number, there, is_lost=any(map(os.path.isdir, places)))
+
+
+def keep_places(table: Table, roots: Iterable[Root], index: str) -> None:
+    """Note where roots were found, if something was moved, so that these places stay theirs."""
+    places = [(root.number, os.fsencode(root.path), from_index(index, root.path)) for root in roots]
+    with table.reading():
+        known = table.roots()
+    if places != known:
+        with table.writing():
+            for place in places:
+                table.place_root(*place)
 
 
 def check_found(roots: Iterable[Root], index: str) -> None:

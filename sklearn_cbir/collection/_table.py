@@ -362,6 +362,16 @@ class Table:
             faults.append(f"{n_lost} photos have rows that are not there")
         return faults
 
+    def roots(self) -> list[tuple[int, bytes, bytes | None]]:
+        """Return the number of each root, where it was, and how it is reached from the index."""
+        query = "SELECT number, path, from_index FROM root ORDER BY number"
+        return [tuple(line) for line in self.ask(query)]
+
+    def place_root(self, number: int, path: bytes, from_index: bytes | None) -> None:
+        """Note where a root is."""
+        query = "UPDATE root SET path = ?, from_index = ? WHERE number = ?"
+        self.ask(query, (path, from_index, number))
+
     def some_of(self, root: int, n: int) -> list[tuple[bytes, int | None]]:
         """Return the paths and sizes of up to `n` photos of a root, from among all numbers."""
         line = self.ask("SELECT min(number), max(number) FROM photo").fetchone()
