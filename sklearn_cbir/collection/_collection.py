@@ -569,9 +569,9 @@ class PhotoCollection:
             place = as_path(root, "root is")
             check_roots([*others, place], self.path)
             check_holds(place, some)
-            ((_, *line),) = as_lines([place], self.path)
+            ((_, path, way),) = as_lines([place], self.path)
             with self._table.writing():
-                self._table.place_root(moved.number, *line)
+                self._table.place_root(moved.number, path, way)
             self._table.checkpoint()
 
     # Asking --------------------------------------------------------------------------------------

@@ -98,10 +98,9 @@ def found_roots(lines: Iterable[Line], index: str, some_of: SomeOf) -> list[Root
 
 def _found_root(line: Line, index: str, some_of: SomeOf) -> Root:
     number, there, way = line[0], os.fsdecode(line[1]), line[2]
-    near = there if way is None else _near(index, way)
-    if near == there:
+    if way is None or (near := _near(index, way)) == there:
         return Root(number, there)
-    holds_index = way is not None and set(way.split(b"/")) == {b".."}
+    holds_index = set(way.split(b"/")) == {b".."}
     places = [near, there] if holds_index else [there, near]
     photos = some_of(number)
     for place in places:
