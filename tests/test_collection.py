@@ -785,6 +785,19 @@ def test_folders_that_were_all_moved_are_relocated_one_by_one(photos, tmp_path):
         assert collection.sync().n_changes == 0
 
 
+def test_photos_that_follow_a_collection_later_are_found_beside_it(photos, tmp_path):
+    with PhotoCollection.create(tmp_path / "index", photos, GISTDescriptor()) as collection:
+        collection.sync()
+    (tmp_path / "new").mkdir()
+    os.rename(tmp_path / "index", tmp_path / "new" / "index")
+    os.rename(photos, tmp_path / "on_its_way")
+    with PhotoCollection.open(tmp_path / "new" / "index") as moved:
+        with pytest.raises(FileNotFoundError, match="is not there"):
+            moved.sync()
+        os.rename(tmp_path / "on_its_way", tmp_path / "new" / "photos")
+        assert moved.sync().n_changes == 0
+
+
 def test_a_root_that_is_gone_is_an_error_and_no_photo_is(photos, tmp_path):
     with PhotoCollection.create(tmp_path / "c", photos, GISTDescriptor()) as collection:
         collection.sync()

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import struct
+import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -444,9 +445,12 @@ def png(width, height, data):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+SPRUNG = os.path.join(tempfile.gettempdir(), f"trap-{os.getpid()}")
+
+
 class Trap:
     def __reduce__(self):
-        return (os.mkdir, ("/tmp/trap-of-test-serve",))
+        return (os.mkdir, (SPRUNG,))
 
 
 JUNK = {
@@ -470,7 +474,7 @@ def test_what_is_no_photo_is_said_to_be_none(friend, kind):
     answer = upload(friend, JUNK[kind])
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"].startswith("The photo cannot be read: ")
-    assert not os.path.exists("/tmp/trap-of-test-serve")
+    assert not os.path.exists(SPRUNG)
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(friend):

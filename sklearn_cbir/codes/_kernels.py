@@ -95,6 +95,16 @@ def nearer_lanes(typing_context, gallery, item, queries, query, limit):
     return types.uint64(gallery, types.intp, queries, types.intp, types.uint64), generate
 
 
+def call_prefetch(builder, place):
+    """Write the instruction that asks memory for what is at a place, to read it once."""
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    prefetch = builder.module.declare_intrinsic(
+        "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    )
+    read, once, data = (ir.Constant(flag, value) for value in (0, 0, 1))
+    builder.call(prefetch, [builder.bitcast(place, byte), read, once, data])
+
+
 @intrinsic
 def prefetch_lanes(typing_context, gallery, item):
     """Ask memory for `LANES` items from `item` on; beyond the gallery this does nothing.
@@ -108,17 +118,11 @@ def prefetch_lanes(typing_context, gallery, item):
         gallery = context.make_array(gallery_type)(context, builder, arguments[0])
         item = arguments[1]
         n_words, n = cgutils.unpack_tuple(builder, gallery.shape, 2)
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        prefetch = builder.module.declare_intrinsic(
-            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        )
-        read, once, data = (ir.Constant(flag, value) for value in (0, 0, 1))
         with cgutils.for_range(builder, n_words) as loop:
             start = builder.add(builder.mul(loop.index, n), item)
             for line in range(0, LANES, LINE):
                 place = builder.add(start, ir.Constant(item.type, line))
-                address = builder.bitcast(builder.gep(gallery.data, [place]), byte)
-                builder.call(prefetch, [address, read, once, data])
+                call_prefetch(builder, builder.gep(gallery.data, [place]))
         return context.get_dummy_value()
 
     return types.none(gallery, types.intp), generate
@@ -130,13 +134,7 @@ def prefetch_bools(typing_context, bools, item):
 
     def generate(context, builder, signature, arguments):
         bools = context.make_array(signature.args[0])(context, builder, arguments[0])
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        prefetch = builder.module.declare_intrinsic(
-            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        )
-        read, once, data = (ir.Constant(flag, value) for value in (0, 0, 1))
-        address = builder.bitcast(builder.gep(bools.data, [arguments[1]]), byte)
-        builder.call(prefetch, [address, read, once, data])
+        call_prefetch(builder, builder.gep(bools.data, [arguments[1]]))
         return context.get_dummy_value()
 
     return types.none(bools, types.intp), generate

@@ -467,11 +467,11 @@ class PhotoCollection:
             with table.reading():
                 about, roots = table.about(), self._roots()
             check_found(roots, self.path)
-            keep_places(table, roots, self.path)
             exclude = None if about["exclude"] is None else json.loads(about["exclude"])
             labels = Labels(about, roots, self.path)
             with table.telling():
                 listings = list_all(roots, exclude, bool(about["follow_links"]), self.path, table)
+                keep_places(table, roots, self.path)
                 label_of = labels.of(listings)
                 found = difference(listings, table, retry, label_of)
                 n = len(found.to_read)

@@ -73,10 +73,13 @@ def is_below(path: str, folder: str) -> bool:
     return parts_below(path, folder) is not None
 
 
-def as_lines(roots: Iterable[str], index: str) -> list[tuple[int, bytes, bytes | None]]:
+def as_lines(roots: Iterable[str], index: str) -> list[Line]:
     """Return what the table keeps of roots: each place, and how it is reached from the index."""
-    numbered = enumerate(roots, 1)
-    return [(number, os.fsencode(root), from_index(index, root)) for number, root in numbered]
+    return [_as_line(Root(number, root), index) for number, root in enumerate(roots, 1)]
+
+
+def _as_line(root: Root, index: str) -> Line:
+    return root.number, os.fsencode(root.path), from_index(index, root.path)
 
 
 def from_index(index: str, place: str) -> bytes | None:
@@ -110,8 +113,8 @@ def _found_root(line: Line, index: str, some_of: SomeOf) -> Root:
 
 
 def keep_places(table: Table, roots: Iterable[Root], index: str) -> None:
-    """Note where roots were found, if something was moved, so that these places stay theirs."""
-    places = [(root.number, os.fsencode(root.path), from_index(index, root.path)) for root in roots]
+    """Note where roots are, if something was moved, so that these places stay theirs."""
+    places = [_as_line(root, index) for root in roots]
     with table.reading():
         known = table.roots()
     if places != known:

@@ -145,4 +145,9 @@ class DuplicatesJob:
 def opened_again(collection: PhotoCollection, read_only: bool = False) -> PhotoCollection:
     """Return the collection with a connection of its own."""
     is_read_only = read_only or collection.read_only
-    return PhotoCollection(collection.path, read_only=is_read_only, modules=collection._modules)
+    return PhotoCollection(
+        collection.path,
+        read_only=is_read_only,
+        uri=collection.about()["uri"] if is_read_only else None,  # else it is noted
+        modules=collection._modules,
+    )
