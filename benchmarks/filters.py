@@ -29,7 +29,7 @@ from sklearn_cbir import NeighborsRetriever
 SHARES = (0.9, 0.5, 0.1, 0.01)
 N_CLASSES, N_QUERIES, K = 100, 1000, 10
 N_WARM = 110  # single queries before there is an int8 copy of the rows
-CALLS = {1: 41, N_QUERIES: 5}
+CALLS = {1: 201, N_QUERIES: 5}
 # Name: rows, columns, parameters, and whether there is an int8 copy.
 GALLERIES = {
     "codes": (1_000_000, 64, {"metric": "hamming"}, False),

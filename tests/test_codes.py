@@ -323,3 +323,23 @@ def test_codes_that_are_left_out_are_not_found(how, share, n, rng, monkeypatch):
         for row in range(3):
             np.testing.assert_array_equal(found[0][row], expected[0][row])
             np.testing.assert_array_equal(found[1][row], left[expected[1][row]])
+
+
+@pytest.mark.parametrize("n", [4096, 20_001, 300_000])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_query_of_few_codes_that_are_left_in(n, threads, rng, monkeypatch):
+    if threads == 2:
+        monkeypatch.setattr(_search, "PAIRS_PER_THREAD", 100)
+    gallery = pack_codes(rng.integers(0, 2, (n, 70)))
+    few, run, hidden = np.zeros((3, n), dtype=bool)
+    few[rng.choice(n, n // 100, replace=False)] = True
+    run[n // 3 : n // 3 + n // 100] = True  # many of `LANES` in some places
+    sampled = np.arange(n) // 64 % max(n // (64 * 64), 1) == 0
+    hidden[~sampled] = True  # where no sample looks
+    for mask in (few, run, hidden) if hidden.any() else (few, run):
+        left = np.flatnonzero(mask)
+        for k in (1, 10, min(len(left), 900)):
+            expected = hamming_top_k(gallery[5:6], gallery[left], k)
+            distances, positions = _search.nearest_codes(gallery[5:6], gallery, k, mask)
+            np.testing.assert_array_equal(distances, expected[0])
+            np.testing.assert_array_equal(positions, left[expected[1]])

@@ -2,8 +2,8 @@
 
 Galleries come word by word, shape (n_words, n), so that neighboring items lie side by side. Some
 loops take `left_in`, one bit for each item that may be found, `LANES` to a word, from the lowest,
-or `bools`, one byte for each, of which only those of near items are read; without them all items
-may be, and nothing looks at them.
+or `bools`, one byte for each, of which only those of near items are read, unless few are set: then
+only the codes of those are. Without them all items may be found, and nothing looks at them.
 """
 
 import numpy as np
@@ -18,6 +18,10 @@ LANES = 64  # items per step of the search; one bit of a word each
 LINE = 8  # words that memory gives at once
 AHEAD = 512  # items between those that are asked for and those that are compared
 BOOLS_AHEAD = 2048  # the same of bools, of which an eighth as many bytes pass
+SAMPLED = 64  # places where bools are looked at, to say whether few are set
+CAPACITY_OF_FEW = 16  # items for each that may be listed
+SHARE_OF_FEW = 1 / 50  # so that hardly ever more than 4 of `LANES` are
+ONCE, OFTEN = 0, 3  # what a cache is told of a line
 TILE = 2048  # items that stay in the first-level cache while a block of queries passes over them
 QUERIES = 64  # queries that share a tile
 CANDIDATES = 2**20  # candidates (12 bytes) of all of them
@@ -95,14 +99,14 @@ def nearer_lanes(typing_context, gallery, item, queries, query, limit):
     return types.uint64(gallery, types.intp, queries, types.intp, types.uint64), generate
 
 
-def call_prefetch(builder, place):
-    """Write the instruction that asks memory for what is at a place, to read it once."""
+def call_prefetch(builder, place, keep):
+    """Write the instruction that asks memory for what is at a place, to be kept from 0 to 3."""
     byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
     prefetch = builder.module.declare_intrinsic(
         "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
     )
-    read, once, data = (ir.Constant(flag, value) for value in (0, 0, 1))
-    builder.call(prefetch, [builder.bitcast(place, byte), read, once, data])
+    read, keep, data = (ir.Constant(flag, value) for value in (0, keep, 1))
+    builder.call(prefetch, [builder.bitcast(place, byte), read, keep, data])
 
 
 @intrinsic
@@ -122,7 +126,7 @@ def prefetch_lanes(typing_context, gallery, item):
             start = builder.add(builder.mul(loop.index, n), item)
             for line in range(0, LANES, LINE):
                 place = builder.add(start, ir.Constant(item.type, line))
-                call_prefetch(builder, builder.gep(gallery.data, [place]))
+                call_prefetch(builder, builder.gep(gallery.data, [place]), ONCE)
         return context.get_dummy_value()
 
     return types.none(gallery, types.intp), generate
@@ -134,7 +138,7 @@ def prefetch_bools(typing_context, bools, item):
 
     def generate(context, builder, signature, arguments):
         bools = context.make_array(signature.args[0])(context, builder, arguments[0])
-        call_prefetch(builder, builder.gep(bools.data, [arguments[1]]))
+        call_prefetch(builder, builder.gep(bools.data, [arguments[1]]), OFTEN)
         return context.get_dummy_value()
 
     return types.none(bools, types.intp), generate
@@ -188,6 +192,37 @@ def items_left_in(bools, item, stop):
     return mask
 
 
+@inlined
+def are_few_left_in(bools, begin, end):
+    """Say whether few of the items from `begin` to `end` are left in, by a sample of them."""
+    step = max((end - begin) // (SAMPLED * LANES), 1) * LANES
+    n_seen = n_left = 0
+    for item in range(begin, end, step):
+        n_left += popcount(items_left_in(bools, item, end))
+        n_seen += LANES
+    return n_left <= SHARE_OF_FEW * n_seen
+
+
+@inlined
+def list_left_in(bools, start, stop, listed):
+    """Write the items of a tile that are left in; return how many.
+
+    Four of `LANES` are written whether or not so many are set: processors do not foresee it.
+    """
+    n = 0
+    for item in range(start, stop, LANES):
+        mask = items_left_in(bools, item, stop)
+        n_set = popcount(mask)
+        for place in range(4):
+            listed[n + place] = item + trailing_zeros(mask)
+            mask &= mask - np.uint64(1)
+        for place in range(4, n_set):
+            listed[n + place] = item + trailing_zeros(mask)
+            mask &= mask - np.uint64(1)
+        n += n_set
+    return n
+
+
 @compiled
 def drop_far(items, distances, size, limit):
     """Keep the candidates within `limit`, in order; return how many."""
@@ -201,6 +236,52 @@ def drop_far(items, distances, size, limit):
 
 
 @compiled
+def write_nearest(items, distances, size, limit, counts, k, found_distances, found_items):
+    """Write the k nearest of candidates by counting, those further than `limit` apart.
+
+    `counts` are how many candidates have each distance; they are used up.
+    """
+    place = 0
+    for far in range(limit + 1):
+        place, counts[far] = place + counts[far], place
+    for candidate in range(size):
+        far = distances[candidate]
+        if far <= limit:
+            place = counts[far]
+            counts[far] += 1
+            if place < k:
+                found_distances[place] = far
+                found_items[place] = items[candidate]
+
+
+@compiled
+def top_k_of_few(queries, gallery, k, begin, end, found_distances, found_items, bools):
+    """Answer `top_k` for one query, if few items are left in; say whether they are."""
+    if len(queries) > 1 or not are_few_left_in(bools, begin, end):
+        return False
+    capacity = (end - begin) // CAPACITY_OF_FEW + LANES
+    listed = np.empty(TILE + LANES, np.int64)
+    items = np.empty(capacity, np.int64)
+    distances = np.empty(capacity, np.int32)
+    counts = np.zeros(64 * len(gallery) + 1, np.int64)
+    size = 0
+    for start in range(begin, end, TILE):
+        n_listed = list_left_in(bools, start, min(start + TILE, end), listed)
+        if size + n_listed > capacity:
+            return False
+        for place in range(n_listed):
+            far = distance(queries, 0, gallery, listed[place])
+            items[size] = listed[place]
+            distances[size] = far
+            counts[far] += 1
+            size += 1
+    write_nearest(
+        items, distances, size, len(counts) - 1, counts, k, found_distances[0], found_items[0]
+    )
+    return True
+
+
+@compiled
 def top_k(queries, gallery, k, begin, end, found_distances, found_items, left_in=None, bools=None):
     """Write the k nearest of the items from `begin` to `end`, by distance and then by position.
 
@@ -211,6 +292,10 @@ def top_k(queries, gallery, k, begin, end, found_distances, found_items, left_in
     position, so one on the limit never displaces another.
     """
     n_words, n_queries = len(gallery), len(queries)
+    if bools is not None and top_k_of_few(
+        queries, gallery, k, begin, end, found_distances, found_items, bools
+    ):
+        return
     capacity = min(4 * k, end - begin)  # at most 2 k candidates are ever within the limit
     n_rows = max(1, min(QUERIES, n_queries, CANDIDATES // capacity))
     items = np.empty((n_rows, capacity), np.int64)
@@ -256,18 +341,16 @@ def top_k(queries, gallery, k, begin, end, found_distances, found_items, left_in
                             below -= counts[row, limit]
                 limits[row], sizes[row], n_below[row] = limit, size, below
         for row in range(n_block):
-            # Counting sort: counts become the places where each distance starts.
-            place = 0
-            for far in range(limits[row] + 1):
-                place, counts[row, far] = place + counts[row, far], place
-            for candidate in range(sizes[row]):
-                far = distances[row, candidate]
-                if far <= limits[row]:
-                    place = counts[row, far]
-                    counts[row, far] += 1
-                    if place < k:
-                        found_distances[first + row, place] = far
-                        found_items[first + row, place] = items[row, candidate]
+            write_nearest(
+                items[row],
+                distances[row],
+                sizes[row],
+                limits[row],
+                counts[row],
+                k,
+                found_distances[first + row],
+                found_items[first + row],
+            )
 
 
 @compiled

@@ -91,7 +91,8 @@ def has_at_least(mask: NDArray[np.bool_], k: int) -> bool:
 
 def as_mask(where: Any, n: int) -> NDArray[np.bool_] | None:
     """Return the mask that a user gives for `n` rows, of shape (n,), or None for ids."""
-    if type(where) is np.ndarray and where.dtype == bool and where.shape == (n,) and where.any():
+    is_plain = type(where) is np.ndarray and where.dtype == bool and where.shape == (n,)
+    if is_plain and n and where[where.argmax()]:  # `any` takes seven times as long
         return where  # as below, in the time that a single query has
     where = as_numpy(where, "where")
     mask = _as_bools(where)
