@@ -548,14 +548,35 @@ def test_each_of_many_finds_what_it_finds_alone(made):
         numbers = collection.items()["number"][collection.items()["state"] == "ready"].tolist()
         for where in (None, {"folder": "sea"}, {"folder": "none"}):
             for k in (1, 4, 6, 50):
-                each = collection.like_each([*numbers, numbers[0]], k=k, where=where)
-                alone = [collection.like([n], k=k, where=where) for n in [*numbers, numbers[0]]]
-                assert [[hit.number for hit in hits] for hits in each] == [
+                asked = [*numbers, numbers[0]]
+                distances, found = collection.like_each(asked, k=k, where=where)
+                alone = [collection.like([n], k=k, where=where) for n in asked]
+                assert [row.tolist() for row in found] == [
                     [hit.number for hit in hits] for hits in alone
                 ]
-        assert collection.like_each([]) == []
+                for row, hits in zip(distances, alone, strict=True):
+                    np.testing.assert_allclose(row, [hit.distance for hit in hits], atol=1e-7)
+        assert collection.like_each([]) == ([], [])
         with pytest.raises(ValueError, match="900"):
             collection.like_each([900])
+
+
+def test_each_of_many_finds_photos_by_their_numbers_after_others_are_gone(own):
+    root, _ = own
+    with PhotoCollection.open(root / ".cbir") as collection:
+        before = collection.like_each([4], k=3)
+        gone = next(hit for hit in collection.like([4], k=3) if hit.number != 4)
+        Path(gone.path).unlink()
+        write(root / "new.jpg", 11)
+        collection.sync()
+        numbers = collection.items()["number"][collection.items()["state"] == "ready"]
+        distances, found = collection.like_each(numbers.tolist(), k=4)
+        alone = [collection.like([number], k=4) for number in numbers.tolist()]
+        assert [row.tolist() for row in found] == [[hit.number for hit in hits] for hits in alone]
+        assert gone.number in before[1][0]
+        assert gone.number not in np.concatenate(found)
+        assert max(numbers) in np.concatenate(found)
+        assert {row.dtype for row in distances} == {np.dtype(float)}
 
 
 def test_the_command_serves_until_ctrl_c(made):
@@ -609,3 +630,85 @@ def test_many_at_once_are_answered_as_one_is(client, numbers):
         )
     assert found == [alone[n % len(some)] for n in range(50)]
     assert {answer.status_code for answer in shown} == {200}
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """Make the server wait for all who click; what it asks together is listed."""
+    monkeypatch.setattr("sklearn_cbir.serve._app.GATHERING", 0.1)
+    monkeypatch.setattr("sklearn_cbir.serve._app.LONGEST_GATHERING", 2.0)
+    asked, like_each = [], PhotoCollection.like_each
+
+    def listed(self, numbers, k=10, where=None):
+        asked.append((list(numbers), k, where))
+        return like_each(self, numbers, k, where)
+
+    monkeypatch.setattr(PhotoCollection, "like_each", listed)
+    return asked
+
+
+def click_at_once(client, queries):
+    """Return the status and the answer of every query, all of them sent at once."""
+
+    def click(query):
+        answer = client.post(f"{API}/search", json=query)
+        return answer.status_code, answer.json()
+
+    with ThreadPoolExecutor(len(queries)) as threads:
+        return list(threads.map(click, queries))
+
+
+def test_clicks_at_once_are_answered_as_alone_and_a_wrong_one_spoils_none(own, together):
+    root, client = own
+    photos = {photo["name"]: photo["number"] for photo in ask(client, {})["photos"]}
+    torn = next(p["number"] for p in client.get(f"{API}/unreadable").json()["photos"])
+    queries = [
+        *({"like": [photos[f"{n}.jpg"]]} for n in range(6)),
+        {"like": [900]},
+        {"like": [torn]},
+        {"like": [photos["7.jpg"]], "limit": 3},
+        {"like": [photos["8.jpg"]], "max_distance": 0.01},
+        {"like": [photos["1.jpg"]], "where": {"folder": "sea"}},
+        {"like": [photos["3.jpg"]], "where": {"folder": "sea"}, "offset": 2, "limit": 2},
+        {"like": [photos["1.jpg"]], "where": {"folder": "none"}},
+        {"like": ["1"]},
+    ]
+    found = click_at_once(client, queries)
+    assert max(len(numbers) for numbers, _, _ in together) >= 2
+    with PhotoCollection.open(root / ".cbir") as other, client_of(other) as fresh:
+        alone = [fresh.post(f"{API}/search", json=query) for query in queries]
+    for query, (status, answer), one in zip(queries, found, alone, strict=True):
+        expected = one.json()
+        assert status == one.status_code, query
+        for photo, of_alone in zip(answer.get("photos", []), expected.get("photos", [])):
+            assert photo.pop("distance") == pytest.approx(of_alone.pop("distance"), abs=1e-7)
+        assert answer == expected, query
+    assert [status for status, _ in found].count(200) == 11
+
+
+def test_a_photo_that_goes_while_many_click_spoils_none(own, together, monkeypatch):
+    _, client = own
+    listed = PhotoCollection.like_each
+
+    def without(self, numbers, k=10, where=None):
+        listed(self, numbers, k, where)
+        raise ValueError("numbers names 1, which is gone.")
+
+    monkeypatch.setattr(PhotoCollection, "like_each", without)
+    numbers = [photo["number"] for photo in ask(client, {})["photos"]]
+    found = click_at_once(client, [{"like": [number]} for number in numbers])
+    assert together
+    assert {status for status, _ in found} == {200}
+    for number, (_, answer) in zip(numbers, found, strict=True):
+        assert len(answer["photos"]) == len(numbers) - 1
+        assert number not in [photo["number"] for photo in answer["photos"]]
+
+
+def test_a_click_that_was_answered_with_others_is_not_asked_again(own, together):
+    _, client = own
+    numbers = [photo["number"] for photo in ask(client, {})["photos"]]
+    queries = [{"like": [number]} for number in numbers]
+    first = click_at_once(client, queries)
+    n_asked = len(together)
+    assert click_at_once(client, queries) == first
+    assert len(together) == n_asked

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_cbir._typing import ImagesLike, Metric, PathLike, Positions, Transformer
+from sklearn_cbir._typing import Floats, ImagesLike, Metric, PathLike, Positions, Transformer
 from sklearn_cbir._validation import (
     check_boolean,
     check_choice,
@@ -30,7 +30,7 @@ from sklearn_cbir.collection._creation import (
     check_is_free,
     check_patterns,
 )
-from sklearn_cbir.collection._hits import Hit, hit_of, telling, worth
+from sklearn_cbir.collection._hits import Hit, as_frame, hit_of, telling, worth
 from sklearn_cbir.collection._keeper import Values
 from sklearn_cbir.collection._labels import Labels, LabelsLike, as_about, check_labels
 from sklearn_cbir.collection._listing import Root, as_place
@@ -51,6 +51,7 @@ from sklearn_cbir.collection._segments import (
     SegmentGoneError,
     damaged,
     distances_from,
+    not_of_photos,
 )
 from sklearn_cbir.collection._server import (
     address_lines,
@@ -87,6 +88,7 @@ class View:
     retriever: NeighborsRetriever | None
     is_left: NDArray[np.bool_] | None  # which rows a photo has; None: all
     masks: dict[Any, NDArray[np.bool_]] = field(default_factory=dict)  # condition -> rows
+    numbers: list[Positions] = field(default_factory=list)  # of the photos of rows, once asked for
 
 
 class PhotoCollection:
@@ -689,8 +691,11 @@ class PhotoCollection:
 
     def like_each(
         self, numbers: Sequence[int], k: int = 10, where: Where | None = None
-    ) -> list[list[Hit]]:
+    ) -> tuple[list[Floats], list[Positions]]:
         """Find photos that are like each of some, which asks in one reading of the rows.
+
+        For many photos this takes a part of the time of `like`, which makes a `Hit` of each
+        result.
 
         Parameters
         ----------
@@ -705,8 +710,11 @@ class PhotoCollection:
 
         Returns
         -------
-        list of list of Hit
+        distances : list of ndarray of shape (k,), float64
             For every number, the nearest first.
+
+        found : list of ndarray of shape (k,), int64
+            The numbers of the photos that were found.
 
         Raises
         ------
@@ -715,18 +723,21 @@ class PhotoCollection:
         """
         k = check_integer(k, "k", minimum=1)
         with self._table.reading():
-            view = self._look()
-            number_of = self._rows_of_numbers(numbers, "numbers")
+            view, number_of = self._look(), self._rows_of_numbers(numbers, "numbers")
             row_of = {number: row for row, number in number_of.items()}
-            rows, mask = [row_of[number] for number in numbers], self._mask(where)
-            n_left = int(np.count_nonzero(mask))
-            if view.retriever is None or not rows:
-                return []
-            if n_left > k:
+            asked, mask = [row_of[number] for number in numbers], self._mask(where)
+            if view.retriever is None or not asked:
+                return [], []
+            if np.count_nonzero(mask) > k:
                 all_rows = None if mask.all() else mask
-                return self._hits(*view.retriever.kneighbors(None, k, ids=rows, where=all_rows))
+                distances, rows = view.retriever.kneighbors(None, k, ids=asked, where=all_rows)
+                return [*distances.astype(np.float64)], [*self._numbers_of_rows(rows)]
         # How many are left depends on who asks.
-        return [self.like([number], k=k, where=where) for number in numbers]
+        each = [self.like([number], k=k, where=where) for number in numbers]
+        return (
+            [np.array([hit.distance for hit in hits], dtype=np.float64) for hits in each],
+            [np.array([hit.number for hit in hits], dtype=np.int64) for hits in each],
+        )
 
     def duplicates(
         self, radius: float | None = None, where: Where | None = None
@@ -847,21 +858,7 @@ class PhotoCollection:
         pandas.DataFrame
             One line per photo, by its number; ``taken`` holds times.
         """
-        import pandas
-
-        items = self.items()
-        texts = {name: items[name].astype(object) for name in items if name not in INTEGERS}
-        # As objects: names that are no text of Unicode fit into nothing else.
-        frame = pandas.DataFrame(texts, index=items["number"], dtype=object)
-        frame.index.name = "number"
-        for name in ("height", "width", "size"):
-            known = pandas.array(items[name], dtype="Int64")
-            known[items[name] < 0] = pandas.NA
-            frame.insert(list(texts).index("label") + 1, name, known)
-        frame["taken"] = pandas.to_datetime(frame["taken"].mask(frame["taken"] == ""))
-        for name in ("label", "reason"):
-            frame[name] = frame[name].mask(frame[name] == "", None)
-        return frame
+        return as_frame(self.items(), INTEGERS)
 
     def retriever(self, ids: Literal["number", "path"] = "number") -> NeighborsRetriever:
         """Return a retriever over a copy of the rows, in memory.
@@ -1039,6 +1036,16 @@ class PhotoCollection:
             raise ValueError(f"{name} names {missing[0]}, a photo that cannot be read.")
         return {lines[number]: number for number in asked}
 
+    def _numbers_of_rows(self, rows: Positions) -> Positions:
+        """Return the numbers of the photos of some rows, in any shape."""
+        view = self._look()
+        if not view.numbers:
+            view.numbers.append(self._table.number_of_rows(view.rows_of[1]))
+        found = view.numbers[0][rows]
+        if (found < 0).any():
+            raise not_of_photos(self.path)
+        return found
+
     def _numbers(self, among: Sequence[int] | None = None) -> Positions:
         """Return the numbers of all photos, or those among some that photos have, ascending."""
         condition, bound = ALL if among is None else number_in(among)
@@ -1063,7 +1070,7 @@ class PhotoCollection:
         lines = self._table.photos((*FOUND, "row"), condition, (wanted,))
         of_row = {line["row"]: line for line in lines}
         if not of_row.keys() >= set(found.flat):
-            raise damaged(self.path, "rows are not of the photos that they were of")
+            raise not_of_photos(self.path)
         return [
             [hit_of(of_row[row], places, distance) for row, distance in zip(rows, of_query)]
             for rows, of_query in zip(found.tolist(), distances.tolist())

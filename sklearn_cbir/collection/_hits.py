@@ -1,10 +1,15 @@
 """What users are told: photos that a search has found, and how far a sync is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from sklearn_cbir.collection._listing import as_place
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,24 @@ def worth(line: Any) -> tuple[int, int, int]:
     """Return by what the photo to keep comes first among equal ones."""
     n_pixels = (line["width"] or 0) * (line["height"] or 0)
     return -n_pixels, -(line["size"] or 0), line["number"]
+
+
+def as_frame(items: dict[str, NDArray], integers: Collection[str]) -> "pandas.DataFrame":
+    """Return the items of a collection as a table of pandas; some of them are whole numbers."""
+    import pandas
+
+    texts = {name: items[name].astype(object) for name in items if name not in integers}
+    # As objects: names that are no text of Unicode fit into nothing else.
+    frame = pandas.DataFrame(texts, index=items["number"], dtype=object)
+    frame.index.name = "number"
+    for name in ("height", "width", "size"):
+        known = pandas.array(items[name], dtype="Int64")
+        known[items[name] < 0] = pandas.NA
+        frame.insert(list(texts).index("label") + 1, name, known)
+    frame["taken"] = pandas.to_datetime(frame["taken"].mask(frame["taken"] == ""))
+    for name in ("label", "reason"):
+        frame[name] = frame[name].mask(frame[name] == "", None)
+    return frame
 
 
 def telling(

@@ -233,6 +233,11 @@ def damaged(folder: str, what: str) -> ValueError:
     )
 
 
+def not_of_photos(folder: str) -> ValueError:
+    """Return the error for rows that were found and have no photo."""
+    return damaged(folder, "rows are not of the photos that they were of")
+
+
 class SegmentGoneError(ValueError):
     """A file of rows is not there: a compaction of another process took it away, or who knows."""
 

@@ -351,6 +351,13 @@ class Table:
         listed = ", ".join(columns)
         return self.ask(f"SELECT {listed} FROM photo WHERE {where} ORDER BY number", values)
 
+    def number_of_rows(self, n_rows: int) -> NDArray[np.int64]:
+        """Return the number of the photo of every row, -1 where no photo has it, (n_rows,)."""
+        in_order = "FROM photo WHERE row IS NOT NULL ORDER BY row"
+        found = np.full(n_rows, -1, dtype=np.int64)
+        found[self.integers(f"SELECT row {in_order}")] = self.integers(f"SELECT number {in_order}")
+        return found
+
     def faults(self) -> list[str]:
         """Say what is wrong in the table, as far as it can be seen without the rows."""
         faults = [line[0] for line in self.ask("PRAGMA integrity_check") if line[0] != "ok"]

@@ -217,9 +217,10 @@ class Server:
 
     def _search(self, query: Query) -> dict[str, Any]:
         n_before, until = 0, time.monotonic() + LONGEST_GATHERING
-        while query.is_click and n_before < len(self.waiting) and time.monotonic() < until:
-            n_before = len(self.waiting)
-            time.sleep(GATHERING)
+        if query.is_click and not self.search_of.has_found(query):
+            while n_before < len(self.waiting) and time.monotonic() < until:
+                n_before = len(self.waiting)
+                time.sleep(GATHERING)
         return self.search_of.search(query, tuple(self.waiting))
 
     async def facts(self, request: Request) -> Response:

@@ -36,6 +36,14 @@ class Catalog:
         at = int(self.numbers.searchsorted(number))
         return at if at < len(self.numbers) and self.numbers[at] == number else None
 
+    def positions(self, numbers: NDArray[np.int64]) -> list[int | None]:
+        """Return the position of each of some photos, as `position` does."""
+        if not len(self.numbers):
+            return [None] * len(numbers)
+        found = self.numbers.searchsorted(numbers)
+        is_there = self.numbers[np.minimum(found, len(self.numbers) - 1)] == numbers
+        return [at if is_here else None for at, is_here in zip(found.tolist(), is_there.tolist())]
+
     def facts(self, at: int) -> dict[str, Any]:
         """Return what is said of a photo."""
         items = self.items

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ class Search:
             if query.max_distance is not None:
                 n = int(np.searchsorted(distances, query.max_distance, side="right"))
                 numbers, distances = numbers[:n], distances[:n]
-            photos = self._described(_on(page, numbers), _on(page, distances), catalog)
+            on = slice(page.offset, page.offset + page.limit)
+            photos = self._described(numbers[on], distances[on], catalog)
             n_found = len(numbers)
         return {
             "version": catalog.version,
@@ -127,6 +129,10 @@ class Search:
             "photos": photos,
             "asked": asked,
         }
+
+    def has_found(self, query: Query) -> bool:
+        """Say whether the results of a query are remembered."""
+        return self._is_found(query, self.catalogs.current())
 
     def groups(self, groups: Sequence[Sequence[Any]], page: Page) -> list[list[dict[str, Any]]]:
         """Return groups of hits as groups of photos, the one to keep first."""
@@ -149,7 +155,7 @@ class Search:
         """Return numbers and distances of results, some more than are asked for."""
         wanted = _wanted(query.page)
         key = catalog.version, query.key
-        if key in self.found and self.found[key][0] >= wanted:
+        if self._is_found(query, catalog):
             self.found.move_to_end(key)
             return self.found[key][1:]
         k = -(-wanted // AT_ONCE) * AT_ONCE
@@ -159,37 +165,46 @@ class Search:
             raise Failure(422, f"The photo cannot be read: {error.reason or error}.") from None
         except ValueError as error:
             raise Failure(400, str(error)) from None
-        return self._remembered(key, k, hits)
-
-    def _remembered(self, key: Any, k: int, hits: list[Any]) -> tuple[NDArray, NDArray]:
-        """Remember results, and return their numbers and distances."""
         numbers = np.array([hit.number for hit in hits], dtype=np.int64)
         distances = np.array([hit.distance for hit in hits], dtype=np.float64)
+        self._remember(key, k, numbers, distances)
+        return numbers, distances
+
+    def _remember(self, key: Any, k: int, numbers: NDArray, distances: NDArray) -> None:
+        """Remember results, and forget those that were asked for longest ago."""
         self.found[key] = k, numbers, distances
         self.found.move_to_end(key)
         while len(self.found) > KEPT:
             self.found.popitem(last=False)
-        return numbers, distances
 
     def _find_together(self, query: Query, waiting: Sequence[Query], catalog: Catalog) -> None:
         """Answer clicks that wait at the same time by one reading of the rows."""
-        wanted = {
-            other.like[0]: other
-            for other in (query, *waiting)
-            if other.is_click and other.where == query.where and self._is_new(other, catalog)
-        }
-        if len(wanted) < 2 or query.like[:1] != tuple(wanted)[:1]:
+        if not query.is_click or not self._is_new(query, catalog):
+            return
+        wanted = {query.like[0]: query}
+        for other in waiting:
+            if other.is_click and other.where == query.where and self._is_new(other, catalog):
+                wanted.setdefault(other.like[0], other)
+        if len(wanted) < 2:
             return
         together = list(wanted)[:MOST_TOGETHER]
         k = max(_wanted(wanted[number].page) for number in together)
-        for number, hits in zip(together, self.collection.like_each(together, k, query.where)):
-            self._remembered((catalog.version, wanted[number].key), k, hits)
+        with suppress(ValueError):  # one of them is gone since, say: then each asks alone
+            found = self.collection.like_each(together, k, query.where)
+            for number, distances, numbers in zip(together, *found):
+                key = catalog.version, wanted[number].key
+                self._remember(key, k, numbers.copy(), distances.copy())
 
     def _is_new(self, query: Query, catalog: Catalog) -> bool:
         """Say whether a click can be answered, and has to be."""
-        at, found = catalog.position(query.like[0]), self.found.get((catalog.version, query.key))
-        is_found = found is not None and found[0] >= _wanted(query.page)
-        return not is_found and at is not None and bool(catalog.is_ready[at])
+        at = catalog.position(query.like[0])
+        can_be = at is not None and bool(catalog.is_ready[at])
+        return can_be and not self._is_found(query, catalog)
+
+    def _is_found(self, query: Query, catalog: Catalog) -> bool:
+        """Say whether the results of a query are remembered, as many as are asked for."""
+        found = self.found.get((catalog.version, query.key))
+        return found is not None and found[0] >= _wanted(query.page)
 
     def _ask(self, query: Query, k: int, catalog: Catalog) -> list[Any]:
         """Return hits, the nearest first."""
@@ -226,16 +241,16 @@ class Search:
         return read(source_in(catalog, _known(catalog, of))), MOST_PIXELS_HERE
 
     def _described(
-        self, numbers: Sequence[int], distances: Sequence[float], catalog: Catalog
+        self, numbers: NDArray[np.int64], distances: NDArray[np.float64], catalog: Catalog
     ) -> list[dict[str, Any]]:
         """Return what is said of hits; those that are gone since are left out."""
-        positions = [catalog.position(number) for number in numbers]
-        if None in positions:  # a sync was faster
+        found = catalog.positions(numbers)
+        if None in found:  # a sync was faster
             catalog = self.catalogs.current()
-            positions = [catalog.position(number) for number in numbers]
+            found = catalog.positions(numbers)
         return [
             catalog.facts(at) | {"distance": _number(distance)}
-            for at, distance in zip(positions, distances)
+            for at, distance in zip(found, distances.tolist())
             if at is not None
         ]
 

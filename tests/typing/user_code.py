@@ -348,7 +348,9 @@ def keep_photos(folder: Path) -> None:
     print(photos.about()["n_photos"], photos.extractor, photos.metric)
     assert_type(main(["info", str(folder)]), int)
     assert_type(photos.version, int)
-    assert_type(photos.like_each([1, 2], k=3, where={"folder": "sea"}), list[list[Hit]])
+    distances, found = photos.like_each([1, 2], k=3, where={"folder": "sea"})
+    assert_type(distances, list[NDArray[np.float64]])
+    assert_type(found, list[NDArray[np.int64]])
     photos.close()
 
 
