@@ -1,7 +1,10 @@
 """Data sets of the papers, on tiny folders in the layout in which they are distributed."""
 
+import json
+import os
 import pickle
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from sklearn_cbir.datasets import (
     load_cars,
     load_cifar10,
     load_cub,
+    load_fashion_multilabel,
+    load_grocery,
     load_holidays,
     load_mirflickr,
     load_nuswide,
@@ -25,8 +30,13 @@ from sklearn_cbir.datasets import (
     load_svhn,
 )
 from sklearn_cbir.datasets._landmarks import PARIS_WITHOUT_IMAGE
+from sklearn_cbir.images import check_images
 from sklearn_cbir.metrics import mean_average_precision, trapezoid_mean_average_precision
-from sklearn_cbir.model_selection import split_protocol
+from sklearn_cbir.model_selection import (
+    split_group_folds,
+    split_protocol,
+    split_unseen_products,
+)
 
 
 def write(folder, files):
@@ -657,6 +667,18 @@ def test_holidays(tmp_path):
         load_holidays(tmp_path)
 
 
+def test_a_part_of_holidays_asks_with_the_first_photo_that_is_there(tmp_path):
+    write(tmp_path, images(f"{n}.jpg" for n in (100001, 100002, 100100, 100101, 100205)))
+    with pytest.raises(FileNotFoundError, match=r"'100000.jpg', the query .* \(skip_missing=True"):
+        load_holidays(tmp_path)
+    holidays = load_holidays(tmp_path, skip_missing=True)
+    assert holidays.target.tolist() == [1000, 1000, 1001, 1001, 1002]
+    assert holidays.query.tolist() == [0, 2]  # and 100205 finds nobody
+    assert "3 groups, 2 queries" in holidays.DESCR
+    with pytest.raises(ValueError, match="skip_missing=1 must be True or False"):
+        load_holidays(tmp_path, skip_missing=1)
+
+
 def test_boxes_are_cut_out(tmp_path):
     pixels = np.zeros((20, 30, 3), dtype=np.uint8)
     pixels[5:10, 12:20] = 255
@@ -730,3 +752,207 @@ def test_photos_and_cropped_queries_run_through_an_extractor(tmp_path, rng):
         oxford.query_target, oxford.target, 1 - queries @ gallery.T, exclude=oxford.junk
     )
     assert 0 < score <= 1
+
+
+# Grocery --------------------------------------------------------------------------------------
+
+GROCERY_HEAD = (
+    "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),Iconic\n"
+)
+GROCERY_PATHS = [
+    *("train/Fruit/Apple/Gala/Gala_001.jpg", "train/Fruit/Apple/Fuji/Fuji_001.jpg"),
+    *("val/Fruit/Pear/Pear_001.jpg", "test/Fruit/Apple/Gala/Gala_001.jpg"),
+]
+GROCERY = {
+    "classes.csv": GROCERY_HEAD + "Gala,0,Apple,0,/a.jpg\nFuji,2,Apple,0,/a.jpg\nPear,1,Pear,1,\n",
+    "train.txt": f"{GROCERY_PATHS[0]}, 0, 0\n{GROCERY_PATHS[1]}, 2, 0\n",
+    "val.txt": f"{GROCERY_PATHS[2]}, 1, 1\n",
+    "test.txt": f"{GROCERY_PATHS[3]}, 0, 0\n",
+    **images(GROCERY_PATHS),
+}
+AS_CSV = {
+    name.replace(".txt", ".csv"): "path,fine,coarse\n" + text.replace(", ", ",")
+    if name.endswith(".txt")
+    else text
+    for name, text in GROCERY.items()
+}
+
+
+@pytest.mark.parametrize("place", ["", "dataset", "GroceryStoreDataset-master/dataset"])
+@pytest.mark.parametrize("files", [GROCERY, AS_CSV], ids=["txt", "csv"])
+def test_grocery(tmp_path, place, files):
+    write(tmp_path / place, files)
+    groceries = load_grocery(tmp_path)
+    assert below(groceries.data, tmp_path / place) == GROCERY_PATHS
+    assert groceries.target.tolist() == [0, 2, 1, 0]
+    assert groceries.target_names == ["Gala", "Pear", "Fuji"]
+    assert groceries.coarse_target.tolist() == [0, 0, 1, 0]
+    assert groceries.coarse_names == ["Apple", "Pear"]
+    assert (groceries.train.tolist(), groceries.validation.tolist()) == ([0, 1], [2])
+    assert groceries.test.tolist() == [3]
+    assert groceries.target.dtype == groceries.coarse_target.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("classes.csv", "Gala,0,Apple,0\n", "lacks values in the columns Class Name"),
+        ("classes.csv", GROCERY_HEAD + "Gala,0,Apple\n", "lacks values in the columns"),
+        ("classes.csv", GROCERY_HEAD + "Gala,1,Apple,0,\n", "does not number its products 0, 1"),
+        ("classes.csv", GROCERY_HEAD + "Gala,0,Apple,3,\n", "does not number its coarse classes"),
+        ("val.txt", "", "val.txt' is no list of path, product and coarse class"),
+        ("val.txt", f"{GROCERY_PATHS[2]} 1 1\n", "is no list of path, product and coarse class"),
+        ("val.txt", f"{GROCERY_PATHS[2]}, one, 1\n", "holds no integers where they belong"),
+        ("val.txt", f"{GROCERY_PATHS[2]}, 3, 1\n", "has products from 3 to 3, of 3"),
+        ("val.txt", f"{GROCERY_PATHS[2]}, 1, 0\n", "Pear_001.jpg' in another coarse class than"),
+    ],
+)
+def test_damaged_lists_of_grocery_are_refused(tmp_path, name, text, message):
+    write(tmp_path, {**GROCERY, name: text})
+    with pytest.raises(ValueError, match=message):
+        load_grocery(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["classes.csv", "train.txt", "val.txt", GROCERY_PATHS[3]])
+def test_what_grocery_lacks_is_named(tmp_path, name):
+    write(tmp_path, GROCERY)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{Path(name).name}.*github.com/marcusklasson"):
+        load_grocery(tmp_path)
+
+
+# A file of fashion ----------------------------------------------------------------------------
+
+FASHION_NAMES = ["gender=Men", "type=Tie", "type=Bag", "color=Red", "color=Blue"]
+
+
+def write_fashion(folder, **changed):
+    """Write five photos, of which the first and the last have equal bytes."""
+    photos = []
+    for shade in (10, 60, 120, 180, 10):
+        buffer = BytesIO()
+        Image.new("RGB", (6, 8), (shade, 0, 0)).save(buffer, "JPEG")
+        photos.append(buffer.getvalue())
+    content = {
+        "jpeg": np.frombuffer(b"".join(photos), np.uint8),
+        "ends": np.cumsum([len(photo) for photo in photos]),
+        "labels": np.array([[1, 1, 0, 1, 0], [0, 0, 1, 1, 0], [1, 0, 1, 0, 1]] + 2 * [[0] * 5]),
+        "names": np.array(FASHION_NAMES),
+        "files": np.array([f"{i}.jpg" for i in range(5)]),
+    }
+    path = folder / "photos.npz"
+    np.savez(path, **{k: v for k, v in (content | changed).items() if v is not None})
+    return path, photos
+
+
+def test_photos_with_equal_bytes_are_left_out_before_any_split(tmp_path):
+    path, photos = write_fashion(tmp_path)
+    found = load_fashion_multilabel(path, kinds=["type", "color"])
+    assert found.data.tolist() == photos[1:4]
+    assert found.files.tolist() == ["1.jpg", "2.jpg", "3.jpg"]
+    assert found.target.tolist() == [[0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
+    assert found.target.dtype == np.uint8
+    assert found.target_names == FASHION_NAMES[1:]
+    assert found.n_duplicates == 2
+    whole = load_fashion_multilabel(path, kinds=None, drop_duplicates=False)
+    assert whole.data.tolist() == photos
+    assert (whole.target.shape, whole.target_names) == ((5, 5), FASHION_NAMES)
+    assert whole.n_duplicates == 0
+
+
+def test_photos_of_the_file_are_read_as_images(tmp_path):
+    path, _ = write_fashion(tmp_path)
+    found = load_fashion_multilabel(path, kinds=["type"])
+    pixels = check_images(found.data).read([2, 0], 8, 8)
+    assert pixels.shape == (2, 8, 8, 3)
+    assert np.abs(pixels[:, 4, 4, 0].astype(int) - [180, 60]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"names": None}, r"photos.npz' is no file of photos: it lacks \['names'\]"),
+        ({"jpeg": np.zeros(9)}, "jpeg is not uint8 in one row"),
+        ({"ends": np.array([1, 2, 3, 4, 5])}, "ends are not ascending integers up to the length"),
+        ({"ends": np.array([5, 2, 3])}, "ends are not ascending integers up to the length"),
+        ({"ends": np.zeros(0, int)}, "ends are not ascending integers up to the length"),
+        ({"labels": np.zeros((4, 5), int)}, "labels is not one row of 0 and 1"),
+        ({"labels": np.full((5, 5), 2)}, "labels is not one row of 0 and 1"),
+        ({"names": np.array(["a", "b", "c", "d", "e"])}, "names are not of the form kind=value"),
+        ({"files": np.array(["a.jpg"])}, "files is not one name for each of ends"),
+    ],
+    ids=str,
+)
+def test_damaged_files_of_photos_are_refused(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        load_fashion_multilabel(write_fashion(tmp_path, **changed)[0], kinds=None)
+
+
+@pytest.mark.parametrize("kinds", [["shape"], "type", []])
+def test_kinds_of_labels_that_the_file_has_not_are_named(tmp_path, kinds):
+    with pytest.raises(ValueError, match=r"kinds=.* must be some of \['gender', 'type', 'color'\]"):
+        load_fashion_multilabel(write_fashion(tmp_path)[0], kinds=kinds)
+
+
+# The data themselves --------------------------------------------------------------------------
+
+REAL = Path(os.environ.get("CBIR_DATA_DIR", "no such folder"))
+
+
+def real(name):
+    return pytest.param(
+        REAL / name,
+        marks=pytest.mark.skipif(
+            not (REAL / name).exists(), reason=f"CBIR_DATA_DIR names no folder that has {name}"
+        ),
+        id=name,
+    )
+
+
+@pytest.mark.parametrize("folder", [real("grocery")])
+def test_unseen_products_of_grocery_store(folder):
+    groceries = load_grocery(folder)
+    assert [len(part) for part in (groceries.train, groceries.validation, groceries.test)] == [
+        *(2640, 296, 2485),
+    ]
+    assert (len(groceries.target_names), len(groceries.coarse_names)) == (81, 43)
+    parts = {"train": groceries.train, "test": groceries.test}
+    split = split_unseen_products(groceries.target, groceries.coarse_target, **parts)
+    assert (len(split.gallery), len(split.query)) == (1069, 985)
+    for part in (split.gallery, split.query):
+        assert np.unique(groceries.target[part]).tolist() == list(range(44, 81))
+    validation = np.unique(groceries.target[split.validation.query])
+    assert len(validation) == 8
+    trained = np.unique(groceries.target[split.train])
+    assert np.union1d(trained, validation).tolist() == list(range(38))
+    assert len(trained) == 30
+
+
+@pytest.mark.parametrize("folder", [real("holidays")])
+def test_groups_of_holidays(folder):
+    holidays = load_holidays(folder, skip_missing=True)
+    assert (len(holidays.data), len(holidays.query)) == (805, 299)
+    listed = json.loads((folder / "gnd.json").read_text())
+    names = [Path(path).name for path in holidays.data]
+    assert names == listed["images"]
+    for entry, query in zip(listed["queries"], holidays.query, strict=True):
+        assert names[query] == entry["query"]
+        group = np.flatnonzero(holidays.target == holidays.target[query])
+        assert sorted(names[row] for row in group) == sorted([*entry["good"], entry["query"]])
+        assert entry["junk"] == [entry["query"]]
+    folds = split_group_folds(holidays.target)
+    assert sum(len(fold.query) for fold in folds) == 299
+    assert sorted(len(fold.query) for fold in folds) == [59, 60, 60, 60, 60]
+
+
+@pytest.mark.parametrize("path", [real("fashion_multilabel.npz")])
+def test_labels_of_the_fashion_photos(path):
+    photos = load_fashion_multilabel(path)
+    assert photos.target.shape == (12000 - 156, 76)
+    assert photos.n_duplicates == 156
+    assert photos.target.any(axis=1).all()
+    shared = photos.target.astype(np.float32) @ photos.target.T
+    np.fill_diagonal(shared, 0)
+    n_pairs = len(shared) * (len(shared) - 1)
+    levels = [float((shared >= level).sum() / n_pairs) for level in (1, 2, 3)]
+    assert levels == pytest.approx([0.31, 0.08, 0.01], abs=0.005)

@@ -1,5 +1,7 @@
 from sklearn_cbir.datasets._drawings import load_drawings as load_drawings
+from sklearn_cbir.datasets._fashion import load_fashion_multilabel as load_fashion_multilabel
 from sklearn_cbir.datasets._folders import load_image_folder as load_image_folder
+from sklearn_cbir.datasets._grocery import load_grocery as load_grocery
 from sklearn_cbir.datasets._landmarks import (
     crop_images as crop_images,
     load_holidays as load_holidays,

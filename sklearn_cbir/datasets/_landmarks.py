@@ -11,7 +11,7 @@ from PIL import Image
 
 from sklearn_cbir._bunch import Bunch
 from sklearn_cbir._typing import Elements, PathLike
-from sklearn_cbir._validation import printable
+from sklearn_cbir._validation import check_boolean, printable
 from sklearn_cbir.datasets._files import Distribution, check_folder
 from sklearn_cbir.datasets._walk import walk
 from sklearn_cbir.images import Images, check_images
@@ -343,10 +343,11 @@ class Holidays(Bunch):
     DESCR: str
 
 
-def load_holidays(folder: PathLike) -> Holidays:
+def load_holidays(folder: PathLike, *, skip_missing: bool = False) -> Holidays:
     """List INRIA Holidays [1]_: 1,491 photos in 500 groups of one place each.
 
-    The first photo of a group is its query and is left out of its own results::
+    The number of a photo says its group, ``100203.jpg`` is number 3 of 1002. Number
+    0 of a group is its query and is left out of its own results::
 
         trapezoid_mean_average_precision(
             holidays.target[holidays.query], holidays.target, distances,
@@ -361,12 +362,17 @@ def load_holidays(folder: PathLike) -> Holidays:
     folder : str or path-like
         Folder with the photos, in any sub-folders.
 
+    skip_missing : bool, default=False
+        Whether a part of the photos will do. The first of a group that is there
+        is its query then, and the only one of its group is no query; otherwise a
+        group without its number 0 is an error. A search among fewer is easier.
+
     Returns
     -------
     Bunch
         With ``data``, an array of paths, shape (n,), in the order of their
         numbers; ``target``, the groups, int64 of shape (n,); ``query``, the rows
-        of the queries; ``DESCR``.
+        of the queries, ascending; ``DESCR``.
 
     Raises
     ------
@@ -394,6 +400,7 @@ def load_holidays(folder: PathLike) -> Holidays:
     >>> holidays.target, holidays.query
     (array([1000, 1000, 1001, 1001, 1001]), array([0, 2]))
     """
+    check_boolean(skip_missing, "skip_missing")
     folder = check_folder(folder)
     photos: dict[int, str] = {}
     for parts in walk(folder):
@@ -406,11 +413,19 @@ def load_holidays(folder: PathLike) -> Holidays:
     numbers = np.array(sorted(photos))
     groups, query = numbers // 100, np.flatnonzero(numbers % 100 == 0)
     without_query = np.setdiff1d(groups, groups[query])
-    if len(without_query):
-        raise HOLIDAYS.missing(folder, f"'{without_query[0] * 100}.jpg', the query of its group")
+    if skip_missing:
+        _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+        query = first[sizes > 1]
+    elif len(without_query):
+        raise HOLIDAYS.missing(
+            folder,
+            f"'{without_query[0] * 100}.jpg', the query of its group (skip_missing=True takes the "
+            "first that is there)",
+        )
     return Holidays(
         data=np.array([photos[number] for number in numbers.tolist()]),
         target=groups,
         query=query,
-        DESCR=f"Holidays, {len(numbers)} photos in {len(query)} groups in {printable(folder)}.",
+        DESCR=f"Holidays, {len(numbers)} photos in {len(np.unique(groups))} groups, {len(query)} "
+        f"queries in {printable(folder)}.",
     )

@@ -117,7 +117,7 @@ def split_protocol(
     if test is not None and n_queries is not None:
         raise ValueError("test names the queries, so n_queries has no effect. Leave one out.")
     if test is not None:
-        options["test"] = _check_rows(options["test"], len(y))
+        options["test"] = check_rows(options["test"], len(y))
     for name in options.keys() & {"n_queries", "n_train"}:
         options[name] = check_integer(options[name], name, minimum=1)
     split = chosen.split(y, rng=check_random_state(random_state), **options)
@@ -152,21 +152,21 @@ class Protocol:
         return options
 
 
-def _check_rows(rows: ArrayLike, n: int) -> Positions:
+def check_rows(rows: ArrayLike, n: int, name: str = "test") -> Positions:
     """Return distinct rows, ascending, from rows or a mask."""
     rows = np.asarray(rows)
     if rows.dtype == bool and rows.shape == (n,):
         return np.flatnonzero(rows)
     if rows.dtype.kind not in "iu" or rows.ndim != 1:
         raise ValueError(
-            f"test has dtype {rows.dtype} and shape {rows.shape}. Pass rows, or a mask of shape "
+            f"{name} has dtype {rows.dtype} and shape {rows.shape}. Pass rows, or a mask of shape "
             f"({n},)."
         )
     found = np.unique(rows).astype(np.int64)
     if len(found) < len(rows):
-        raise ValueError("test names a row twice.")
+        raise ValueError(f"{name} names a row twice.")
     if len(found) and not (found[0] >= 0 and found[-1] < n):
-        raise ValueError(f"test names rows outside 0 to {n - 1}.")
+        raise ValueError(f"{name} names rows outside 0 to {n - 1}.")
     return found
 
 
@@ -187,7 +187,7 @@ def _per_class(
     train = _draw_per_class(y, n_train, free, rng, "n_train")
     if not train_in_gallery:
         outside.append(train)
-    return _parts(query, train, _others(len(y), *outside))
+    return _parts(query, train, others(len(y), *outside))
 
 
 def _per_class_apart(
@@ -203,12 +203,12 @@ def _rest_is_both(
     if query is None:
         free = np.ones(len(y), dtype=bool)
         query = _draw_per_class(y, n_queries, free, rng, "n_queries")
-    rest = _others(len(y), query)
+    rest = others(len(y), query)
     return _parts(query, rest, rest)
 
 
 def _test_searches_itself(y: np.ndarray, *, rng: np.random.RandomState, test: Positions) -> Split:
-    return _parts(test, _others(len(y), test), test)
+    return _parts(test, others(len(y), test), test)
 
 
 def _at_random(
@@ -223,17 +223,17 @@ def _at_random(
         )
     drawn = rng.permutation(labeled)
     query = np.sort(drawn[:n_queries])
-    gallery = _others(len(y), query)
+    gallery = others(len(y), query)
     train = gallery if n_train is None else np.sort(drawn[n_queries:wanted])
     return _parts(query, train, gallery)
 
 
 def _by_class(y: np.ndarray, *, rng: np.random.RandomState, test: Positions | None) -> Split:
-    _check_single(y)
+    check_single(y)
     if test is None:
         classes = np.unique(y)
         test = np.flatnonzero(np.isin(y, classes[(len(classes) + 1) // 2 :]))
-    train = _others(len(y), test)
+    train = others(len(y), test)
     both = np.intersect1d(y[test], y[train])
     if len(both):
         raise ValueError(
@@ -245,17 +245,19 @@ def _by_class(y: np.ndarray, *, rng: np.random.RandomState, test: Positions | No
 
 
 def _first_of_every_group(y: np.ndarray, *, rng: np.random.RandomState) -> Split:
-    _check_single(y)
+    check_single(y)
     query = np.sort(np.unique(y, return_index=True)[1])
     return _parts(query, np.empty(0, dtype=np.int64), np.arange(len(y)), exclude=query)
 
 
-def _check_single(y: np.ndarray) -> None:
+def check_single(y: np.ndarray, name: str = "y") -> np.ndarray:
+    """Return labels unless they are columns."""
     if y.ndim == 2:
         raise ValueError(
-            f"y has {y.shape[1]} label columns, but this protocol splits classes. Pass one label "
-            "per row."
+            f"{name} has {y.shape[1]} label columns, but this protocol splits classes. Pass one "
+            "label per row."
         )
+    return y
 
 
 def _draw_per_class(
@@ -284,7 +286,7 @@ def _draw_per_class(
     return np.sort(np.concatenate(drawn))
 
 
-def _others(n: int, *parts: Positions) -> Positions:
+def others(n: int, *parts: Positions) -> Positions:
     """Return the rows that are in none of the parts."""
     mask = np.ones(n, dtype=bool)
     for rows in parts:

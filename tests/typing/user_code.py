@@ -46,6 +46,8 @@ from sklearn_cbir.datasets import (
     load_cifar10,
     load_cub,
     load_drawings,
+    load_fashion_multilabel,
+    load_grocery,
     load_holidays,
     load_image_folder,
     load_mirflickr,
@@ -159,7 +161,10 @@ from sklearn_cbir.model_selection import (
     PROTOCOLS,
     ClassDisjointKFold,
     retrieval_scorer,
+    split_group_folds,
+    split_multilabel,
     split_protocol,
+    split_unseen_products,
 )
 from sklearn_cbir.onnx_extractor import OnnxExtractor
 from sklearn_cbir.persistence import load, save
@@ -466,6 +471,10 @@ def split(y: Ints) -> None:
     assert_type(parts.query, Ints)
     assert_type(parts.exclude, Ints | None)
     assert_type(sorted(PROTOCOLS), list[str])
+    assert_type([fold.validation.gallery for fold in split_group_folds(y)], list[Ints])
+    assert_type(split_multilabel(y, n_train=100).validation.query, Ints)
+    products = split_unseen_products(y, y // 4, train=y < 9, test=y >= 9, junk=True)
+    assert_type(products.exclude, Ints | list[Ints] | None)
 
 
 # Images, data sets, files -----------------------------------------------------------------------
@@ -497,7 +506,9 @@ def load_data(folder: Path) -> None:
     for products in (load_cub(folder), load_cars(folder), load_sop(folder)):
         assert_type(products.train, Ints)
     assert_type(load_shopee(folder).title, NDArray[np.str_])
-    assert_type(load_holidays(folder).query, Ints)
+    assert_type(load_holidays(folder, skip_missing=True).query, Ints)
+    assert_type(load_grocery(folder).coarse_target, Ints)
+    assert_type(load_fashion_multilabel(folder / "photos.npz").target_names, list[str])
     for buildings in (load_oxford5k(folder), load_paris6k(folder)):
         crops = crop_images(buildings.query_data, buildings.query_boxes)
         assert_type(crops, list[Image.Image])
