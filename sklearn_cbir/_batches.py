@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from sklearn_cbir._network import Source
+from sklearn_cbir._forward import Source
 from sklearn_cbir._plan import Plan
 from sklearn_cbir._workers import loader_processes
 from sklearn_cbir.images import Resizing
@@ -78,6 +78,13 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.images) if self.selected is None else len(self.selected[1])
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of one image as it is read."""
+        size = self.size or (self.images.image_shape or (1, 1))[:2]
+        height, width = size if isinstance(size, tuple) else (size, size)
+        return height * width
 
     def read(self, indices: NDArray[Any], rng: np.random.Generator | None = None) -> torch.Tensor:
         """Return the images at `indices`, augmented if a generator is given."""

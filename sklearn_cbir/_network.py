@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from sklearn_cbir._devices import OwnDraws, first_line
 from sklearn_cbir._fingerprint import fingerprint
+from sklearn_cbir._forward import Source, forward
 from sklearn_cbir._hidden_state import hidden_state
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._locks import RENEWED
@@ -121,6 +122,12 @@ class Network(nn.Module):
                 trunk[name] = without_weights(getattr(self.trunk, part))
         return self.spec | {"trunk": trunk}
 
+    @property
+    def is_shareable(self):
+        """Whether threads may compute side by side: a module of one's own may keep something."""
+        spec = self.spec["trunk"]
+        return not any(isinstance(spec.get(part), nn.Module) for part in OWN_PARTS)
+
     def train(self, mode=True):
         """Set the mode; a frozen trunk stays in eval mode."""
         super().train(mode)
@@ -188,6 +195,7 @@ class MultiScale(nn.Module):
         self.network = network
         self.placement = network.placement
         self.memory_format = network.memory_format
+        self.is_shareable = network.is_shareable
         self.scales = scales
         # Torch has two filters with antialiasing.
         is_bicubic = network.trunk.resizing.interpolation == "bicubic"
@@ -232,24 +240,11 @@ AnyTrunk: TypeAlias = Trunk | RowTrunk | PassRows
 # What it gives ---------------------------------------------------------------------------------
 
 
-class Source(Protocol):
-    """Feature rows or images, of which batches are read."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
-
-    def read(self, indices: NDArray[Any], rng: np.random.Generator | None = None) -> torch.Tensor:
-        """Return some rows, changed at random if a generator is given."""
-        ...
-
-    def subset(self, indices: NDArray[Any]) -> Source:
-        """Return a source of some of the rows."""
-        ...
-
-
 class Embedder(Protocol):
-    """What makes vectors of batches, wherever its weights are."""
+    """What makes vectors of batches, wherever its weights are.
+
+    One that says ``is_shareable = True`` is asked by several threads at a time.
+    """
 
     placement: Placement
 
@@ -266,18 +261,19 @@ def infer(
     ticks: Callable[[range], Iterable[int]] | None = None,
 ) -> NDArray[np.float32]:
     """Return `network.embed` of every row of `source`, (n, d), in order."""
-    starts = range(0, len(source), batch_size)
-    outputs = []
-    with network.placement.keep(network, device), torch.inference_mode():
-        for start in starts if ticks is None else ticks(starts):
-            indices = np.arange(start, min(start + batch_size, len(source)))
-            rows = network.embed(source.read(indices).to(device)).float().cpu().numpy()
+    outputs: list[NDArray[np.float32]] = []
+    n_done = 0
+    is_shareable = getattr(network, "is_shareable", False)
+    found = forward(network.embed, source, batch_size, device, ticks, is_shareable=is_shareable)
+    with network.placement.keep(network, device), torch.inference_mode(), contextlib.closing(found):
+        for rows in found:
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if len(bad):
                 raise ValueError(
-                    f"X[{start + bad[0]}]: the network gave NaN or infinity. Check its weights."
+                    f"X[{n_done + bad[0]}]: the network gave NaN or infinity. Check its weights."
                 )
             outputs.append(rows)
+            n_done += len(rows)
     return np.concatenate(outputs)
 
 

@@ -2,12 +2,16 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar, cast
 
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
+_THREAD = threading.local()  # `is_one_of_many`: the cores are shared out already
 
 
 def slices(n: int, step: int) -> list[slice]:
@@ -54,6 +58,57 @@ def in_threads(
         yield from pool.map(work, pieces)
 
 
+def in_order(
+    work: Callable[[Piece], Made],
+    pieces: Iterable[Piece],
+    n_threads: int,
+    n_at_once: int,
+    begin: Callable[[], object] = lambda: None,
+) -> Generator[Made]:
+    """Yield ``work(piece)`` in order, of pieces that are asked for one by one.
+
+    Whoever stops early, or is interrupted, waits for the pieces that are worked on, and no thread
+    is left. Work that would be cut into pieces itself is not, inside a piece.
+
+    Parameters
+    ----------
+    work : callable
+        What is done with each piece; the first piece that fails, in order, raises.
+
+    pieces : iterable
+        Pieces of the work.
+
+    n_threads : int
+        How many threads work.
+
+    n_at_once : int
+        Most pieces that are worked on, or done and not asked for.
+
+    begin : callable
+        Called by each thread before it works.
+
+    Yields
+    ------
+    object
+        What `work` returned.
+    """
+
+    def begin_one_of_many() -> None:
+        _THREAD.is_one_of_many = True
+        begin()
+
+    pool = ThreadPoolExecutor(n_threads, initializer=begin_one_of_many)
+    left = iter(pieces)
+    try:
+        begun = deque(pool.submit(work, piece) for piece in islice(left, n_at_once))
+        while begun:
+            made = begun.popleft().result()
+            begun.extend(pool.submit(work, piece) for piece in islice(left, 1))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Yield what an iterator makes; the next piece is made meanwhile if there is a core for it."""
     if n_cores() < 2:
@@ -68,9 +123,11 @@ def ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def n_cores() -> int:
-    """Return how many cores there are for this process."""
+    """Return how many cores there are for this thread: all of the process, or one of `in_order`."""
     from joblib import cpu_count
 
+    if getattr(_THREAD, "is_one_of_many", False):
+        return 1
     # What joblib sets in its workers, so that they do not fight for cores.
     share = os.environ.get("OMP_NUM_THREADS", "")
     return min(cpu_count(), int(share)) if share.isdecimal() and int(share) else cpu_count()

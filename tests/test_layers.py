@@ -42,6 +42,7 @@ ORDER = [
     "_module_state",
     "_hidden_state",
     "_checkpoint",
+    "_forward",
     "_network",
     "_words",
     "_plan",
