@@ -556,6 +556,33 @@ def test_back_forward_reload_and_a_shared_address(page):
     assert chips(other) == ["More like002.jpg"]
 
 
+def test_back_and_reload_keep_the_place_on_the_page(page):
+    page.locator(MORE).click()
+    arrived(page, "^120 of")
+    last = page.locator(f"#grid {FOUND} .open").nth(110)
+    last.scroll_into_view_if_needed()
+    place = page.evaluate("scrollY")
+    assert place > 500
+
+    def is_back():
+        page.wait_for_function("(place) => Math.abs(scrollY - place) < 2", arg=place)
+
+    last.click()
+    arrived(page, "nearest first")
+    assert page.evaluate("scrollY") == 0
+    page.go_back()
+    arrived(page, "^120 of")
+    is_back()
+    page.locator("[data-view=duplicates]").dispatch_event("click")  # a click of Playwright scrolls
+    arrived(page, "nearly the same")
+    page.go_back()
+    is_back()
+    page.wait_for_function("(place) => Math.abs(history.state.y - place) < 2", arg=place)
+    page.reload()
+    arrived(page, "^120 of")
+    is_back()
+
+
 @pytest.mark.parametrize(
     "address",
     [

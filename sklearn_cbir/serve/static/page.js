@@ -14,6 +14,7 @@ import { Viewer } from "./viewer.js";
 const { EMPTY, PAGE, asks } = address;
 const PATIENCE = 150; // ms before a wait shows
 const REMEMBERED = 12; // answers
+const KEEP_AFTER = 200; // ms without scrolling
 
 let state = address.read(location.hash);
 let server = null; // what the collection is
@@ -24,18 +25,33 @@ const known = new Map(); // photos by number
 
 // Going somewhere ---------------------------------------------------------------------------
 
-function go(changes, { replace = false, opened = false } = {}) {
+function go(changes, { replace = false, opened = false, top = false } = {}) {
   state = { ...state, ...changes };
   if (!asks(state)) Object.assign(state, { unlike: [], max: null });
   const target = address.write(state);
-  if (target === (location.hash || "#")) return render();
-  if (replace) {
-    history.replaceState(history.state, "", target);
-  } else {
-    history.replaceState({ ...history.state, y: scrollY }, "");
-    history.pushState({ opened }, "", target);
+  if (target !== (location.hash || "#")) {
+    if (replace) {
+      history.replaceState(history.state, "", target);
+    } else {
+      keepPlace();
+      history.pushState({ opened }, "", target);
+    }
   }
+  if (top) scrollTo({ top: 0 });
   return render();
+}
+
+// How far down the page is belongs to its address, for back and reload.
+let keeping = null;
+
+function keepPlace() {
+  clearTimeout(keeping);
+  history.replaceState({ ...history.state, y: scrollY }, "");
+}
+
+function keepPlaceSoon() {
+  clearTimeout(keeping);
+  keeping = setTimeout(() => at("grid").hasAttribute("aria-busy") || keepPlace(), KEEP_AFTER);
 }
 
 const FRESH = {
@@ -51,8 +67,7 @@ const FRESH = {
 };
 
 function search(changes) {
-  scrollTo({ top: 0 });
-  return go({ ...FRESH, ...changes });
+  return go({ ...FRESH, ...changes }, { top: true });
 }
 
 const acts = {
@@ -491,10 +506,8 @@ function listen() {
     else if (state.words) drop({ words: "" });
   });
   for (const one of document.querySelectorAll("[data-view]")) {
-    one.addEventListener("click", () => {
-      scrollTo({ top: 0 });
-      go({ view: one.dataset.view, open: null, shown: PAGE });
-    });
+    const view = { view: one.dataset.view, open: null, shown: PAGE };
+    one.addEventListener("click", () => go(view, { top: true }));
   }
   at("clear").addEventListener("click", () => search({}).then(focusFirst));
   at("more").addEventListener("click", more);
@@ -502,7 +515,9 @@ function listen() {
   at("help").addEventListener("click", () => at("keys").showModal());
   at("keys-close").addEventListener("click", () => at("keys").close());
   addEventListener("keydown", key);
+  addEventListener("scroll", keepPlaceSoon, { passive: true });
   addEventListener("popstate", async () => {
+    clearTimeout(keeping);
     const y = history.state?.y ?? 0;
     state = address.read(location.hash);
     await render();
@@ -523,6 +538,7 @@ async function more() {
   try {
     await (state.view === "duplicates" ? loadDuplicates : loadUnreadable)(next, new AbortController().signal);
     shown = next;
+    remember(next.key, next);
     await draw(false);
     at("panel").querySelectorAll(state.view === "duplicates" ? ".open" : "tr button")[part]?.focus();
   } catch (problem) {
@@ -588,4 +604,5 @@ const sync = new Sync(reload);
 history.scrollRestoration = "manual";
 listen();
 at("grid").append(...grid.skeletons());
-reload();
+const place = history.state?.y ?? 0;
+reload().then(() => place && scrollTo({ top: place }));
