@@ -254,6 +254,11 @@ def transfer(page, content):
     )
 
 
+def choose_folder(page, name):
+    page.locator("#folder").fill(name)
+    press(page, "Enter")
+
+
 def press(page, *keys):
     for key in keys:
         page.keyboard.press(key)
@@ -335,8 +340,15 @@ def test_a_photo_from_outside(page, drawn, by):
         page.locator("#file").set_input_files(photo)
     elif by == "drop":
         handed = transfer(page, content)
-        page.dispatch_event("body", "dragover", {"dataTransfer": handed})
-        assert page.locator("#drop").is_visible()
+        is_shown = page.evaluate(  # at once: the sign goes soon after the last dragover
+            """(dataTransfer) => {
+              const over = new DragEvent("dragover", { dataTransfer, bubbles: true });
+              document.body.dispatchEvent(over);
+              return document.getElementById("drop").checkVisibility();
+            }""",
+            handed,
+        )
+        assert is_shown
         page.dispatch_event("body", "drop", {"dataTransfer": handed})
     else:
         page.evaluate(
@@ -427,10 +439,8 @@ def test_filters(page, drawn):
     assert set(kinds_of(page, drawn, 60)) == {"red circle"}
     n = np.count_nonzero(kinds == 0)
     assert len(names(page)) in (n, n + 1)  # photo 0 is there twice
-    page.locator("#from").fill("2021")
-    page.locator("#from").press("Enter")
-    page.locator("#to").fill("2021")
-    page.locator("#to").press("Tab")
+    page.locator("#from").select_option("2021")
+    page.locator("#to").select_option("2021")
     page.wait_for_function("() => location.hash.includes('to=2021')")
     arrived(page, r"^\d+ photos\.$")
     left = {f"{i:03}.jpg" for i in np.flatnonzero(kinds == 0) if 2020 + i % 4 == 2021}
@@ -438,13 +448,95 @@ def test_filters(page, drawn):
         f"() => document.querySelectorAll('#grid {FOUND}').length == {len(left)}"
     )
     assert set(names(page)) == left
-    page.locator("#folder").select_option("green square")
+    choose_folder(page, "green square")
     notice = page.locator("#notice")
     notice.wait_for()
     assert "No photo meets all of the filters." in notice.text_content()
     notice.get_by_role("button", name="Reset filters").click()
     arrived(page, "^60 of")
     assert page.locator("#label").input_value() == ""
+
+
+def test_years_are_a_range(page):
+    def chosen():
+        return [page.locator(name).input_value() for name in ("#from", "#to")]
+
+    page.locator("#from").select_option("2022")
+    arrived(page, "of 72 photos")
+    assert chosen() == ["2022", ""]
+    page.locator("#to").select_option("2021")
+    arrived(page, "of 36 photos|^36 photos")
+    assert chosen() == ["2021", "2021"]
+    page.goto(f"{page.url.partition('#')[0]}#from=2022&to=2021")
+    arrived(page, "of 72 photos")
+    assert chosen() == ["2021", "2022"]
+
+
+MANY = 3_000
+
+
+@pytest.fixture
+def many_folders(opened, browser, server):
+    """The page of a collection with thousands of folders, of which one has a long name."""
+
+    def answer(route):
+        real = route.fetch()
+        state = real.json()
+        names = [f"{place}/{place % 30 + 1990}/part {place}" for place in range(MANY)]
+        more = [{"folder": name, "n_photos": 1} for name in [*names, f"zoo/{'long ' * 60}name"]]
+        route.fulfill(response=real, json={**state, "folders": [*state["folders"], *more]})
+
+    def open_page(**options):
+        page = opened(**options)
+        page.route("**/api/v1/state", answer)
+        page.reload()
+        arrived(page)
+        return page
+
+    return open_page
+
+
+def test_a_folder_of_thousands_is_found_by_a_part_of_its_path(many_folders):
+    page = many_folders()
+    page.locator("#folder").click()
+    options = page.locator("#folder-list [role=option]")
+    assert options.first.text_content() == "all"
+    assert options.count() == 101
+    assert options.filter(has_text="red circle").count() == 1  # those near the top come first
+    assert "type a part of the path" in page.locator("#folder-note").text_content()
+    page.keyboard.type("1991 PART 271")
+    assert options.all_text_contents() == ["271/1991/part 2711"]
+    press(page, "Escape")
+    assert not options.first.is_visible()
+    assert page.locator("#folder").input_value() == ""
+    page.keyboard.type("green")
+    assert [text[:6] for text in options.all_text_contents()] == ["green "] * 2
+    press(page, "ArrowDown", "Enter")
+    page.wait_for_function("() => location.hash == '#folder=green+square'")
+    arrived(page, r"^\d+ photos\.")
+    assert page.locator("#folder").input_value() == "green square"
+    page.keyboard.type("no such folder")
+    assert page.get_by_text("No folder has this in its path.").is_visible()
+    press(page, "Tab")
+    assert page.locator("#folder").input_value() == "green square"
+    page.locator("#folder").click()
+    options.first.click()
+    arrived(page, "^60 of")
+
+
+def test_filters_of_a_phone_stay_within_it(many_folders):
+    page = many_folders(width=400)
+    page.get_by_role("button", name="Filters").click()
+    click(page, "002.jpg")
+    page.locator("#folder").fill("long")
+    assert page.locator("#folder-list [role=option]").count() == 1
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll("#filters, #filters *")]
+          .filter((one) => one.getBoundingClientRect().right > innerWidth)
+          .map((one) => one.outerHTML)"""
+    )
+    assert not wide
+    assert not violations(page)
 
 
 def test_the_largest_distance(page):
@@ -462,7 +554,13 @@ def test_the_largest_distance(page):
     )
     assert distances(page) == [one for one in before if one <= most]
     slider.focus()
-    press(page, "Home")
+    press(page, "Home")  # the nearest is always in
+    page.wait_for_function(f"() => document.querySelectorAll('#grid {FOUND}').length < 3")
+    arrived(page, "nearest first")
+    least = float(re.search(r"max=([\d.]+)", page.url)[1])
+    assert distances(page) == [one for one in before if one <= least]
+    assert distances(page)
+    page.goto(re.sub(r"max=[\d.]+", "max=0", page.url))
     notice = page.locator("#notice")
     notice.wait_for()
     notice.get_by_role("button", name="Any distance").click()
@@ -532,7 +630,7 @@ def test_a_sync_takes_in_a_new_photo(page, drawn):
 def test_back_forward_reload_and_a_shared_address(page):
     click(page, "002.jpg")
     first = names(page)
-    page.locator("#folder").select_option("red cross")
+    choose_folder(page, "red cross")
     arrived(page, "that the filters leave")
     narrowed = names(page)
     assert narrowed != first

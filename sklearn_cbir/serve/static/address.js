@@ -33,8 +33,9 @@ export function read(hash) {
   state.folder = given.get("folder") ?? "";
   if (given.has("label")) state.label = given.get("label");
   if (given.has("unlabeled")) state.label = null;
-  state.from = integer(given.get("from"));
-  state.to = integer(given.get("to"));
+  const years = ["from", "to"].map((part) => integer(given.get(part)));
+  if (!years.includes(null)) years.sort((one, other) => one - other);
+  [state.from, state.to] = years;
   state.max = number(given.get("max"));
   state.radius = number(given.get("radius"));
   state.shown = Math.min(Math.max(integer(given.get("shown")) ?? PAGE, PAGE), 10_000);

@@ -2,9 +2,10 @@
 
 import { asks, countFilters, write } from "./address.js";
 import { at, make, shownDistance } from "./dom.js";
+import * as folders from "./folders.js";
 
 const STEPS = 100; // of the slider; the last one is any distance
-const scales = new Map(); // the distance at the end of the slider, by query
+const scales = new Map(); // the distances at the ends of the slider, by query
 const NO_LABEL = "\0none";
 
 export function usualRadius(server) {
@@ -16,12 +17,9 @@ export function usualRadius(server) {
 export function fill(server) {
   const option = (value, name, n) =>
     make("option", { value, textContent: `${name} (${n.toLocaleString("en")})` });
-  const folders = server.folders.filter((one) => one.folder !== "");
-  at("folder").replaceChildren(
-    make("option", { value: "", textContent: "all" }),
-    ...folders.map((one) => option(one.folder, one.folder, one.n_photos)),
-  );
-  at("folder-box").hidden = !folders.length;
+  const below = server.folders.filter((one) => one.folder !== "");
+  folders.fill(below);
+  at("folder-box").hidden = !below.length;
   const labels = server.labels.filter((one) => one.label !== null);
   const without = server.labels.find((one) => one.label === null);
   at("label").replaceChildren(
@@ -30,17 +28,20 @@ export function fill(server) {
     ...(without && labels.length ? [option(NO_LABEL, "without a label", without.n_photos)] : []),
   );
   at("label-box").hidden = !labels.length;
-  const years = server.years.map((one) => one.year).filter((year) => year !== null);
+  const years = server.years.filter((one) => one.year !== null);
   at("years-box").hidden = !years.length;
-  at("from").placeholder = years.length ? Math.min(...years) : "";
-  at("to").placeholder = years.length ? Math.max(...years) : "";
+  for (const name of ["from", "to"]) {
+    const all = make("option", { value: "", textContent: "any" });
+    at(name).replaceChildren(all, ...years.map((one) => option(one.year, one.year, one.n_photos)));
+  }
 }
 
 export function show(state, server, shown) {
-  choose(at("folder"), state.folder, state.folder);
+  folders.show(state.folder);
+  if (state.folder) at("folder-box").hidden = false;
   choose(at("label"), labelOption(state.label), state.label ?? "without a label");
   for (const name of ["from", "to"]) {
-    if (document.activeElement !== at(name)) at(name).value = state[name] ?? "";
+    choose(at(name), String(state[name] ?? ""), state[name]);
   }
   at("filters").hidden = state.view === "unreadable";
   const n = countFilters(state);
@@ -58,12 +59,12 @@ function labelOption(label) {
 function choose(select, value, name) {
   if (![...select.options].some((one) => one.value === value)) {
     select.append(make("option", { value, textContent: name }));
-    select.closest("label").hidden = false;
+    select.closest("#years-box, label").hidden = false;
   }
   select.value = value;
 }
 
-let scale = 1;
+let scale = [0, 1];
 let isRadius = false;
 let metric = null;
 
@@ -73,24 +74,31 @@ function showSlider(state, server, shown) {
   at("distance-box").hidden = isRadius ? false : !asks(state);
   const value = isRadius ? (state.radius ?? usualRadius(server)) : state.max;
   scale = isRadius ? radiusScale(value, server) : distanceScale(state, server, shown);
-  const place = value === null ? STEPS : Math.min(Math.round((value / scale) * STEPS), STEPS);
-  at("distance").value = place;
+  const [low, high] = scale;
+  const place = value === null ? STEPS : Math.round(((value - low) / (high - low)) * STEPS);
+  at("distance").value = Math.min(Math.max(place, 0), STEPS);
   showValue(value);
 }
 
 function radiusScale(value, server) {
   const key = "duplicates";
   const usual = 4 * usualRadius(server) || 0.2;
-  scales.set(key, Math.max(scales.get(key) ?? usual, value));
+  scales.set(key, [0, Math.max(scales.get(key)?.[1] ?? usual, value)]);
   return scales.get(key);
 }
 
+// From the nearest result, which every place of the slider leaves in, to the last one.
 function distanceScale(state, server, shown) {
   const key = write({ ...state, max: null, shown: 60, open: null });
-  const last = shown?.key && state.max === null && shown.key === key ? shown.photos?.at(-1) : null;
-  if (last?.distance) scales.set(key, last.distance * 1.02);
+  const photos = shown?.key && state.max === null && shown.key === key ? shown.photos : null;
+  if (photos?.at(-1)?.distance) scales.set(key, ends(photos[0].distance, photos.at(-1).distance));
   const usual = state.max === null ? (server.max_distance ?? 2) : 2 * state.max || 1;
-  return scales.get(key) ?? usual;
+  return scales.get(key) ?? [0, usual];
+}
+
+function ends(first, last) {
+  if (metric === "hamming") return [first, Math.max(last, first + 1)];
+  return [Math.max(Math.ceil(first * 1e4) / 1e4, 0), last * 1.02];
 }
 
 function showValue(value) {
@@ -102,23 +110,24 @@ function showValue(value) {
 function chosen() {
   const place = Number(at("distance").value);
   if (place === STEPS && !isRadius) return null;
-  const value = (place / STEPS) * scale;
+  const value = scale[0] + (place / STEPS) * (scale[1] - scale[0]);
   return metric === "hamming" ? Math.round(value) : Number(value.toFixed(4));
 }
 
 export function listen(go) {
-  at("folder").addEventListener("change", () => go({ folder: at("folder").value }));
+  folders.listen((folder) => go({ folder }));
   at("label").addEventListener("change", () => {
     const { value } = at("label");
     go({ label: value === "" ? undefined : value === NO_LABEL ? null : value.slice(1) });
   });
-  for (const name of ["from", "to"]) {
-    at(name).addEventListener("change", () => {
-      const value = year(at(name).value);
-      at(name).value = value ?? "";
-      go({ [name]: value });
-    });
-  }
+  at("from").addEventListener("change", () => {
+    const [from, to] = years();
+    go({ from, to: from && to && to < from ? from : to });
+  });
+  at("to").addEventListener("change", () => {
+    const [from, to] = years();
+    go({ from: from && to && to < from ? to : from, to });
+  });
   at("distance").addEventListener("input", () => {
     const value = chosen();
     showValue(value);
@@ -134,4 +143,4 @@ export function listen(go) {
   });
 }
 
-const year = (text) => (/^\d{1,4}$/.test(text) ? Number(text) : null);
+const years = () => ["from", "to"].map((name) => Number(at(name).value) || null);
