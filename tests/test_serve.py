@@ -24,6 +24,8 @@ from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.serve import create_app
 from sklearn_cbir.serve._answers import Failure
+from sklearn_cbir.serve._app import Server
+from sklearn_cbir.serve._query import Query
 from sklearn_cbir.serve._uploads import Uploads
 
 IMAGES, _ = make_shapes(12, random_state=0)
@@ -351,6 +353,68 @@ def test_photos_that_cannot_be_read_are_like_nothing(client):
 # Uploads -----------------------------------------------------------------------------------------
 
 
+def test_an_upload_is_decoded_once_for_itself_and_its_search(own, monkeypatch):
+    root, client = own
+    read, transform = [], GISTDescriptor.transform
+
+    def counting(self, X):
+        read.append(len(X))
+        return transform(self, X)
+
+    monkeypatch.setattr(GISTDescriptor, "transform", counting)
+    client.get(f"{API}/state")
+    read.clear()
+    content = (root / PLACES[5]).read_bytes()
+    name = upload(client, content)["upload"]
+    found = ask(client, {"upload": name})["photos"]
+    ask(client, {"upload": name, "offset": 2, "limit": 4})
+    assert read == [1]
+    with PhotoCollection.open(root / ".cbir", read_only=True) as collection:
+        hits = collection.search([content], k=11)[0]
+    assert [photo["number"] for photo in found] == [hit.number for hit in hits]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_an_upload_has_the_sides_that_are_shown(own, orientation):
+    _, client = own
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(IMAGES[0]).resize((96, 64)).save(file, "JPEG", exif=exif)
+    kept = upload(client, file.getvalue())
+    shown = Image.open(io.BytesIO(client.get(f"{API}/upload/{kept['upload']}").content))
+    assert (kept["width"], kept["height"]) == shown.size
+    assert shown.size == ((96, 64) if orientation < 5 else (64, 96))
+
+
+def test_an_upload_that_cannot_be_read_to_its_end_is_not_kept(own, monkeypatch):
+    root, client = own
+    names, keep = [], Uploads.keep
+    monkeypatch.setattr(
+        Uploads, "keep", lambda self, photo: names.append(keep(self, photo)) or names[-1]
+    )
+    content = (root / PLACES[5]).read_bytes()
+    answer = upload(client, content[: len(content) // 2], status=422)
+    assert answer["error"].startswith("The photo cannot be read: truncated")
+    assert client.get(f"{API}/upload/{names[0]}").status_code == 404
+
+
+def test_what_the_first_screen_needs_is_there_before_it_is_asked_for(made, monkeypatch):
+    with PhotoCollection.open(made / ".cbir") as collection:
+        server = Server(collection)
+        server.search_of.prepare()
+        for name in ("items", "like", "search"):
+            monkeypatch.delattr(PhotoCollection, name)
+        monkeypatch.delattr(GISTDescriptor, "transform")
+        monkeypatch.delattr("sklearn_cbir.collection._collection.load")
+        assert server.search_of.state()["n_ready"] == 11
+        assert len(server.search_of.search(Query())["photos"]) == 11
+
+
+def test_a_server_of_no_photos_prepares(tmp_path):
+    with PhotoCollection.create(tmp_path / ".cbir", tmp_path, GISTDescriptor()) as collection:
+        Server(collection).search_of.prepare()
+
+
 def test_uploads_are_forgotten_beyond_their_number_and_bytes():
     uploads = Uploads(most=2, most_bytes=10)
     first, second = uploads.keep(b"1234"), uploads.keep(b"5678")
@@ -364,6 +428,9 @@ def test_uploads_are_forgotten_beyond_their_number_and_bytes():
         uploads.photo(first)
     assert uploads.photo(third) == b"9"
     assert uploads.n_bytes == 9
+    uploads.drop(third)
+    uploads.drop(first)
+    assert uploads.n_bytes == 8
 
 
 # Near-duplicates ---------------------------------------------------------------------------------

@@ -59,6 +59,13 @@ def viewable(image: Image.Image) -> Image.Image:
     return turned
 
 
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height that a PIL image has when it is upright; nothing is decoded."""
+    width, height = image.size
+    is_swapped = _TURNS.get(_orientation_of(image)) in _SWAPS
+    return (height, width) if is_swapped else (width, height)
+
+
 def _turned_box(box: Box, size: tuple[int, int], turn: Image.Transpose) -> Box:
     """Return where a box is in an image that was turned, and has `size` now."""
     left, top, right, bottom = box

@@ -88,7 +88,11 @@ def create_app(
     ...     with PhotoCollection.create(Path(folder, ".cbir"), folder, GISTDescriptor()) as photos:
     ...         app = create_app(photos, token="a secret")
     """
-    server = Server(collection)
+    return app_of(Server(collection), token, hosts)
+
+
+def app_of(server: "Server", token: str | None, hosts: Collection[str]) -> ASGIApp:
+    """Return a server behind its guard."""
     errors = {Failure: _on_failure, HTTPException: _on_http_error, Exception: on_fault}
     inner = Starlette(routes=server.routes(), lifespan=server.lifespan, exception_handlers=errors)
     return Guard(inner, token, hosts)
@@ -270,6 +274,11 @@ class Server:
             raise Failure(422, "The photo cannot be read: it has no bytes. Send the file itself.")
         width, height = await self.decoders.run(self.pictures.size_of, content)
         name = self.uploads.keep(content)
+        try:
+            await self.engine.run(self.search_of.take_in, name)
+        except BaseException:
+            self.uploads.drop(name)
+            raise
         return as_json({"upload": name, "width": width, "height": height})
 
     async def uploaded(self, request: Request) -> Response:

@@ -17,7 +17,8 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from sklearn_cbir._files import replace_file
-from sklearn_cbir.images._opening import reason_of
+from sklearn_cbir.images._decoding import shown_size
+from sklearn_cbir.images._opening import opened, reason_of
 from sklearn_cbir.images._sources import shown
 from sklearn_cbir.serve._answers import Failure
 
@@ -86,8 +87,12 @@ class Pictures:
         return file.getvalue()
 
     def size_of(self, content: bytes) -> tuple[int, int]:
-        """Return width and height of an uploaded photo, if it can be read to its end."""
-        return self._decoded(content, MOST_PIXELS)[0].size
+        """Return width and height of an uploaded photo as it is shown, by what its header says."""
+        try:
+            with opened(content, MOST_PIXELS, decode=False) as image:
+                return shown_size(image)
+        except Exception as error:  # whatever a decoder raises
+            raise unreadable(error, content) from None
 
     def cropped(
         self, content: bytes, box: tuple[float, float, float, float], most_pixels: int
@@ -113,10 +118,9 @@ class Pictures:
                 pixels = Image.new(image.mode, image.size)
                 pixels.paste(image)
         except MemoryError:
-            raise Failure(503, "There is no memory for this photo now.") from None
+            raise no_memory() from None
         except Exception as error:  # whatever a decoder raises
-            reason, way = reason_of(error, content)
-            raise Failure(422, f"The photo cannot be read: {reason}. {way}.") from None
+            raise unreadable(error, content) from None
         is_rgb = profile[16:20] == b"RGB " and pixels.mode == "RGB"
         return pixels, profile if is_rgb and len(profile) <= LONGEST_PROFILE else None
 
@@ -171,6 +175,17 @@ class Pictures:
                         before[1].unlink()
                 else:
                     place.unlink()
+
+
+def no_memory() -> Failure:
+    """Return the failure of a photo that is too large for now."""
+    return Failure(503, "There is no memory for this photo now.")
+
+
+def unreadable(error: Exception, content: bytes) -> Failure:
+    """Return the failure of a photo that a decoder cannot read."""
+    reason, way = reason_of(error, content)
+    return Failure(422, f"The photo cannot be read: {reason}. {way}.")
 
 
 # Files -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from sklearn_cbir.collection import PhotoCollection
-from sklearn_cbir.serve._app import create_app
+from sklearn_cbir.serve._app import Server, app_of
 from sklearn_cbir.serve._guard import LOOPBACK
 
 PORT = 8642
@@ -95,8 +95,9 @@ def run(
     secret = secrets.token_urlsafe(32) if token else None
     known = [*LOOPBACK, *(() if host in EVERYWHERE else (_in_address(host),)), *names]
     with listening:
-        app = create_app(collection, token=secret, hosts=known)
-        _ = collection.extractor  # before the address is printed: the first search does not wait
+        server = Server(collection)
+        server.search_of.prepare()  # before the address is printed: the first screen does not wait
+        app = app_of(server, secret, known)
         shown = _in_address(names[0] if host in EVERYWHERE else host)
         address = f"http://{shown}:{listening.getsockname()[1]}/"
         _serve(app, listening, address + (f"?token={secret}" if secret else ""), browser)

@@ -17,6 +17,7 @@ from sklearn_cbir.serve._pictures import (
     MOST_PIXELS_HERE,
     Pictures,
     Source,
+    no_memory,
     read,
     source_of,
 )
@@ -130,6 +131,19 @@ class Search:
             "asked": asked,
         }
 
+    def prepare(self) -> None:
+        """Load what the first screen, a click and an upload need: networks, kernels, the photos."""
+        state = self.state()
+        self.search(Query())
+        if state["n_ready"]:
+            catalog = self.catalogs.current()
+            first = catalog.items["number"][int(np.argmax(catalog.is_ready))]
+            self.search(Query(like=(first,)))
+
+    def take_in(self, name: str) -> None:
+        """Search by an upload, which is asked for next, so that it is decoded once."""
+        self._found_by(Query(upload=name), self.catalogs.current())
+
     def has_found(self, query: Query) -> bool:
         """Say whether the results of a query are remembered."""
         return self._is_found(query, self.catalogs.current())
@@ -165,6 +179,8 @@ class Search:
             raise Failure(422, f"The photo cannot be read: {error.reason or error}.") from None
         except ValueError as error:
             raise Failure(400, str(error)) from None
+        except MemoryError:
+            raise no_memory() from None
         numbers = np.array([hit.number for hit in hits], dtype=np.int64)
         distances = np.array([hit.distance for hit in hits], dtype=np.float64)
         self._remember(key, k, numbers, distances)

@@ -49,3 +49,8 @@ class Uploads:
             "The uploaded photo is gone: the server was started anew, or many were uploaded "
             "since. Upload it again.",
         )
+
+    def drop(self, name: str) -> None:
+        """Forget a photo, if it is kept."""
+        with self.lock:
+            self.n_bytes -= len(self.photos.pop(name, b""))
