@@ -4,14 +4,14 @@
 nearer. Each query is looked at alone, with its results and nothing else.
 """
 
-from typing import Any, ClassVar, cast, overload
+from typing import Any, ClassVar, Literal, cast, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from sklearn_cbir._typing import Floats, Positions, Reranker, SearchedRows
-from sklearn_cbir._validation import check_integer, check_real, resolve, shortened
+from sklearn_cbir._validation import check_choice, check_integer, check_real, resolve, shortened
 from sklearn_cbir.codes import hamming_distances
 
 __all__ = [
@@ -21,6 +21,8 @@ __all__ = [
     "DiffusionReranker",
     "KReciprocalReranker",
 ]
+
+Form = Literal["paper", "code"]
 
 
 class _Reranker(BaseEstimator):
@@ -162,7 +164,8 @@ class KReciprocalReranker(_Reranker):
 
     Unlike [1]_, neighbors are looked for among the query and its first results and
     not in the whole gallery, which makes the time depend on `rerank_depth` only.
-    Distances are divided by the largest of them.
+    Distances are divided by the largest of them. The authors' code differs from the
+    equations, and is ``form="code"``.
 
     Parameters
     ----------
@@ -176,6 +179,13 @@ class KReciprocalReranker(_Reranker):
     distance_weight : float, default=0.3
         Share of the plain distance, from 0 to 1, lambda of [1]_; 1 leaves the order
         as it is.
+
+    form : {"paper", "code"}, default="paper"
+        "code" does what the authors' code does: Euclidean distances are squared;
+        those of every row are divided by its own largest; and a neighbor adds its
+        own neighbors if more than two thirds of these are known, where [1]_ says
+        two thirds or more. Half of an odd `n_neighbors` is rounded to the even
+        number there, and up here.
 
     References
     ----------
@@ -194,27 +204,40 @@ class KReciprocalReranker(_Reranker):
     array([[0, 1, 3, 4, 5, 2]])
     """
 
+    form: Form = "paper"  # of what was saved before there was a choice
+
     def __init__(
-        self, n_neighbors: int = 20, *, n_averaged: int = 6, distance_weight: float = 0.3
+        self,
+        n_neighbors: int = 20,
+        *,
+        n_averaged: int = 6,
+        distance_weight: float = 0.3,
+        form: Form = "paper",
     ) -> None:
         self.n_neighbors = n_neighbors
         self.n_averaged = n_averaged
         self.distance_weight = distance_weight
+        self.form = form
 
     def _check_parameters(self) -> None:
         check_integer(self.n_neighbors, "n_neighbors", minimum=1)
         check_integer(self.n_averaged, "n_averaged", minimum=1)
         check_real(self.distance_weight, "distance_weight", minimum=0, maximum=1)
+        check_choice(self.form, "form", get_args(Form))
 
     def _reorder(self, square: Floats, metric: str) -> Floats:
-        distances = np.sqrt(square) if metric == "euclidean" else square
-        distances = distances / (distances.max() or 1)
+        as_code = self.form == "code"
+        distances = np.sqrt(square) if metric == "euclidean" and not as_code else square
+        largest = distances.max(axis=1 if as_code else None, keepdims=True)
+        distances = distances / np.where(largest > 0, largest, 1)
         order = _neighbor_order(distances)
         mutual = _mutual(order, self.n_neighbors)
-        half = _mutual(order, (self.n_neighbors + 1) // 2)
+        n_half = round(self.n_neighbors / 2) if as_code else (self.n_neighbors + 1) // 2
+        half = _mutual(order, n_half)
         # R*: what a neighbor agrees with in two thirds of its own adds all of it.
         shared = mutual.astype(np.float64) @ half.T
-        agree = mutual & (3 * shared >= 2 * half.sum(axis=1))
+        known, enough = 3 * shared, 2 * half.sum(axis=1)
+        agree = mutual & (known > enough if as_code else known >= enough)
         expanded = mutual | (agree.astype(np.float64) @ half > 0)
         weights = np.where(expanded, np.exp(-distances), 0)
         weights /= weights.sum(axis=1, keepdims=True)
@@ -242,7 +265,8 @@ class DiffusionReranker(_Reranker):
     Parameters
     ----------
     n_neighbors : int, default=10
-        Neighbors in the graph, k of [1]_.
+        Neighbors in the graph, without the row itself: k of [1]_ less one, since
+        the authors' lists of neighbors hold it too.
 
     n_sources : int, default=5
         Results from which similarity flows, kq of [1]_.

@@ -13,6 +13,7 @@ from sklearn_cbir.descriptors._gist import (
     gabor_gains,
     gist,
     low_pass_gains,
+    stretched,
 )
 from sklearn_cbir.metrics import mean_average_precision
 from sklearn_cbir.testing import check_image_estimator
@@ -101,6 +102,25 @@ def test_features_barely_change_with_contrast():
     dim = 60 + gray / 4
     one, other = gist(np.stack([gray, dim]))
     assert np.corrcoef(one, other)[0, 1] > 0.98
+
+
+def test_stretched_gray_values_are_means_of_colors_from_0_to_255():
+    pixels = np.array([[[[10, 20, 60], [60, 60, 60]], [[40, 45, 50], [30, 30, 30]]]], np.uint8)
+    # Means 30, 60, 45 and 30.
+    np.testing.assert_allclose(stretched(pixels), [[[0, 255], [127.5, 0]]])
+    assert (stretched(np.full((1, 2, 2, 3), 9, np.uint8)) == 0).all()
+    images, _ = make_shapes(6, random_state=0)
+    size = images.shape[1]
+    expected = []
+    for image in images.astype(np.float64):
+        gray = image.mean(axis=2)
+        expected.append(255 * (gray - gray.min()) / (gray.max() - gray.min()))
+    expected = gist(np.array(expected, dtype=np.float32))
+    found = GISTDescriptor(size, stretch=True).transform(images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(found - GISTDescriptor(size).transform(images)).max() > 0.01
+    with pytest.raises(ValueError, match="stretch='yes' must be True or False"):
+        GISTDescriptor(stretch="yes").fit(images)
 
 
 def test_features_tell_shapes_apart():

@@ -630,6 +630,27 @@ def _ksh_problem(rng, n=30, n_anchors=6, n_bits=5):
     return base.center(K)[1], dense, residual
 
 
+def test_ksh_takes_its_kernel_from_the_rows_that_it_is_told(rng):
+    X, y = rng.standard_normal((60, 3)), rng.integers(3, size=60)
+    parameters = {"n_anchors": 5, "n_labeled": 20, "random_state": 0}
+    of_all = KSHHasher(4, kernel_rows="all", **parameters).fit(X, y)
+    squared = ((X[:, None] - of_all.anchors_) ** 2).sum(axis=2)
+    assert of_all.squared_width_ == pytest.approx(squared.mean())
+    kernels = np.exp(-squared / (2 * squared.mean()))
+    np.testing.assert_allclose(of_all.kernel_mean_, kernels.mean(axis=0))
+    np.testing.assert_allclose(of_all.project(X).mean(axis=0), 0, atol=1e-9)
+    of_labeled = KSHHasher(4, **parameters).fit(X, y)
+    np.testing.assert_array_equal(of_labeled.anchors_, of_all.anchors_)
+    assert abs(of_labeled.squared_width_ - of_all.squared_width_) > 0.01
+    every = [
+        KSHHasher(4, n_labeled=60, n_anchors=5, kernel_rows=k, random_state=0).fit(X, y)
+        for k in ("all", "labeled")
+    ]
+    np.testing.assert_allclose(every[0].kernel_mean_, every[1].kernel_mean_)
+    with pytest.raises(ValueError, match="kernel_rows='each' is not known"):
+        KSHHasher(4, kernel_rows="each").fit(X, y)
+
+
 def test_ksh_residual_acts_as_the_full_matrix(rng):
     _, dense, residual = _ksh_problem(rng)
     for _ in range(3):

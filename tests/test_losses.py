@@ -72,7 +72,7 @@ def dsh_reference(outputs, labels, loss):
 
 
 def dfeh_reference(outputs, labels, loss):
-    balance = sum((sum(row) / len(row)) ** 2 for row in outputs) / len(outputs)
+    balance = sum(sum(row) ** 2 / len(row) for row in outputs) / len(outputs)
     return (
         contrastive_reference(outputs, labels, similar_weight=2)
         + 0.01 * quantization_reference(outputs)

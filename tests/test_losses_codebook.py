@@ -185,6 +185,18 @@ def test_csq_at_its_centers_and_at_zero():
     assert loss(torch.zeros(4, 8), torch.arange(4)).item() == pytest.approx(math.log(2) + 0.5)
 
 
+def test_csq_as_printed_takes_the_logarithm_of_a_hyperbolic_cosine():
+    loss = set_up(CSQLoss(0.5, "log_cosh"), torch.arange(4), 8).double()
+    zero = loss(torch.zeros(4, 8, dtype=torch.float64), torch.arange(4)).item()
+    assert zero == pytest.approx(math.log(2) + 0.5 * math.log((math.e + 1 / math.e) / 2))
+    outputs = torch.full((1, 8), math.atanh(0.25), dtype=torch.float64)
+    plain = set_up(CSQLoss(0.0), torch.arange(4), 8).double()
+    added = loss(outputs, torch.tensor([0])) - plain(outputs, torch.tensor([0]))
+    assert added.item() == pytest.approx(0.5 * math.log(math.cosh(0.75)))
+    with pytest.raises(ValueError, match="quantization='cosh' is not known"):
+        CSQLoss(quantization="cosh")
+
+
 def test_csq_of_several_labels_follows_the_majority_of_their_centers():
     loss = set_up(CSQLoss(quantization_weight=0), torch.arange(3), 4)
     loss.centers = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]])

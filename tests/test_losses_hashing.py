@@ -23,6 +23,19 @@ def test_dfeh_at_given_codes():
     value, gradient = value_and_gradient(
         lambda u: DFEHLoss(similar_weight=None)(u, SAME_FIRST_TWO), CODES
     )
+    assert value == pytest.approx(0.46476667, abs=1e-8)
+    # To the other terms, 0.01 * 2 / 3 times the mean of its row.
+    expected = [
+        [-0.403, 0.70366667, 0.037, 0.33366667],
+        [-0.47033333, 0.563, -0.037, 0.46966667],
+        [0.873, -1.267, 0.003, -0.80033333],
+    ]
+    np.testing.assert_allclose(gradient, expected, atol=1e-7)
+
+
+def test_dfeh_with_balance_averaged_over_bits_at_given_codes():
+    loss = DFEHLoss(similar_weight=None, balance_reduction="mean")
+    value, gradient = value_and_gradient(lambda u: loss(u, SAME_FIRST_TWO), CODES)
     assert value == pytest.approx(0.46269167, abs=1e-8)
     expected = [
         [-0.40325, 0.70341667, 0.03675, 0.33341667],
@@ -41,6 +54,32 @@ def test_parts_of_dfeh_at_given_codes():
     assert quantization_loss(codes, "l2").item() == pytest.approx(0.32666667)
     assert balance_loss(codes).item() == pytest.approx(0.06916667)
     assert balance_loss(codes, "bit").item() == pytest.approx(0.35722222)
+    # Sums of the codes: 0.2, -0.2 and 1.8; of the bits: 1.1, -1.1, 3.0 and -1.2.
+    of_codes, of_bits = (0.04 + 0.04 + 3.24) / 3 / 4, (1.21 + 1.21 + 9 + 1.44) / 9
+    assert balance_loss(codes, reduction="sum").item() == pytest.approx(of_codes)
+    assert balance_loss(codes, "bit", "sum").item() == pytest.approx(of_bits)
+
+
+@pytest.mark.parametrize("n_bits", [12, 24, 48])
+def test_balance_pulls_about_as_hard_as_quantization_at_equal_weights(n_bits):
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(200, n_bits, generator=generator).requires_grad_()
+
+    def pull(term):
+        return torch.autograd.grad(term, outputs)[0].norm().item()
+
+    of_quantization = pull(quantization_loss(outputs))
+    assert 0.2 < pull(balance_loss(outputs, reduction="sum")) / of_quantization < 1
+    assert pull(balance_loss(outputs)) / of_quantization < 0.05
+
+
+def test_dfeh_of_an_earlier_pickle_keeps_its_balance():
+    earlier = DFEHLoss(balance_reduction="mean")
+    state = {k: v for k, v in vars(earlier).items() if k != "balance_reduction"}
+    unpickled = DFEHLoss.__new__(DFEHLoss)
+    unpickled.__setstate__(state)
+    codes = make_outputs(3)
+    assert unpickled(codes, SAME_FIRST_TWO) == earlier(codes, SAME_FIRST_TWO)
 
 
 def test_dsh_at_given_codes():
@@ -115,6 +154,7 @@ def test_rows_that_share_one_label_are_similar():
         ({"margin": -1}, "margin=-1 must be a number of at least 0"),
         ({"quantization": "l3"}, "quantization='l3' is not known"),
         ({"balance": "row"}, "balance='row' is not known"),
+        ({"balance_reduction": "max"}, "balance_reduction='max' is not known"),
         ({"similar_weight": "even"}, "similar_weight='even' is not known"),
         ({"similar_weight": -2}, "similar_weight=-2 must be"),
         ({"squash": "relu"}, "squash='relu' is not known"),

@@ -1,11 +1,18 @@
 """Contrastive, multi-level and likelihood losses at values worked out elsewhere."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from loss_cases import MULTIPLE_LABELS, SINGLE_LABELS, make_outputs, value_and_gradient
+from loss_cases import (
+    MULTIPLE_LABELS,
+    SINGLE_LABELS,
+    label_sets,
+    make_outputs,
+    value_and_gradient,
+)
 
 from sklearn_cbir.losses import (
     ContrastiveLoss,
@@ -230,9 +237,45 @@ def test_dch_at_given_codes():
     )
 
 
-def test_equal_codes_of_different_classes_stay_finite_under_dch():
+def test_dch_of_the_code_at_given_codes():
+    loss = DCHLoss(2.0, 0.5, form="code")
+    codes = torch.tensor([[30.0, 30.0], [30.0, -30.0], [-30.0, -30.0]])  # squared: 4, 8, 4
+    # Five of the nine pairs, rows with themselves included, are similar.
+    near, far = 9 / 5 * math.log(1 + 4.001 / 2), math.log(1 + 2 / 8.001) + math.log(1 + 2 / 4.001)
+    value = loss(codes, torch.tensor([0, 0, 1])).item()
+    assert value == pytest.approx((near + far) / 3, rel=1e-5)
+    half = torch.tensor([[30.0, 0.0], [30.0, 0.0]])  # (abs(h) - 1) ** 2 is 0 and 1
+    expected = math.log(1 + 0.001 / 2) + 0.5 * 0.5
+    assert loss(half, SAME).item() == pytest.approx(expected, rel=1e-5)
+
+
+def dch_of_the_code(outputs, labels, gamma, quantization_weight):
+    codes = [[math.tanh(u) for u in row] for row in outputs]
+    n = len(codes)
+    similar = [[bool(a & b) for b in labels] for a in labels]
+    weight = n * n / sum(map(sum, similar))
+    total = 0
+    for i, j in itertools.permutations(range(n), 2):
+        p = gamma / (sum((a - b) ** 2 for a, b in zip(codes[i], codes[j])) + 0.001 + gamma)
+        total -= weight * math.log(p) if similar[i][j] else math.log(1 - p)
+    quantization = [(abs(h) - 1) ** 2 for row in codes for h in row]
+    mean = sum(quantization) / len(quantization)
+    return total / (n * (n - 1)) + quantization_weight * mean
+
+
+@pytest.mark.parametrize("y", [SINGLE_LABELS, MULTIPLE_LABELS], ids=["single", "multiple"])
+def test_dch_of_the_code_equals_plain_loops(y):
+    outputs = make_outputs().requires_grad_()
+    loss = DCHLoss(5.0, 0.3, form="code")
+    expected = dch_of_the_code(outputs.tolist(), label_sets(y), 5.0, 0.3)
+    assert loss(outputs, y).item() == pytest.approx(expected, rel=1e-6)
+    assert torch.autograd.gradcheck(lambda rows: loss(rows, y), (outputs,))
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_equal_codes_of_different_classes_stay_finite_under_dch(form):
     outputs = torch.full((4, 48), 1.2345, requires_grad=True)
-    loss = DCHLoss()(outputs, torch.arange(4))
+    loss = DCHLoss(form=form)(outputs, torch.arange(4))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(outputs.grad).all()
@@ -247,6 +290,7 @@ def test_equal_codes_of_different_classes_stay_finite_under_dch():
         (lambda: MultilevelLoss(squash="relu"), "squash='relu' is not known"),
         (lambda: HashNetLoss(final_beta=0.5), "final_beta=0.5 must be"),
         (lambda: DCHLoss(gamma=0), "gamma=0 must be"),
+        (lambda: DCHLoss(form="port"), "form='port' is not known"),
     ],
 )
 def test_bad_parameters_of_pair_losses_raise(make, message):

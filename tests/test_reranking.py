@@ -79,8 +79,11 @@ def nearest_sets(table, k):
 
 
 def k_reciprocal_reference(
-    query, results, metric, n_neighbors=20, n_averaged=6, distance_weight=0.3
+    query, results, metric, n_neighbors=20, n_averaged=6, distance_weight=0.3, form="paper"
 ):
+    if form == "code":
+        code = n_neighbors, n_averaged, distance_weight
+        return k_reciprocal_code_reference(query, results, metric, *code)
     rows = [query, *results]
     table = [[distance(a, b, metric) for b in rows] for a in rows]
     largest = max(map(max, table))
@@ -111,6 +114,32 @@ def k_reciprocal_reference(
         jaccard = 1 - smaller / larger
         numbers.append((1 - distance_weight) * jaccard + distance_weight * table[0][i])
     return numbers
+
+
+def k_reciprocal_code_reference(query, results, metric, n_neighbors, n_averaged, distance_weight):
+    """What the authors' program does, row by row."""
+    rows = [query, *results]
+    power = 2 if metric == "euclidean" else 1  # the others are squared lengths already
+    table = [[distance(a, b, metric) ** power for b in rows] for a in rows]
+    table = [[d / max(row) for d in row] for row in table]
+    near, half = nearest_sets(table, n_neighbors), nearest_sets(table, round(n_neighbors / 2))
+    features = []
+    for i, row in enumerate(table):
+        mutual = [j for j in near[i] if i in near[j]]
+        expanded = set(mutual)
+        for j in mutual:
+            of_neighbor = [c for c in half[j] if j in half[c]]
+            if len(set(of_neighbor) & set(mutual)) > 2 / 3 * len(of_neighbor):
+                expanded |= set(of_neighbor)
+        values = [math.exp(-row[j]) if j in expanded else 0 for j in range(len(rows))]
+        features.append([value / sum(values) for value in values])
+    nearest = nearest_sets(table, n_averaged - 1)
+    means = [np.mean([features[j] for j in nearest[i]], axis=0) for i in range(len(rows))]
+    smaller = [np.minimum(means[0], mean).sum() for mean in means[1:]]
+    return [
+        (1 - distance_weight) * (1 - s / (2 - s)) + distance_weight * d
+        for s, d in zip(smaller, table[0][1:])
+    ]
 
 
 def diffusion_reference(query, results, metric, n_neighbors=10, n_sources=5, alpha=0.9, gamma=3.0):
@@ -190,6 +219,9 @@ def test_reranker_agrees_with_its_reference(name, metric, rng):
         (KReciprocalReranker(7, n_averaged=1, distance_weight=0.1), "euclidean"),
         (KReciprocalReranker(99, n_averaged=3, distance_weight=0.5), "cosine"),
         (KReciprocalReranker(6, n_averaged=99, distance_weight=0.0), "hamming"),
+        (KReciprocalReranker(form="code"), "euclidean"),
+        (KReciprocalReranker(5, n_averaged=1, form="code"), "cosine"),
+        (KReciprocalReranker(6, n_averaged=3, form="code"), "hamming"),
         (DiffusionReranker(4, n_sources=1, alpha=0.5), "hamming"),
         (DiffusionReranker(99, n_sources=99, alpha=0.8, gamma=1.0), "cosine"),
         (DiffusionReranker(3, n_sources=2, alpha=0.7), "euclidean"),
@@ -200,6 +232,22 @@ def test_reranker_with_other_parameters_agrees_with_its_reference(reranker, metr
     names = {cls: name for name, cls in RERANKERS.items()}
     reference = REFERENCES[names[type(reranker)]]
     assert_agrees(reranker, reference, metric, rng, **reranker.get_params())
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_k_reciprocal_at_given_rows(form):
+    square = np.subtract.outer([0.0, 2, 3, 7], [0, 2, 3, 7]) ** 2
+    reranker = KReciprocalReranker(2, n_averaged=1, distance_weight=0.0, form=form)
+    found = reranker._reorder(square, "euclidean")
+    # Mutual neighbors of 0 and of 2 are 0, 2 and 3; 7 has none but itself.
+    if form == "paper":
+        query, result = np.array([0, 2, 3]) / 7, np.array([2, 0, 1]) / 7
+    else:
+        query, result = np.array([0, 4, 9]) / 49, np.array([4, 0, 1]) / 25
+    weights = [np.exp(-row) / np.exp(-row).sum() for row in (query, result)]
+    common = np.minimum(*weights).sum()
+    assert found[0] == pytest.approx(1 - common / (2 - common))
+    assert found[2] == 1
 
 
 # ------------------------------------------------------------------- claims
@@ -338,6 +386,7 @@ def test_a_name_means_the_class_with_its_defaults(name, rng):
         (KReciprocalReranker(0), "cosine", "n_neighbors=0"),
         (KReciprocalReranker(n_averaged=0), "cosine", "n_averaged=0"),
         (KReciprocalReranker(distance_weight=1.1), "cosine", "distance_weight=1.1"),
+        (KReciprocalReranker(form="matlab"), "cosine", "form='matlab' is not known"),
         (DiffusionReranker(n_sources=0), "cosine", "n_sources=0"),
         (DiffusionReranker(alpha=1), "cosine", "alpha=1 never comes into balance"),
         (DiffusionReranker(gamma=-2), "cosine", "gamma=-2"),

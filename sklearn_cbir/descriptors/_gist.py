@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from sklearn_cbir._typing import ImagesLike
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import check_boolean, check_integer
 from sklearn_cbir.descriptors._descriptor import LUMINANCE, Descriptor, read_in_batches
 from sklearn_cbir.images import check_images
 
@@ -30,11 +30,16 @@ class GISTDescriptor(Descriptor):
     image_size : int, default=32
         Side in px that images are resized and cropped to, at least 16.
 
+    stretch : bool, default=False
+        Gray values are the plain mean of red, green and blue, and those of every
+        image are stretched to 0 to 255, as in the authors' program LMgist; else
+        they are the luminance, as it is.
+
     Notes
     -----
     Filters are Gaussians in the polar frequency plane, with center frequencies
-    of ``0.3 / 1.85 ** scale`` cycles per px. Their widths and the evening of
-    contrast follow later practice, not [1]_. The order of values and the
+    of ``0.3 / 1.85 ** scale`` cycles per px. Filters and the evening of
+    contrast are those of LMgist, not of [1]_. The order of values and the
     margins, a quarter of the side, mirrored, are this package's own.
 
     References
@@ -64,8 +69,11 @@ class GISTDescriptor(Descriptor):
             """Fit, and transform the same rows."""
             ...
 
-    def __init__(self, image_size: int = 32) -> None:
+    stretch: bool = False  # of what was saved before there was a choice
+
+    def __init__(self, image_size: int = 32, *, stretch: bool = False) -> None:
         self.image_size = image_size
+        self.stretch = stretch
 
     def transform(self, X: ImagesLike) -> NDArray[np.float32]:
         """Return one feature row per image.
@@ -85,16 +93,25 @@ class GISTDescriptor(Descriptor):
         images = check_images(X)
         features = np.empty((len(images), self._n_features_out), dtype=np.float32)
         for rows, pixels in read_in_batches(images, size):
-            features[rows] = gist(pixels @ LUMINANCE)
+            features[rows] = gist(stretched(pixels) if self.stretch else pixels @ LUMINANCE)
         return features
 
     def _check(self) -> int:
         """Return the checked size."""
+        check_boolean(self.stretch, "stretch")
         return check_integer(self.image_size, "image_size", minimum=16)
 
     @property
     def _n_features_out(self) -> int:
         return SCALES * ORIENTATIONS * GRID**2
+
+
+def stretched(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the mean of the colors (n, size, size), stretched to 0..255 in every image."""
+    gray = pixels.mean(axis=3, dtype=np.float32)
+    gray -= gray.min(axis=(1, 2), keepdims=True)
+    largest = gray.max(axis=(1, 2), keepdims=True)
+    return gray * (255 / np.where(largest > 0, largest, 1))
 
 
 def gist(gray: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """KSHHasher: signs of kernel sums, fitted to the similarities of labels bit by bit."""
 
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.extmath import svd_flip
 
 from sklearn_cbir._typing import Floats, LabelsLike, Positions, RandomState
-from sklearn_cbir._validation import check_integer
+from sklearn_cbir._validation import check_choice, check_integer
 from sklearn_cbir.hashing._base import (
     RowHasher,
     gaussian_kernel,
@@ -20,6 +20,8 @@ from sklearn_cbir.hashing._base import (
     mean_squared_distance,
     signs,
 )
+
+KernelRows = Literal["labeled", "all"]
 
 TOLERANCE = 1e-2  # change of the objective per row at which a bit is done, as in [1]
 RIDGE = 1e-8  # of the mean of the diagonal: kernels of near anchors are nearly dependent
@@ -47,6 +49,10 @@ class KSHHasher(RowHasher):
     max_iter : int, default=500
         Most gradient steps per bit.
 
+    kernel_rows : {"labeled", "all"}, default="labeled"
+        Over which rows width and mean of the kernels are taken: those whose
+        similarities are fitted, or all training rows, as in the authors' code.
+
     random_state : int, RandomState instance or None, default=None
         Seed of everything random; equal seeds give equal codes.
 
@@ -56,11 +62,11 @@ class KSHHasher(RowHasher):
         Rows that carry a kernel.
 
     squared_width_ : float
-        Mean squared distance of rows and anchors, the square of the kernel's
-        width.
+        Mean squared distance of the `kernel_rows` and the anchors, the square of
+        the kernel's width.
 
     kernel_mean_ : ndarray of shape (n_anchors,)
-        Mean of the kernels over the training rows, which is subtracted.
+        Mean of the kernels over the `kernel_rows`, which is subtracted.
 
     components_ : ndarray of shape (n_bits, n_anchors)
         Weights of the kernels.
@@ -97,6 +103,8 @@ class KSHHasher(RowHasher):
     kernel_mean_: Floats
     n_iter_: int
 
+    kernel_rows: KernelRows = "labeled"  # of what was saved before there was a choice
+
     _needs_labels = True
 
     def __init__(
@@ -106,12 +114,14 @@ class KSHHasher(RowHasher):
         n_anchors: int = 300,
         n_labeled: int = 5000,
         max_iter: int = 500,
+        kernel_rows: KernelRows = "labeled",
         random_state: RandomState = None,
     ) -> None:
         self.n_bits = n_bits
         self.n_anchors = n_anchors
         self.n_labeled = n_labeled
         self.max_iter = max_iter
+        self.kernel_rows = kernel_rows
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: LabelsLike | None = None) -> Self:
@@ -141,12 +151,14 @@ class KSHHasher(RowHasher):
         X, labels = self._check_labeled_rows(X, y)
         for name in ("n_anchors", "n_labeled", "max_iter"):
             check_integer(getattr(self, name), name, minimum=1)
+        check_choice(self.kernel_rows, "kernel_rows", get_args(KernelRows))
         rng = check_random_state(self.random_state)
         self.anchors_ = X[rng.permutation(len(X))[: self.n_anchors]]
         rows = rng.permutation(len(X))[: self.n_labeled]
-        self.squared_width_ = mean_squared_distance(X[rows], self.anchors_)
+        seen = X if self.kernel_rows == "all" else X[rows]
+        self.squared_width_ = mean_squared_distance(seen, self.anchors_)
         self.kernel_mean_ = np.zeros(len(self.anchors_))
-        self.kernel_mean_ = self._kernel(X[rows]).mean(axis=0)
+        self.kernel_mean_ = self._kernel(seen).mean(axis=0)
         residual = Residual(*label_groups(labels[rows], "n_labeled"), self.n_bits)
         kernels = self._kernel(X[rows])
         self.components_, self.n_iter_ = fit_bits(kernels, residual, self.n_bits, self.max_iter)

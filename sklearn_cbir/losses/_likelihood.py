@@ -1,15 +1,18 @@
 """Losses on bits that take a pair's similarity for the outcome of a trial."""
 
 import math
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 
 from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._typing import LastLayer
-from sklearn_cbir._validation import check_real
+from sklearn_cbir._validation import check_choice, check_real
 from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import pair_mean, quantization_loss, squared_distances
+
+Form = Literal["paper", "code"]
 
 
 class DPSHLoss(Loss):
@@ -68,7 +71,8 @@ class HashNetLoss(Loss):
     h')) - s alpha h h'``. Similar and dissimilar pairs weigh alike as a whole,
     and with several labels per row a similar pair also weighs the share of
     labels in common, as in [1]_. Unlike in [1]_, the pairs are
-    all of one batch, not those between two batches.
+    all of one batch, not those between two batches. The authors' code leaves
+    the weights out unless it is told the number of classes.
 
     Parameters
     ----------
@@ -144,18 +148,26 @@ class DCHLoss(Loss):
     With ``d = n_bits (1 - cos(h, h')) / 2`` for ``h = tanh(u)`` of outputs u,
     the relaxed Hamming distance, a similar pair costs ``log(1 + d / gamma)``
     and another one ``log(1 + gamma / d)``, weighted as in `HashNetLoss`; every
-    row adds ``log(1 + d(abs(h), 1) / gamma)``, as in [1]_. Unlike
-    the authors' code, which takes squared differences for d.
+    row adds ``log(1 + d(abs(h), 1) / gamma)``, as in [1]_. The authors' code
+    differs, and is ``form="code"``.
 
     Parameters
     ----------
     gamma : float, default=20.0
         Scale of the Cauchy distribution, in bits: the smaller, the more the
-        loss cares for the nearest codes only. [1]_ tries 2 to 50.
+        loss cares for the nearest codes only. [1]_ tries 2 to 50; the authors'
+        code has 20.
 
     quantization_weight : float, default=0.1
         Weight of the mean quantization cost of a row; [1]_ chooses it by
-        cross-validation.
+        cross-validation, and the authors' code has 0. 0.1 is that of a port.
+
+    form : {"paper", "code"}, default="paper"
+        "code" takes the squared Euclidean distance of h and h' plus 0.001 for
+        d, the mean of ``(abs(h) - 1) ** 2`` for the quantization, and the plain
+        mean of the pairs' costs, in which a dissimilar pair weighs 1 and a
+        similar one the number of all pairs by that of similar ones, rows with
+        themselves counted.
 
     References
     ----------
@@ -171,28 +183,49 @@ class DCHLoss(Loss):
     """
 
     output: LastLayer = "bits"
+    form: Form = "paper"
 
-    def __init__(self, gamma: float = 20.0, quantization_weight: float = 0.1) -> None:
+    def __init__(
+        self, gamma: float = 20.0, quantization_weight: float = 0.1, form: Form = "paper"
+    ) -> None:
         super().__init__()
         self.gamma: float = check_real(gamma, "gamma", minimum=1e-6)
         self.quantization_weight: float = check_real(
             quantization_weight, "quantization_weight", minimum=0
         )
+        self.form = check_choice(form, "form", get_args(Form))
 
     @on_labeled_rows
     def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of outputs (n, n_bits)."""
         outputs = full_precision(outputs)
-        n_bits = outputs.shape[1]
-        unit = F.normalize(torch.tanh(outputs), dim=1)
+        h = torch.tanh(outputs)
+        pairs, quantization = (self._of_paper if self.form == "paper" else self._of_code)(h, y)
+        return pairs.to(outputs.dtype) + self.quantization_weight * quantization
+
+    def _of_paper(self, h: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cost of pairs and of quantization by the cosine."""
+        n_bits = h.shape[1]
+        unit = F.normalize(h, dim=1)
         # Half the squared distance of unit rows is 1 - cos, and never negative enough for a NaN.
-        distances = n_bits / 4 * squared_distances(unit) + 1e-6  # (n, n)
-        similar = shared_labels(y, y) > 0
-        costs = torch.log1p(torch.where(similar, distances / self.gamma, self.gamma / distances))
+        costs = self._costs(n_bits / 4 * squared_distances(unit) + 1e-6, y)
         from_bits = n_bits / 2 * (1 - unit.abs().sum(dim=1) / math.sqrt(n_bits))
         quantization = torch.log1p(from_bits.clamp(min=0) / self.gamma).mean()
-        pairs = _weighted_mean(costs, y).to(outputs.dtype)
-        return pairs + self.quantization_weight * quantization
+        return _weighted_mean(costs, y), quantization
+
+    def _of_code(self, h: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cost of pairs and of quantization as in the authors' code."""
+        costs = self._costs(squared_distances(h).clamp(min=0) + 1e-3, y)
+        similar = shared_labels(y, y) > 0
+        weights = torch.where(similar, similar.numel() / similar.sum(), 1)
+        different = ~torch.eye(len(h), dtype=torch.bool, device=h.device)
+        total = torch.where(different, weights * costs, 0).sum()
+        return total / different.sum().clamp(min=1), (h.abs() - 1).square().mean()
+
+    def _costs(self, distances: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Cost of every ordered pair (n, n) by its distance."""
+        similar = shared_labels(y, y) > 0
+        return torch.log1p(torch.where(similar, distances / self.gamma, self.gamma / distances))
 
 
 def _weighted_mean(costs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

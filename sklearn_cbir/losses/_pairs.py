@@ -110,8 +110,9 @@ class MultilevelLoss(Loss):
         What the outputs go through first, as in [2]_; [1]_ does not say.
 
     similarity : {"cosine", "binary"}, default="cosine"
-        "binary" takes s = 1 for rows that share a label and 0 for others, which
-        is what [1]_ compares itself with.
+        "binary" takes s = 1 for rows that share a label and 0 for others. That
+        [1]_ compares itself with this is not known: its abstract says "reference
+        models".
 
     References
     ----------

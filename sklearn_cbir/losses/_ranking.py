@@ -156,8 +156,9 @@ class DNNHLoss(Loss):
 
     threshold_width : float, default=0.5
         Half the width around 0.5 within which v passes; below it becomes 0 and
-        above it 1, without a gradient. 0.5 passes everything, as the code does
-        that was published with [1]_; the width in [1]_ is not known.
+        above it 1, without a gradient. 0.5 passes everything, as the public
+        re-implementation by others does (HYPJUDY/caffe-dnnh); the width in
+        [1]_ is not known, and code of its authors was not found.
 
     References
     ----------

@@ -235,7 +235,9 @@ def train_embeddings(images: NDArray[np.uint8], y: Ints) -> None:
 
 
 def describe_without_training(images: list[Image.Image]) -> None:
-    assert_type(GISTDescriptor(image_size=32).fit_transform(images), NDArray[np.float32])
+    assert_type(
+        GISTDescriptor(image_size=32, stretch=True).fit_transform(images), NDArray[np.float32]
+    )
     assert_type(PerceptualHash().fit(images), PerceptualHash)
     assert_type(PerceptualHash().near_duplicates, tuple[str, float])
     assert_type(PerceptualHash().fit_transform(images), NDArray[np.uint8])
@@ -263,7 +265,7 @@ def hash_rows(X: Floats, y: Ints) -> None:
         assert_type(hasher.fit_transform(X), NDArray[np.uint8])
     assert_type(CCAITQHasher(8).fit(X, y), CCAITQHasher)
     assert_type(BREHasher(8, kernel="rbf", supervised=True).fit(X, y).losses_, Floats)
-    assert_type(KSHHasher(8).fit(X, y).project(X), Floats)
+    assert_type(KSHHasher(8, kernel_rows="all").fit(X, y).project(X), Floats)
     assert_type(MLHHasher(8, rho=3).fit(X, y).components_, Floats)
 
 
@@ -370,7 +372,7 @@ def rerank(X: Floats) -> None:
     for reranker in (
         AverageQueryExpansion(5),
         AlphaQueryExpansion(10, alpha=2.0),
-        KReciprocalReranker(20, n_averaged=3),
+        KReciprocalReranker(20, n_averaged=3, form="code"),
         DiffusionReranker(10, n_sources=3),
     ):
         NeighborsRetriever(rerank=reranker).fit(X)
@@ -562,7 +564,7 @@ def lose(outputs: torch.Tensor, y: torch.Tensor) -> None:
         LRMLLoss(),
         CPFLoss(**CPF_CONSTANTS["cub"]),
         DSHLoss(),
-        DFEHLoss(),
+        DFEHLoss(balance_reduction="mean"),
         MultilevelLoss(),
         CNNHLoss(),
         DLBHCLoss(),
@@ -570,9 +572,9 @@ def lose(outputs: torch.Tensor, y: torch.Tensor) -> None:
         DPSHLoss(),
         HashNetLoss(),
         GreedyHashLoss(),
-        CSQLoss(),
+        CSQLoss(quantization="log_cosh"),
         OrthoHashLoss(),
-        DCHLoss(),
+        DCHLoss(form="code"),
     ):
         assert_type(loss(outputs, y), torch.Tensor)
         CNNFeatureExtractor(loss=loss)
@@ -588,7 +590,7 @@ def my_loss(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     similar = y[:, None] == y
     distances = squared_distances(outputs)
     parts = [
-        balance_loss(outputs, axis="bit"),
+        balance_loss(outputs, axis="bit", reduction="sum"),
         contrastive_loss(outputs, similar, 2.0),
         cpf_loss(outputs, similar, tau=0.4),
         pair_mean(distances, similar),
