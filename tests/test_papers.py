@@ -55,6 +55,22 @@ def save_weights(folder, name, **params):
     torch.save(network.state_dict(), folder / f"{name}.pt")
 
 
+def test_a_spread_is_the_sample_standard_deviation_with_the_number_of_seeds(papers):
+    spread = importlib.import_module("_papers._compare").spread
+    # Squares of the differences from 0.5 add up to 0.08, over n - 1 = 2.
+    assert spread([0.3, 0.5, 0.7]) == "0.5000 ± 0.2000 (n=3)"
+    assert spread([0.3]) == "0.3000"
+
+
+def test_published_numbers_stand_in_brackets_as_far_as_they_are_known(papers):
+    hashing = importlib.import_module("_papers.hashing")
+    assert hashing.CIFAR10_PAPER.keys() == hashing.NUSWIDE_PAPER.keys()
+    assert len(hashing.NUSWIDE_PAPER) == 13
+    beside = hashing._beside(["0.1", "", "", "0.2"], hashing.NUSWIDE_PAPER["SH"])
+    assert beside == ["0.1 (0.340)", "", "", "0.2 (0.333)"]
+    assert hashing._beside([""] * 4, hashing.NUSWIDE_PAPER["LSH"])[0] == "(0.3329)"
+
+
 def test_a_cell_runs_once_for_its_settings_and_its_data(papers, folder, tmp_path):
     table, row = "dfeh-ablation", ["--rows", "no balance"]
     data = paper_folders.cifar10(folder)

@@ -203,8 +203,8 @@ def table(results, columns, *, first="method", paper=None):
 
 
 def spread(values):
-    """Return a mean and, over several seeds, a standard deviation as text."""
+    """Return a mean and, over several seeds, their sample standard deviation and number as text."""
     if any(isinstance(value, str) for value in values):
         return values[0]
     mean = f"{np.mean(values):.4f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.4f} (n={len(values)})"
