@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")
 # One thread a process, set before numpy and torch are imported: several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is compiled is tested from the first answer on; `test_loops` has what comes before.
+os.environ.setdefault("CBIR_COMPILE_FIRST", "1")
 
 import hypothesis
 import numpy as np

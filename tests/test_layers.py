@@ -22,6 +22,7 @@ ORDER = [
     "_labels",
     "_files",
     "_locks",
+    "_loops",
     "_kinds",
     "_onnx_file",
     "_fingerprint",

@@ -19,7 +19,6 @@ from sklearn.metrics import average_precision_score
 from sklearn_cbir.codes import HammingDistances, _search, hamming_distances, pack_codes
 from sklearn_cbir.metrics import (
     METRICS,
-    _counts,
     _groups,
     _walk,
     acg_at_k,
@@ -310,8 +309,7 @@ def test_what_is_excluded_must_exist(exclude, message):
 def route(request, monkeypatch):
     """Both ways to the same result."""
     if request.param == "numpy":
-        for module in (_search, _counts):
-            monkeypatch.setattr(module, "kernels", lambda: None)
+        monkeypatch.setattr(_search, "kernels", lambda: None)
     return request.param
 
 

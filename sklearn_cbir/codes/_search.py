@@ -1,6 +1,7 @@
 """Exact search of packed codes by Hamming distance.
 
-Compiled loops do the work; where numba cannot run, numpy gives the same results.
+Compiled loops do the work. Where numba cannot run, and before it pays to load them, numpy gives the
+same results.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from sklearn_cbir._loops import Loops
 from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir._typing import PackedCodes, Positions
 from sklearn_cbir._validation import check_integer, check_real
@@ -25,6 +27,8 @@ Masks: TypeAlias = tuple[PackedCodes | None, NDArray[np.uint8] | None]  # bits o
 
 # Pairs whose intermediate results (8 bytes each) the numpy routes hold at once.
 PAIRS_AT_ONCE = 2**20
+# Pairs that numpy compares in the time that it takes to load the compiled loops.
+PAIRS_TO_LOAD = 2**26
 # A distance that no codes have.
 FURTHER = np.iinfo(np.int32).max
 # Below this, starting a second thread costs more than it saves.
@@ -60,7 +64,7 @@ def hamming_distances(queries: ArrayLike, gallery: ArrayLike) -> Counted:
     """
     queries, gallery = _check_pair(queries, gallery)
     distances = np.empty((len(queries), len(gallery)), dtype=np.int32)
-    compiled = kernels()
+    compiled = kernels_for(len(queries), len(gallery))
     if compiled is None:
         for rows in _query_blocks(distances.shape):
             distances[rows] = measure(queries[rows], gallery)
@@ -131,7 +135,7 @@ def nearest_codes(
     n = len(gallery)
     distances = np.empty((len(queries), k), dtype=np.int32)
     indices = np.empty((len(queries), k), dtype=np.int64)
-    compiled = kernels()
+    compiled = kernels_for(len(queries), n)
     if compiled is None:
         numbers = np.arange(n) if left_in is None else _positions_left(left_in, n)
         codes = gallery if left_in is None else gallery[numbers]
@@ -312,6 +316,14 @@ def kernels() -> ModuleType | None:
     return _kernels
 
 
+LOOPS: Loops[ModuleType | None] = Loops(lambda: kernels(), PAIRS_TO_LOAD)
+
+
+def kernels_for(n_queries: int, n_gallery: int) -> ModuleType | None:
+    """Return the module of compiled loops, or None where, or as long as, numpy does the work."""
+    return LOOPS.once_it_pays(n_queries * n_gallery)
+
+
 def pack_bools(bools: NDArray[np.bool_]) -> tuple[PackedCodes, Positions, int]:
     """Return bits of bools, 64 to a word from the lowest, how many are set before each, and in all.
 
@@ -385,7 +397,7 @@ def count_within(
     """Return how many items lie within the radius of each query, (n_queries,)."""
     shape = len(queries), len(gallery)
     counts = np.zeros(len(queries), dtype=np.int64)
-    compiled = kernels()
+    compiled = kernels_for(*shape)
     if compiled is None:
         codes = gallery if left_in is None else gallery[_positions_left(left_in, shape[1])]
         for rows in _query_blocks(shape):
@@ -404,7 +416,7 @@ def list_within(
 ) -> tuple[Positions, Counted, Positions]:
     """Return how many items lie within the radius of each query, their distances and rows."""
     shape = len(queries), len(gallery)
-    compiled = kernels()
+    compiled = kernels_for(*shape)
     if compiled is None:
         counts = np.zeros(len(queries), dtype=np.int64)
         distances, indices = [np.empty(0, np.int32)], [np.empty(0, np.int64)]

@@ -167,7 +167,7 @@ class ApproximateEngine(Engine):
 
     def _query(self, queries, k, ef_search):
         """Answer `query` with the index, searching as much as `ef_search` says."""
-        index = self._usable_index()
+        index = self._usable_index(queries)
         if index is None:
             return self.exact.query(queries, k)
         positions, lacking = self._from_index(index, queries, k, ef_search)
@@ -397,8 +397,8 @@ class ApproximateEngine(Engine):
         """The index of the rows `indexed`, made when it is first needed."""
         return self._make(self.rows[self.indexed])
 
-    def _usable_index(self):
-        """Return the index; None where it cannot be made."""
+    def _usable_index(self, queries: NDArray):
+        """Return the index; None where it cannot be made, or not for so few queries."""
         return self.index
 
     def _can_build(self) -> bool:
@@ -502,8 +502,8 @@ class FilteredIndex(ApproximateEngine):
         whole = self.whole
         return whole.exact._over(whole.rows[self.row_filter.at(self.unindexed)])
 
-    def _usable_index(self):
-        return self.whole._usable_index()
+    def _usable_index(self, queries):
+        return self.whole._usable_index(queries)
 
     def add(self, rows):
         """Return an exact engine with `rows` appended."""

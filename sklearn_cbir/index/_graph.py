@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sklearn_cbir._kinds import Kept
+from sklearn_cbir._loops import Loops
 from sklearn_cbir.index._rows import read_only
 
 # Edges that a row chooses among its neighbors, and at most has with those of rows that chose it.
@@ -31,6 +32,8 @@ ALPHA = 1.2
 LONG_DEGREE, LONG_MAX_DEGREE, LONG_ALPHA = 6, 12, 1.0
 # So few rows are all compared with a query, which enters the graph at the nearest.
 MAX_ENTRY_POINTS = 1500
+# Numbers that are compared exactly, one query at a time, while the compiled loops are loaded.
+NUMBERS_TO_LOAD = 2e9
 QUERIES_AT_ONCE = 256  # whose products with them stay in the processor's cache
 
 
@@ -189,7 +192,11 @@ def _with_edges(starts, edges, heads, tails):
 
 
 def _kernels():
-    """Import the compiled loops, and numba with them, when they are needed."""
+    """Return the compiled loops, which are imported, and numba with them, when they are needed."""
+    return LOOPS.load()
+
+
+def _import_kernels():
     try:
         from sklearn_cbir.index import _graph_kernels
     except ImportError as error:
@@ -197,3 +204,6 @@ def _kernels():
             f"The loops of a graph of rows cannot be compiled: {error} Use algorithm='exact'."
         ) from error
     return _graph_kernels
+
+
+LOOPS = Loops(_import_kernels, NUMBERS_TO_LOAD)

@@ -22,7 +22,7 @@ from sklearn_cbir.index._approximate import (
     ApproximateEngine,
 )
 from sklearn_cbir.index._exact_engines import EXACT
-from sklearn_cbir.index._graph import link_rows
+from sklearn_cbir.index._graph import LOOPS, link_rows
 
 DEGREE = 30  # neighbors of a row, from which its edges are chosen
 # Up to so many rows, comparing all with all takes less time than compiling pynndescent.
@@ -61,8 +61,11 @@ class NNDescentEngine(ApproximateEngine):
     def _can_build(self) -> bool:
         return not _is_forked()
 
-    def _usable_index(self):
-        return None if not self.knows("index") and _is_forked() else self.index
+    def _usable_index(self, queries):
+        if not self.knows("index"):
+            return None if _is_forked() else self.index
+        # One that was loaded needs them for the first time.
+        return self.index if LOOPS.once_it_pays(queries.size * len(self)) else None
 
     def _make(self, rows):
         graph, order = link_rows(rows, self._find_neighbors)

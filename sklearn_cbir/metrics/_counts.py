@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from sklearn_cbir._typing import Ties
 from sklearn_cbir.codes import HammingDistances, pack_codes
-from sklearn_cbir.codes._search import WORD, kernels, layout, measure, run_in_threads
+from sklearn_cbir.codes._search import WORD, kernels_for, layout, measure, run_in_threads
 from sklearn_cbir.metrics._groups import RadiusCounts, TieGroups
 from sklearn_cbir.metrics._relevance import Relevance
 
@@ -114,7 +114,7 @@ def _fill(count, queries, counts, n_gallery):
 
 def _counter(relevance, distances, gains):
     """Return a function that fills the `Counts` of some queries."""
-    compiled = kernels()
+    compiled = kernels_for(*distances.shape)
     if compiled is None:
         return _numpy_counter(relevance, distances, gains)
     if relevance.graded:
