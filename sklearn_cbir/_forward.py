@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -19,9 +20,10 @@ from sklearn_cbir.images import ImageReadError
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Ticks = Callable[[range], Iterable[int]]
 Rows = NDArray[np.float32]
-# Of one forward pass on a processor: no slower than more, and what torch allocates is little
-# enough to be kept by the C library: what is larger is given back, and cleared anew, by each layer.
+# Of one forward pass on a processor: hardly slower than more, and most layers of most networks then
+# allocate less than glibc keeps when it is freed. What it gives back is cleared anew by each layer.
 PIXELS_AT_ONCE = 4 * 224 * 224
+MOST_KEPT = 2**25 - 2**14  # bytes of a block that glibc may learn to keep
 MOST_THREADS = 8  # of Python: more wait for each other
 BATCHES_AHEAD = 4  # at most, beside the one that is needed
 
@@ -62,6 +64,7 @@ def forward(
     something from one call to the next.
     """
     batches = _Batches(source, batch_size, ticks)
+    keep_freed_memory()
     if not hasattr(source, "n_pixels"):  # rows of numbers, or texts: there is nothing to decode
         return _one_by_one(embed, batches, device)
     if device.type != "cpu":
@@ -188,6 +191,16 @@ def _fetching(vectors: torch.Tensor, device: torch.device) -> Callable[[], Rows]
 
 def _numbers(vectors: torch.Tensor) -> Rows:
     return vectors.float().cpu().numpy()
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 64 MB that a network has freed for the next layer, or the next call.
+
+    It keeps blocks as large as the largest that was freed, up to 32 MB, and twice as much at the
+    end of the heap. So one is freed, without being touched.
+    """
+    np.empty(MOST_KEPT, dtype=np.uint8)
 
 
 # Threads of torch --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Images are read beside the network, and what comes out is as if they were not."""
 
 import gc
+import platform
 import threading
 import time
 import warnings
@@ -283,6 +284,20 @@ def test_no_more_than_four_batches_are_read_ahead(batch_size, seconds):
         time.sleep(0.001)
     assert source.most_alive <= 5 * batch_size
     assert source.n_alive == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_what_a_layer_frees_is_kept_for_the_next():
+    import resource
+
+    with_one_thread(list, Watched(1).rows())
+    faults = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        layers = [torch.ones(2**21) for _ in range(3)]  # 8 MB each
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del layers
+    assert faults[-1] < 100  # of 6,144 pages
 
 
 # What fails ------------------------------------------------------------------------------------
