@@ -185,6 +185,7 @@ def no_memory() -> Failure:
 def unreadable(error: Exception, content: bytes) -> Failure:
     """Return the failure of a photo that a decoder cannot read."""
     reason, way = reason_of(error, content)
+    way = "Take another file" if way.startswith("Pass ") else way  # that is for Python
     return Failure(422, f"The photo cannot be read: {reason}. {way}.")
 
 
