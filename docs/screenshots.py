@@ -67,6 +67,7 @@ def search(page: Page) -> None:
     page.locator(".distance", has_text="0.").first.wait_for()
     page.locator(".tile .open").nth(4).click(modifiers=["Shift"])
     page.locator(".chip.unlike").wait_for()
+    page.wait_for_function("() => !document.querySelector('#grid[aria-busy]')")
     page.mouse.move(0, 0)
     page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
 

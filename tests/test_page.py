@@ -284,7 +284,8 @@ def violations(page):
 
 def test_all_photos_are_there_at_first(page):
     assert page.title() == "shapes · Photo search"
-    assert page.locator("#summary").text_content() == f"60 of {N_DRAWINGS + 3} photos."
+    hint = "Click one to find more like it."
+    assert page.locator("#summary").text_content() == f"60 of {N_DRAWINGS + 3} photos. {hint}"
     assert len(names(page)) == 60
     assert distances(page) == []
     assert page.locator(f"#grid {FOUND} img").first.evaluate("(img) => img.complete")
@@ -327,8 +328,10 @@ def test_less_like_a_photo(page, reader, by):
 
 def test_nothing_is_unlike_before_something_is_like(page):
     tile(page, "002.jpg").click(modifiers=["Shift"])
-    assert "Search first" in page.locator("#summary").text_content()
+    assert "Search first" in page.locator("#said").text_content()
     assert len(names(page)) == 60
+    tile(page, "002.jpg").hover()
+    assert not page.get_by_role("button", name="Less like 002.jpg").is_visible()
 
 
 @pytest.mark.parametrize("by", ["drop", "paste", "choose"])
@@ -357,12 +360,13 @@ def test_a_photo_from_outside(page, drawn, by):
             transfer(page, content),
         )
     arrived(page, "nearest first")
-    assert chips(page) == ["More likeyour photo"]
+    assert chips(page) == ["More likemine.jpg"]
     assert names(page)[0] == "007.jpg"
     assert distances(page)[0] < 0.01
     page.reload()
     arrived(page, "nearest first")
     assert names(page)[0] == "007.jpg"
+    assert chips(page) == ["More likemine.jpg"]
 
 
 def test_what_is_no_photo_is_said_so(page):
@@ -374,6 +378,10 @@ def test_what_is_no_photo_is_said_so(page):
     assert "cannot be used" in notice.text_content()
     assert notice.get_by_role("button", name="Choose another photo").is_visible()
     assert len(names(page)) == 60
+    page.locator("#file").set_input_files(
+        {"name": "mine.txt", "mimeType": "text/plain", "buffer": b"no photo"}
+    )
+    page.get_by_text("mine.txt is not an image.").wait_for()
 
 
 def test_an_uploaded_photo_that_is_gone_is_said_so(opened):
@@ -415,6 +423,10 @@ def test_a_part_of_a_photo(page, drawn, by):
     assert left == pytest.approx(0.5, abs=0.02)
     assert (top, right, bottom) == pytest.approx((0, 1, 1), abs=0.02)
     assert kinds_of(page, drawn, 4).count("blue square") >= 3
+    page.locator("#chips .look").click()  # and it can be drawn anew
+    page.locator("#region").wait_for()
+    frame, region = page.locator("#frame").bounding_box(), page.locator("#region").bounding_box()
+    assert region["x"] - frame["x"] == pytest.approx(frame["width"] / 2, abs=0.03 * frame["width"])
 
 
 def test_words(page, drawn):
@@ -435,14 +447,14 @@ def test_words(page, drawn):
 def test_filters(page, drawn):
     _, _, kinds = drawn
     page.locator("#label").select_option("=red circle")
-    arrived(page, r"^\d+ photos\.$")
+    arrived(page, r"^\d+ photos; the filters leave out")
     assert set(kinds_of(page, drawn, 60)) == {"red circle"}
     n = np.count_nonzero(kinds == 0)
     assert len(names(page)) in (n, n + 1)  # photo 0 is there twice
     page.locator("#from").select_option("2021")
     page.locator("#to").select_option("2021")
     page.wait_for_function("() => location.hash.includes('to=2021')")
-    arrived(page, r"^\d+ photos\.$")
+    arrived(page, r"^\d+ photos; the filters leave out")
     left = {f"{i:03}.jpg" for i in np.flatnonzero(kinds == 0) if 2020 + i % 4 == 2021}
     page.wait_for_function(
         f"() => document.querySelectorAll('#grid {FOUND}').length == {len(left)}"
@@ -513,7 +525,7 @@ def test_a_folder_of_thousands_is_found_by_a_part_of_its_path(many_folders):
     assert [text[:6] for text in options.all_text_contents()] == ["green "] * 2
     press(page, "ArrowDown", "Enter")
     page.wait_for_function("() => location.hash == '#folder=green+square'")
-    arrived(page, r"^\d+ photos\.")
+    arrived(page, r"^\d+ photos; the filters leave out")
     assert page.locator("#folder").input_value() == "green square"
     page.keyboard.type("no such folder")
     assert page.get_by_text("No folder has this in its path.").is_visible()
@@ -570,9 +582,9 @@ def test_the_largest_distance(page):
 
 def test_more_photos_than_a_page(page):
     click(page, "002.jpg")
-    for n in (120, N_DRAWINGS + 2):
+    for n, text in ((120, f"120 of {N_DRAWINGS + 3}"), (N_DRAWINGS + 2, N_DRAWINGS + 2)):
         page.locator(MORE).click()
-        arrived(page, f"^{n} photos, nearest first")
+        arrived(page, f"^{text} photos, nearest first")
         assert len(set(page.locator("#grid .open").all_text_contents())) >= n - 1
     assert not page.locator(MORE).is_visible()
     assert distances(page) == sorted(distances(page))
@@ -596,6 +608,28 @@ def test_duplicates_say_what_would_be_kept(page, drawn):
     page.wait_for_function("() => location.hash.includes('radius=0')")
     page.locator("#notice").wait_for()
     assert "No near-duplicates" in page.locator("#notice").text_content()
+
+
+def test_duplicates_are_looked_at_and_not_searched_by(opened, drawn):
+    page = opened("#view=duplicates", permissions=["clipboard-read", "clipboard-write"])
+    arrived(page, "nearly the same")
+    first, second = page.locator(".group").first.locator(".tile").all()[:2]
+    assert not first.locator(".distance").text_content()
+    assert second.locator(".distance").text_content()
+    second.locator(".open").click()
+    page.locator("#viewer").wait_for()
+    assert "view=duplicates" in page.url
+    assert "like=" not in page.url
+    assert not page.locator("#viewer-unlike").is_visible()
+    page.locator("#close").click()
+    page.locator("#viewer").wait_for(state="hidden")
+    count = page.locator("#summary").text_content()
+    page.get_by_role("button", name=re.compile("^Copy path")).first.click()
+    said = page.locator("#said")
+    page.get_by_text(re.compile(r"^Copied \d+ path")).wait_for()
+    box = said.bounding_box()
+    assert box["y"] + box["height"] <= 800  # wherever the page is
+    assert page.locator("#summary").text_content() == count
 
 
 def test_unreadable_photos_say_why(page):
@@ -631,7 +665,7 @@ def test_back_forward_reload_and_a_shared_address(page):
     click(page, "002.jpg")
     first = names(page)
     choose_folder(page, "red cross")
-    arrived(page, "that the filters leave")
+    arrived(page, "the filters leave out")
     narrowed = names(page)
     assert narrowed != first
     page.go_back()
@@ -642,14 +676,14 @@ def test_back_forward_reload_and_a_shared_address(page):
     assert chips(page) == []
     page.go_forward()
     page.go_forward()
-    arrived(page, "that the filters leave")
+    arrived(page, "the filters leave out")
     page.reload()
-    arrived(page, "that the filters leave")
+    arrived(page, "the filters leave out")
     assert names(page) == narrowed
     assert page.locator("#folder").input_value() == "red cross"
     other = page.context.new_page()
     other.goto(page.url)
-    arrived(other, "that the filters leave")
+    arrived(other, "the filters leave out")
     assert names(other) == narrowed
     assert chips(other) == ["More like002.jpg"]
 
@@ -813,6 +847,13 @@ def test_a_phone(opened):
         page.locator(f"[data-view={view}]").click()
         page.locator("#panel").wait_for()
         assert not is_wide()
+
+
+def test_the_name_leads_to_all_photos(page):
+    click(page, "002.jpg")
+    page.get_by_role("link", name="shapes").click()
+    arrived(page, "^60 of")
+    assert chips(page) == []
 
 
 def test_dark_and_light(opened):

@@ -46,6 +46,26 @@ export function shownDistance(distance, metric) {
   return metric === "hamming" ? String(Math.round(distance)) : distance.toFixed(3);
 }
 
+// The name of an uploaded photo is not sent: the window keeps it, where the browser allows that.
+const names = new Map();
+
+export function keepUploadName(id, name) {
+  names.set(id, name);
+  try {
+    sessionStorage.setItem(id, name);
+  } catch {
+    // shown until the page is loaded anew
+  }
+}
+
+export function uploadName(id) {
+  try {
+    return names.get(id) ?? sessionStorage.getItem(id);
+  } catch {
+    return null;
+  }
+}
+
 // Copy to the clipboard; over plain HTTP to another machine there is no clipboard object.
 export async function copy(text, within = document.body) {
   try {

@@ -3,6 +3,8 @@
 import { thumbnail } from "./api.js";
 import { button, icon, make, shownDistance } from "./dom.js";
 
+export const DISTANCE = "Distance: 0 is the same photo; the larger, the less alike";
+
 const SKELETONS = [1.5, 0.75, 1.33, 1, 1.5, 0.66, 1.33, 1.5, 0.75, 1, 1.33, 1.5];
 
 export function ratio(photo) {
@@ -10,36 +12,37 @@ export function ratio(photo) {
   return isKnown ? Math.min(Math.max(photo.width / photo.height, 0.5), 2.6) : 1;
 }
 
-export function tile(photo, metric, acts, { badge = "", detail = "" } = {}) {
-  const distance = shownDistance(photo.distance, metric);
-  const picture = make("span", { className: "picture" }, image(photo));
+export function tile(photo, metric, acts, { isInGroup = false, details = [] } = {}) {
+  const isKept = isInGroup && photo.keep;
+  const distance = isKept ? "" : shownDistance(photo.distance, metric);
+  const badge = isKept ? [make("span", { className: "badge", textContent: "Keep" })] : [];
+  const picture = make("span", { className: "picture" }, image(photo), ...badge);
+  picture.dataset.act = isInGroup ? "Look closer" : "More like this";
   const caption = make(
     "span",
     { className: "caption" },
     make("span", { textContent: photo.name }),
     ...(distance ? [make("span", { className: "hidden", textContent: ", distance " })] : []),
-    make("span", { className: "distance", textContent: distance }),
+    make("span", { className: "distance", textContent: distance, title: DISTANCE }),
   );
   const open = make(
     "button",
-    { type: "button", className: "open", title: photo.name, tabIndex: -1 },
-    ...(badge ? [make("span", { className: "badge", textContent: badge })] : []),
+    { type: "button", className: "open", title: pathOf(photo), tabIndex: -1 },
     picture,
     caption,
-    ...(detail ? [make("span", { className: "detail", textContent: detail })] : []),
+    ...details.filter(Boolean).map((detail) => make("span", { className: "detail", textContent: detail })),
   );
-  open.setAttribute("aria-describedby", "tile-help");
-  const tools = make(
-    "div",
-    { className: "tools" },
-    tool("less", `Less like ${photo.name}`, "Less like this", () => acts.unlike(photo)),
-    tool("larger", `Look closer at ${photo.name}`, "Look closer", () => acts.open(photo)),
-  );
+  open.setAttribute("aria-describedby", isInGroup ? "group-help" : "tile-help");
+  const less = () => tool("less", `Less like ${photo.name}`, "Less like this", () => acts.unlike(photo));
+  const larger = tool("larger", `Look closer at ${photo.name}`, "Look closer", () => acts.open(photo));
+  const tools = make("div", { className: "tools" }, ...(isInGroup ? [] : [less()]), larger);
   const item = make("li", { className: "tile" }, open, tools);
   item.style.setProperty("--ratio", ratio(photo).toFixed(3));
   item.photo = photo;
   return item;
 }
+
+const pathOf = (photo) => [photo.folder, photo.name].filter(Boolean).join("/");
 
 export function skeletons(n = 24) {
   return Array.from({ length: n }, (_, i) => {
@@ -64,7 +67,7 @@ function image(photo) {
 }
 
 function tool(name, label, title, listener) {
-  const one = button(icon(name), listener, { "aria-label": label, title, tabIndex: -1 });
+  const one = button(icon(name), listener, { className: name, "aria-label": label, title, tabIndex: -1 });
   one.addEventListener("dblclick", (event) => event.stopPropagation());
   return one;
 }
@@ -84,11 +87,13 @@ export function listenForDoubleClicks(acts) {
   addEventListener("click", listener, { capture: true });
 }
 
-// One tile is in the order of Tab; arrows, Home and End go to the others.
-export function listen(grid, acts) {
+// One tile is in the order of Tab; arrows, Home and End go to the others. In a group, photos are
+// looked at, and not searched by.
+export function listen(grid, acts, { isGroup = false } = {}) {
   grid.addEventListener("click", (event) => {
     const photo = tileOf(event.target)?.photo;
     if (!photo || !event.target.closest(".open")) return;
+    if (isGroup) return acts.open(photo);
     if (event.shiftKey) return acts.unlike(photo);
     clicked = { photo, time: event.timeStamp };
     return acts.like(photo);
@@ -103,13 +108,8 @@ export function listen(grid, acts) {
     const item = tileOf(event.target);
     if (!item?.photo || !event.target.matches(".open")) return;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const act = {
-      Enter: acts.open,
-      "-": acts.unlike,
-      "+": acts.also,
-      c: acts.copy,
-      C: acts.copy,
-    }[event.key];
+    const always = { Enter: acts.open, c: acts.copy, C: acts.copy };
+    const act = { ...always, ...(isGroup ? {} : { "-": acts.unlike, "+": acts.also }) }[event.key];
     const target = act ? null : neighbor(grid, item, event.key);
     if (act) act(item.photo);
     else if (target) focusTile(target);

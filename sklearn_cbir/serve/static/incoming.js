@@ -29,7 +29,7 @@ export function listen(take, say) {
     event.preventDefault();
     veil.hidden = true;
     const file = photoOf(event.dataTransfer);
-    if (file) take(file);
+    if (file) take(file, event.dataTransfer.files.length);
     else say("That was no photo. Save it first, then drop the file.");
   });
 }

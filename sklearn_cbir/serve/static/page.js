@@ -3,7 +3,7 @@
 import * as address from "./address.js";
 import * as api from "./api.js";
 import { chip, cut } from "./chips.js";
-import { at, button, copy, counted, make } from "./dom.js";
+import { at, button, copy, counted, keepUploadName, make, uploadName } from "./dom.js";
 import * as filters from "./filters.js";
 import * as grid from "./grid.js";
 import * as incoming from "./incoming.js";
@@ -14,6 +14,8 @@ import { Viewer } from "./viewer.js";
 const { EMPTY, PAGE, asks } = address;
 const PATIENCE = 150; // ms before a wait shows
 const REMEMBERED = 12; // answers
+const SLOW = 1000; // ms before a wait is said
+const SAID = 6000; // ms that a message is there
 const KEEP_AFTER = 200; // ms without scrolling
 
 let state = address.read(location.hash);
@@ -131,10 +133,26 @@ async function judged(changes) {
   if (place >= 0 && now.length) grid.focusTile(now[Math.min(place, now.length - 1)]);
 }
 
-function say(text) {
-  if (viewer.dialog.open) viewer.say(text);
-  else at("summary").textContent = text;
+let saying = null;
+
+function say(text, stays = false) {
+  if (viewer.dialog.open) return viewer.say(text);
+  clearTimeout(saying);
+  at("said").textContent = text;
+  if (text && !stays) saying = setTimeout(() => say(""), SAID);
+  return undefined;
 }
+
+// What is waited for is said if it takes long; the function that is returned ends that.
+function waiting(text, after = SLOW) {
+  const timer = setTimeout(() => say(text, true), after);
+  return () => {
+    clearTimeout(timer);
+    if (at("said").textContent === text) say("");
+  };
+}
+
+const WAITS = { photos: "Searching…", duplicates: "Comparing all photos…", unreadable: "Looking…" };
 
 function inOrder() {
   if (shown?.groups) return shown.groups.flat();
@@ -184,6 +202,7 @@ async function showView() {
   const isMore = shown?.key === key;
   at("grid").setAttribute("aria-busy", "true");
   const timer = setTimeout(() => wait(isMore), shown ? PATIENCE : 0);
+  const isThere = waiting(WAITS[state.view]);
   try {
     const answer = answers.get(key) ?? { key, view: state.view };
     if (!answer.groups && !answer.lines) await load(answer, signal);
@@ -198,6 +217,7 @@ async function showView() {
     await showProblem(problem, isMore);
   } finally {
     clearTimeout(timer);
+    isThere();
   }
 }
 
@@ -231,7 +251,7 @@ async function loadPhotos(answer, signal) {
 async function loadDuplicates(answer, signal) {
   const query = { where: address.where(state), radius: state.radius ?? filters.usualRadius(server) };
   const offset = answer.groups?.length ?? 0;
-  const found = await panels.duplicates(query, offset, signal, () => say("Comparing all photos…"));
+  const found = await panels.duplicates(query, offset, signal);
   answer.groups = [...(answer.groups ?? []), ...found.groups];
   Object.assign(answer, { n: found.n_photos, nGroups: found.n_groups, hasMore: found.has_more });
 }
@@ -251,7 +271,7 @@ function wait(isMore) {
   at("panel").hidden = true;
   at("more").hidden = true;
   list.hidden = false;
-  if (isOther) say("");
+  if (isOther) at("summary").textContent = "";
   if (!isOther && list.querySelector(".tile:not(.skeleton)")) list.classList.add("waiting");
   else list.replaceChildren(...grid.skeletons());
   return undefined;
@@ -271,7 +291,7 @@ async function draw(isMore) {
   } else if (state.view === "duplicates") {
     list.replaceChildren();
     const groups = shown.groups.map((photos) => panels.group(photos, server.metric, acts, say));
-    panel.replaceChildren(...groups);
+    panel.replaceChildren(...(groups.length ? [panels.rule()] : []), ...groups);
   } else {
     list.replaceChildren();
     const table = panels.table();
@@ -285,6 +305,7 @@ async function draw(isMore) {
 }
 
 function drawPhotos(list, isMore) {
+  list.classList.toggle("searched", asks(state));
   for (const item of list.querySelectorAll(".skeleton")) item.remove();
   const there = isMore ? list.children.length : 0;
   const tiles = shown.photos.slice(there).map((photo) => grid.tile(photo, server.metric, acts));
@@ -308,10 +329,21 @@ function summary() {
   }
   const n = shown.photos.length;
   if (!n) return "";
-  const among = shown.n < server.n_ready ? `, among ${counted(shown.n, "photo")} that the filters leave` : "";
-  if (asks(state)) return `${counted(n, "photo")}, nearest first${among}.`;
-  return n < shown.n ? `${n} of ${counted(shown.n, "photo")}.` : `${counted(n, "photo")}.`;
+  const isPart = shown.hasMore && state.max === null;
+  const some = isPart ? `${n} of ${counted(shown.n, "photo")}` : counted(n, "photo");
+  if (asks(state)) return `${some}, nearest first${leftOut()}.`;
+  return `${some}${leftOut()}. Click one to find more like it.`;
 }
+
+function leftOut() {
+  const n = server.n_ready - shown.n;
+  if (n <= 0) return "";
+  const undated = byYears() ? `, ${nUndated().toLocaleString("en")} of them without a date` : "";
+  return `; the filters leave out ${n.toLocaleString("en")}${nUndated() ? undated : ""}`;
+}
+
+const byYears = () => state.from !== null || state.to !== null;
+const nUndated = () => server.years.find((one) => one.year === null)?.n_photos ?? 0;
 
 // What is searched by -------------------------------------------------------------------------
 
@@ -320,7 +352,6 @@ function showChips() {
   at("query").hidden = !isShown;
   const list = at("chips");
   if (!isShown) return list.replaceChildren();
-  const nameOf = (number) => known.get(number)?.name ?? `photo ${number}`;
   const without = (part, number) => () => drop({ [part]: state[part].filter((one) => one !== number) });
   const opening = (number) => () => acts.open({ number });
   const chips = state.like.map((number) =>
@@ -328,12 +359,12 @@ function showChips() {
   );
   if (state.upload) {
     const open = opening(state.upload);
-    chips.push(chip("More like", "your photo", { of: state.upload, remove: () => drop({ upload: "" }), open }));
+    const remove = () => drop({ upload: "" });
+    chips.push(chip("More like", nameOf(state.upload), { of: state.upload, remove, open }));
   }
   if (state.region) {
     const { of } = state.region;
-    const name = typeof of === "number" ? `a part of ${nameOf(of)}` : "a part of your photo";
-    const made = chip("More like", name, { of, remove: () => drop({ region: null }), open: opening(of) });
+    const made = chip("More like", `a part of ${nameOf(of)}`, { of, remove: () => drop({ region: null }), open: opening(of) });
     cut(made, state.region.box);
     chips.push(made);
   }
@@ -344,6 +375,11 @@ function showChips() {
     chips.push(chip("Less like", nameOf(number), { of: number, remove, open, isUnlike: true }));
   }
   return list.replaceChildren(...chips);
+}
+
+function nameOf(of) {
+  if (typeof of === "number") return known.get(of)?.name ?? `photo ${of}`;
+  return uploadName(of) ?? "your photo";
 }
 
 async function drop(changes) {
@@ -404,7 +440,8 @@ function showNoPhotos(reset) {
       button("Any distance", () => go({ max: null })),
     ]);
   } else if (address.countFilters(state)) {
-    notice("No photo is left", "No photo meets all of the filters.", [reset]);
+    const undated = byYears() && nUndated() ? " Photos without a date are in no year." : "";
+    notice("No photo is left", `No photo meets all of the filters.${undated}`, [reset]);
   } else {
     notice("Nothing else to find", "All photos are in the search already.", [toPhotos()]);
   }
@@ -450,7 +487,7 @@ async function showLarge() {
   const photos = inOrder();
   const place = photos.findIndex((photo) => photo.number === state.open);
   let photo = photos[place] ?? known.get(state.open);
-  if (typeof state.open === "string") photo = { number: state.open, name: "Your photo", distance: null };
+  if (typeof state.open === "string") photo = { number: state.open, name: nameOf(state.open), distance: null };
   const wanted = state.open;
   try {
     photo ??= await api.facts(wanted);
@@ -461,27 +498,38 @@ async function showLarge() {
   if (state.open !== wanted) return undefined;
   known.set(wanted, photo);
   const after = place >= 0 && place < photos.length - 1;
-  return viewer.show(photo, server.metric, { before: place > 0, after });
+  const box = state.region?.of === wanted ? state.region.box : null;
+  const isSearch = state.view === "photos" && asks(state);
+  return viewer.show(photo, server.metric, { before: place > 0, after, box, isSearch });
 }
 
 // A photo from outside -------------------------------------------------------------------------
 
-async function take(file) {
+const NO_PHOTO = /^(audio|font|text|video)\/|^application\/(?!octet-stream)/;
+
+async function take(file, n = 1) {
+  const other = button("Choose another photo", () => at("file").click());
+  if (NO_PHOTO.test(file.type)) {
+    return notice("That is no photo", `${file.name} is not an image.`, [other], true);
+  }
   if (file.size > server.limits.upload_bytes) {
     const most = `${Math.round(server.limits.upload_bytes / 2 ** 20)} MB`;
-    return notice("That photo is too large", `A photo may have at most ${most}.`, [], true);
+    return notice("That photo is too large", `A photo may have at most ${most}.`, [other], true);
   }
   if (state.open !== null) viewer.close();
-  say("Reading the photo…");
   hideNotice();
+  const isRead = waiting("Reading the photo…", PATIENCE);
   try {
     const { upload } = await api.upload(file);
+    keepUploadName(upload, file.name);
     await search({ upload });
+    isRead();
+    if (n > 1) say(`Of ${n} files, ${file.name} is searched by.`);
   } catch (problem) {
-    at("summary").textContent = "";
+    isRead();
     const isLater = problem.status === 0 || problem.status === 503;
     const ways = isLater ? [button("Try again", () => take(file), { className: "main" })] : [];
-    const other = button("Choose another photo", () => at("file").click());
+    scrollTo({ top: 0 });
     notice("That photo cannot be used", problem.message, [...ways, other], true);
   }
   return undefined;
@@ -583,11 +631,14 @@ async function reload() {
 }
 
 async function meet() {
+  const isMet = waiting("Opening the photos…");
   try {
     server = await api.state();
   } catch (problem) {
     await showProblem(problem);
     return false;
+  } finally {
+    isMet();
   }
   at("name").textContent = server.name || "Photo search";
   const nBad = server.n_unreadable + server.n_away;

@@ -7,11 +7,10 @@ import { listen, tile } from "./grid.js";
 const GROUPS = 20;
 const LINES = 100;
 
-export async function duplicates(query, offset, signal, wait) {
+export async function duplicates(query, offset, signal) {
   for (;;) {
     const found = await api.duplicates({ ...query, offset, limit: GROUPS }, signal);
     if (found.status !== 202) return found;
-    wait();
     await new Promise((done) => setTimeout(done, 1000));
     if (signal.aborted) throw new DOMException("", "AbortError");
   }
@@ -22,20 +21,27 @@ export const unreadable = (offset, signal) => api.unreadable(offset, LINES, sign
 export function group(photos, metric, acts, say) {
   const [kept, ...others] = photos;
   const tiles = photos.map((photo) => {
-    const detail = [pixels(photo), bytes(photo.size)].filter(Boolean).join(", ");
-    return tile(photo, metric, acts, { badge: photo.keep ? "Keep" : "", detail });
+    const size = [pixels(photo), bytes(photo.size)].filter(Boolean).join(", ");
+    return tile(photo, metric, acts, { isInGroup: true, details: [photo.folder, size] });
   });
   tiles[0].querySelector(".open").tabIndex = 0;
   const name = `${counted(photos.length, "photo")}: keep ${kept.name}`;
   const grid = make("ul", { className: "grid", "aria-label": name }, ...tiles);
-  listen(grid, acts);
-  const copyOthers = button("Copy paths of the others", async () => {
+  listen(grid, acts, { isGroup: true });
+  const text = others.length === 1 ? "Copy path of the other" : "Copy paths of the others";
+  const copyOthers = button(text, async () => {
     const paths = others.map((photo) => photo.path).join("\n");
     const copied = await copy(paths);
     say(copied ? `Copied ${counted(others.length, "path")}.` : "The browser refused to copy.");
   });
   const head = make("header", {}, make("h2", { textContent: name }), copyOthers);
   return make("section", { className: "group", "aria-label": name }, head, grid);
+}
+
+export function rule() {
+  const text =
+    "Keep marks the photo with the most pixels, then the largest file. Nothing is deleted. A larger distance finds more.";
+  return make("p", { className: "hint", textContent: text });
 }
 
 export function table() {

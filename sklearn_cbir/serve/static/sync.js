@@ -72,6 +72,7 @@ function finished(report) {
   const parts = ["added", "changed", "moved", "removed", "relabeled"]
     .filter((part) => report[part])
     .map((part) => `${report[part].toLocaleString("en")} ${part}`);
+  if (!parts.length) parts.push("nothing has changed");
   if (report.unreadable) parts.push(`${report.unreadable.toLocaleString("en")} cannot be read`);
-  return parts.length ? `Synced: ${parts.join(", ")}.` : "Synced: nothing has changed.";
+  return `Synced: ${parts.join(", ")}.`;
 }

@@ -2,6 +2,7 @@
 
 import { large } from "./api.js";
 import { at, make, shownDistance } from "./dom.js";
+import { DISTANCE } from "./grid.js";
 
 const LEAST = 0.04; // of a side: what is smaller was a click
 const STEP = 0.02;
@@ -18,11 +19,12 @@ export class Viewer {
     this.listen();
   }
 
-  show(photo, metric, { before, after }) {
+  // `box`: the part that is searched by already; `isSearch`: something is searched by.
+  show(photo, metric, { before, after, box, isSearch }) {
     const isOther = this.photo?.number !== photo.number;
     this.photo = photo;
     if (isOther || !this.dialog.open) {
-      this.select(null);
+      this.select(box);
       this.say("");
       this.image.removeAttribute("src");
       this.image.alt = photo.name;
@@ -33,7 +35,8 @@ export class Viewer {
     at("previous").disabled = !before;
     at("next").disabled = !after;
     const isUpload = typeof photo.number !== "number";
-    for (const name of ["like", "also", "unlike", "copy"]) at(`viewer-${name}`).hidden = isUpload;
+    for (const name of ["like", "copy"]) at(`viewer-${name}`).hidden = isUpload;
+    for (const name of ["also", "unlike"]) at(`viewer-${name}`).hidden = isUpload || !isSearch;
     if (!this.dialog.open) {
       this.dialog.showModal();
       at("close").focus();
@@ -74,7 +77,7 @@ export class Viewer {
     this.region.hidden = !box;
     at("viewer-region").textContent = box ? "Search by this part" : "Search by a part";
     at("region-hint").textContent = box
-      ? "Draw again for another part, Esc for none"
+      ? "Draw again for another part; a click beside it, or Esc, for none"
       : "or draw a rectangle on the photo";
     if (!box) return;
     const [left, top, right, bottom] = box.map((one) => `${100 * one}%`);
@@ -199,7 +202,7 @@ function within(value, low, high) {
 }
 
 function facts(photo, metric) {
-  const size = photo.width && photo.height ? `${photo.width} × ${photo.height}` : null;
+  const size = photo.width && photo.height ? `${photo.width} × ${photo.height} pixels` : null;
   const known = {
     Distance: shownDistance(photo.distance, metric) || null,
     Folder: photo.folder,
@@ -210,5 +213,8 @@ function facts(photo, metric) {
   };
   return Object.entries(known)
     .filter(([, value]) => value)
-    .flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]);
+    .flatMap(([name, value]) => [
+      make("dt", { textContent: name, title: name === "Distance" ? DISTANCE : "" }),
+      make("dd", { textContent: value }),
+    ]);
 }
