@@ -38,11 +38,12 @@ function open(typed = "") {
   activate(typed.trim() ? 0 : place);
 }
 
-// Those nearest to the top, in the order of all.
+// The upper levels that fit, or the first folders of the uppermost.
 function highest(found) {
   if (found.length <= MOST) return found;
-  const kept = new Set([...found].sort((one, other) => one.depth - other.depth).slice(0, MOST));
-  return found.filter((one) => kept.has(one));
+  const depths = found.map((one) => one.depth).sort((one, other) => one - other);
+  const upper = found.filter((one) => one.depth < depths[MOST]);
+  return upper.length ? upper : found.filter((one) => one.depth === depths[0]).slice(0, MOST);
 }
 
 function noteOf(n, nShown) {
@@ -90,9 +91,13 @@ export function listen(take) {
     open();
     box.select();
   };
+  const step = (way) => {
+    const n = options().length;
+    if (n) activate(active < 0 && way < 0 ? n - 1 : (active + way + n) % n);
+  };
   const keys = {
-    ArrowDown: () => (isClosed() ? begin() : activate((active + 1) % options().length)),
-    ArrowUp: () => (isClosed() ? begin() : activate((active > 0 ? active : options().length) - 1)),
+    ArrowDown: () => (isClosed() ? begin() : step(1)),
+    ArrowUp: () => (isClosed() ? begin() : step(-1)),
     Enter: () => (isClosed() ? begin() : options()[active] && choose(options()[active])),
     Escape: () => isClosed() || close(),
   };
