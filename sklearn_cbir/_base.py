@@ -46,6 +46,7 @@ from sklearn_cbir._network import (
     warn_of_collapse,
 )
 from sklearn_cbir._plan import TrainingParameters, check_loss, check_target, plan_training
+from sklearn_cbir._runtimes import ByRuntime, check_runtime
 from sklearn_cbir._training import (
     OPTIMIZERS,
     SCHEDULES,
@@ -114,6 +115,7 @@ SAMPLINGS = ["auto", *get_args(Sampling)]
 _NOT_IN_FIT = {
     *("device", "verbose", "num_workers", "checkpoint_dir", "scales", "warm_start"),
     "words",  # which a training never keeps
+    "runtime",  # torch alone trains
 }
 
 _at_least_0, _at_least_1 = (partial(check_integer, minimum=least) for least in (0, 1))
@@ -122,6 +124,7 @@ _at_least_2, _not_negative = partial(check_integer, minimum=2), partial(check_re
 
 class NetworkTransformer(
     TrainingParameters,
+    ByRuntime,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -165,10 +168,12 @@ class NetworkTransformer(
     # What `transform` reads too: it may have been set after fit.
     _transform_rules: ClassVar[Mapping[str, Rule]] = {
         "batch_size": _at_least_1,
+        "runtime": check_runtime,
         "verbose": check_verbose,
     }
     _rules: ClassVar[Mapping[str, Rule]] = {
         "batch_size": _at_least_2,
+        "runtime": check_runtime,
         "verbose": check_verbose,
         "warm_start": check_boolean,
         "max_epochs": _at_least_0,
@@ -362,6 +367,8 @@ class NetworkTransformer(
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(as_given(state_of_version(type(self), state, STATE_FORMAT)))
+        if "_network_state" in vars(self):
+            vars(self).setdefault("runtime_", "torch")  # as in earlier versions
 
     @property
     def _n_features_out(self) -> int:
@@ -644,6 +651,7 @@ class NetworkTransformer(
         self._network = network
         self.history_ = history
         self.n_iter_ = len(history)
+        self._find_runtime(network)
 
     def _fitted_network(self) -> Network:
         """Return the trained network, built again if this came out of a file."""
@@ -666,7 +674,7 @@ class NetworkTransformer(
             network = self._fitted_network()
             source = ArraySource(data) if isinstance(data, np.ndarray) else self._read_again(data)
             try:
-                return self._infer(network, source)
+                return self._vectors(network, source)
             except ImageReadError as error:
                 tell_all_faults(error, data, self.verbose > 0)
                 raise

@@ -213,7 +213,7 @@ def _resized(x, scale, interpolation):
     """Images (n, 3, height, width) resized; only those that stay are still uint8."""
     if scale == 1:
         return x
-    size = [max(1, round(scale * side)) for side in x.shape[2:]]
+    size = [max(1, round(scale * int(side))) for side in x.shape[2:]]  # int: also when traced
     resized = functional.interpolate(x.float(), size, mode=interpolation, antialias=True)
     # As in an image: bicubic passes black and white beside edges.
     return resized.clamp(0, 255) if interpolation == "bicubic" else resized

@@ -44,6 +44,7 @@ Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos", 
 Color: TypeAlias = tuple[int, int, int]  # RGB in 0..255
 ResizeSize: TypeAlias = int | Literal["source"] | None  # in px; "source" is that of the weights
 Schedule: TypeAlias = Literal["one_cycle", "cosine", "constant"]
+Runtime: TypeAlias = Literal["auto", "torch", "openvino"]  # what computes vectors on a processor
 
 
 class OptimizerClass(Protocol):

@@ -48,6 +48,7 @@ ORDER = [
     "_words",
     "_plan",
     "_batches",
+    "_runtimes",
     "_training",
     "_going_on",
     "_base",
@@ -117,7 +118,10 @@ NO_CODE = {
     tokenize.ENDMARKER,
 }
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-HEAVY = ["torch", "torchvision", "skorch", "pynndescent", "numba", "matplotlib", "onnxruntime"]
+HEAVY = [
+    *("torch", "torchvision", "skorch", "pynndescent", "numba", "matplotlib", "onnxruntime"),
+    "openvino",
+]
 LIGHT_IMPORTS = [
     "import sklearn_cbir",
     "from sklearn_cbir import NeighborsRetriever",

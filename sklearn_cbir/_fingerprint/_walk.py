@@ -409,6 +409,8 @@ def result_state(estimator):
     """Return the attributes of an estimator that what it gives depends on."""
     state = estimator.__getstate__()
     state = state if isinstance(state, dict) else {"state": state}
+    if hasattr(type(estimator), "_in_result"):  # of ours: it knows itself
+        state = estimator._in_result(state)
     return {
         k: v
         for k, v in state.items()

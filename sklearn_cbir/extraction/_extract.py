@@ -1,12 +1,14 @@
 """`extract`: what is finished is kept, what is missing is made."""
 
+import copy
 import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._fingerprint import KEY_VERSION, Unknown, fingerprint, fitted_parts
@@ -114,9 +116,11 @@ def extract(
     The estimator is compared by its parameters and fitted attributes, code of your
     own in it by what it says and calls, files by path, size and time of change,
     anything else by content. ``device``, ``verbose``, ``n_jobs``, ``num_workers``,
-    ``memory`` and ``checkpoint_dir`` may change between two calls. Where it holds
-    what cannot be compared, compiled code for example, that is a warning, and the
-    folder cannot be continued.
+    ``memory`` and ``checkpoint_dir`` may change between two calls. What
+    ``runtime="auto"`` stands for follows from the number of all images, and is
+    compared: another runtime continues no folder. Where the estimator holds what
+    cannot be compared, compiled code for example, that is a warning, and the folder
+    cannot be continued.
 
     Two calls at a time into one folder are not supported.
 
@@ -143,6 +147,7 @@ def extract(
     check_verbose(verbose)
     check_choice(on_change, "on_change", ("raise", "extract"))
     source = Source(X, shard_size, on_error)
+    estimator = _settled(estimator, len(source))
     place = Path(folder).absolute()  # workers may stand elsewhere
     manifest = {
         "format": FORMAT,
@@ -179,6 +184,15 @@ def extract(
     if features.skipped:
         warnings.warn(_what_is_skipped(features, found["reasons"]), stacklevel=2)
     return features
+
+
+def _settled(estimator: Any, n: int) -> Any:
+    """Return an estimator that computes its rows of `n` images in one way, shard by shard."""
+    if isinstance(estimator, Pipeline):
+        settled = copy.copy(estimator)
+        settled.steps = [(name, _settled(step, n)) for name, step in estimator.steps]
+        return settled
+    return estimator._settled(n) if hasattr(type(estimator), "_settled") else estimator
 
 
 def _identity(estimator: Transformer) -> dict[str, object]:

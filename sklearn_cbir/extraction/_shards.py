@@ -130,7 +130,10 @@ def _what_differs(found: dict[str, Any], manifest: dict[str, Any]) -> str:
     before, now = found.get("parts", {}), manifest.get("parts", {})
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     names = ["what it has learned" if name.endswith("._network_state") else name for name in names]
-    return f" What differs: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+    way = ""
+    if any(name.endswith(".runtime") for name in names):
+        way = " Another runtime continues no shards: set runtime to the one that has begun them."
+    return f" What differs: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}.{way}"
 
 
 def check_found(looks: Iterable[Look], on_error: str, on_change: str) -> None:
