@@ -523,7 +523,8 @@ class NetworkTransformer(
         if isinstance(data, np.ndarray):
             statistics = row_statistics(data) if start is None else start.row_statistics()
             trunk = build_mlp(data.shape[1], **statistics)
-            ending = ending | {"enhance": None}  # rows have no feature map
+            # Rows have no feature map, and their features are short.
+            ending = ending | {"enhance": None, "hash_std": None}
         else:
             trunk = self._build_trunk(start)
         network = Network(trunk, **ending)

@@ -75,7 +75,7 @@ class Network(nn.Module):
     """Trunk, a neck that makes the vector, and a classifier for losses that need one.
 
     `enhance` names what happens to the trunk's feature maps before they are pooled, `hash_layer`
-    what the neck is.
+    what the neck is, and `hash_std` is the deviation of its weights at the start.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Network(nn.Module):
         unit_length=False,
         enhance=None,
         hash_layer="linear",
+        hash_std=None,
     ):
         super().__init__()
         self.placement = Placement()
@@ -100,6 +101,9 @@ class Network(nn.Module):
                 f"A layer from {trunk.width} to {n_components} numbers cannot be made "
                 f"({first_line(error)}). Use fewer components, or fewer bits."
             ) from error
+        if hash_std is not None and isinstance(self.neck, nn.Linear):
+            nn.init.normal_(self.neck.weight, std=hash_std)
+            nn.init.zeros_(self.neck.bias)
         self.classifier = nn.Linear(self.width, n_classes) if n_classes else None
         self.unit_length = unit_length
         self.memory_format = getattr(trunk, "memory_format", torch.channels_last)

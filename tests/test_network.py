@@ -12,7 +12,8 @@ from sklearn_cbir import DeepHasher, persistence
 from sklearn_cbir._network import HASH_LAYERS, SLICE, DividedLayer, Network
 from sklearn_cbir.backbones import ENHANCEMENTS, build_backbone
 from sklearn_cbir.datasets import make_shapes
-from sklearn_cbir.losses import LOSSES, DNNHLoss, hash_layer_of
+from sklearn_cbir.losses import LOSSES, DNNHLoss, DPSHLoss, hash_layer_of
+from sklearn_cbir.losses._base import demands_of
 
 
 def hasher(**parameters):
@@ -235,6 +236,67 @@ def test_latent_layer_starts_with_biases_of_one_and_small_weights():
     layer = HASH_LAYERS["latent"](256, 48)
     assert (layer.bias == 1).all()
     assert layer.weight.std().item() == pytest.approx(0.005, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"loss": "dpsh"}, 0.01),
+        ({"loss": "dpsh", "hash_std": None}, None),
+        ({"loss": "dpsh", "hash_layer": "divided"}, None),
+        ({"loss": "dsh"}, None),
+        ({"loss": "dsh", "hash_std": 0.2}, 0.2),
+    ],
+    ids=str,
+)
+def test_hash_std_is_the_loss_s_unless_it_is_named(parameters, expected):
+    estimator = DeepHasher(64, **parameters)
+    loss = estimator._training_loss()
+    ending = estimator._network_ending(loss, demands_of(loss))
+    assert ending["hash_std"] == expected
+    torch.manual_seed(0)
+    trunk = build_backbone("small", input_shape=(32, 32))
+    neck = Network(trunk, **ending).neck
+    if expected is not None:
+        assert neck.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert neck.weight.mean().item() == pytest.approx(0, abs=expected / 20)
+        assert (neck.bias == 0).all()
+    elif ending["hash_layer"] == "linear":
+        limit = trunk.width**-0.5
+        assert 0.95 * limit < neck.weight.abs().max() <= limit
+        assert neck.bias.abs().max() > 0
+
+
+def test_small_weights_keep_the_likelihood_of_long_features_low():
+    torch.manual_seed(0)
+    images, y = make_shapes(40, random_state=0)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    trunk = build_backbone("small", input_shape=(32, 32), pooling="max")
+    costs = {
+        std: DPSHLoss()(Network(trunk, 48, hash_std=std)(x), torch.from_numpy(y)).item()
+        for std in (None, 0.01)
+    }
+    assert costs[0.01] < 1.5 < 3 < costs[None]
+
+
+def test_rows_start_as_torch_starts_them():
+    X, y = make_blobs(40, 4, centers=3, random_state=0)
+    plain = hasher(loss="dpsh", hash_std=None).fit(X, y).project(X)
+    np.testing.assert_array_equal(hasher(loss="dpsh").fit(X, y).project(X), plain)
+
+
+@pytest.mark.parametrize("hash_std", ["small", -0.1, True, np.nan])
+def test_a_bad_start_is_named(hash_std):
+    X, y = make_blobs(8, 4, centers=2, random_state=0)
+    with pytest.raises(ValueError, match="hash_std="):
+        hasher(hash_std=hash_std).fit(X, y)
+
+
+def test_a_start_of_another_version_goes_on(tmp_path):
+    images, y = make_shapes(24, n_classes=3, random_state=0)
+    first = hasher(loss="dpsh", hash_std=None, backbone="small").fit(images, y)
+    first.set_params(hash_std="auto", warm_start=True).fit(images, y)
+    assert first.n_iter_ == 2 * first.max_epochs
 
 
 def test_the_loss_chooses_the_layer_unless_it_is_named():

@@ -14,10 +14,10 @@ from torch import nn
 
 from sklearn_cbir._base import NetworkTransformer
 from sklearn_cbir._network import HASH_LAYERS
-from sklearn_cbir._validation import Rule, check_choice, check_integer, shortened
+from sklearn_cbir._validation import Rule, check_choice, check_integer, check_real, shortened
 from sklearn_cbir.backbones import ENHANCEMENTS
 from sklearn_cbir.hashing._base import HasherMixin
-from sklearn_cbir.losses._base import Demands, fresh_loss, hash_layer_of
+from sklearn_cbir.losses._base import Demands, fresh_loss, hash_layer_of, hash_std_of
 
 if TYPE_CHECKING:
     from sklearn_cbir._typing import (
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
         Schedule,
     )
     from sklearn_cbir.images._augmentation import Augment
+
+
+def _check_hash_std(value: object, parameter: str) -> object:
+    """Return the start of the hash layer: "auto", None or a deviation of at least 0."""
+    if value is None or isinstance(value, str):
+        return check_choice(value, parameter, ("auto", None))
+    return check_real(value, parameter, minimum=0)
 
 
 class DeepHasher(HasherMixin, NetworkTransformer):
@@ -92,6 +99,14 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         (divide and encode [4]_). "latent": linear, started with biases of 1
         and small weights, as in [5]_. "auto" is what the loss asks for:
         "divided" for "dnnh", else "linear".
+
+    hash_std : float, "auto" or None, default="auto"
+        Standard deviation of the normal distribution from which a linear hash
+        layer draws its first weights; its biases start at 0. "auto" is what the
+        loss asks for: 0.01 for "dpsh", as the authors of other losses on bits
+        start ([6]_, [7]_), and else None, the start of torch's own layers. It
+        matters where features are long, as under ``pooling="max"``. Not used
+        for 2-D rows, and by no other hash layer than "linear".
 
     image_size : int, default=None
         Side in px that images are resized and cropped to; None takes the
@@ -264,6 +279,11 @@ class DeepHasher(HasherMixin, NetworkTransformer):
        hash coding with deep neural networks". CVPR 2015.
     .. [5] K. Lin, H.-F. Yang, J.-H. Hsiao, C.-S. Chen. "Deep learning of binary
        hash codes for fast image retrieval". CVPR workshops, 2015.
+    .. [6] Z. Cao, M. Long, J. Wang, P. S. Yu. "HashNet: deep learning to hash by
+       continuation". ICCV 2017.
+    .. [7] J. T. Hoe, K. W. Ng, T. Zhang, C. S. Chan, Y.-Z. Song, T. Xiang. "One
+       loss for all: deep hashing with a single cosine similarity based
+       learning objective". NeurIPS 2021.
 
     Examples
     --------
@@ -292,6 +312,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         "n_bits": partial(check_integer, minimum=1),
         "enhance": partial(check_choice, options=[None, *ENHANCEMENTS]),
         "hash_layer": partial(check_choice, options=["auto", *HASH_LAYERS]),
+        "hash_std": _check_hash_std,
     }
 
     def __init__(
@@ -304,6 +325,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         pooling: Pooling | nn.Module = "auto",
         enhance: Enhancement | None = None,
         hash_layer: Literal["auto"] | HashLayer = "auto",
+        hash_std: Literal["auto"] | float | None = "auto",
         image_size: int | None = None,
         resize_size: ResizeSize = None,
         mean: Sequence[float] | None = None,
@@ -341,6 +363,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self.pooling = pooling
         self.enhance = enhance
         self.hash_layer = hash_layer
+        self.hash_std = hash_std
         self.image_size = image_size
         self.resize_size = resize_size
         self.mean = mean
@@ -397,8 +420,11 @@ class DeepHasher(HasherMixin, NetworkTransformer):
                 f"loss={shortened(self.loss)} wants one output per class, DeepHasher has one per "
                 "bit. Use a hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
             )
+        layer = hash_layer_of(loss) if self.hash_layer == "auto" else self.hash_layer
+        std = hash_std_of(loss) if self.hash_std == "auto" else self.hash_std
         return {
             "n_components": self.n_bits,
-            "hash_layer": hash_layer_of(loss) if self.hash_layer == "auto" else self.hash_layer,
+            "hash_layer": layer,
+            "hash_std": std if layer == "linear" else None,
             "enhance": self.enhance,
         }

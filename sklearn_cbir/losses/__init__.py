@@ -3,9 +3,10 @@
 `outputs` are (n, d); `y` holds class indices (n,) or rows of 0/1 labels (n, n_labels), and soft
 rows where a loss says ``soft_targets = True``. A row of zeros has no label and is left out.
 ``output`` names what the last layer of the network must give: "classes", "features" or "bits";
-``hash_layer`` how bits are made. A loss with ``sample_weight = True`` is called with weights of the
-rows, ``loss(outputs, y, sample_weight=weights)``. ``sampling`` names how its batches are drawn, as
-that of the estimators does.
+``hash_layer`` how bits are made, and ``hash_std`` how their weights start. A loss with
+``sample_weight = True`` is called with weights of the rows, ``loss(outputs, y,
+sample_weight=weights)``. ``sampling`` names how its batches are drawn, as that of the estimators
+does.
 
 One that must know all labels beforehand has ``setup(*, n_outputs, y, generator)``, which is called
 once before training, with the number of outputs per row, all training labels, (n,) or (n,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sklearn_cbir._typing import HashLayer, LastLayer, LossFunction, Sampling
-from sklearn_cbir._validation import check_choice, resolve, shortened
+from sklearn_cbir._validation import check_choice, check_real, resolve, shortened
 
 Forward = TypeVar("Forward", bound=Callable[..., torch.Tensor])
 Made = TypeVar("Made", bound=torch.Tensor)
@@ -24,6 +24,7 @@ class Loss(torch.nn.Module):
     output: LastLayer
     sampling: Sampling
     hash_layer: HashLayer
+    hash_std: float | None
     soft_targets: bool
     sample_weight: bool
     __call__: Callable[..., torch.Tensor]  # torch itself promises nothing
@@ -204,6 +205,12 @@ def hash_layer_of(loss: LossFunction) -> HashLayer:
     ('divided', 'linear')
     """
     return _asked(loss, "hash_layer", "linear", get_args(HashLayer))
+
+
+def hash_std_of(loss: LossFunction) -> float | None:
+    """Return the deviation that a loss wants a linear hash layer to start with, or None."""
+    asked = getattr(loss, "hash_std", None)
+    return None if asked is None else check_real(asked, "loss.hash_std", minimum=0)
 
 
 def takes_soft_targets(loss: LossFunction) -> bool:

@@ -24,6 +24,10 @@ class DPSHLoss(Loss):
     compares a batch with stored outputs of all training images; and both terms
     are means, not sums.
 
+    Large outputs at the start cost so much that they all shrink to 0, where
+    nothing is learned any more. So the loss asks `DeepHasher` for small weights
+    of the hash layer, by ``hash_std = 0.01``.
+
     Parameters
     ----------
     quantization_weight : float, default=0.1
@@ -46,6 +50,7 @@ class DPSHLoss(Loss):
     """
 
     output: LastLayer = "bits"
+    hash_std: float | None = 0.01
 
     def __init__(self, quantization_weight: float = 0.1) -> None:
         super().__init__()

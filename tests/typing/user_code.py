@@ -220,7 +220,7 @@ def search_by_words(paths: list[str], photo: Image.Image, pixels: NDArray[np.uin
 
 
 def train_codes(images: NDArray[np.uint8], y: Ints) -> None:
-    hasher = DeepHasher(n_bits=16, loss="dsh", enhance="se", hash_layer="linear")
+    hasher = DeepHasher(n_bits=16, loss="dsh", enhance="se", hash_layer="linear", hash_std=0.01)
     assert_type(hasher.fit(images, y), DeepHasher)
     assert_type(hasher.transform(images), NDArray[np.uint8])
     assert_type(hasher.project(images), NDArray[np.float32])
