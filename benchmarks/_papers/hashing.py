@@ -170,7 +170,9 @@ def run(cells, task, options, paper):
 def _deep_rows(options):
     """Return the rows of networks; variants of a method with --full or by name."""
     losses = {name: (name, SHARED_LAYER) for name in (*EVERY_LENGTH, *DEEP, *LATER)}
-    losses["dfeh"] = DFEHLoss(), SHARED_LAYER  # its cells are told apart by its parameters
+    # Cells are told apart by parameters, from those of earlier defaults too.
+    losses["dfeh"] = DFEHLoss(), SHARED_LAYER
+    losses["dpsh"] = "dpsh", SHARED_LAYER | {"hash_std": 0.01}
     losses |= {
         name: own for name, own in BY_NAME.items() if options.full or name in (options.rows or ())
     }
