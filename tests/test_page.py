@@ -611,6 +611,9 @@ def test_duplicates_say_what_would_be_kept(page, drawn):
     page.wait_for_function("() => location.hash.includes('radius=0')")
     page.locator("#notice").wait_for()
     assert "No near-duplicates" in page.locator("#notice").text_content()
+    assert "filters" not in page.locator("#notice").text_content()
+    choose_folder(page, "red cross")
+    page.get_by_text("Only photos that the filters leave in are compared.").wait_for()
 
 
 def test_duplicates_are_looked_at_and_not_searched_by(opened, drawn):

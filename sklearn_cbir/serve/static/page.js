@@ -417,8 +417,10 @@ function showEmpty() {
     if (!shown.n) notice("Every photo can be read", "", [toPhotos()]);
   } else if (state.view === "duplicates") {
     if (shown.nGroups) return;
-    const ways = address.countFilters(state) ? [reset, toPhotos()] : [toPhotos()];
-    notice("No near-duplicates", "A larger distance finds photos that are less alike.", ways);
+    const isNarrowed = Object.keys(address.where(state)).length > 0;
+    const among = isNarrowed ? "Only photos that the filters leave in are compared. " : "";
+    const ways = isNarrowed ? [reset, toPhotos()] : [toPhotos()];
+    notice("No near-duplicates", `${among}A larger distance finds photos that are less alike.`, ways);
   } else if (!shown.photos.length) {
     showNoPhotos(reset);
   }
