@@ -18,12 +18,11 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import joblib
 import torch
 
 from _data import Cells, keep_freed_memory
 from _untrained.collections import COLUMNS, add_folders, load_given
-from _untrained.encoders import chosen
+from _untrained.encoders import chosen, of_encoder
 from _untrained.measures import ROUNDS, TIMED, agreement, costs, search
 
 SAME = 0.9999  # the least cosine to the vectors of timm
@@ -44,12 +43,6 @@ def found_by(cells, encoder, weights, collection, options):
     except (ConnectionError, PermissionError) as error:  # of --download: no network, or gated
         print(f"{at}: {error}", flush=True)
         return None
-
-
-def of_encoder(encoder, weights):
-    """Return, as plain values, which encoder it is."""
-    content = joblib.hash(Path(weights).read_bytes())[:8] if Path(weights).is_file() else weights
-    return {"backbone": encoder.backbone, "image_size": encoder.image_size, "weights": content}
 
 
 def compare_with_timm(cells, encoder, weights, collection):

@@ -179,3 +179,22 @@ def grocery(folder, n=48, n_classes=8, first=37):
         rows.append(f"test/{i}.jpg,{product},{product // 4}")
     lines(folder / "test.csv", rows)
     return folder
+
+
+def whole_grocery(folder, n=96):
+    """Photos of products below and from 41 on, in coarse classes of two, in all official parts."""
+    products = range(28, 52)
+    head = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)"
+    rows = [f"Product {i},{i},Coarse {i // 2},{i // 2}" for i in range(52)]
+    lines(folder / "classes.csv", [head, *rows])
+    images = drawings(n)[0]
+    listed = {"train": [], "val": [], "test": []}
+    for i, image in enumerate(images):
+        product, part = products[i % len(products)], ("train", "test")[i // len(products) % 2]
+        save(image, folder / part / f"{i}.jpg")
+        listed[part].append(f"{part}/{i}.jpg, {product}, {product // 2}")
+    save(images[0], folder / "val" / "0.jpg")
+    listed["val"].append("val/0.jpg, 30, 15")
+    for part, names in listed.items():
+        lines(folder / f"{part}.txt", names)
+    return folder

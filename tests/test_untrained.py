@@ -175,3 +175,112 @@ def test_weights_are_files_that_bear_the_name_of_their_network(untrained, tmp_pa
     (tmp_path / file).touch()
     assert find_weights(tmp_path, backbone) == tmp_path / file
     assert find_weights(None, backbone) is None
+
+
+# Steps ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(untrained):
+    return importlib.import_module("_untrained.steps")
+
+
+@pytest.fixture
+def command(untrained):
+    return importlib.import_module("untrained_steps")
+
+
+def searched(steps, y, query, gallery, scoring="map"):
+    photos = np.array([f"{row}.jpg" for row in range(len(y))])
+    return steps.Searched("few", photos, np.array(y), np.array(query), np.array(gallery), scoring)
+
+
+def test_the_table_of_steps_has_every_step_and_runs_once(
+    command, steps, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(steps, "SCALES", steps.SCALES[:2])
+    monkeypatch.setattr(steps, "EXPONENTS", steps.EXPONENTS[:1])
+    monkeypatch.setattr(steps, "ROUNDS", 1)
+    photos = paper_folders.photos(tmp_path / "photos", n=24)
+    groceries = paper_folders.whole_grocery(tmp_path / "groceries")
+    places = paper_folders.holidays(tmp_path / "places")
+    arguments = ["--clothing", photos, "--grocery", groceries, "--holidays", places, "--quick"]
+    arguments += ["--weights-dir", weights, "--out", tmp_path, "--encoders", TINY, "squeezenet1_1"]
+    command.main([*map(str, arguments)])
+    heads, *rows = table_of(tmp_path / "untrained_steps.md")
+    assert [head for head in heads if head.endswith("mAP")] == [
+        *("Grocery, unseen (20): mAP", "clothing (22): mAP", "Holidays (4): mAP"),
+    ]
+    assert [row[1] for row in rows] == [
+        *("as it is", "cut", "pooling", "scales", "whitening", "average query expansion"),
+        *("alpha query expansion", "k-reciprocal", "diffusion"),
+    ]
+    assert {row[0] for row in rows} == {f"`{TINY}`"}  # the other has no weights here
+    for row in rows:
+        assert all(0 < float(value) <= 1 for value in row[3:12:3])
+        assert all(float(value) > 0 for value in (*row[5:12:3], row[12]))
+    assert [row[4] for row in rows[:1]] == [""]
+    assert all(row[4].endswith((", level", ", better", ", worse")) for row in rows[1:])
+    cells = (tmp_path / "untrained_steps.json").read_bytes()
+    command.main([*map(str, arguments)])
+    assert (tmp_path / "untrained_steps.json").read_bytes() == cells  # times included
+    (cell,) = json.loads(cells).values()
+    for row in cell["rows"][1:]:
+        assert len(row["trials"]) > 1
+
+
+def test_a_step_takes_what_scores_best_where_nothing_is_asked(steps, monkeypatch):
+    y = [0, 0, 1, 1, 2, 2]
+    choosing, asking = (searched(steps, y, range(6), range(6)) for _ in range(2))
+    asking = steps.replace(asking, name="asked")
+    near, far = np.eye(3)[y], np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    ladder = steps.Ladder(None, None, (None, [choosing], [asking]), None)
+    vectors = {("choosing", "a"): far, ("choosing", "b"): near, ("asked", "a"): near}
+    vectors["asked", "b"] = far
+    monkeypatch.setattr(
+        ladder,
+        "_vectors",
+        lambda of, way, whitening: vectors["asked" if of is asking else "choosing", way],
+    )
+    best, trials = ladder._choose([("a", None, None), ("b", None, None)])
+    assert best == 1  # though "a" is best where it is asked in the end
+    assert trials == pytest.approx([chance := trials[0], 1.0])
+    assert chance < 0.5
+    assert ladder._choose([("b", None, None), ("b", None, None)])[0] == 0
+
+
+def test_queries_of_the_gallery_do_not_find_themselves(steps):
+    rows = np.array([[1.0, 0], [0.9, 0.3], [1, 0.1], [0, 1]])
+    own = searched(steps, [0, 0, 1, 2], [0, 1], [0, 1, 2, 3])
+    assert own.scores(rows).tolist() == [0.5, 0.5]  # row 2 is the nearest to both
+    assert own.asking.tolist() == [0, 1]
+    alone = searched(steps, [0, 0, 1, 2], [0, 3], [0, 1, 2, 3])
+    assert len(alone.scores(rows)) == 1  # nobody else is like the last
+    assert alone.asking.tolist() == [0]
+    apart = searched(steps, [0, 0, 1, 2], [0, 3], [1, 2])
+    assert apart.scores(rows).tolist() == [0.5]
+    mixed = searched(steps, [0, 0, 2, 2], [0, 3], [1, 2, 3])
+    with pytest.raises(ValueError, match="some queries are in the gallery and some are not"):
+        mixed.scores(rows)
+
+
+def test_a_reranker_is_compared_with_the_search_that_it_ranks_again(command):
+    names = ["as it is", "cut", "pooling", "scales", "whitening", *command.RERANKERS]
+    rows = [{"step": name} for name in names]
+    assert [command.step_before(rows, number) for number in range(1, 9)] == [0, 1, 2, 3, 4, 4, 4, 4]
+
+
+def test_whitening_learns_from_nothing_that_chooses_or_asks(steps, command, tmp_path):
+    photos = paper_folders.photos(tmp_path / "photos", n=24)
+    groceries = paper_folders.whole_grocery(tmp_path / "groceries")
+    options = ["--clothing", photos, "--grocery", groceries, "--weights-dir", tmp_path]
+    options += ["--holidays", paper_folders.holidays(tmp_path / "places")]
+    learned, choosing, asking = steps.load(command.parse([*map(str, options)]))
+    parts = [learned.photos, *(of.photos for of in (*choosing, *asking))]
+    assert len(parts) == 6
+    every = np.concatenate(parts)
+    assert len(np.unique(every)) == len(every)
+    unseen = {int(Path(path).stem) % 24 + 28 for path in asking[0].photos}
+    assert unseen == set(range(42, 52))
+    others = [path for part in parts[:3] for path in part if "groceries" in path]
+    assert {int(Path(path).stem) % 24 + 28 for path in others} == set(range(28, 40))

@@ -1,6 +1,9 @@
 """The encoders of the table, and where their weights are."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
 
 from _data import find_weights
 
@@ -53,3 +56,9 @@ def chosen(names):
         return ENCODERS
     known = {encoder.backbone: encoder for encoder in ENCODERS}
     return [known.get(name, Encoder(name)) for name in names]
+
+
+def of_encoder(encoder, weights):
+    """Return, as plain values, which encoder it is."""
+    content = joblib.hash(Path(weights).read_bytes())[:8] if Path(weights).is_file() else weights
+    return {"backbone": encoder.backbone, "image_size": encoder.image_size, "weights": content}
