@@ -110,8 +110,8 @@ def main():
 
     def decode(paths):
         resize = extractor._network_state["reading"]["resize"]
-        for start in range(0, len(paths), 4):
-            check_images(paths[start : start + 4]).read(slice(None), SIZE, resize)
+        for start in range(0, len(paths), 3):
+            check_images(paths[start : start + 3]).read(slice(None), SIZE, resize)
 
     works = {"beside": extractor.transform, "after": extractor.transform, "decoding": decode}
     times = {name: [] for name in works}
