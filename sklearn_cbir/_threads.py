@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
-_THREAD = threading.local()  # `is_one_of_many`: the cores are shared out already
+_THREAD = threading.local()  # `n_beside`, in those that share the cores
 
 
 def slices(n: int, step: int) -> list[slice]:
@@ -93,11 +93,11 @@ def in_order(
         What `work` returned.
     """
 
-    def begin_one_of_many() -> None:
-        _THREAD.is_one_of_many = True
+    def begin_beside() -> None:
+        _THREAD.n_beside = n_threads
         begin()
 
-    pool = ThreadPoolExecutor(n_threads, initializer=begin_one_of_many)
+    pool = ThreadPoolExecutor(n_threads, initializer=begin_beside)
     left = iter(pieces)
     try:
         begun = deque(pool.submit(work, piece) for piece in islice(left, n_at_once))
@@ -126,8 +126,13 @@ def n_cores() -> int:
     """Return how many cores there are for this thread: all of the process, or one of `in_order`."""
     from joblib import cpu_count
 
-    if getattr(_THREAD, "is_one_of_many", False):
+    if n_beside() > 1:
         return 1
     # What joblib sets in its workers, so that they do not fight for cores.
     share = os.environ.get("OMP_NUM_THREADS", "")
     return min(cpu_count(), int(share)) if share.isdecimal() and int(share) else cpu_count()
+
+
+def n_beside() -> int:
+    """Return how many threads of `in_order` do what this one does, this one included."""
+    return getattr(_THREAD, "n_beside", 1)

@@ -175,6 +175,34 @@ def test_a_collection_has_the_rows_of_one_thread(folder, tmp_path):
     assert there == here
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_openvino_gives_the_same_bits_with_and_without_threads(folder):
+    pytest.importorskip("openvino")
+    estimator = fitted(CNNFeatureExtractor("small", weights=None, loss=None))
+    by_torch = estimator.transform(folder)
+    estimator.set_params(runtime="openvino")
+    found = estimator.transform(folder)
+    assert np.array_equal(found, with_one_thread(estimator.transform, folder))
+    assert 0 < np.abs(found - by_torch).max() < 1e-5
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_two_threads_ask_openvino_at_a_time(folder, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+    compiled = []
+    compile_model = openvino.Core.compile_model
+
+    def noted(self, model, device, options):
+        compiled.append((options["INFERENCE_NUM_THREADS"], options["NUM_STREAMS"]))
+        return compile_model(self, model, device, options)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", noted)
+    estimator = fitted(CNNFeatureExtractor("small", weights=None, loss=None, runtime="openvino"))
+    estimator.transform(folder)  # by two threads of one each
+    estimator.transform(folder[:3])  # by one request that has both
+    assert compiled == [(2, 2), (2, 1)]
+
+
 # Beside each other -----------------------------------------------------------------------------
 
 

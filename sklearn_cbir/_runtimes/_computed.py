@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,16 +102,19 @@ class Computed(nn.Module):
         self.seen = seen
         self.placement = seen.placement
         self.memory_format = seen.memory_format
+        self.is_shareable = seen.is_shareable
         self.runtime = runtime
         self.is_late = is_late
         self.n_images = n_images
         self.failed: str | None = None
         self._embed: Embed | None = None
+        self._choosing = threading.Lock()
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the vectors of uint8 images (n, 3, height, width), which all have one size."""
-        if self._embed is None:
-            self._embed = self._choose(tuple(images.shape[2:]))
+        with self._choosing:  # once for all threads
+            if self._embed is None:
+                self._embed = self._choose(tuple(images.shape[2:]))
         try:
             return self._embed(images)
         except NotConverted as error:

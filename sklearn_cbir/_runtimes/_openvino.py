@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.jit._trace import TracerWarning
 from sklearn_cbir._devices import first_line
 from sklearn_cbir._locks import renew_in_forked_children
 from sklearn_cbir._network import MultiScale, Network
+from sklearn_cbir._threads import n_beside
 
 N_COMPARED = 3  # images of noise, which must get torch's vectors
 TOLERANCE = 1e-5  # of a vector's length
@@ -53,8 +55,10 @@ class Converted:
 
     def renew(self) -> None:
         """Forget what was compiled, whose threads are in the process this was forked from."""
-        self._compiled: dict[int, Any] = {}  # by number of threads
-        self._idle: dict[int, list[Any]] = {}  # requests with their memory, of which no one asks
+        # By number of threads, and how many ask at a time.
+        self._compiled: dict[tuple[int, int], Any] = {}
+        self._idle: dict[tuple[int, int], list[Any]] = {}  # requests of which no one asks
+        self._compiling = threading.Lock()
 
     def embed(self, images: torch.Tensor, seen: Network | MultiScale) -> torch.Tensor:
         """Return the vectors of uint8 images (n, 3, height, width).
@@ -70,14 +74,15 @@ class Converted:
         return vectors
 
     def _run(self, images: torch.Tensor) -> torch.Tensor:
-        n_threads = torch.get_num_threads()
-        idle = self._idle.setdefault(n_threads, [])
-        if n_threads not in self._compiled:  # twice, where two threads come at once
-            self._compiled[n_threads] = _compiled(self._model, n_threads)
+        key = torch.get_num_threads(), n_beside()
+        with self._compiling:
+            if key not in self._compiled:
+                self._compiled[key], self._idle[key] = _compiled(self._model, *key), []
+        idle = self._idle[key]
         try:
             request = idle.pop()
         except IndexError:
-            request = self._compiled[n_threads].create_infer_request()
+            request = self._compiled[key].create_infer_request()
         vectors = request.infer({0: images.contiguous().numpy()})[0]  # a copy
         idle.append(request)
         return torch.from_numpy(vectors)
@@ -146,14 +151,17 @@ def _is_known(filename: str) -> bool:
     return not {PACKAGE, *map(Path, folders)}.isdisjoint(Path(filename).parents)
 
 
-def _compiled(model: Any, n_threads: int) -> Any:
-    """Return a model for this processor, in float32 even where that is slower."""
+def _compiled(model: Any, n_threads: int, n_beside: int) -> Any:
+    """Return a model for this processor, in float32 even where that is slower.
+
+    So many ask it at a time, and each has so many threads.
+    """
     import openvino
 
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": n_threads,
-        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": n_threads * n_beside,
+        "NUM_STREAMS": n_beside,  # a stream answers one request at a time
         "ENABLE_CPU_PINNING": False,  # two networks would share a core
     }
     return openvino.Core().compile_model(model, "CPU", options)
