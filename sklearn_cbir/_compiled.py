@@ -11,10 +11,11 @@ FREE_SUMS = {"reassoc", "contract", "nsz"}
 
 def compiled(function, **options):
     """Compile on first call, for all Python threads at once, and keep the machine code on disk."""
+    options = {"nogil": True, **options}
     try:
-        return njit(nogil=True, cache=True, **options)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
-        return njit(nogil=True, **options)(function)
+        return njit(**options)(function)
 
 
 def fast(function):

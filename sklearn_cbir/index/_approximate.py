@@ -327,6 +327,7 @@ class ApproximateEngine(Engine):
         most = nearest.shape[1] - 1
         if not most:
             return
+        queries, nearest = queries[:PROBE_ROWS], nearest[:PROBE_ROWS]  # each is asked often
         least, largest = self.ef_search, MORE * self.ef_search
         for ef_search in (step for step in self.ef_searches if least <= step <= largest):
             reach = 0

@@ -1,14 +1,14 @@
 """Approximate search through a graph of near rows, which pynndescent finds.
 
 The graph is part of the pickle: reading it takes milliseconds, finding it again seconds, and some
-20 more in every process, for compiling pynndescent. It adds some 90 bytes to every row.
+20 more on a machine that has not compiled pynndescent yet. It adds some 90 bytes to every row.
 pynndescent's own search is not used: it cannot be called by two threads, compiles for seconds
 when a saved graph is loaded, fills places that it has no row for with any row, and is slower.
 """
 
 import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -138,11 +138,16 @@ def _is_forked():
 
 
 def _import_nndescent():
-    """Import pynndescent, which takes more than a second."""
+    """Import pynndescent, with its compiled loops kept on disk if it is a version that we know."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from pynndescent import NNDescent
+
+            with suppress(ImportError, AttributeError):
+                from sklearn_cbir.index._kept_descent import kept_class
+
+                return kept_class() or NNDescent
     except RuntimeError as error:
         raise ImportError(
             "pynndescent could not be compiled, because numba has no folder for its cache. Set "

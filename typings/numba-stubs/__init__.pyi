@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 config: Any
+errors: Any
 types: Any
 
 def njit(**options: Any) -> Callable[[Function], Function]: ...
