@@ -28,7 +28,7 @@ OF_LOSSES = {
     ("lrml", "negative_weight"): (0, 1),
 }
 MAY_BE_NONE = {("dsh", "margin"), ("dfeh", "margin"), ("multilevel", "gamma"), ("hashnet", "alpha")}
-MAY_BE_NONE |= {("contrastive", "similar_weight")}  # or a number
+MAY_BE_NONE |= {("contrastive", "similar_weight"), ("multilevel", "similar_weight")}  # or a number
 
 
 def numbers_of(cls):

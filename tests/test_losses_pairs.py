@@ -209,6 +209,27 @@ def test_hashnet_weighs_similar_pairs_by_the_labels_they_share():
     assert HashNetLoss()(outputs, y).item() == pytest.approx(expected)
 
 
+def test_multilevel_weighs_the_kinds_of_pairs():
+    outputs, y = make_outputs(3), torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    parameters = {"quantization_weight": 0.0, "squash": None, "similarity": "binary"}
+    rows, near, far = outputs.tolist(), [], []
+    for i, j in itertools.product(range(3), repeat=2):
+        logit = 5 * sum(a * b for a, b in zip(rows[i], rows[j])) / 4
+        similar = i == j or {i, j} == {0, 1}  # five of nine
+        cost = math.log(1 + math.exp(logit)) - (logit if similar else 0)
+        (near if similar else far).append(cost)
+    assert (len(near), len(far)) == (5, 4)
+    for weight, expected in (
+        (None, (sum(near) + sum(far)) / 9),
+        (2.0, (2 * sum(near) + sum(far)) / 14),
+        ("balanced", (sum(near) / 5 + sum(far) / 4) / 2),
+    ):
+        loss = MultilevelLoss(similar_weight=weight, **parameters)
+        assert loss(outputs, y).item() == pytest.approx(expected), weight
+    with pytest.raises(ValueError, match="similar_weight='even' is not known"):
+        MultilevelLoss(similar_weight="even")
+
+
 def test_hashnet_sharpens_from_one_to_its_final_beta():
     loss = HashNetLoss(final_beta=5.0)
     betas = []

@@ -12,6 +12,9 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 COLUMNS = ("map", "ndcg@100", "acg@100", "wmap")
 LOSSES = {
     "binary similarity": MultilevelLoss(similarity="binary"),
+    "binary similarity, both kinds alike": MultilevelLoss(
+        similarity="binary", similar_weight="balanced"
+    ),
     "multi-level, IDHN form": MultilevelLoss("idhn"),
     "multi-level, ISDH form": MultilevelLoss("isdh"),
     "multi-level, cosine form": MultilevelLoss("cosine"),

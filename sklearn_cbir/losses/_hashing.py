@@ -78,7 +78,16 @@ def pair_mean(
     tensor(3.7500)
     """
     different = ~torch.eye(len(costs), dtype=torch.bool, device=costs.device)
-    similar, dissimilar = similar & different, ~similar & different
+    return mean_of_kinds(costs, similar & different, ~similar & different, similar_weight)
+
+
+def mean_of_kinds(
+    costs: torch.Tensor,
+    similar: torch.Tensor,
+    dissimilar: torch.Tensor,
+    similar_weight: SimilarWeight,
+) -> torch.Tensor:
+    """Return the mean cost of two kinds of pairs, weighed as in `pair_mean`."""
     similar_cost = torch.where(similar, costs, 0).sum()
     dissimilar_cost = torch.where(dissimilar, costs, 0).sum()
     n_similar, n_dissimilar = similar.sum().float(), dissimilar.sum().float()

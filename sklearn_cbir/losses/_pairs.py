@@ -12,6 +12,7 @@ from sklearn_cbir.losses._base import Loss, full_precision, on_labeled_rows
 from sklearn_cbir.losses._hashing import (
     SimilarWeight,
     check_similar_weight,
+    mean_of_kinds,
     pair_mean,
     quantization_loss,
     squared_distances,
@@ -114,6 +115,11 @@ class MultilevelLoss(Loss):
         [1]_ compares itself with this is not known: its abstract says "reference
         models".
 
+    similar_weight : None, "balanced" or float, default=None
+        Weight of a pair that shares a label, where another one has 1; None counts
+        all pairs alike; "balanced" gives half of the mean to each kind. Unlike
+        [1]_, as far as is known.
+
     References
     ----------
     .. [1] B. Qiang et al. "Large-scale multi-label image retrieval using
@@ -137,6 +143,7 @@ class MultilevelLoss(Loss):
     """
 
     output: LastLayer = "bits"
+    similar_weight: SimilarWeight = None  # of pickles that were made before there was a choice
 
     def __init__(
         self,
@@ -146,6 +153,7 @@ class MultilevelLoss(Loss):
         quantization_weight: float = 0.1,
         squash: Squash = "softsign",
         similarity: Similarity = "cosine",
+        similar_weight: SimilarWeight = None,
     ) -> None:
         super().__init__()
         self.form: Form = check_choice(form, "form", get_args(Form))
@@ -156,6 +164,7 @@ class MultilevelLoss(Loss):
         )
         self.squash: Squash = check_choice(squash, "squash", ("softsign", "tanh", None))
         self.similarity: Similarity = check_choice(similarity, "similarity", get_args(Similarity))
+        self.similar_weight = check_similar_weight(similar_weight)
 
     @on_labeled_rows
     def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -165,7 +174,14 @@ class MultilevelLoss(Loss):
             outputs = {"softsign": F.softsign, "tanh": torch.tanh}[self.squash](outputs)
         costs = self._pair_costs(outputs, self._similarities(y, outputs.dtype))
         quantization = quantization_loss(outputs) / outputs.shape[1]
-        return costs.mean() + self.quantization_weight * quantization
+        return self._mean(costs, y) + self.quantization_weight * quantization
+
+    def _mean(self, costs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Mean over all ordered pairs, each row with itself included."""
+        if self.similar_weight is None:
+            return costs.mean()
+        similar = shared_labels(y, y) > 0
+        return mean_of_kinds(costs, similar, ~similar, self.similar_weight)
 
     def _similarities(self, y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Similarity s of every ordered pair (n, n)."""

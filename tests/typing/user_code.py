@@ -565,7 +565,7 @@ def lose(outputs: torch.Tensor, y: torch.Tensor) -> None:
         CPFLoss(**CPF_CONSTANTS["cub"]),
         DSHLoss(),
         DFEHLoss(balance_reduction="mean"),
-        MultilevelLoss(),
+        MultilevelLoss(similar_weight="balanced"),
         CNNHLoss(),
         DLBHCLoss(),
         DNNHLoss(),
