@@ -9,13 +9,14 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.collection import PhotoCollection
@@ -26,6 +27,7 @@ CLOTHING = HERE.parent / "tests" / "data" / "clothing"
 NETWORK = "timm/tf_efficientnet_lite0"
 LARGEST = 150_000  # bytes
 COPIES = 3  # photos that are there again, smaller
+SHOWN = "/home/ada/Pictures"  # where the photos seem to be
 
 
 def main() -> None:
@@ -38,24 +40,33 @@ def main() -> None:
             smaller.thumbnail((120, 120))
             smaller.save(path.with_name(f"{path.stem[:8]} small.jpg"), quality=90)
         with collection_of(photos) as collection, served(collection) as address:
-            take_all(address)
+            take_all(address, temporary)
 
 
-def take_all(address: str) -> None:
-    """Take the pictures of a page."""
+def take_all(address: str, temporary: str) -> None:
+    """Take the pictures of a page, in which a temporary folder has another name."""
+
+    def rename(route: Route) -> None:
+        answer = route.fetch()
+        if answer.headers["content-type"] == "application/json":
+            route.fulfill(response=answer, body=answer.text().replace(temporary, SHOWN))
+        else:
+            route.fulfill(response=answer)
+
     with sync_playwright() as playwright:
         program = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        with page_of(browser, address, 1280, 800, "light") as page:
+        page_of = partial(opened_page, browser, address, rename)
+        with page_of(1280, 800, "light") as page:
             search(page)
             save(page, "serve_search")
             page.goto(f"{address}#view=duplicates&radius=0.15")
             page.locator(".group").first.wait_for()
             save(page, "serve_duplicates")
-        with page_of(browser, address, 1280, 800, "dark") as page:
+        with page_of(1280, 800, "dark") as page:
             select_a_part(page)
             save(page, "serve_part")
-        with page_of(browser, address, 400, 800, "dark") as page:
+        with page_of(400, 800, "dark") as page:
             search(page)
             save(page, "serve_phone")
         browser.close()
@@ -105,7 +116,14 @@ def save(page: Page, name: str) -> None:
 
 
 @contextmanager
-def page_of(browser: Browser, address: str, width: int, height: int, scheme: str) -> Iterator[Page]:
+def opened_page(
+    browser: Browser,
+    address: str,
+    rename: Callable[[Route], None],
+    width: int,
+    height: int,
+    scheme: str,
+) -> Iterator[Page]:
     """Open the page in a window of a size."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -115,6 +133,7 @@ def page_of(browser: Browser, address: str, width: int, height: int, scheme: str
         is_mobile=width < 720,
     )
     page = context.new_page()
+    page.route("**/api/**", rename)
     page.goto(address)
     page.locator(".tile:not(.skeleton)").first.wait_for()
     yield page

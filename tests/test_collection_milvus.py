@@ -6,6 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -441,3 +443,51 @@ def test_the_table_names_the_server_and_nothing_else(kept):
     connection.close()
     assert about["uri"] == URI.encode()
     assert about["dtype"] == "float32"
+
+
+def test_the_server_answers_as_over_files(photos, server, uri, tmp_path):
+    client_of = pytest.importorskip("starlette.testclient").TestClient
+    create_app = pytest.importorskip("sklearn_cbir.serve").create_app
+    content = (photos / "a/2.png").read_bytes()
+    queries = [
+        {},
+        *({"like": [number]} for number in range(1, 7)),
+        {"like": [1, 2], "unlike": [5], "where": {"folder": "a"}},
+        {"like": [3], "where": {"folder": "b"}, "limit": 2},
+        {"like": [900]},
+        {"region": {"of": 4, "box": [0.1, 0.1, 0.9, 0.9]}},
+    ]
+
+    def answered(place, **options):
+        """All that the server of a collection answers, to some clicks at once, too."""
+        with PhotoCollection.create(
+            place, photos, GISTDescriptor(), dtype="float32", **options
+        ) as made:
+            made.sync()
+        with (
+            PhotoCollection.open(place) as opened,
+            client_of(create_app(opened, token=None), base_url="http://localhost") as client,
+            ThreadPoolExecutor(len(queries)) as threads,
+        ):
+            ask = partial(client.post, "/api/v1/search")
+            found = list(threads.map(lambda query: ask(json=query), queries))
+            kept = client.post(
+                "/api/v1/upload", content=content, headers={"Content-Type": "image/png"}
+            )
+            found.append(ask(json={"upload": kept.json()["upload"]}))
+            assert client.get("/api/v1/state").json()["n_ready"] == 8
+            assert client.get("/api/v1/thumbnail/3").status_code == 200
+            each = opened.like_each([1, 2, 3], k=4)
+        return [answer.json() for answer in found], each
+
+    (found, each), (expected, of_files) = (
+        answered(tmp_path / "milvus", uri=uri),
+        answered(tmp_path / "files"),
+    )
+    for answer, one in zip(found, expected, strict=True):
+        assert [photo["number"] for photo in answer.get("photos", [])] == [
+            photo["number"] for photo in one.get("photos", [])
+        ]
+        assert answer.get("error") == one.get("error")
+    assert [row.tolist() for row in each[1]] == [row.tolist() for row in of_files[1]]
+    np.testing.assert_allclose(each[0], of_files[0], atol=1e-5)
