@@ -415,6 +415,19 @@ def test_a_server_of_no_photos_prepares(tmp_path):
         Server(collection).search_of.prepare()
 
 
+def test_a_search_that_fails_does_not_keep_the_server_from_its_page(made, monkeypatch):
+    def damaged(*args, **options):
+        raise ValueError("The collection is damaged.")
+
+    monkeypatch.setattr(PhotoCollection, "like", damaged)
+    with PhotoCollection.open(made / ".cbir") as collection:
+        server = Server(collection)
+        server.search_of.prepare()
+        number = server.search_of.search(Query())["photos"][0]["number"]
+        with pytest.raises(Failure, match="damaged"):
+            server.search_of.search(Query(like=(number,)))
+
+
 def test_uploads_are_forgotten_beyond_their_number_and_bytes():
     uploads = Uploads(most=2, most_bytes=10)
     first, second = uploads.keep(b"1234"), uploads.keep(b"5678")

@@ -138,7 +138,8 @@ class Search:
         if state["n_ready"]:
             catalog = self.catalogs.current()
             first = catalog.items["number"][int(np.argmax(catalog.is_ready))]
-            self.search(Query(like=(first,)))
+            with suppress(Failure):  # which whoever clicks is told
+                self.search(Query(like=(first,)))
 
     def take_in(self, name: str) -> None:
         """Search by an upload, which is asked for next, so that it is decoded once."""
