@@ -1,7 +1,9 @@
 """Approximate search: recall, and queries per second at a recall of 0.95, beside its peers."""
 
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 
@@ -13,8 +15,12 @@ PHOTOS = [(2_000, 64), (10_000, 64), (50_000, 64), (10_000, 512)]
 MADE = [(60_000, 64), (60_000, 512), (200_000, 64)]
 TIGHT = (60_000, 512)
 SPREAD_OF_TIGHT = 0.15
-EFFORTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
+EFFORTS = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512)
+EPSILONS = (0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3, 0.4)
+PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+EDGES = (8, 16, 32)  # M of a peer's graph
+LISTS = (1, 2, 4)  # times the root of the number of rows
+LARGE = 1_000_000  # rows, from which on a peer is built with the middle one only
 ENGINES = ("nndescent", "faiss")
 
 
@@ -60,9 +66,10 @@ def measure(load, options):
     for engine in ENGINES:
         if engine != "faiss" or "faiss" in options.peers:
             engines[f"ours, {engine}"] = _ours(engine, gallery, queries)
-    for peer, build in PEERS.items():
+    for peer, (build, sizes) in PEERS.items():
         if peer.split()[0] in options.peers:
-            engines[peer] = _peer(build, gallery, queries, recall, options)
+            for size in sizes if len(gallery) < LARGE else sizes[1:2]:
+                engines.update(_peer(peer, build, size, gallery, queries, recall, options))
     times = _in_turns({engine: ask for engine, (_, ask) in engines.items()}, options)
     result = {"what": name, "engines": {}}
     for engine, (known, ask) in engines.items():
@@ -71,14 +78,28 @@ def measure(load, options):
             "us_per_query": times[engine] * 1e6 / N_QUERIES,
             **known,
         }
-    peers = [result["engines"][peer] for peer in PEERS if peer in engines]
-    best = min((peer["us_per_query"] for peer in peers if peer["recall"] >= TARGET), default=0)
+    _interpolate(result["engines"])
+    best = {kind: _best(result["engines"], kind) for kind in ("", "graph", "IVF")}
     for engine in ENGINES:
         found = result["engines"].get(f"ours, {engine}")
-        if found is not None and best:
-            found["throughput_to_best"] = round(best / found["us_per_query"], 3)
+        if found is not None and best[""]:
+            found["throughput_to_best"] = round(best[""] / found["us_per_query"], 3)
+            found["to_graph"] = round(best["graph"] / found["us_per_query"], 3)
+            found["to_ivf"] = round(best["IVF"] / found["us_per_query"], 3)
             result[engine] = found["throughput_to_best"]
     return result
+
+
+def _best(engines, kind):
+    """Return the least time of the peers of a kind that reach the target; 0 if none does."""
+    return min(
+        (
+            found["us_per_query"]
+            for name, found in engines.items()
+            if found.get("at_target") and (not kind or ("IVF" in name) == (kind == "IVF"))
+        ),
+        default=0,
+    )
 
 
 def _in_turns(asks, options):
@@ -109,19 +130,43 @@ def _ours(engine, gallery, queries):
     return known, lambda: retriever.kneighbors(queries)[1]
 
 
-def _peer(build, gallery, queries, recall, options):
-    """Search harder until the target is reached; return what is known, and how to ask."""
+def _peer(peer, build, size, gallery, queries, recall, options):
+    """Search harder until the target is reached; return this setting and the one before it."""
     start = time.process_time()
-    ask, settings = build(gallery, options)
+    ask, settings = build(gallery, size, options)
     built = time.process_time() - start
+    tried = []
     for setting in settings:
+        tried.append(setting)
         if recall(ask(queries, setting)) >= TARGET:
             break
-    return {"build_s": built, "setting": setting}, lambda: ask(queries, setting)
+    return {
+        f"{peer} {size}, {setting}": (
+            {"build_s": built, "setting": setting, "peer": f"{peer} {size}"},
+            lambda setting=setting: ask(queries, setting),
+        )
+        for setting in tried[-2:]
+    }
 
 
-def _hnsw(gallery, options):
-    index = options.peers["faiss"].IndexHNSWFlat(gallery.shape[1], 16)
+def _interpolate(engines):
+    """Put the time at the target in the place of those at the settings around it."""
+    peers = {}
+    for name in [name for name, found in engines.items() if "peer" in found]:
+        found = engines.pop(name)
+        peers.setdefault(found.pop("peer"), []).append(found)
+    for peer, around in peers.items():
+        found = around[-1]
+        found["at_target"] = found["recall"] >= TARGET
+        if found["at_target"] and len(around) == 2:
+            recalls, times = zip(*((one["recall"], one["us_per_query"]) for one in around))
+            found["us_per_query"] = float(np.interp(TARGET, recalls, times))
+            found["recall"] = TARGET
+        engines[peer] = found
+
+
+def _hnsw(gallery, n_edges, options):
+    index = options.peers["faiss"].IndexHNSWFlat(gallery.shape[1], n_edges)
     index.hnsw.efConstruction = 100
     index.add(gallery)
 
@@ -132,10 +177,10 @@ def _hnsw(gallery, options):
     return ask, EFFORTS
 
 
-def _ivf(gallery, options):
+def _ivf(gallery, times_root, options):
     faiss = options.peers["faiss"]
     d = gallery.shape[1]
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, int(2 * np.sqrt(len(gallery))))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, int(times_root * np.sqrt(len(gallery))))
     index.train(gallery)
     index.add(gallery)
 
@@ -146,9 +191,9 @@ def _ivf(gallery, options):
     return ask, PROBES
 
 
-def _hnswlib(gallery, options):
+def _hnswlib(gallery, n_edges, options):
     index = options.peers["hnswlib"].Index("l2", gallery.shape[1])
-    index.init_index(len(gallery), M=16, ef_construction=100, random_seed=0)
+    index.init_index(len(gallery), M=n_edges, ef_construction=100, random_seed=0)
     index.set_num_threads(options.threads)
     index.add_items(gallery)
 
@@ -159,13 +204,61 @@ def _hnswlib(gallery, options):
     return ask, EFFORTS
 
 
-PEERS = {"faiss HNSW": _hnsw, "faiss IVF": _ivf, "hnswlib": _hnswlib}
+def _usearch(gallery, n_edges, options):
+    index = options.peers["usearch"].Index(
+        ndim=gallery.shape[1], metric="l2sq", connectivity=n_edges, expansion_add=100
+    )
+    index.add(np.arange(len(gallery)), gallery, threads=options.threads)
+
+    def ask(queries, effort):
+        index.expansion_search = effort
+        return index.search(queries, K, threads=options.threads).keys.astype(np.int64)
+
+    return ask, EFFORTS
+
+
+def _ngt(gallery, n_edges, options):
+    ngt, folder = options.peers["ngtpy"], tempfile.TemporaryDirectory()
+    path = str(Path(folder.name) / "index")
+    ngt.create(path, gallery.shape[1], edge_size_for_creation=n_edges, distance_type="L2")
+    index = ngt.Index(path)
+    index.batch_insert(gallery.astype(np.float32), num_threads=options.threads)
+
+    def ask(queries, epsilon, folder=folder):  # which is kept as long as the index is asked
+        found = [index.search(query, K, epsilon, with_distance=False) for query in queries]
+        return np.array(found, dtype=np.int64)
+
+    return ask, EPSILONS
+
+
+def _svs(gallery, n_edges, options):
+    svs = options.peers["svs"]
+    parameters = svs.VamanaBuildParameters(graph_max_degree=2 * n_edges, window_size=100, alpha=1.2)
+    rows = np.ascontiguousarray(gallery, dtype=np.float32)
+    index = svs.Vamana.build(parameters, rows, svs.DistanceType.L2, num_threads=options.threads)
+
+    def ask(queries, effort):
+        index.search_window_size = effort
+        return index.search(np.ascontiguousarray(queries, dtype=np.float32), K)[0].astype(np.int64)
+
+    return ask, EFFORTS
+
+
+PEERS = {
+    "faiss HNSW": (_hnsw, EDGES),
+    "faiss IVF": (_ivf, LISTS),
+    "hnswlib": (_hnswlib, EDGES),
+    "usearch": (_usearch, EDGES),
+    "ngtpy": (_ngt, EDGES),
+    "svs": (_svs, EDGES),
+}
 
 
 def table(results):
     lines = [
-        "| rows | engine | recall@10 | us per query | build s | setting | throughput / best peer |",
-        "|---|---|---|---|---|---|---|",
+        "| rows | engine | recall@10 | us per query | build s | setting | throughput / best peer "
+        "| / best graph | / best IVF |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for name, found in result["engines"].items():
@@ -174,6 +267,7 @@ def table(results):
             lines.append(
                 f"| {result['what']} | {name} | {found['recall']:.3f}{warned} | "
                 f"{found['us_per_query']:.1f} | {built} | {found.get('setting', '')} | "
-                f"{found.get('throughput_to_best', '')} |"
+                f"{found.get('throughput_to_best', '')} | {found.get('to_graph', '')} | "
+                f"{found.get('to_ivf', '')} |"
             )
     return "\n".join(lines)

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 
-PEERS = ("faiss", "hnswlib", "torch")
+PEERS = ("faiss", "hnswlib", "torch", "usearch", "ngtpy", "svs")
+MODULES = {"usearch": "usearch.index"}
 SECONDS = 0.03  # shorter calls are repeated: a tick of the clock is longer than some of them
 ROUNDS_AT_MOST = 3
 NOISY = 0.25  # middle half of the times, relative to the median, above which a cell is repeated
@@ -18,8 +19,8 @@ def find_peers():
     found = {}
     for name in PEERS:
         try:
-            found[name] = importlib.import_module(name)
-        except ImportError:
+            found[name] = importlib.import_module(MODULES.get(name, name))
+        except (ImportError, OSError):  # or made for another processor
             print(f"{name} is not installed: its columns stay empty.")
     return found
 
