@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from sklearn_cbir._checkpoint import Checkpoint
-from sklearn_cbir._devices import Seeds, derived_seed
+from sklearn_cbir._devices import Seeds, bfloat16_cost, derived_seed
 from sklearn_cbir._labels import labeled_rows, unique_labels
 from sklearn_cbir._network import Network
 from sklearn_cbir._validation import check_sample_weight, shortened, warn_user
@@ -130,7 +130,7 @@ def plan_training(
         loss_lr=lr if estimator.loss_lr is None else _rate(estimator.loss_lr),
         weight_decay=estimator.weight_decay,
         schedule=estimator.schedule,
-        autocast=estimator.autocast,
+        autocast=estimator.autocast and _pays_in_bfloat16(device),
         head_epochs=head_epochs,
         max_epochs=estimator.max_epochs,
         n_epochs=head_epochs + estimator.max_epochs,
@@ -141,6 +141,17 @@ def plan_training(
         checkpoint=checkpoint,
         state=state,
     )
+
+
+def _pays_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster on a device; warn if it is not."""
+    cost = bfloat16_cost() if device.type == "cpu" else 0.0
+    if cost >= 1:
+        warn_user(
+            f"autocast=True trains in float32: a step in bfloat16 takes {cost:.1f} times as long "
+            "on this processor. Use autocast=False."
+        )
+    return cost < 1
 
 
 def _sampling(estimator: TrainingParameters, demanded: Sampling) -> Sampling:

@@ -224,7 +224,9 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     autocast : bool, default=False
         Train in bfloat16 where that is safe: faster on processors and GPUs
-        that have it, slightly less exact. `transform` stays in float32.
+        that have it, slightly less exact. On a processor where it is slower,
+        which is measured once, `fit` trains in float32, with a warning.
+        `transform` stays in float32.
 
     device : str, default="auto"
         Where torch computes; "auto" prefers a GPU and is resolved whenever it is

@@ -125,7 +125,6 @@ def test_large_batches_are_given_to_torch_in_pieces(monkeypatch):
     embed = extractor._network.embed
     monkeypatch.setattr(extractor._network, "embed", lambda x: sizes.append(len(x)) or embed(x))
     monkeypatch.setattr(_computed, "AT_ONCE", 10 * IMAGES[0, :, :, 0].size)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     _assert_alike(extractor.transform(IMAGES), expected, 1e-6)
     assert sizes == [10, 10, 4]
 

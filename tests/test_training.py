@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 from training_cases import Interrupt, plan_batches
 
-from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher
+from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, _devices, _plan
 from sklearn_cbir._batches import mix
 from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir._files import replace_file
@@ -70,6 +70,25 @@ def test_fit_leaves_the_global_generators_alone(shapes):
 
 def test_loader_workers_do_not_change_the_result(shapes):
     assert same(small(max_epochs=1).fit(*shapes), small(max_epochs=1, num_workers=1).fit(*shapes))
+
+
+def test_bfloat16_is_taken_where_it_is_faster(shapes, monkeypatch):
+    plain = small().fit(*shapes)
+    monkeypatch.setattr(_plan, "bfloat16_cost", lambda: 0.5)
+    assert not same(small(autocast=True).fit(*shapes), plain)
+    monkeypatch.setattr(_plan, "bfloat16_cost", lambda: 12.3)
+    with pytest.warns(UserWarning, match=r"autocast=True trains in float32.*12\.3 times as long"):
+        slow = small(autocast=True).fit(*shapes)
+    assert same(slow, plain)
+
+
+def test_the_cost_of_bfloat16_is_measured_once_and_draws_nothing():
+    before = torch.get_rng_state()
+    _devices.bfloat16_cost.cache_clear()
+    found = _devices.bfloat16_cost()
+    assert found > 0
+    assert _devices.bfloat16_cost() == found
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("n", [17, 33])

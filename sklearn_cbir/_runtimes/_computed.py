@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sklearn_cbir._typing import Runtime
 
 ENOUGH = 400 * 224**2  # pixels; from there on it pays to convert a network
-AT_ONCE = 8 * 224**2  # pixels per thread; larger batches take torch longer, for their memory
+AT_ONCE = 6 * 224**2  # pixels for torch; tensors above 32 MB are new memory for every layer
 CONVERTING = ProcessLock()  # one conversion at a time
 
 Graphs: TypeAlias = dict[object, Converted | NotConverted]  # by scales and size of the images
@@ -146,7 +146,7 @@ class Computed(nn.Module):
 
     def _in_pieces(self, images: torch.Tensor) -> torch.Tensor:
         """Return what torch makes of a batch, of so many images at once as it is fast with."""
-        n = max(1, AT_ONCE * torch.get_num_threads() // math.prod(images.shape[2:]))
+        n = max(1, AT_ONCE // math.prod(images.shape[2:]))
         return torch.cat([self.seen.embed(piece) for piece in images.split(n)])
 
 
