@@ -54,7 +54,9 @@ def fingerprint(images, *others):
 
     Of files it knows name and size: the same data in another folder are the same data.
     """
-    if not isinstance(images[0], np.ndarray):
+    if isinstance(images[0], bytes):
+        images = [hashlib.sha256(image).hexdigest() for image in images]
+    elif not isinstance(images[0], np.ndarray):
         images = np.array([f"{Path(path).name} {os.path.getsize(path)}" for path in images])
     return joblib.hash([images, *others])[:8]
 

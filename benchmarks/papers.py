@@ -12,6 +12,7 @@ WEIGHTS-DIR holds torchvision's state dicts as NAME.pt. The tables:
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -166,6 +167,22 @@ def multi_label_mirflickr(cells, options):
     return _multi_label_photos(photos, "mirflickr", multi_label.COLUMNS, cells, options)
 
 
+def multi_label_fashion(cells, options):
+    """Multi-level similarity against binary similarity, on product photos with 76 labels."""
+    from _papers import _compare, multi_label
+    from sklearn_cbir.datasets import load_fashion_multilabel
+    from sklearn_cbir.model_selection import split_multilabel
+
+    photos = load_fashion_multilabel(options.data)
+    numbers = {"n_queries": options.n_queries, "n_train": options.n_train}
+    split = split_multilabel(photos.target, n_validation=options.n_queries, **numbers)
+    parts = split.train, split.gallery, split.query
+    task = multi_label.task_of(photos.data, photos.target, *parts)
+    chosen_on = _compare.Part(split.train, split.gallery, split.validation.query)
+    task = replace(task, tuning=chosen_on)
+    return _multi_label(cells, task, options, image_size=options.image_size)
+
+
 def _multi_label_photos(photos, protocol, scores, cells, options):
     from _papers import multi_label
     from sklearn_cbir.model_selection import split_protocol
@@ -250,6 +267,7 @@ CODES = {"epochs": 15, "seeds": 1, "backbone": "small"}
 DRAWINGS = {"epochs": 30, "seeds": 5, "backbone": "small"}
 UNSEEN = {"epochs": 100, "seeds": 5, "backbone": "resnet34", "image_size": 224}
 SEVERAL = {"epochs": 20, "seeds": 3, "backbone": "resnet50", "image_size": 224}
+FASHION = {"epochs": 20, "seeds": 3, "backbone": "small", "image_size": 64}
 PLACES = {"epochs": 20, "seeds": 3, "image_size": 362}
 TABLES = {
     "squared-hinge": (squared_hinge, PHOTOS),
@@ -259,6 +277,7 @@ TABLES = {
     "dfeh-nuswide": (dfeh_nuswide, CODES | {"image_size": 64}),
     "hashers-cifar10": (hashers_cifar10, {"seeds": 3}),
     "multi-label-mosaics": (multi_label_mosaics, {"epochs": 8, "seeds": 2, "backbone": "small"}),
+    "multi-label-fashion": (multi_label_fashion, FASHION | {"n_queries": 1000, "n_train": 5000}),
     "multi-label-nuswide": (multi_label_nuswide, SEVERAL),
     "multi-label-mirflickr": (multi_label_mirflickr, SEVERAL),
     "zero-shot-omniglot": (zero_shot_omniglot, DRAWINGS),

@@ -198,3 +198,22 @@ def whole_grocery(folder, n=96):
     for part, names in listed.items():
         lines(folder / f"{part}.txt", names)
     return folder
+
+
+def fashion(folder, n=160):
+    """One file of JPEG bytes and labels of three kinds, as `load_fashion_multilabel` reads."""
+    images, y = drawings(n)
+    photos = [encoded(image) for image in images]
+    kinds = {"subCategory": y, "articleType": y // 2, "colorgroup": np.arange(n) % 3}
+    labels = {
+        f"{kind}={value}": of == value for kind, of in kinds.items() for value in np.unique(of)
+    }
+    content = {
+        "jpeg": np.frombuffer(b"".join(photos), dtype=np.uint8),
+        "ends": np.cumsum([len(photo) for photo in photos]),
+        "labels": np.array([*labels.values()], dtype=np.uint8).T,
+        "names": np.array([*labels]),
+        "files": np.array([f"{i}.jpg" for i in range(n)]),
+    }
+    np.savez(folder / "fashion.npz", **content)
+    return folder / "fashion.npz"

@@ -256,6 +256,34 @@ def test_the_multi_label_tables_of_photos(papers, folder, tmp_path, name, column
     assert f"| {column} | ndcg@100 |" in text
 
 
+def test_the_multi_label_table_of_fashion(papers, folder, tmp_path):
+    more = ["--n-queries", 6, "--n-train", 64, "--image-size", 32, "--rows", "binary similarity"]
+    data = paper_folders.fashion(folder)
+    text = run(papers, "multi-label-fashion", data, tmp_path, *more)
+    assert "| binary similarity |" in text
+    assert "| map | ndcg@100 | acg@100 | wmap |" in text
+
+
+def test_photos_of_fashion_that_ask_are_in_no_other_part(papers, folder, monkeypatch):
+    tasks = []
+    monkeypatch.setattr(papers, "_multi_label", lambda cells, task, *_, **__: tasks.append(task))
+    arguments = ["multi-label-fashion", "--data", str(paper_folders.fashion(folder))]
+    papers.multi_label_fashion(
+        None, papers.parse([*arguments, "--n-queries", "6", "--n-train", "64"])
+    )
+    (task,) = tasks
+    for part in (task.tuning, task.final):
+        assert len(part.train) == 64
+        assert set(part.train) <= set(part.gallery)
+        asked = {*task.tuning.queries, *task.final.queries}
+        assert len(asked) == 12
+        assert not asked & {*part.train, *part.gallery}
+    before = task.fingerprint(task.final)
+    task.inputs["images"][0] += b"more"
+    del vars(task)["_content"]
+    assert task.fingerprint(task.final) != before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "row"), [("zero-shot-omniglot", "CPF"), ("lrml-omniglot", "staircase")]
@@ -370,6 +398,19 @@ def test_holidays_is_scored_by_trapezoids_without_the_query_itself(papers, folde
         distances[query, order] = np.arange(12)
     by_hand = ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2) / 2
     assert holidays.score(distances) == pytest.approx(by_hand)
+
+
+def test_a_part_of_holidays_is_scored_too(papers, folder):
+    places = importlib.import_module("_papers.places")
+    paper_folders.holidays(folder)
+    for name in ("100000", "100101", "100102"):  # a query, and all that another one finds
+        (folder / f"{name}.jpg").unlink()
+    part = places.holidays(folder)
+    queries = [Path(path).stem for path in part.read_queries()]
+    assert queries == ["100001", "100200", "100300"]
+    y = np.array([int(Path(path).stem) // 100 for path in part.gallery])
+    y_queries = np.array([int(name) // 100 for name in queries])
+    assert part.score((y_queries[:, None] != y).astype(float)) == 1.0
 
 
 def test_a_table_without_weights_says_where_to_put_them(papers, folder, tmp_path):

@@ -12,7 +12,6 @@ from _papers._compare import Part, Row, Task, choose_rate, described
 from _papers.lrml import LOSSES
 from sklearn_cbir.datasets import crop_images, load_holidays, load_oxford5k, load_paris6k
 from sklearn_cbir.metrics import trapezoid_mean_average_precision
-from sklearn_cbir.model_selection import split_protocol
 from sklearn_cbir.whitening import LearnedWhitening
 
 SCALES = (1.0, 2**-0.5, 0.5)
@@ -47,16 +46,17 @@ def buildings(load, folder):
 
 
 def holidays(folder):
-    """Return Holidays: the query itself is not ranked, trapezoids."""
-    data = load_holidays(folder)
-    split = split_protocol("holidays", data.target)
-    y_queries, y = data.target[split.query], data.target[split.gallery]
+    """Return Holidays, or the part that is there: the query itself is not ranked, trapezoids."""
+    data = load_holidays(folder, skip_missing=True)
+    y_queries = data.target[data.query]
 
     def score(distances):
-        return trapezoid_mean_average_precision(y_queries, y, distances, exclude=split.exclude)
+        return trapezoid_mean_average_precision(
+            y_queries, data.target, distances, exclude=data.query
+        )
 
     content = fingerprint(data.data, data.target)
-    return Place(data.data[split.gallery], lambda: data.data[split.query], score, content)
+    return Place(data.data, lambda: data.data[data.query], score, content)
 
 
 PLACES = {
