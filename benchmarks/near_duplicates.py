@@ -1,6 +1,7 @@
 """How well copies of photos are found: the radius of every descriptor, and what it finds.
 
     python benchmarks/near_duplicates.py [--photos clothing/train] [--holidays FOLDER] [--time]
+        [--network]
 
 Five copies of every photo are groups: as it is, JPEG of quality 25, a third of the size, brighter
 by .3, and without a margin of 4 % on every side. Pairs of photos in one group, of `NearDuplicates`,
@@ -15,6 +16,8 @@ are compared with these.
    radius are of different scenes. Those of the same bytes in two scenes are left out.
 5. With --time, 100,000 random codes, a fifth of which are near others, are grouped; and 100,000
    that are all near each other. Beside it stands one exact radius search of the same codes.
+6. With --network, what the network of the extra `demo` finds, by radius, among the copies of the
+   40 and of the 200.
 
 `imagehash` is asked if it is installed. It is compared on what descriptors are given here,
 and not needed. The run fails if PerceptualHash misses a bar, or has another radius than chosen.
@@ -37,6 +40,7 @@ from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.codes import hamming_radius, pack_codes
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.duplicates import NearDuplicates
+from sklearn_cbir.features import CNNFeatureExtractor
 from sklearn_cbir.images import check_images
 
 SHIPPED = Path(__file__).parents[1] / "tests/data/clothing"
@@ -44,6 +48,7 @@ N_TEST, SEED = 200, 12
 MARGIN = 0.04  # of every side
 RADII = {"hamming": np.arange(1, 121), "cosine": np.arange(1, 41) / 200}
 F1_SHIPPED, F1_TEST, ACROSS = 0.99, 0.97, 0.02  # bars of PerceptualHash, the last from above
+NETWORK, NETWORK_RADII = "timm/tf_efficientnet_lite0", (0.05, 0.1, 0.15, 0.2)
 SHOWN_RADII = (5, 10, 15, 20, 25, 30, 35, 40, 45)
 N_TIMED, SEARCHES = 100_000, 3  # codes, and the bar: radius searches that grouping them may take
 TIMED = {64: 10, 152: 30}  # bits, and the radius
@@ -293,6 +298,20 @@ def radii_table(descriptor, photos, folder):
     return table(head, lines)
 
 
+def network_table(sets):
+    """Return what a network finds, by radius; `sets` are ``{name: paths of photos}``."""
+    network = CNNFeatureExtractor(NETWORK, weights="packaged", loss=None)
+    network.fit([np.zeros((64, 64, 3), dtype=np.uint8)])
+    lines = []
+    for name, paths in sets.items():
+        photos, groups = copies_of(paths)
+        rows = network.transform(photos)
+        for radius in NETWORK_RADII:
+            scores = pair_scores(grouped(rows, "cosine", radius), groups)
+            lines.append([name, radius, *(f"{score:.3f}" for score in scores)])
+    return table([NETWORK, "radius", "F1", "precision", "recall"], lines)
+
+
 def nearest_lines(paths, codes, n_lines=5):
     """Return a line per two photos, not copies, that are nearest to each other."""
     n = len(paths)
@@ -410,6 +429,12 @@ class Run:
         share = shares["PerceptualHash"]
         self.check(share < ACROSS, f"{100 * share:.1f} % of pairs across scenes")
 
+    def network(self, folder):
+        sets = {"40 photos": sorted(SHIPPED.glob("*/*.jpg"))}
+        if folder:
+            sets[f"{N_TEST} others"] = drawn(folder)
+        print(f"\n{network_table(sets)}")
+
     def times(self):
         text, ratio = times_table()
         print(f"\n{text}")
@@ -427,6 +452,7 @@ def main(arguments=None):
     parser.add_argument("--photos", type=Path, help="folder of CLASS/*.jpg")
     parser.add_argument("--holidays", type=Path, help="folder of jpg/*.jpg")
     parser.add_argument("--time", action="store_true", help="time 100,000 codes")
+    parser.add_argument("--network", action="store_true", help="ask the network of [demo], too")
     options = parser.parse_args(arguments)
     run = Run()
     run.shipped(options.photos)
@@ -434,6 +460,8 @@ def main(arguments=None):
         run.test(options.photos)
     if options.holidays:
         run.holidays(options.holidays)
+    if options.network:
+        run.network(options.photos)
     if options.time:
         run.times()
     where = environment()

@@ -10,8 +10,8 @@ const NO_LABEL = "\0none";
 
 export function usualRadius(server) {
   if (server.duplicates_radius !== null) return server.duplicates_radius;
-  const part = 0.025 * (server.max_distance ?? 2);
-  return server.metric === "hamming" ? Math.round(part) : part;
+  if (server.metric === "hamming") return Math.round(0.025 * server.max_distance);
+  return 0.1; // of networks: what is found is hardly ever no copy, though most copies are not found
 }
 
 export function fill(server) {
