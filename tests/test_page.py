@@ -288,7 +288,7 @@ def test_all_photos_are_there_at_first(page):
     assert page.locator("#summary").text_content() == f"60 of {N_DRAWINGS + 3} photos. {hint}"
     assert len(names(page)) == 60
     assert distances(page) == []
-    assert page.locator(f"#grid {FOUND} img").first.evaluate("(img) => img.complete")
+    page.wait_for_function("(img) => img.complete", arg=page.query_selector(f"#grid {FOUND} img"))
     assert not page.locator("#distance-box").is_visible()  # nothing has a distance yet
 
 
