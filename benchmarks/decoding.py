@@ -1,6 +1,7 @@
 """From large JPEG photos to features: decoding beside the network, and one after the other.
 
-    python benchmarks/decoding.py PHOTOS [--n 500] [--backbone mobilenet_v2] [--turns 5]
+    python benchmarks/decoding.py PHOTOS [--n 500] [--turns 5] [--backbone mobilenet_v2]
+        [--runtime torch]
 
 JPEG photos of 12 megapixels are made of those below the folder PHOTOS, enlarged, with noise, in a
 temporary folder; every fifth is another one, and the others are links to it. In turns:
@@ -63,13 +64,13 @@ def write_photos(folder, sources, n):
 
 
 @contextmanager
-def one_thread():
-    """Leave one thread to torch and to decoding."""
-    before, n_threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
-    os.environ["OMP_NUM_THREADS"] = "1"  # decoding reads it
-    torch.set_num_threads(1)
+def threads(n):
+    """Leave so many threads to torch and to decoding."""
+    before, n_before = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    os.environ["OMP_NUM_THREADS"] = str(n)  # decoding reads it
+    torch.set_num_threads(n)
     yield
-    torch.set_num_threads(n_threads)
+    torch.set_num_threads(n_before)
     del os.environ["OMP_NUM_THREADS"]
     if before is not None:
         os.environ["OMP_NUM_THREADS"] = before
@@ -84,6 +85,12 @@ def highest(name="VmHWM"):
 def forget():
     """Let `highest` begin anew."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def flags():
+    """Return which wide instructions the processor has."""
+    known = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    return [name for name in known if name.startswith(("avx", "amx"))]
 
 
 def timed(work, paths):
@@ -102,11 +109,14 @@ def main():
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--backbone", default="mobilenet_v2")
+    parser.add_argument("--runtime", default="torch", choices=["torch", "openvino"])
     options = parser.parse_args()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="loss=None and weights=None")
         extractor = CNNFeatureExtractor(options.backbone, weights=None, loss=None, image_size=SIZE)
-        extractor.fit(np.zeros((2, SIZE, SIZE, 3), dtype=np.uint8))
+        extractor.set_params(runtime=options.runtime).fit(
+            np.zeros((2, SIZE, SIZE, 3), dtype=np.uint8)
+        )
 
     def decode(paths):
         resize = extractor._network_state["reading"]["resize"]
@@ -115,22 +125,21 @@ def main():
 
     works = {"beside": extractor.transform, "after": extractor.transform, "decoding": decode}
     times = {name: [] for name in works}
+    cores = min(n_cores(), torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         sources = sorted(options.photos.rglob("*.jpg"))
         paths = write_photos(Path(folder), sources, options.n)
-        extractor.transform(paths[:64])
+        for n in (cores, 1):  # what is made once
+            with threads(n):
+                extractor.transform(paths[:32])
         for turn in np.array_split(np.array(paths), options.turns):
             found = {}
             for name, work in works.items():
-                if name == "beside":
+                with threads(cores if name == "beside" else 1):
                     found[name], spent = timed(work, list(turn))
-                else:
-                    with one_thread():
-                        found[name], spent = timed(work, list(turn))
                 times[name].append([*(1000 * second / len(turn) for second in spent[:3]), spent[3]])
             assert np.array_equal(found["beside"], found["after"])
-    cores = min(n_cores(), torch.get_num_threads())
-    print(environment())
+    print(environment() | {"runtime": options.runtime, "flags": flags()})
     print("| ms a photo | by the wall | processor time | of it in the system | MB more |")
     print("|---|---|---|---|---|")
     middle = {name: [median(column) for column in zip(*rows)] for name, rows in times.items()}
