@@ -39,7 +39,7 @@ def numbers_of(cls):
 LOSS_NUMBERS = [
     (name, parameter)
     for name, cls in LOSSES.items()
-    for parameter in numbers_of(cls) + [p for loss, p in MAY_BE_NONE if loss == name]
+    for parameter in numbers_of(cls) + sorted(p for loss, p in MAY_BE_NONE if loss == name)
 ]
 
 
