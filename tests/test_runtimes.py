@@ -1,8 +1,12 @@
 """What computes vectors: the same rows by every runtime, and torch where another one cannot."""
 
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,6 +276,38 @@ def test_threads_and_two_extractors_transform_at_once():
         found = [pool.submit(extractors[i % 2].transform, IMAGES) for i in range(8)]
         for i, rows in enumerate(found):
             np.testing.assert_array_equal(rows.result(), expected[i % 2])
+
+
+FORKING = """
+import gc, os, sys, warnings
+import numpy as np, torch
+from onnx_cases import IMAGES, small_extractor
+
+extractor = small_extractor(runtime="openvino")
+rows = extractor.transform(IMAGES)
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = extractor.transform(IMAGES)
+    assert "forked" in str(told[-1].message), told
+    np.testing.assert_allclose(found, rows, rtol=1e-4, atol=1e-6)
+    del extractor  # and with it what was compiled, unless that is kept
+    gc.collect()
+    sys.exit()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+np.testing.assert_array_equal(extractor.transform(IMAGES), rows)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_torch_computes_in_a_forked_child_of_one_that_has_used_openvino():
+    places = [str(Path(__file__).parent), *sys.path]
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
+    command = [sys.executable, "-W", "ignore", "-c", FORKING]
+    ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_names_are_those_of_the_type():

@@ -15,7 +15,7 @@ from torch import nn
 
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._network import OWN_PARTS, MultiScale, Network
-from sklearn_cbir._runtimes._openvino import Converted, NotConverted, is_installed
+from sklearn_cbir._runtimes._openvino import Converted, NotConverted, is_installed, is_left_behind
 from sklearn_cbir._validation import warn_user
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def usable(
         return "torch", None
     if not is_installed():
         return "torch", "openvino is not installed: pip install 'sklearn-cbir[openvino]'"
+    if is_left_behind():
+        return "torch", "OpenVINO was used in the process that this one was forked from"
     if runtime == "auto" and any(isinstance(trunk[name], nn.Module) for name in OWN_PARTS):
         # What a fixed graph may get wrong, and nobody has looked at.
         return "torch", "a backbone or pooling of your own is converted only by runtime='openvino'"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -22,6 +24,7 @@ N_COMPARED = 3  # images of noise, which must get torch's vectors
 TOLERANCE = 1e-5  # of a vector's length
 PACKAGE = Path(__file__).parent.parent
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip", "openvino")
+_STARTED: list[int] = []  # the process that has compiled a graph
 
 
 class NotConverted(Exception):
@@ -31,6 +34,14 @@ class NotConverted(Exception):
 def is_installed() -> bool:
     """Whether there is an OpenVINO."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def is_left_behind() -> bool:
+    """Whether the threads of OpenVINO are in the process that this was forked from.
+
+    Whoever asks it then, or lets go of what it has compiled, waits for them for ever.
+    """
+    return bool(_STARTED) and _STARTED[0] != os.getpid()
 
 
 class Converted:
@@ -43,7 +54,7 @@ class Converted:
         self._compared: set[int] = set()  # sizes of batches
         try:
             self._model = _model_of(seen, size)
-            self.renew()
+            self._begin()
             noise = np.random.default_rng(0).integers(0, 256, (N_COMPARED, 3, *size))
             images = torch.from_numpy(noise.astype(np.uint8))
             _compare(self._run(images), images, seen)
@@ -54,7 +65,12 @@ class Converted:
         renew_in_forked_children(self)
 
     def renew(self) -> None:
-        """Forget what was compiled, whose threads are in the process this was forked from."""
+        """Begin anew in a forked child, where torch computes; what was compiled is never freed."""
+        for kept in (self._compiled, self._idle):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+        self._begin()
+
+    def _begin(self) -> None:
         # By number of threads, and how many ask at a time.
         self._compiled: dict[tuple[int, int], Any] = {}
         self._idle: dict[tuple[int, int], list[Any]] = {}  # requests of which no one asks
@@ -158,6 +174,7 @@ def _compiled(model: Any, n_threads: int, n_beside: int) -> Any:
     """
     import openvino
 
+    _STARTED[:] = [os.getpid()]
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": n_threads * n_beside,
