@@ -313,6 +313,7 @@ def test_several_scales_are_resized_by_the_filter_of_the_weights(rng):
 
     class Seen(torch.nn.Module):
         placement = unit_length = memory_format = None
+        is_shareable = True
 
         def embed(self, x):
             return x
