@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import warnings
@@ -301,13 +302,41 @@ np.testing.assert_array_equal(extractor.transform(IMAGES), rows)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
-def test_torch_computes_in_a_forked_child_of_one_that_has_used_openvino():
+SIGNALLING = """
+import gc, os, signal, sys, threading
+import faulthandler
+from onnx_cases import IMAGES, small_extractor
+
+faulthandler.enable()  # it has a stack for signals, as Python's own handlers ask for
+extractors = [small_extractor(runtime="openvino")]
+extractors[0].transform(IMAGES)
+freeing = threading.Thread(target=lambda: (extractors.clear(), gc.collect()))
+freeing.start()
+freeing.join()
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(True))
+os.kill(os.getpid(), signal.SIGUSR1)
+assert heard == [True]
+"""
+
+
+def run_alone(script):
+    """Run a script in a process of its own, which has to end well."""
     places = [str(Path(__file__).parent), *sys.path]
     surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
-    command = [sys.executable, "-W", "ignore", "-c", FORKING]
+    command = [sys.executable, "-W", "ignore", "-c", script]
     ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no such signal here")
+def test_signals_are_heard_after_a_graph_was_freed_by_another_thread():
+    run_alone(SIGNALLING)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_torch_computes_in_a_forked_child_of_one_that_has_used_openvino():
+    run_alone(FORKING)
 
 
 def test_the_names_are_those_of_the_type():

@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +176,6 @@ def _compiled(model: Any, n_threads: int, n_beside: int) -> Any:
 
     So many ask it at a time, and each has so many threads.
     """
-    import openvino
-
     _STARTED[:] = [os.getpid()]
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -181,4 +183,38 @@ def _compiled(model: Any, n_threads: int, n_beside: int) -> Any:
         "NUM_STREAMS": n_beside,  # a stream answers one request at a time
         "ENABLE_CPU_PINNING": False,  # two networks would share a core
     }
-    return openvino.Core().compile_model(model, "CPU", options)
+    with _own_signal_stack():
+        return _core().compile_model(model, "CPU", options)
+
+
+@cache
+def _core() -> Any:
+    """Return what compiles, never to be freed: a thread may have its stack for signals."""
+    import openvino
+
+    core = openvino.Core()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    return core
+
+
+class _SignalStack(ctypes.Structure):
+    """A ``stack_t`` of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Give the thread back the stack on which it handles signals.
+
+    OpenVINO puts one of its own in its place, and unmaps it when it is freed, in whatever thread:
+    the next signal, such as that of Ctrl-C, would end the process.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    kept = _SignalStack()
+    is_known = libc is not None and libc.sigaltstack(None, ctypes.byref(kept)) == 0
+    try:
+        yield
+    finally:
+        if libc is not None and is_known:
+            libc.sigaltstack(ctypes.byref(kept), None)
