@@ -150,38 +150,28 @@ print([is_same(graph.kneighbors(queries), found) for found in of_graph])
 """
 
 
-def test_a_process_answers_first_without_numba_and_then_with_it(saved):
-    environment = os.environ | {COMPILE_FIRST: "0"}
-    printed = subprocess.run(
+def printed_by_a_process(saved, **surroundings):
+    """Return the lines that a process prints which loads what was saved."""
+    return subprocess.run(
         [sys.executable, "-c", FRESH, saved],
-        env=environment,
+        env=os.environ | surroundings,
         capture_output=True,
         text=True,
         check=True,
     ).stdout.splitlines()
+
+
+def test_a_process_answers_first_without_numba_and_then_with_it(saved):
+    printed = printed_by_a_process(saved, **{COMPILE_FIRST: "0"})
     # The graph is answered exactly at first, and as in the process that built it from then on.
     assert printed == ["True False", "[False, True] False", "True True", "[True, False]"]
 
 
 def test_a_process_that_is_told_to_compile_first_does(saved):
-    environment = os.environ | {COMPILE_FIRST: "1"}
-    printed = subprocess.run(
-        [sys.executable, "-c", FRESH, saved],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    printed = printed_by_a_process(saved, **{COMPILE_FIRST: "1"})
     assert printed[:2] == ["True True", "[True, False] True"]
 
 
 def test_a_saved_graph_is_answered_exactly_where_numba_compiles_nothing(saved):
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    printed = subprocess.run(
-        [sys.executable, "-c", FRESH, saved],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    printed = printed_by_a_process(saved, NUMBA_DISABLE_JIT="1")
     assert printed == ["True True", "[False, True] True", "True True", "[False, True]"]
