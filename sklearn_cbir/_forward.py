@@ -64,11 +64,11 @@ def forward(
     something from one call to the next.
     """
     batches = _Batches(source, batch_size, ticks)
-    keep_freed_memory()
     if not hasattr(source, "n_pixels"):  # rows of numbers, or texts: there is nothing to decode
         return _one_by_one(embed, batches, device)
     if device.type != "cpu":
         return _read_ahead(embed, batches, device)
+    keep_freed_memory()
     if not is_shareable:
         return _one_by_one(embed, batches, device)
     return _side_by_side(embed, batches, device)
