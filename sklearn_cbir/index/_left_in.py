@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_cbir._typing import Positions
 from sklearn_cbir.index._engine import derived, remembered
 from sklearn_cbir.index._filter import RowFilter
 
@@ -50,10 +49,6 @@ class RowsLeftIn:
         if isinstance(self.whole, np.ndarray):
             return self.whole.take(positions, axis=0)
         return self.whole.read(positions)
-
-    def take(self, numbers: Positions, axis: int) -> NDArray:
-        """Return the rows of these numbers, as an array's `take` along `axis` 0 does."""
-        return self.whole.take(self.row_filter.at(numbers), axis=axis)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
@@ -192,16 +187,16 @@ class FilteredExact(Filtered):
     @remembered
     def _without(self):
         """What gives rows that are left out no similarity, added to those of all rows."""
-        summand = self.row_filter.mask.astype(self.rows.dtype)
-        summand -= 1
-        with np.errstate(over="ignore"):
-            summand *= np.finfo(summand.dtype).max
-            summand *= 2  # minus infinity, and 0 is as it was
-        return summand
+        dtype = self.rows.dtype
+        bits = np.dtype(f"i{dtype.itemsize}")
+        left_out = self.row_filter.mask.view(np.int8) - np.int8(1)  # all bits set, else none
+        summand = left_out.astype(bits)
+        summand &= np.array(-np.inf, dtype).view(bits)
+        return summand.view(dtype)
 
-    def _are_zero(self, numbers):
-        """Say which of the rows of some numbers are zero."""
-        return self.whole._are_zero(self.row_filter.at(numbers))
+    def rescore(self, queries, which, numbers):
+        """Return the distances of the pairs ``(queries[which], rows[numbers])``, float64."""
+        return self.whole.rescore(queries, which, self.row_filter.at(numbers))
 
     @derived
     def _longest(self) -> float:
