@@ -1,6 +1,6 @@
 """Search a gallery: nearest neighbors, ids, and retrieval scores, as a scikit-learn estimator."""
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, overload
 
@@ -48,15 +48,19 @@ from sklearn_cbir.index._engines import (
     exact_in_memory,
     make_engine,
 )
+from sklearn_cbir.index._evaluation import (
+    Evaluation,
+    Evaluations,
+    ids_by_query,
+    summarize_scores,
+)
 from sklearn_cbir.index._feedback import Judged, ask_like
 from sklearn_cbir.index._gallery import Gallery, GalleryIds, check_ids
 from sklearn_cbir.index._graph_methods import NeighborGraphsMixin
 from sklearn_cbir.index._search import (
-    Evaluation,
     score_queries,
     search_asked,
     search_radius,
-    summarize_scores,
     warn_of_copies,
     warn_of_found_copies,
 )
@@ -749,7 +753,9 @@ class NeighborsRetriever(
         :class:`~sklearn.utils.Bunch`, or a dict of them by metric for a list
             ``score``: the mean; ``per_query``: (n_queries,), NaN where nothing is
             relevant; ``classes`` and ``per_class``: labels and their means;
-            ``worst``: positions of all scored queries, worst first.
+            ``worst``: positions of all scored queries, worst first. A notebook shows
+            the mean, the lowest classes and the worst queries, with their photos
+            where ids are file names.
 
         Examples
         --------
@@ -759,9 +765,11 @@ class NeighborsRetriever(
         (0.666..., array([0.5, 1. ]), array([1, 0, 2]))
         """
         names = scoring if isinstance(scoring, list) else [scoring or self.scoring]
-        y, per_metric = self._per_query(X, y, ids, where, names)
-        summaries = [summarize_scores(y, values, sample_weight) for values in per_metric]
-        results = dict(zip(names, summaries))
+        y, per_metric, ids_of = self._per_query(X, y, ids, where, names)
+        results = Evaluations(
+            (name, summarize_scores(y, values, sample_weight, name, ids_of))
+            for name, values in zip(names, per_metric)
+        )
         return results if isinstance(scoring, list) else results[names[0]]
 
     def rows(self, ids: IdsLike | None = None) -> Found:
@@ -956,8 +964,8 @@ class NeighborsRetriever(
         ids: IdsLike | None,
         where: WhereLike | None,
         names: list[str | Metric],
-    ) -> tuple[np.ndarray, list[Floats]]:
-        """Return the queries' labels and, per metric, one value per query."""
+    ) -> tuple[np.ndarray, list[Floats], Callable[[Positions], Any] | None]:
+        """Return the queries' labels, per metric one value per query, and what gives their ids."""
         gallery = self._fitted()
         asked = ask(X, ids, where, gallery, type(self).__name__)
         if gallery.labels is None:
@@ -992,4 +1000,5 @@ class NeighborsRetriever(
                 depth,
                 advance,
             )
-        return y, values
+        own = gallery.ids if X is None and gallery.ids.given else None
+        return y, values, ids_by_query(ids, own, asked.places)

@@ -31,6 +31,7 @@ ORDER = [
     "metrics",
     "model_selection",
     "images",
+    "_html",
     "descriptors",
     "onnx_extractor",
     "datasets",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklearn_cbir._html import SIDE, pixels_or_faults
 from sklearn_cbir._labels import check_labels, check_same_kind, comparable_labels, shared_labels
 from sklearn_cbir._typing import (
     Elements,
@@ -18,16 +19,16 @@ from sklearn_cbir._typing import (
     Positions,
     WhereLike,
 )
-from sklearn_cbir._validation import check_integer, shortened
+from sklearn_cbir._validation import check_boolean, check_integer, shortened
 from sklearn_cbir.display._cells import (
     Cell,
-    Pixels,
     distance_text,
     draw,
     file_name,
     warn_of_faults,
 )
-from sklearn_cbir.display._sheet import Sheet, pyplot
+from sklearn_cbir.display._page import MOST_QUERIES, MOST_RESULTS, Square, page_of_results
+from sklearn_cbir.display._sheet import Sheet, is_open, pyplot
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
 from sklearn_cbir.images import ImageReadError, Images, Text, check_images, is_feature_rows
 from sklearn_cbir.images._faults import count_causes
@@ -51,7 +52,8 @@ class RetrievalDisplay:
 
     Use `from_estimator` or `from_predictions` to make one. Files, and images
     of mixed sizes, are shown as the square in their middle; a `Text` is shown as
-    its words.
+    its words. In a notebook a display whose figure is not open shows itself, in
+    HTML with small photos; that needs no matplotlib.
 
     Parameters
     ----------
@@ -127,6 +129,7 @@ class RetrievalDisplay:
         self.result_labels: NDArray[np.object_] | None = result_labels
         self.result_ids: NDArray[np.object_] | None = result_ids
         self.unit: str | None = unit
+        self._captions: Captions | None = None
 
     @classmethod
     def from_estimator(
@@ -145,6 +148,7 @@ class RetrievalDisplay:
         ids: ArrayLike | None = None,
         where: WhereLike | None = None,
         captions: Captions | None = None,
+        draw: bool = True,
         ax: Axes | None = None,
     ) -> Self:
         """Search for some queries and draw what comes out.
@@ -199,13 +203,17 @@ class RetrievalDisplay:
         captions : sequence of {"label", "distance", "id"}, default=None
             As for `plot`.
 
+        draw : bool, default=True
+            Whether to draw at once, with matplotlib. A display that was not drawn
+            shows itself in a notebook all the same, and can be drawn by `plot`.
+
         ax : matplotlib Axes, default=None
             As for `plot`.
 
         Returns
         -------
         RetrievalDisplay
-            The picture, drawn.
+            The picture, drawn unless ``draw=False``.
 
         Raises
         ------
@@ -213,7 +221,8 @@ class RetrievalDisplay:
             If nothing says what the images of the queries or of the gallery
             are.
         """
-        pyplot()
+        if check_boolean(draw, "draw"):
+            pyplot()
         steps, retriever = split_steps(estimator)
         if gallery_labels is None:
             gallery_labels = retriever.y_
@@ -243,7 +252,7 @@ class RetrievalDisplay:
         )
         labels = None if y is None else check_labels(y, name="y")[rows]
         display._set_labels(labels, gallery_labels, positions, class_names)
-        return display.plot(ax, captions=captions)
+        return display._with_captions(captions, draw, ax)
 
     @classmethod
     def from_predictions(
@@ -259,6 +268,7 @@ class RetrievalDisplay:
         class_names: Sequence[str] | None = None,
         unit: str | None = None,
         captions: Captions | None = None,
+        draw: bool = True,
         ax: Axes | None = None,
     ) -> Self:
         """Draw results that were computed before.
@@ -296,20 +306,25 @@ class RetrievalDisplay:
         captions : sequence of {"label", "distance", "id"}, default=None
             As for `plot`.
 
+        draw : bool, default=True
+            Whether to draw at once, with matplotlib. A display that was not drawn
+            shows itself in a notebook all the same, and can be drawn by `plot`.
+
         ax : matplotlib Axes, default=None
             As for `plot`.
 
         Returns
         -------
         RetrievalDisplay
-            The picture, drawn.
+            The picture, drawn unless ``draw=False``.
 
         Raises
         ------
         ValueError
             If shapes do not agree or a position is outside the gallery.
         """
-        pyplot()
+        if check_boolean(draw, "draw"):
+            pyplot()
         shown, gallery = _checked(images), check_images(gallery_images)
         rows = _check_positions(positions, len(shown), len(gallery))
         flat = rows.ravel()
@@ -323,7 +338,7 @@ class RetrievalDisplay:
         )
         labels = None if y is None else check_labels(y, name="y", n=len(rows))
         display._set_labels(labels, gallery_labels, rows, class_names)
-        return display.plot(ax, captions=captions)
+        return display._with_captions(captions, draw, ax)
 
     def plot(
         self, ax: Axes | None = None, *, captions: Captions | None = None, image_size: float = 1.1
@@ -368,7 +383,7 @@ class RetrievalDisplay:
         sheet = Sheet(n_queries, n_results, max(len(lines), 1), image_size, has_legend)
         sheet.open(ax)
         sheet.titles(["query", *range(1, n_results + 1)])
-        queries, results = _cells(self.query_images), _pixels(self.result_images)
+        queries, results = _cells(self.query_images), _cells(self.result_images)
         warn_of_faults([*queries, *results])
         axes = np.empty((n_queries, 1 + n_results), dtype=object)
         for row in range(n_queries):
@@ -384,6 +399,41 @@ class RetrievalDisplay:
         self.figure_ = sheet.figure
         self.axes_ = axes
         return self
+
+    def _with_captions(self, captions: Captions | None, draw: bool, ax: Axes | None) -> Self:
+        """Note the lines below a result, and draw the picture if that is wanted."""
+        self._lines(captions)  # names that are not known
+        self._captions = captions
+        return self.plot(ax, captions=captions) if draw else self
+
+    def _repr_html_(self) -> str | None:
+        if is_open(getattr(self, "figure_", None)):
+            return None  # a notebook shows the figure
+        n_queries = len(self.query_images)
+        n_results = len(self.result_images) // n_queries
+        n_rows, n_ranks = min(n_queries, MOST_QUERIES), min(n_results, MOST_RESULTS)
+        results = self._results_to_show(n_rows, n_ranks, n_results)
+        queries = _read_each(self.query_images[:n_rows], SIDE)
+        names = [] if self.query_labels is None else self.query_labels
+        rows = [
+            [Square(query, names[row : row + 1]), *results[row * n_ranks : (row + 1) * n_ranks]]
+            for row, query in enumerate(queries)
+        ]
+        return page_of_results(rows, n_results - n_ranks, n_queries - n_rows)
+
+    def _results_to_show(self, n_rows: int, n_ranks: int, n_results: int) -> list[Square]:
+        """Return the first results of the first queries, one query after another."""
+        places = [(row, rank) for row in range(n_rows) for rank in range(n_ranks)]
+        found = self.result_images[np.array([row * n_results + rank for row, rank in places])]
+        written, marks = self._lines(self._captions), self.right
+        return [
+            Square(
+                pixels,
+                [line(*place) for line in written],
+                None if marks is None else bool(marks[place]),
+            )
+            for pixels, place in zip(_read_each(found, SIDE), places)
+        ]
 
     def _set_labels(
         self,
@@ -493,38 +543,22 @@ def _gallery_rows(
     return check_images([ids[row] for row in rows])
 
 
-def _cells(queries: Queries) -> Sequence[Cell]:
-    """Return what is drawn of each query: pixels, the fault of an image, or a text."""
-    if isinstance(queries, Images):
-        return _pixels(queries)
-    photos = _photos_in(queries)
-    read = iter(_pixels_or_faults(check_images(photos)) if photos else [])
-    return [query if isinstance(query, Text) else next(read) for query in queries]
+def _read_each(images: Queries, side: int) -> Sequence[Cell]:
+    """Return what is shown of each image: pixels, its fault, or a text."""
+    if isinstance(images, Images):
+        return pixels_or_faults(images, side)
+    photos = _photos_in(images)
+    read = iter(pixels_or_faults(check_images(photos), side) if photos else [])
+    return [image if isinstance(image, Text) else next(read) for image in images]
 
 
-def _pixels(images: Images) -> Sequence[Pixels | ImageReadError]:
-    """Return pixels or the fault of every image, if any can be read."""
-    found = _pixels_or_faults(images)
+def _cells(images: Queries) -> Sequence[Cell]:
+    """Return what is drawn of each image, if any can be read."""
+    found = _read_each(images, THUMBNAIL)
     faults = [one for one in found if isinstance(one, ImageReadError)]
     if len(faults) == len(found):
         raise _nothing_to_draw(faults)
     return found
-
-
-def _pixels_or_faults(images: Images) -> Sequence[Pixels | ImageReadError]:
-    """Return pixels (H, W, 3) per image, at the images' own size if they have one, or its fault."""
-    size = None if images.image_shape else THUMBNAIL
-    try:
-        return list(images.read(slice(None), size))
-    except ImageReadError:
-        return [_pixels_of_one(images, row, size) for row in range(len(images))]
-
-
-def _pixels_of_one(images: Images, row: int, size: int | None) -> Pixels | ImageReadError:
-    try:
-        return images.read([row], size)[0]
-    except ImageReadError as fault:
-        return fault
 
 
 def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:

@@ -44,6 +44,16 @@ def pyplot() -> ModuleType:
     return plt
 
 
+def is_open(figure: Any) -> bool:
+    """Whether pyplot holds a figure, which a notebook then shows at the end of the cell."""
+    if figure is None:
+        return False
+    from matplotlib._pylab_helpers import Gcf
+
+    whole = figure.figure  # of a part of one
+    return any(manager.canvas.figure is whole for manager in Gcf.get_all_fig_managers())
+
+
 def drawable(text: str) -> str:
     """Return text on one line, with a box for every letter that the font in use does not have.
 

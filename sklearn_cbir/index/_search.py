@@ -5,32 +5,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from sklearn.utils import Bunch
 
-from sklearn_cbir._typing import Floats, Labels, Metric, Positions, Reranker
+from sklearn_cbir._typing import Floats, Metric, Positions, Reranker
 from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.index._checking import Asked
 from sklearn_cbir.index._engine import Engine
+from sklearn_cbir.index._evaluation import Evaluation
 from sklearn_cbir.index._rows import find_copies, find_rows
-from sklearn_cbir.metrics import (
-    mean_over_queries,
-    mean_per_class,
-    parse_metric,
-    worst_queries,
-)
+from sklearn_cbir.metrics import parse_metric
 from sklearn_cbir.metrics._scoring import evaluate_each, reads_order
 from sklearn_cbir.reranking import resolve_reranker
 
-
-class Evaluation(Bunch):
-    """What `NeighborsRetriever.evaluate` says of a metric."""
-
-    score: float  # the mean
-    per_query: Floats
-    classes: Labels
-    per_class: Floats
-    worst: Positions
+__all__ = ["Evaluation"]  # pickles look for it here
 
 
 def search_asked(
@@ -155,18 +141,6 @@ def _rankings(
             yield engine.distances(queries), numbers  # metrics count its distances
         else:
             yield FullRanking(source, queries, excluded, rerank=used, depth=depth), numbers
-
-
-def summarize_scores(y: np.ndarray, values: Floats, sample_weight: ArrayLike | None) -> Evaluation:
-    """Return the mean of one value per query, the means of the classes, and the worst queries."""
-    classes, per_class = mean_per_class(y, values)
-    return Evaluation(
-        score=mean_over_queries(values, sample_weight),
-        per_query=values,
-        classes=classes,
-        per_class=per_class,
-        worst=worst_queries(values, n=len(values)),
-    )
 
 
 class FullRanking:

@@ -532,6 +532,9 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
     load(path).predict(X)
     display = RetrievalDisplay.from_estimator(retriever, X, y, images=images, where=["a"])
     assert_type(display, RetrievalDisplay)
+    RetrievalDisplay.from_predictions(
+        [[0]], images=images, gallery_images=images, draw=False
+    ).plot()
     groups = DuplicatesDisplay.from_predictions(y, images=images, captions=["name", "size"])
     assert_type(groups.groups, list[NDArray[np.int64]])
     curve = PrecisionRecallDisplay.from_predictions(y, y, X, name="mine")

@@ -1,0 +1,72 @@
+"""Rows of images as a page for a notebook: what matplotlib draws, in HTML and bounded in size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sklearn_cbir._html import (
+    RIGHT,
+    WRONG,
+    box,
+    cell,
+    escaped,
+    lines,
+    missing,
+    page,
+    paragraph,
+    table,
+    thumbnail,
+)
+from sklearn_cbir.display._cells import Cell
+from sklearn_cbir.images import ImageReadError, Text
+from sklearn_cbir.images._faults import count_causes
+
+MOST_QUERIES = MOST_RESULTS = 8  # 72 images, some 300 kB
+
+
+@dataclass(frozen=True)
+class Square:
+    """An image, what is written below it, and whether it is right (None: nobody knows)."""
+
+    shown: Cell
+    texts: Sequence[str]
+    right: bool | None = None
+
+
+def page_of_results(
+    rows: Sequence[Sequence[Square]], n_more_results: int, n_more_queries: int
+) -> str:
+    """Return the page of queries, each with its results, and of how many more there are."""
+    squares = [square for row in rows for square in row]
+    titles = ["query", *range(1, len(rows[0]))]
+    notes = []
+    if any(square.right is not None for square in squares):
+        notes.append("✓ shares a label with the query, ✗ shares none")
+    if n_more_results > 0:
+        notes.append(f"{n_more_results:,} more results of every query are not shown")
+    if n_more_queries > 0:
+        notes.append(f"{n_more_queries:,} more queries are not shown")
+    faults = [one.shown for one in squares if isinstance(one.shown, ImageReadError)]
+    if faults:
+        causes = count_causes(fault.reason or "cannot be read" for fault in faults)
+        notes.append(f"{len(faults)} of the images cannot be read ({causes})")
+    body = table(("".join(map(_cell, row)) for row in rows), titles)
+    return page(body, *map(paragraph, notes))
+
+
+def _cell(square: Square) -> str:
+    """Return the cell of an image; color and sign say whether it is right."""
+    color = {None: None, True: RIGHT, False: WRONG}[square.right]
+    sign = {None: "", True: "✓ ", False: "✗ "}[square.right]
+    first, *others = [*map(escaped, square.texts), ""]
+    mark = f'<b style="color:{color}">{sign}</b>' if sign else ""
+    return cell(_image(square, color), lines([mark + first, *filter(None, others)]))
+
+
+def _image(square: Square, color: str | None) -> str:
+    if isinstance(square.shown, Text):
+        return box(square.shown, color)
+    if isinstance(square.shown, ImageReadError):
+        return missing(square.shown, color)
+    return thumbnail(square.shown, ", ".join(square.texts), color)
