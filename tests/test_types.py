@@ -65,9 +65,10 @@ def _faults(report, name=""):
 
 
 def _readme_example():
-    """Return the first code of README, and the types of the two names that its reader has."""
-    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
-    return f"query_paths: list[str] = []\nquery_labels: list[str] = []\n{block.group(1)}"
+    """Return the Python code of README, and the types of the two names that its reader has."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    assert len(blocks) == 2
+    return "\n".join(["query_paths: list[str] = []", "query_labels: list[str] = []", *blocks])
 
 
 @pytest.fixture(scope="module")
