@@ -2,12 +2,13 @@
 
 import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 
 from sklearn_cbir.index import _graph_kernels as kernels
-from sklearn_cbir.index._graph import NeighborGraph, _linked_from, link_rows
+from sklearn_cbir.index._graph import NeighborGraph, _grouped, _linked_from, link_rows
 from sklearn_cbir.index._nndescent import NNDescentEngine
 
 N, DEGREE = 300, 12
@@ -213,6 +214,150 @@ def test_many_queries_at_once_are_answered_as_one_by_one(rows, monkeypatch):
         np.testing.assert_array_equal(squares[i : i + 1], alone[1])
 
 
+def test_groups_of_entry_points_hold_each_once_around_their_middle(monkeypatch):
+    rng = np.random.default_rng(0)
+    for n in (1, 5, 64, 700, 1500):
+        few, nodes = rng.normal(size=(n, 4)), rng.permutation(10_000)[:n].astype(np.int32)
+        centers, starts, grouped = _grouped(few, nodes)
+        assert sorted(grouped) == sorted(nodes)
+        assert len(centers) == len(starts) - 1 <= max(64, n // 8)
+        place = {node: few[i] for i, node in enumerate(nodes)}
+        for center, members in zip(centers, links_of(starts, grouped)):
+            np.testing.assert_allclose(center, np.mean([place[i] for i in members], axis=0))
+
+
+def test_equal_entry_points_are_one_group():
+    centers, starts, nodes = _grouped(np.ones((100, 3)), np.arange(100))
+    assert len(centers) == 1
+    assert starts.tolist() == [0, 100]
+    assert nodes.tolist() == list(range(100))
+
+
+def with_codes(rows, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._graph.BYTES_AT_LEAST", 0)
+    graph, order = link_rows(rows, find_neighbors)
+    graph.choose_codes(rows, order.astype(np.int32), rows[:100], 7)
+    assert graph.n_coded == len(graph)
+    return graph, order
+
+
+def test_codes_are_within_half_a_step_of_the_rows(rows, monkeypatch):
+    graph, order = with_codes(rows, monkeypatch)
+    codes, norms, center, steps = graph._codes(rows, order).arrays
+    assert codes.dtype == np.int8
+    np.testing.assert_allclose(np.ptp(rows, axis=0), 254 * steps, rtol=1e-5)
+    error = np.abs(center + steps * codes - rows[order])
+    assert (error <= 0.501 * steps).all()
+    np.testing.assert_allclose(norms, ((steps * codes) ** 2).sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("far", [0, 1, 1e3])
+def test_codes_lead_to_the_distances_of_the_rows_themselves(far, rows, monkeypatch):
+    graph, order = with_codes(rows, monkeypatch)
+    queries = np.random.default_rng(1).normal(size=(300, 5)).astype(rows.dtype) + rows.dtype.type(
+        far
+    )
+    numbers, squares = search(graph, rows, order, queries, 7, N)
+    expected = ((queries[:, None] - rows[None]).astype(np.float64) ** 2).sum(axis=2)
+    np.testing.assert_allclose(squares, np.sort(expected, axis=1)[:, :7], rtol=1e-5)
+    found = np.take_along_axis(expected, order[numbers].astype(np.int64), axis=1)
+    np.testing.assert_allclose(found, squares, rtol=1e-5)
+
+
+def test_codes_find_nearly_what_rows_find_with_as_much_search(rows, monkeypatch):
+    graph, order = with_codes(rows, monkeypatch)
+    queries = np.random.default_rng(1).normal(size=(300, 5)).astype(rows.dtype)
+    by_codes = search(graph, rows, order, queries, 5, 15)[0]
+    # Whatever the codes say is what the walk goes by.
+    codes, norms, *others = graph._codes(rows, order).arrays
+    graph._made_codes.arrays = 0 * codes, norms, *others
+    assert (by_codes != search(graph, rows, order, queries, 5, 15)[0]).mean() > 0.1
+    graph._use_codes(None, 0)
+    by_rows = search(graph, rows, order, queries, 5, 15)[0]
+    assert np.mean([np.isin(*nodes).mean() for nodes in zip(by_codes, by_rows)]) > 0.98
+
+
+def test_rows_that_codes_cannot_tell_apart_are_compared_themselves(rows, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._graph.BYTES_AT_LEAST", 0)
+    rows = np.vstack([rows, np.full((1, 5), 1e4, dtype=rows.dtype)])  # as long as all steps
+    squares = squares_of(rows)
+    near = np.argsort(squares, axis=1, kind="stable")[:, : DEGREE + 1].astype(np.int32)
+    near[:, 0] = -1
+    far = np.take_along_axis(squares, np.maximum(near, 0), axis=1)
+    graph, order = link_rows(rows, lambda few: (near, far) if len(few) > N else find_neighbors(few))
+    graph.choose_codes(rows, order.astype(np.int32), rows[:100], 7)
+    assert not graph.n_coded
+    assert len(graph._codes(rows, order).arrays[0]) == 0
+
+
+@pytest.mark.parametrize(("n_columns", "dtype"), [(31, np.float32), (15, np.float64)])
+def test_short_rows_are_compared_themselves(n_columns, dtype):
+    rows = np.random.default_rng(0).normal(size=(N, n_columns)).astype(dtype)
+    graph, order = link_rows(rows, find_neighbors)
+    graph.choose_codes(rows, order.astype(np.int32), rows[:50], 5)
+    assert not graph.n_coded
+    wider = np.hstack([rows, rows[:, :1]])
+    graph, order = link_rows(wider, find_neighbors)
+    graph.choose_codes(wider, order.astype(np.int32), wider[:50], 5)
+    assert graph.n_coded == len(graph)
+
+
+def test_rows_that_come_after_the_codes_are_found_among_them(rows, monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._graph.BYTES_AT_LEAST", 0)
+    graph, order = link_rows(rows[:250], find_neighbors)
+    graph.choose_codes(rows, order.astype(np.int32), rows[:50], 5)
+    assert graph.n_coded == len(graph)
+    number = np.full(N, -1, dtype=np.int32)
+    number[order], number[250:] = np.arange(250), np.arange(250, N)
+    neighbors, squares = (part[250:] for part in find_neighbors(rows))
+    graph.extend(rows, neighbors, squares, number)
+    order = np.concatenate([order, np.arange(250, N)])
+    queries = np.random.default_rng(1).normal(size=(300, 5)).astype(rows.dtype)
+    expected = np.argsort(((queries[:, None] - rows[None]) ** 2).sum(axis=2), axis=1)[:, :7]
+    for n_coded in (250, N):
+        numbers, _ = search(graph, rows, order, queries, 7, N)
+        assert len(graph._codes(rows, order).arrays[0]) == graph.n_coded == n_coded
+        np.testing.assert_array_equal(order[numbers], expected)
+        numbers, _ = search(graph, rows, order, rows[250:], 1, 15)
+        assert (order[numbers[:, 0]] == np.arange(250, N)).mean() > 0.9
+        graph.code_all()
+
+
+def test_rows_that_were_removed_have_no_code_and_are_passed(rows, monkeypatch):
+    graph, order = with_codes(rows, monkeypatch)
+    graph = pickle.loads(pickle.dumps(graph))  # which makes the codes anew
+    keep = np.sort(np.random.default_rng(2).permutation(N)[:90])
+    places = np.full(N, -1)
+    places[keep] = np.arange(90)
+    numbers, _ = search(graph, rows[keep], places[order], rows[:40], 90, 90)
+    assert (np.sort(order[numbers], axis=1) == keep).all()
+
+
+def test_a_pickle_has_no_codes_and_those_of_earlier_versions_use_none(rows, monkeypatch):
+    graph, order = with_codes(rows, monkeypatch)
+    expected = search(graph, rows, order, rows[:50], 5, 15)
+    state = graph.__getstate__()
+    assert not any(name.startswith("_") for name in state)
+    restored = pickle.loads(pickle.dumps(graph))
+    for one, other in zip(search(restored, rows, order, rows[:50], 5, 15), expected):
+        np.testing.assert_array_equal(one, other)
+    del state["n_coded"], state["code_range"]
+    former = type(graph).__new__(type(graph))
+    former.__setstate__(state)
+    assert not former.n_coded
+
+
+def test_numbers_too_large_for_codes_are_refused_quietly(monkeypatch):
+    monkeypatch.setattr("sklearn_cbir.index._graph.BYTES_AT_LEAST", 0)
+    rows = np.random.default_rng(0).normal(size=(N, 5))
+    graph, order = link_rows(rows, find_neighbors)
+    large = (rows * 1e37).astype(np.float32)
+    graph.choose_codes(large, order.astype(np.int32), large[:50], 5)
+    numbers, squares = search(graph, large, order, large[:50], 5, 15)
+    assert np.isinf(squares).any() or not graph.n_coded
+    assert ((numbers >= 0) & (numbers < N)).all()
+
+
 DAMAGES = {
     "edges begin elsewhere": lambda g: {"starts": np.r_[np.int32(1), g.starts[1:]]},
     "edges end later": lambda g: {"edges": np.r_[g.edges, np.int32(0)]},
@@ -229,6 +374,9 @@ DAMAGES = {
     "no entry": lambda g: {
         name: getattr(g, name)[:0] for name in ("entry_points", "entry_rows", "entry_squares")
     },
+    "codes of more nodes": lambda g: {"n_coded": len(g) + 1, "code_range": [g.entry_rows[0]] * 2},
+    "codes of no range": lambda g: {"n_coded": 1},
+    "codes of fewer columns": lambda g: {"n_coded": 1, "code_range": [g.entry_rows[0, 1:]] * 2},
     "starts that are no integers": lambda g: {"starts": g.starts.astype(float)},
     "edges that are no integers": lambda g: {"edges": g.edges.astype(float)},
     "entries that are no integers": lambda g: {"entry_points": g.entry_points.astype(float)},

@@ -46,6 +46,8 @@ SPEED_ALONE = {
     "IDS_TO_SCAN_FOR": "ids that are looked up without a table",
     "LINE": "bytes that memory gives at once",
     "LINES_AHEAD": "lines asked for before a row is compared",
+    "EDGE_LINES_AHEAD": "lines asked for before edges are followed",
+    "BYTES_AT_LEAST": "of a row, from which a code of it takes less time",
     "LONGEST_PAUSE": "seconds between two tries",
     "MAX_ROWS_AT_ONCE": "block of queries",
     "NUMBERS_IN_CACHE": "block of rows",
@@ -75,7 +77,11 @@ SPEED_ALONE = {
     "WORDS": "block of words",
 }
 # Functions that change time and no answer; decorators that do.
-SPEED_ALONE_FUNCTIONS = {"prefetch_row": "asks memory for a row before it is read"}
+SPEED_ALONE_FUNCTIONS = {
+    "prefetch_row": "asks memory for a row before it is read",
+    "prefetch_edges": "asks memory for edges before they are read",
+    "_prefetch": "asks memory",
+}
 COMPILING = ("compiled", "fast", "inlined")
 SPEED_ALONE_DECORATORS = {*COMPILING, "cache", "lru_cache", "functools.cache"}
 # Leaves that no operator changes.

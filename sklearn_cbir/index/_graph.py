@@ -2,8 +2,9 @@
 
 Edges are chosen as in NSG [1]_ and, with a factor alpha, as `RobustPrune` of Vamana [2]_ does. A
 query is a beam search from an entry point near it, as on the lowest layer of HNSW [3]_. Unlike
-there, every entry point is compared with the query, and edges between groups of rows come from the
-same step again, over rows of which all others are neighbors.
+there, entry points are compared with the query by groups, and edges between groups of rows come
+from the same step again, over rows of which all others are neighbors. On its way, the search reads
+rows in one byte per number, as that of LVQ [4]_ does, and those it has found themselves in the end.
 
 References
 ----------
@@ -13,14 +14,19 @@ References
    Accurate Billion-point Nearest Neighbor Search on a Single Node". NeurIPS 2019.
 .. [3] Y. Malkov, D. Yashunin. "Efficient and robust approximate nearest neighbor search using
    Hierarchical Navigable Small World graphs". TPAMI 42 (4), 2020 (arXiv 2016, v4 2018).
+.. [4] C. Aguerrebere, I. S. Bhati, M. Hildebrand, M. Tepper, T. Willke. "Similarity Search in the
+   Blink of an Eye with Compressed Indices". VLDB 2023.
 """
 
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_cbir._kinds import Kept
+from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._loops import Loops
+from sklearn_cbir.index._node_codes import BYTES_AT_LEAST, NodeCodes, code_range
 from sklearn_cbir.index._rows import read_only
 
 # Edges that a row chooses among its neighbors, and at most has with those of rows that chose it.
@@ -30,10 +36,17 @@ DEGREE, MAX_DEGREE = 24, 48
 ALPHA = 1.2
 # The same for edges between groups.
 LONG_DEGREE, LONG_MAX_DEGREE, LONG_ALPHA = 6, 12, 1.0
-# So few rows are all compared with a query, which enters the graph at the nearest.
+# Entry points at most, and how many make a group: a query is compared with the middle of each, and
+# enters the graph at those of the nearest groups.
 MAX_ENTRY_POINTS = 1500
+ENTRIES_PER_GROUP = 8
+GROUPS_AT_LEAST = 64
+STEPS_OF_GROUPS = 3  # of k-means
+# Codes are used if the walk finds such a share of what it finds by rows, and searches so much.
+CODES_AGREE, EF_TO_AGREE = 0.9, 3
 # Numbers that are compared exactly, one query at a time, while the compiled loops are loaded.
 NUMBERS_TO_LOAD = 2e9
+MADE_AGAIN = ("_made_codes", "_made_groups")  # in every process
 QUERIES_AT_ONCE = 256  # whose products with them stay in the processor's cache
 
 
@@ -67,9 +80,17 @@ def link_rows(rows, find_neighbors):
 class NeighborGraph(Kept):
     """Edges between near rows, and between groups of rows, however small and far apart.
 
-    Those of node i lead to ``edges[starts[i]:starts[i + 1]]``; a search begins at the nearest of
-    the nodes `entry_points`, whose rows it holds.
+    Those of node i lead to ``edges[starts[i]:starts[i + 1]]``; a search begins near the nearest of
+    the nodes `entry_points`, whose rows it holds. On its way it reads the first `n_coded` nodes in
+    one byte per number; `code_range`, center and steps, says how they are written. These codes and
+    the groups of entry points are made when they are needed.
     """
+
+    n_coded = 0  # what earlier versions saved was probed without
+    code_range: tuple[NDArray, NDArray] | None = None
+    lock = ProcessLock()
+    _made_codes: NodeCodes | None = None
+    _made_groups: tuple[NDArray, NDArray, NDArray] | None = None
 
     renamed: ClassVar[dict[str, str]] = {
         "links": "edges",
@@ -102,6 +123,9 @@ class NeighborGraph(Kept):
     def __len__(self):
         return len(self.starts) - 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in MADE_AGAIN}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what was stored, unless the compiled loops, which check nothing, would leave it."""
         vars(self).update({self.renamed.get(name, name): value for name, value in state.items()})
@@ -117,8 +141,15 @@ class NeighborGraph(Kept):
             or 0 in n_entries
             or any(array.dtype.kind != "i" for array in arrays)
             or not ((nodes >= 0) & (nodes < n)).all()
+            or not self._are_codes_sound()
         ):
             raise ValueError("The graph of this gallery is damaged. Fit the retriever again.")
+
+    def _are_codes_sound(self):
+        shape, parts = self.entry_rows.shape[1:], self.code_range
+        if parts is None:
+            return self.n_coded == 0
+        return 0 < self.n_coded <= len(self) and all(part.shape == shape for part in parts)
 
     def extend(self, rows, neighbors, squares, node):
         """Add rows, given their neighbors among `rows`; ``node[i]`` is the id of ``rows[i]``.
@@ -143,18 +174,87 @@ class NeighborGraph(Kept):
         the node of one that was not found. `ef_search`, at least `k`, is the length of the
         candidate list.
         """
-        entries = self._nearest_entry(queries)
-        turns = np.argsort(entries, kind="stable")  # near queries meet the same rows
+        centers, group_starts, entry_points = self._entry_groups()
+        similarity = queries @ centers.T
+        similarity -= np.einsum("ij,ij->i", centers, centers) / 2
+        turns = np.argsort(similarity.argmax(axis=1), kind="stable")  # near queries meet the same
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
-        arrays = rows, indexed, self.starts, self.edges, queries, self.entry_points[entries], turns
-        arguments = [*map(read_only, arrays), ef_search, found, squares]
+        arrays = rows, indexed, self.starts, self.edges, queries
+        codes = self._codes(rows, indexed).arrays
+        ways = similarity, group_starts, entry_points, turns
+        arguments = [*map(read_only, arrays + codes + ways), ef_search, found, squares]
         _kernels().walk(*arguments)
         return found, squares
+
+    def choose_codes(self, rows, indexed, queries, k):
+        """Use codes if they are shorter, and lead to nearly the same `k` rows of some queries.
+
+        Any node may get a code, whose row is one of `rows`.
+        """
+        self._use_codes(None, 0)
+        if rows.shape[1] * rows.itemsize < BYTES_AT_LEAST:
+            return
+        by_rows = self.search(rows, indexed, queries, k, EF_TO_AGREE * k)[0]
+        self._use_codes(code_range(rows), len(self))
+        by_codes = self.search(rows, indexed, queries, k, EF_TO_AGREE * k)[0]
+        shares = [np.isin(*nodes).mean() for nodes in zip(by_rows, by_codes)]
+        if np.mean(shares) < CODES_AGREE:
+            self._use_codes(None, 0)
+
+    def code_all(self):
+        """Use codes of nodes that came later, too, if codes are used and the range is theirs."""
+        if self.n_coded:
+            self._use_codes(self.code_range, len(self))
+
+    def _use_codes(self, code_range, n_coded):
+        self.code_range, self.n_coded, self._made_codes = code_range, n_coded, None
+
+    def _codes(self, rows, indexed):
+        """Return codes of the nodes, those of none if they are not used."""
+        if not self.n_coded:
+            return NodeCodes(rows[:0], indexed[:0], rows[:0, 0], rows[:0, 0].astype(np.float32))
+        codes = self._made_codes
+        if codes is None:
+            with self.lock:
+                codes = self._made_codes
+                if codes is None:
+                    coded = indexed[: self.n_coded]
+                    center, steps = self.code_range or code_range(rows)
+                    codes = NodeCodes(rows, coded, center, steps, _kernels().quantize)
+                    self._made_codes = codes
+        return codes
+
+    def _entry_groups(self):
+        """Return the middle of every group of entry points, where it starts, and the nodes."""
+        groups = self._made_groups
+        if groups is None:
+            groups = self._made_groups = _grouped(self.entry_rows, self.entry_points)
+        return groups
 
     def _nearest_entry(self, queries):
         """Return which of the entry points is nearest to each query."""
         return _nearest_of(queries, self.entry_rows, self.entry_squares / 2)
+
+
+def _grouped(rows, nodes):
+    """Return the mean of every group of rows, where its nodes start, and the nodes by group."""
+    n_groups = max(len(rows) // ENTRIES_PER_GROUP, min(len(rows), GROUPS_AT_LEAST))
+    centers = rows[np.linspace(0, len(rows) - 1, n_groups).astype(np.int64)]
+    for _ in range(STEPS_OF_GROUPS - 1):
+        centers = _means(rows, centers)[0]
+    centers, starts, order = _means(rows, centers)
+    return centers, starts, nodes[order]
+
+
+def _means(rows, centers):
+    """Return the means of the rows nearest to each center, where these start, and their order."""
+    nearest = _nearest_of(rows, centers, np.einsum("ij,ij->i", centers, centers) / 2)
+    group = np.unique(nearest, return_inverse=True)[1]
+    order, sizes = np.argsort(group, kind="stable"), np.bincount(group)
+    starts = np.append(0, np.cumsum(sizes))
+    sums = np.add.reduceat(rows[order], starts[:-1])
+    return (sums / sizes[:, None]).astype(rows.dtype), starts, order
 
 
 def _linked_from(rows, starts, edges, few, others):

@@ -76,6 +76,12 @@ class NNDescentEngine(ApproximateEngine):
         # They are linked in the end, so that many of them cost nothing.
         return min(PROBE_ROWS * 5, max(PROBE_ROWS, n // 10))
 
+    def _measure_recall(self, queries):
+        k = min(self.n_neighbors, self.most_neighbors - 1) + 1
+        block = np.ascontiguousarray(queries, dtype=self.rows.dtype)
+        self.index.choose_codes(self.rows, self.indexed, block, k)
+        super()._measure_recall(queries)
+
     def _admit(self, positions):
         rows = self.exact.rows
         near = self.exact.query_distinct(rows[positions], DEGREE + 1)[1]
@@ -87,6 +93,7 @@ class NNDescentEngine(ApproximateEngine):
         node[self.indexed] = np.arange(len(self.indexed))
         node[positions] = len(self.indexed) + np.arange(len(positions))
         self.index.extend(rows, near.astype(np.int32), squares, node)
+        self.index.code_all()
         return True
 
     def _find_neighbors(self, rows):
