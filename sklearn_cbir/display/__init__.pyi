@@ -1,3 +1,4 @@
 from sklearn_cbir.display._duplicates import DuplicatesDisplay as DuplicatesDisplay
 from sklearn_cbir.display._precision_recall import PrecisionRecallDisplay as PrecisionRecallDisplay
 from sklearn_cbir.display._retrieval import RetrievalDisplay as RetrievalDisplay
+from sklearn_cbir.display._training_curve import TrainingCurveDisplay as TrainingCurveDisplay

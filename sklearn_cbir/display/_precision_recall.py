@@ -10,7 +10,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_cbir._typing import Distances, Estimator, Floats, ImagesLike, LabelsLike, WhereLike
 from sklearn_cbir._validation import check_boolean, printable
-from sklearn_cbir.display._sheet import GRAY, pyplot
+from sklearn_cbir.display._sheet import GRAY, new_axes, pyplot
 from sklearn_cbir.display._steps import split_steps
 from sklearn_cbir.metrics import (
     mean_average_precision,
@@ -64,6 +64,7 @@ class PrecisionRecallDisplay:
     See Also
     --------
     RetrievalDisplay : Some queries with their results.
+    TrainingCurveDisplay : Losses of the training, epoch by epoch.
 
     Examples
     --------
@@ -255,7 +256,7 @@ class PrecisionRecallDisplay:
         """
         check_boolean(plot_chance_level, "plot_chance_level")
         if ax is None:
-            ax = _new_axes()
+            ax = new_axes(4.6)
         label = self._label(self.name if name is None else name)
         options: dict[str, Any] = {"label": label} | line_options
         (self.line_,) = ax.plot(self.recall, self.precision, **options)
@@ -281,11 +282,6 @@ class PrecisionRecallDisplay:
             return name
         score = f"mAP = {self.mean_average_precision:.3f}"
         return score if name is None else f"{name} ({score})"
-
-
-def _new_axes() -> Axes:
-    """Return the axes of a new figure."""
-    return pyplot().subplots(figsize=(4.6, 4.0), layout="constrained")[1]
 
 
 class _Curve:

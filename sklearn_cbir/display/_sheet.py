@@ -44,6 +44,11 @@ def pyplot() -> ModuleType:
     return plt
 
 
+def new_axes(width: float, height: float = 4.0) -> Axes:
+    """Return the axes of a new figure, whose sides are in inches."""
+    return pyplot().subplots(figsize=(width, height), layout="constrained")[1]
+
+
 def is_open(figure: Any) -> bool:
     """Whether pyplot holds a figure, which a notebook then shows at the end of the cell."""
     if figure is None:

@@ -10,6 +10,7 @@ from typing import Self, assert_type
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
@@ -60,7 +61,12 @@ from sklearn_cbir.datasets import (
     make_shapes,
 )
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
-from sklearn_cbir.display import DuplicatesDisplay, PrecisionRecallDisplay, RetrievalDisplay
+from sklearn_cbir.display import (
+    DuplicatesDisplay,
+    PrecisionRecallDisplay,
+    RetrievalDisplay,
+    TrainingCurveDisplay,
+)
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.embedding import THRESHOLD_ROWS
 from sklearn_cbir.export import to_onnx
@@ -539,6 +545,10 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
     assert_type(groups.groups, list[NDArray[np.int64]])
     curve = PrecisionRecallDisplay.from_predictions(y, y, X, name="mine")
     assert_type(curve, PrecisionRecallDisplay)
+    trained = CNNFeatureExtractor().fit(images, y)
+    losses = TrainingCurveDisplay.from_estimator(trained, scores={"map": [0.5]}, linewidth=2)
+    assert_type(losses.plot(losses.ax_), TrainingCurveDisplay)
+    assert_type(losses.score_ax_, Axes | None)
 
 
 # Parts of networks ------------------------------------------------------------------------------
