@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -61,6 +62,17 @@ def fingerprint(images, *others):
     return joblib.hash([images, *others])[:8]
 
 
+def stored(path, make):
+    """Return the array of an earlier run from its file, or make and write it."""
+    path = Path(path)
+    if not path.exists():
+        part = path.with_suffix(".part.npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(part, make())
+        part.replace(path)  # a run that is cut off leaves no half a file to go on from
+    return np.load(path)
+
+
 def find_weights(folder, backbone):
     """Return the state dict of a network in `folder`, or None.
 
@@ -116,22 +128,26 @@ def _cpu_name():
 
 
 class NotRun(Exception):
-    """A cell is not there, and its row is not one of those to run."""
+    """A cell is not there, and its row is not one of those to run, or it does not fit."""
 
 
 class Cells:
     """Finished results in one JSON file; a cell that is there is not run again.
 
     `rows` are the names of the rows to run, None for all; of the others only what is finished
-    is shown. `problems` collects what makes the command fail once its table is printed.
+    is shown. After `until`, a time of `time.monotonic`, no cell begins, and before it none that
+    would end later by the times of the cells of its kind. `missing` has what was not run for that,
+    and `problems` collects what makes the command fail once its table is printed.
     """
 
-    def __init__(self, path, rows=None):
+    def __init__(self, path, rows=None, until=math.inf):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.cells = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.rows = rows
+        self.until = until
         self.known_rows = []
+        self.missing = []
         self.problems = []
         self._shown = []
         self._may_run = True
@@ -147,22 +163,26 @@ class Cells:
         finally:
             self._may_run = True
 
-    def run(self, name, function, *args, settings=None):
+    def run(self, name, function, *args, settings=None, kind=None):
         """Return the result of a cell, running it only if it is not there yet.
 
         `settings` are plain values on which the result depends. Under others, it is another
-        cell, which is kept beside the first.
+        cell, which is kept beside the first. Cells of one `kind` take about as long.
         """
         key = cell_key(name, settings)
         if key not in self.cells:
             if not self._may_run:
+                raise NotRun(key)
+            if not self._fits(kind):
+                self.missing.append(name)
                 raise NotRun(key)
             where = environment()
             started, used = time.perf_counter(), time.process_time()
             result = function(*args)
             result["seconds"] = round(time.perf_counter() - started, 1)
             result["cpu_seconds"] = round(time.process_time() - used, 1)
-            self.cells[key] = result | {"settings": settings, "environment": where}
+            about = {"settings": settings, "environment": where}
+            self.cells[key] = result | about | ({} if kind is None else {"kind": kind})
             part = self.path.with_suffix(".part")
             part.write_text(json.dumps(self.cells, indent=1))
             part.replace(self.path)
@@ -170,6 +190,12 @@ class Cells:
         print(key, numbers, flush=True)
         self._shown.append(key)
         return self.cells[key]
+
+    def _fits(self, kind):
+        """Return whether a cell ends in time, by the median of its kind; an unknown kind does."""
+        left = self.until - time.monotonic()
+        of_kind = [cell["seconds"] for cell in self.cells.values() if cell.get("kind") == kind]
+        return left > 0 and (kind is None or not of_kind or np.median(of_kind) <= left)
 
     def origin(self):
         """Return where, when and how long the cells ran that were asked for, as text."""

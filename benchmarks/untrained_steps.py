@@ -11,6 +11,7 @@ Holidays, which choose nothing. A re-ranker goes over the first hundred results.
 
 Every row but the first is compared with the step before it, re-rankers with the search that they
 rank again, over resampled queries, or classes for unseen products; see `_papers/_rules.py`.
+The last row is what an order drawn at random scores.
 Milliseconds are processor time: of a photo, read and encoded; and of a query asked alone. Vectors
 and the steps of an encoder are kept in OUT and not computed again. --quick takes a few photos of
 each set, which shows that everything runs, and nothing else.
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from _data import Cells, fingerprint, keep_freed_memory
+from _papers._compare import NOT_RUN
 from _papers._rules import bootstrap_difference, holm, verdict
 from _untrained.encoders import chosen, of_encoder
 from _untrained.steps import CANDIDATES, RERANKERS, UNSEEN, Ladder, load
@@ -42,11 +44,16 @@ def run(cells, encoders, options):
         if weights is None:
             print(f"{encoder.backbone}: no weights in --weights-dir={options.weights_dir}.")
             continue
-        ladder = Ladder(encoder, weights, data, options.out / "vectors")
+        ladder = Ladder(encoder, weights, data, options.out / "vectors", options.device)
         settings = of_encoder(encoder, weights)
         settings |= {"data": contents, "candidates": CANDIDATES}
-        found = cells.run(f"steps of {encoder.backbone}", ladder.run, settings=settings)
-        ladders[encoder.backbone] = found["rows"]
+        settings |= {"precision": "float32", "device": options.device}
+        ladders[encoder.backbone] = []
+        with cells.row(encoder.backbone):
+            found = cells.run(
+                f"steps of {encoder.backbone}", ladder.run, settings=settings, kind="steps"
+            )
+            ladders[encoder.backbone] = found["rows"]
     if not ladders:
         raise SystemExit(f"No weights of {', '.join(e.backbone for e in encoders)} are there.")
     return table(ladders, asking)
@@ -76,6 +83,10 @@ def table(ladders, asking):
                 worth = worth_of(differences[at], adjusted[at]) if number else ""
                 shown += [f"{np.mean(of['scores']):.3f}", worth, f"{of['ms']:.2f}"]
             lines.append(f"| {' | '.join([*shown, format(row['ms'], '.1f')])} |")
+        if not rows:
+            lines.append(f"| `{backbone}` | {NOT_RUN} |{' |' * (3 * len(asking) + 2)}")
+    levels = [f"{of.chance():.3f} | | " for of in asking]
+    lines.append(f"| chance | | | {'| '.join(levels)}| |")
     return "\n".join(lines)
 
 
@@ -102,6 +113,7 @@ def parse(arguments=None):
     parser.add_argument("--holidays", type=Path)
     parser.add_argument("--encoders", nargs="+", default=ENCODERS)
     parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="a few photos of each set")
     return parser.parse_args(arguments)
 

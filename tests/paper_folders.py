@@ -162,8 +162,8 @@ def paris6k(folder):
     return oxford5k(folder, prefix="", stem="paris_eiffel_{:06d}")
 
 
-def holidays(folder):
-    images = drawings(12)[0]
+def holidays(folder, n=12):
+    images = drawings(n)[0]
     for i, image in enumerate(images):
         save(image, folder / f"{100000 + 100 * (i // 3) + i % 3}.jpg")
     return folder

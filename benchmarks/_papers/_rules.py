@@ -35,9 +35,9 @@ def _plain(value):
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def trial_epochs(epochs):
-    """Return the epochs of a trial, at least one."""
-    return max(1, round(epochs / TRIAL))
+def trial_epochs(epochs, share=1):
+    """Return the epochs of a trial, at least one, each of this share of a training's images."""
+    return max(1, round(epochs / TRIAL / share))
 
 
 def seeds_needed(first, second):

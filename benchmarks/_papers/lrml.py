@@ -1,47 +1,224 @@
 """Learning to rank: distances that grow with the rank of a negative against equal ones."""
 
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
+from scipy.stats import loguniform, uniform
+
 from _papers import squared_hinge, zero_shot
-from _papers._compare import Row, compare
-from sklearn_cbir.losses import LRMLLoss
+from _papers._compare import (
+    Part,
+    Plan,
+    Row,
+    Task,
+    by_rule,
+    chance_of,
+    compare,
+    finished,
+    report,
+    table,
+    trial_of,
+    verdicts,
+)
+from sklearn_cbir.metrics import evaluate
+from sklearn_cbir.model_selection import split_group_folds
+from sklearn_cbir.whitening import LearnedWhitening
 
+UNTRAINED, EQUAL, STAIRCASE = "untrained", "equal distances (delta = 0)", "staircase"
+MARGIN = {"loss__margin": uniform(0.6, 0.5)}
+# What is a row's own, and what its settings are drawn from: the margin is tuned for all.
 LOSSES = {
-    "triplet": "triplet",
-    "equal distances (delta = 0)": LRMLLoss(step=0.0),
-    "staircase (delta = 0.05)": LRMLLoss(step=0.05),
-    "ranked list": LRMLLoss("ranked_list"),
+    "triplet": ("triplet", {}, {"loss__margin": loguniform(0.05, 0.5)}),
+    EQUAL: ("lrml", {"loss__step": 0.0}, MARGIN),
+    STAIRCASE: ("lrml", {}, MARGIN | {"loss__step": loguniform(0.01, 0.1)}),
+    "ranked list": (
+        "lrml",
+        {"loss__form": "ranked_list"},
+        {
+            "loss__boundary": uniform(1.0, 0.4),
+            "loss__gap": uniform(0.2, 0.4),
+            "loss__temperature": [5.0, 10.0, 20.0],
+        },
+    ),
 }
+PAIRS = [(STAIRCASE, name) for name in LOSSES if name != STAIRCASE] + [(STAIRCASE, UNTRAINED)]
+DECIDING = [(STAIRCASE, EQUAL)]
+RATES = loguniform(1e-4, 1e-2)  # of a pretrained network
+SCALES = (1.0, 2**-0.5, 0.5)
+STEPS = ("whitened", "3 scales", "3 scales, whitened")
 
-RATES = (1e-3, 1e-2)  # on photos
+
+def rows_of(make, rates=RATES, **own):
+    """Return a row per loss."""
+    return [
+        Row(name, partial(make, loss, **of_loss, **own), {"lr": rates} | ranges)
+        for name, (loss, of_loss, ranges) in LOSSES.items()
+    ]
+
+
+def pretrained_rows(core=False, **own):
+    """Return the untrained row first, the losses with GeM pooling, and two with the average."""
+    make, gem = squared_hinge.extractor, {"pooling": "gem"} | own
+    rows = [Row(UNTRAINED, partial(make, None, **gem), seeds=1), *rows_of(make, **gem)]
+    if core:
+        return rows
+    average = {"pooling": "avg"} | own
+    loss, of_loss, ranges = LOSSES[STAIRCASE]
+    return [
+        *rows,
+        Row(f"{UNTRAINED}, average pooling", partial(make, None, **average), seeds=1),
+        Row(
+            f"{STAIRCASE}, average pooling",
+            partial(make, loss, **of_loss, **average),
+            {"lr": RATES} | ranges,
+        ),
+    ]
 
 
 def run_photos(cells, task, options):
-    """Fill the table on photos: a pretrained network, GeM pooling, its own features."""
+    """Fill the table of a pretrained network with its own features, and the steps behind it."""
+    task = replace(task, finish=steps, finish_chance=chance_of_steps)
     (backbone, weights), *_ = squared_hinge.networks(options).items()
-    rows = [
-        Row(name, partial(squared_hinge.extractor, loss, pooling="gem"), options.rates or RATES)
-        for name, loss in LOSSES.items()
-    ]
     # The features are the trunk's own: there is no head to train before.
-    budgets = squared_hinge.settings_of(options, backbone, weights, head=0)
-    return compare(cells, rows, task, seeds=options.seeds, label=f" {backbone}", **budgets)
+    budgets = squared_hinge.settings_of(options, backbone, weights, task, head=0)
+    rows = pretrained_rows(options.core)
+    found = {"label": f" {backbone}", "deciding": DECIDING}
+    results = compare(cells, rows, task, Plan.of(options), **budgets, **found)
+    columns = [*task.scoring, *STEPS, "cpu_seconds"]
+    return report(results, task, columns, first="loss", pairs=PAIRS)
 
 
 def run_drawings(cells, task, options):
     """Fill the table on drawings of unseen characters: a small net from scratch, GeM pooling."""
-    rows = [
-        Row(name, partial(zero_shot.extractor, loss), options.rates or zero_shot.RATES)
-        for name, loss in LOSSES.items()
-    ]
+    task = replace(task, scoring=("map", "recall@1", "map_at_r"), finish=None, finish_chance=None)
+    rows = rows_of(zero_shot.extractor, zero_shot.RATES)
     final = {
         "backbone": options.backbone,
         "weights": None,
         "pooling": "gem",
         "augment": "crop",
-        "autocast": True,
         "max_epochs": options.epochs,
         "batch_size": 90,
         "n_per_class": 2,
     }
-    return compare(cells, rows, task, seeds=options.seeds, final=final)
+    tuning = final | {"max_epochs": trial_of(options.epochs, task)}
+    budgets = {"final": final, "tuning": tuning, "deciding": DECIDING}
+    results = compare(cells, rows, task, Plan.of(options), **budgets)
+    return report(results, task, [*task.scoring, "cpu_seconds"], first="loss", pairs=PAIRS)
+
+
+def steps(task, part, estimator):
+    """Return the first score with whitening, which learns from the training photos, and scales."""
+    found = {}
+    for name, scales in (("", (1.0,)), (STEPS[1], SCALES)):
+        estimator.set_params(scales=scales)
+        rows = [estimator.transform(task.take("images", of)) for of in (part.gallery, part.asking)]
+        if name:
+            found[name] = _score(task, part, *rows)
+        learned = estimator.transform(task.take("images", part.train))
+        whitening = LearnedWhitening().fit(learned, task.y[part.train])
+        whitened = [whitening.transform(of) for of in rows]
+        found[f"{name}, whitened".removeprefix(", ")] = _score(task, part, *whitened)
+    return found
+
+
+def _score(task, part, gallery, asked):
+    labels = task.y[part.asking], task.y[part.gallery]
+    distances = 1 - asked @ gallery.T
+    return float(evaluate(task.scoring[0], *labels, distances, exclude=part.left_out))
+
+
+def chance_of_steps(task, part):
+    """Return the chance of the first score, whatever the step."""
+    plain = replace(task, finish_chance=None, scoring=task.scoring[:1], final=part)
+    return dict.fromkeys(STEPS, chance_of(plain)[task.scoring[0]])
+
+
+# Places --------------------------------------------------------------------------------------
+
+
+def fold_tasks(places):
+    """Return a task per fold of Holidays: trained on the other four, or three for the trials."""
+    y = np.asarray(places.target)
+    tasks = []
+    for split in split_group_folds(y):
+        chosen = split.validation
+        tasks.append(
+            Task(
+                inputs={"images": places.data},
+                y=y,
+                tuning=Part(chosen.train, chosen.gallery, chosen.query, chosen.exclude),
+                final=Part(split.train, split.gallery, split.query, split.exclude),
+                scoring=("trapezoid_map",),
+                finish=steps,
+                finish_chance=chance_of_steps,
+            )
+        )
+    return tasks
+
+
+def transfer_task(groceries, places):
+    """Return the task that trains on seen products, which choose too, and asks in Holidays."""
+    products = zero_shot.products_task(groceries)
+    first = len(groceries.data)
+    asking = first + np.asarray(places.query)
+    return Task(
+        inputs={"images": np.concatenate([groceries.data, places.data])},
+        y=np.concatenate([groceries.target, places.target]),
+        tuning=products.tuning,
+        final=Part(
+            products.final.train,
+            first + np.arange(len(places.data)),
+            asking,
+            np.asarray(places.query),
+        ),
+        scoring=("trapezoid_map",),
+    )
+
+
+def run_folds(cells, places, options):
+    """Fill the table on Holidays: every query is asked in the fold of its group."""
+    tasks = fold_tasks(places)
+    plan = Plan.of(options)
+    (backbone, weights), *_ = squared_hinge.networks(options).items()
+    rows = pretrained_rows(options.core)
+    budgets = [squared_hinge.settings_of(options, backbone, weights, of, head=0) for of in tasks]
+
+    def fill(rows, seeds):
+        of_seeds = replace(plan, seeds=seeds)
+        found = [
+            compare(cells, rows, task, of_seeds, label=f" {backbone}, fold {number}", **budget)
+            for number, (task, budget) in enumerate(zip(tasks, budgets), start=1)
+        ]
+        return {row.name: _pooled([of.get(row.name, []) for of in found], tasks) for row in rows}
+
+    columns = [*tasks[0].scoring, *STEPS, "cpu_seconds"]
+    results = finished(cells, by_rule(fill, rows, plan, columns[0], DECIDING))
+    of_folds = [chance_of(task) for task in tasks]
+    weights = [len(task.final.asking) for task in tasks]
+    chance = {
+        name: np.average([of[name] for of in of_folds], weights=weights) for name in of_folds[0]
+    }
+    lines = table(results, columns, first="loss", chance=chance)
+    return "\n\n".join(part for part in (lines, verdicts(results, tasks[0], PAIRS)) if part)
+
+
+def _pooled(of_folds, tasks):
+    """Return one record per seed that all folds have: means over all queries, and all seconds."""
+    weights = [len(task.final.asking) for task in tasks]
+    pooled = []
+    for records in zip(*of_folds):
+        means = {
+            name: float(np.average([record[name] for record in records], weights=weights))
+            for name in (*tasks[0].scoring, *STEPS)
+        }
+        per_query = [score for record in records for score in record["per_query"]]
+        seconds = {"cpu_seconds": sum(record["cpu_seconds"] for record in records)}
+        setting = records[0]["setting"] if _all_alike(records) else {"of each": "fold"}
+        pooled.append(means | seconds | {"per_query": per_query, "setting": setting})
+    return pooled
+
+
+def _all_alike(records):
+    return all(record["setting"] == records[0]["setting"] for record in records)

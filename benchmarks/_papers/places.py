@@ -8,14 +8,24 @@ import numpy as np
 
 from _data import fingerprint
 from _papers import squared_hinge
-from _papers._compare import Part, Row, Task, choose_rate, described
-from _papers.lrml import LOSSES
+from _papers._compare import (
+    Part,
+    Plan,
+    Row,
+    Task,
+    by_rule,
+    choose,
+    described,
+    finished,
+    shown,
+    table,
+    verdicts,
+)
+from _papers.lrml import DECIDING, PAIRS, SCALES, UNTRAINED, rows_of
 from sklearn_cbir.datasets import crop_images, load_holidays, load_oxford5k, load_paris6k
 from sklearn_cbir.metrics import trapezoid_mean_average_precision
 from sklearn_cbir.whitening import LearnedWhitening
 
-SCALES = (1.0, 2**-0.5, 0.5)
-RATES = (1e-4, 3e-4, 1e-3)
 COLUMNS = ("map", "map_whitened")
 
 
@@ -27,22 +37,28 @@ class Place:
     read_queries: Callable
     score: Callable
     content: str  # short name of the images and their labels
+    n_queries: int
+
+    def chance(self):
+        """Return what a row that knows nothing has."""
+        equal = np.broadcast_to(np.float64(0), (self.n_queries, len(self.gallery)))
+        return float(self.score(equal))
 
 
 def buildings(load, folder):
     """Return Oxford5k or Paris6k: junk is not ranked, trapezoids."""
     data = load(folder)
 
-    def score(distances):
+    def score(distances, **options):
         return trapezoid_mean_average_precision(
-            data.query_target, data.target, distances, exclude=data.junk
+            data.query_target, data.target, distances, exclude=data.junk, **options
         )
 
     def queries():
         return crop_images(data.query_data, data.query_boxes)
 
     content = fingerprint(data.data, data.target, data.query, data.query_boxes, data.junk)
-    return Place(data.data, queries, score, content)
+    return Place(data.data, queries, score, content, len(data.query_target))
 
 
 def holidays(folder):
@@ -50,13 +66,13 @@ def holidays(folder):
     data = load_holidays(folder, skip_missing=True)
     y_queries = data.target[data.query]
 
-    def score(distances):
+    def score(distances, **options):
         return trapezoid_mean_average_precision(
-            y_queries, data.target, distances, exclude=data.query
+            y_queries, data.target, distances, exclude=data.query, **options
         )
 
     content = fingerprint(data.data, data.target)
-    return Place(data.data, lambda: data.data[data.query], score, content)
+    return Place(data.data, lambda: data.data[data.query], score, content, len(data.query))
 
 
 PLACES = {
@@ -83,11 +99,12 @@ def measure(make, photos, place, settings):
     network = make(**settings).fit(photos.data, photos.target)
     rows, queries = network.transform(place.gallery), network.transform(place.read_queries())
     whitening = LearnedWhitening().fit(network.transform(photos.data), photos.target)
+    whitened = whitening.transform(queries), whitening.transform(rows)
+    per_query = np.asarray(place.score(1 - queries @ rows.T, per_query=True))
     return {
-        "map": float(place.score(1 - queries @ rows.T)),
-        "map_whitened": float(
-            place.score(1 - whitening.transform(queries) @ whitening.transform(rows).T)
-        ),
+        "map": float(np.nanmean(per_query)),
+        "map_whitened": float(place.score(1 - whitened[0] @ whitened[1].T)),
+        "per_query": np.round(per_query, 5).tolist(),
         "losses": [round(epoch["loss"], 5) for epoch in network.history_],
     }
 
@@ -95,37 +112,43 @@ def measure(make, photos, place, settings):
 def run(cells, name, photos, options):
     """Fill the table: every loss with GeM pooling and three scales, with and without whitening."""
     place = PLACES[name](options.data)
+    task, plan = training_task(photos), Plan.of(options)
     ((backbone, weights), *_) = squared_hinge.networks(options).items()
-    network = partial(squared_hinge.extractor, pooling="gem", scales=SCALES)
-    budgets = squared_hinge.settings_of(options, backbone, weights, head=0)  # there is none
-    rows = [Row("untrained", partial(network, None))]
-    rows += [
-        Row(loss, partial(network, LOSSES[loss], sampling="mined"), options.rates or RATES)
-        for loss in LOSSES
-    ]
-    task = training_task(photos)
-    results = {}
-    for row in rows:
+    own = {"pooling": "gem", "scales": SCALES}
+    rows = [Row(UNTRAINED, partial(squared_hinge.extractor, None, **own), seeds=1)]
+    rows += rows_of(squared_hinge.extractor, sampling="mined", **own)
+    budgets = squared_hinge.settings_of(options, backbone, weights, task, head=0)  # there is none
+    final, tuning = (plan.settings(budgets[of]) for of in ("final", "tuning"))
+
+    def fill(rows, seeds):
+        return {row.name: records(row, min(seeds, row.seeds or seeds)) for row in rows}
+
+    def records(row, seeds):
+        found = []
         with cells.row(row.name):
-            lr = choose_rate(cells, row, task, "", budgets["tuning"])
-            at = {} if lr is None else {"lr": lr}
-            results[row.name] = [
-                _final(cells, row, photos, place, budgets["final"] | {"seed": seed} | at)
-                for seed in range(options.seeds if at else 1)
-            ]
-    return results
+            setting, trials = choose(cells, row, task, plan, tuning)
+            for seed in range(seeds):
+                how = final | setting | {"seed": seed}
+                cell = _final(cells, row, photos, place, how, shown(setting), trials)
+                found.append(cell | {"setting": setting})
+        return found
+
+    results = finished(cells, by_rule(fill, rows, plan, "map", DECIDING))
+    columns = [*COLUMNS, "cpu_seconds"]
+    lines = table(results, columns, first="loss", chance=dict.fromkeys(COLUMNS, place.chance()))
+    return "\n\n".join(part for part in (lines, verdicts(results, task, PAIRS)) if part)
 
 
-def _final(cells, row, photos, place, settings):
+def _final(cells, row, photos, place, settings, at, trials):
     """Return the cell of a row that trains on all photos."""
-    at = f", lr={settings['lr']:g}" if "lr" in settings else ""
     data = [place.content, fingerprint(photos.data, photos.target)]
+
+    def trained():
+        return measure(row.make, photos, place, settings) | {"trials": trials}
+
     return cells.run(
-        f"{row.name}{at}, seed {settings['seed']}",
-        measure,
-        row.make,
-        photos,
-        place,
-        settings,
+        f"{row.name}{at and f', {at}'}, seed {settings['seed']}",
+        trained,
         settings=described(row.make, settings, data=data),
+        kind=f"{row.name}, final",
     )

@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 
 from _data import fingerprint
+from _papers._chance import chance_levels
 from _untrained.encoders import of_encoder
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.datasets import load_grocery, load_holidays, load_image_folder
@@ -107,6 +108,14 @@ class Searched:
             queries["ids"] = self.asking
         return retriever, queries
 
+    def chance(self):
+        """Return the average precision of an order that knows nothing."""
+        exclude = None
+        if np.isin(self.asking, self.gallery).all():  # a query does not find itself
+            exclude = np.argmax(self.asking[:, None] == self.gallery, axis=1)
+        labels = self.y[self.asking], self.y[self.gallery]
+        return chance_levels(*labels, [self.scoring], exclude=exclude)[self.scoring]
+
     def scores(self, rows, rerank=None):
         """Return the average precision of every query that has something to find."""
         retriever, queries = self.asked(rows, rerank)
@@ -188,7 +197,7 @@ class Way:
     pooling: str | float = "auto"
     scales: tuple = (1.0,)
 
-    def network(self, encoder, weights, photos):
+    def network(self, encoder, weights, photos, device):
         """Return the extractor, which learns nothing."""
         size = encoder.image_size
         pooling = GeMPooling(self.pooling) if isinstance(self.pooling, float) else self.pooling
@@ -202,14 +211,15 @@ class Way:
             scales=self.scales,
             batch_size=32,
             words=False,
+            device=device,
         ).fit(photos[:1])
 
 
 class Ladder:
     """The steps of one encoder; vectors are kept in a folder and not computed again."""
 
-    def __init__(self, encoder, weights, data, folder):
-        self.encoder, self.weights = encoder, weights
+    def __init__(self, encoder, weights, data, folder, device="cpu"):
+        self.encoder, self.weights, self.device = encoder, weights, device
         self.learned, self.choosing, self.asking = data
         self.folder = folder
         self.rows = []
@@ -278,7 +288,7 @@ class Ladder:
         file = self.folder / f"{key[:16]}.npy"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            network = way.network(self.encoder, self.weights, photos)
+            network = way.network(self.encoder, self.weights, photos, self.device)
             part = file.with_suffix(".part.npy")
             np.save(part, network.transform(photos))
             part.replace(file)
@@ -287,7 +297,7 @@ class Ladder:
     def _milliseconds(self, way, whitening):
         """Return the processor time of a photo, read, encoded and whitened: a median of rounds."""
         photos = self.asking[0].photos[:PHOTOS_TIMED]
-        network = way.network(self.encoder, self.weights, photos)
+        network = way.network(self.encoder, self.weights, photos, self.device)
         times = []
         for _ in range(ROUNDS):
             started = time.process_time()

@@ -1,0 +1,174 @@
+"""Epochs until a loss is stable: squared hinge against softmax at a constant rate.
+
+Whole networks on photos, and linear heads alone on stored features of frozen ones.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.stats import loguniform
+from torch import nn
+
+from _papers import squared_hinge
+from _papers._compare import Plan, Row, compare, report, trial_of
+from _papers._losses import loss_of
+from sklearn_cbir import NeighborsRetriever
+
+LOSSES = squared_hinge.LOSSES
+PAIRS = [(LOSSES[1], LOSSES[0])]
+IN_LOSS, IN_MAP = "epochs to 99 % of the way in loss", "in held-out mAP"
+COLUMNS = (IN_LOSS, IN_MAP)
+RATES = loguniform(1e-4, 1e-2)  # constant ones
+HEAD_RATES = loguniform(1e-4, 1e-1)
+BATCH = 32
+
+
+class HeldOut:
+    """A callback that scores the network after every epoch, on photos that did not train."""
+
+    def __init__(self, photos, y):
+        self.photos = photos
+        self.y = y
+        self.scores = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, fitted_estimator):
+        if context.task_name == "epoch":
+            self.scores.append(map_among(fitted_estimator.transform(self.photos), self.y))
+
+    def teardown(self, estimator, context):
+        pass
+
+
+def map_among(rows, y):
+    """Return the mAP of rows that each ask for the others."""
+    return float(NeighborsRetriever(algorithm="exact").fit(rows, y).evaluate(scoring="map").score)
+
+
+class Watched:
+    """An estimator that is scored after every epoch, on a seventh of the rows that it is given."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y):
+        asking, kept = _parted(len(X))
+        watch = HeldOut(X[asking], y[asking])
+        self.estimator.set_callbacks(watch).fit(X[kept], y[kept])
+        self.history_ = self.estimator.history_
+        self.scores_ = watch.scores
+        return self
+
+    def transform(self, X):
+        return self.estimator.transform(X)
+
+
+def _parted(n):
+    """Return rows that are held out and rows that train."""
+    rows = np.random.default_rng(1).permutation(n)
+    return np.split(rows, [max(2, n // 7)])
+
+
+def whole(loss, **settings):
+    """Return a network of which everything trains from the first epoch on, at one rate."""
+    network = squared_hinge.extractor(loss, schedule="constant", **settings)
+    return Watched(network)
+
+
+class LinearHead:
+    """A linear layer on rows, trained at a constant rate; its outputs are what is searched."""
+
+    def __init__(self, loss, lr, epochs, seed, device="cpu"):
+        self.loss = loss
+        self.lr = lr
+        self.epochs = epochs
+        self.seed = seed
+        self.device = device
+
+    def fit(self, X, y):
+        asking, kept = _parted(len(X))
+        classes, targets = np.unique(y, return_inverse=True)
+        X = torch.as_tensor(np.asarray(X, dtype=np.float32))
+        targets = torch.as_tensor(targets)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.layer = nn.Linear(X.shape[1], len(classes))
+            optimizer = torch.optim.AdamW(self.layer.parameters(), lr=self.lr)
+            self.history_, self.scores_ = [], []
+            for _ in range(self.epochs):
+                loss = self._epoch(X, targets, torch.as_tensor(kept), optimizer)
+                self.history_.append({"loss": loss, "seconds": 0.0})
+                self.scores_.append(map_among(self.transform(X[asking]), y[asking]))
+        return self
+
+    def _epoch(self, X, targets, rows, optimizer):
+        total = 0.0
+        for batch in rows[torch.randperm(len(rows))].split(BATCH):
+            optimizer.zero_grad()
+            loss = self.loss(self.layer(X[batch]), targets[batch])
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"The loss is {loss.item()}.")
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(batch)
+        return total / len(rows)
+
+    def transform(self, X):
+        with torch.inference_mode():
+            outputs = self.layer(torch.as_tensor(np.asarray(X, dtype=np.float32)))
+        return nn.functional.normalize(outputs).numpy()
+
+
+def head(loss, *, lr, seed, epochs, precision, device):
+    """Return a linear head; it is small enough for float32 on the processor."""
+    return LinearHead(loss_of(loss, {}, seed), lr, epochs, seed)
+
+
+def curves(task, part, estimator):
+    """Return the held-out mAP of every epoch, and the epochs to 99 % of both ways."""
+    losses = [epoch["loss"] for epoch in estimator.history_]
+    return {
+        "held_out": [round(score, 5) for score in estimator.scores_],
+        IN_LOSS: squared_hinge.epochs_of_way(losses),
+        IN_MAP: epochs_to_best(estimator.scores_),
+    }
+
+
+def epochs_to_best(scores):
+    """Return the first epoch with 99 % of the way from the first score to the best one."""
+    scores = np.array(scores)
+    return int(np.argmax(scores >= scores[0] + 0.99 * (scores.max() - scores[0]))) + 1
+
+
+def run_whole(cells, task, options):
+    """Fill the table of whole networks."""
+    task = replace(task, finish=curves)
+    (backbone, weights), *_ = squared_hinge.networks(options).items()
+    rows = [Row(loss, partial(whole, loss), {"lr": RATES}) for loss in LOSSES]
+    budgets = squared_hinge.settings_of(options, backbone, weights, task, head=0)
+    found = {"label": f" {backbone}", "deciding": PAIRS}
+    results = compare(cells, rows, task, Plan.of(options), **budgets, **found)
+    columns = [*task.scoring, *COLUMNS, "cpu_seconds"]
+    return report(results, task, columns, first=backbone, pairs=PAIRS)
+
+
+def run_heads(cells, tasks, options):
+    """Fill the table of heads alone, one pair of rows per network and set of photos."""
+    plan, parts = Plan.of(options), []
+    for name, task in tasks.items():
+        task = replace(task, finish=curves)
+        rows = [Row(loss, partial(head, loss), {"lr": HEAD_RATES}) for loss in LOSSES]
+        final = {"epochs": options.epochs}
+        budgets = {"final": final, "tuning": {"epochs": trial_of(options.epochs, task)}}
+        found = {"label": f" {name}", "deciding": PAIRS}
+        results = compare(cells, rows, task, plan, **budgets, **found)
+        columns = [*task.scoring, *COLUMNS, "cpu_seconds"]
+        parts.append(report(results, task, columns, first=name, pairs=PAIRS))
+    return "\n\n".join(parts)
