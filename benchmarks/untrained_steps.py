@@ -75,6 +75,7 @@ def table(ladders, asking):
     for of in asking:
         heads += [f"{of.name} ({len(of.asking)}): mAP", "worth", "ms a query"]
     lines = [f"| {' | '.join([*heads, 'ms a photo'])} |", "|---" * (len(heads) + 1) + "|"]
+    empty = [""] * (len(heads) - 1)
     for backbone, rows in ladders.items():
         for number, row in enumerate(rows):
             shown = [f"`{backbone}`", row["step"], row["chosen"]]
@@ -84,9 +85,9 @@ def table(ladders, asking):
                 shown += [f"{np.mean(of['scores']):.3f}", worth, f"{of['ms']:.2f}"]
             lines.append(f"| {' | '.join([*shown, format(row['ms'], '.1f')])} |")
         if not rows:
-            lines.append(f"| `{backbone}` | {NOT_RUN} |{' |' * (3 * len(asking) + 2)}")
-    levels = [f"{of.chance():.3f} | | " for of in asking]
-    lines.append(f"| chance | | | {'| '.join(levels)}| |")
+            lines.append(f"| {' | '.join([f'`{backbone}`', NOT_RUN, *empty])} |")
+    levels = [text for of in asking for text in (f"{of.chance():.3f}", "", "")]
+    lines.append(f"| {' | '.join(['chance', '', '', *levels, ''])} |")
     return "\n".join(lines)
 
 

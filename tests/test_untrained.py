@@ -207,7 +207,9 @@ def test_the_table_of_steps_has_every_step_and_runs_once(
     arguments = ["--clothing", photos, "--grocery", groceries, "--holidays", places, "--quick"]
     arguments += ["--weights-dir", weights, "--out", tmp_path, "--encoders", TINY, "squeezenet1_1"]
     command.main([*map(str, arguments)])
-    heads, *rows = table_of(tmp_path / "untrained_steps.md")
+    heads, *rows, chance = table_of(tmp_path / "untrained_steps.md")
+    assert chance[0] == "chance"
+    assert all(0 < float(value) < 0.5 for value in chance[3:12:3])
     assert [head for head in heads if head.endswith("mAP")] == [
         *("Grocery, unseen (20): mAP", "clothing (22): mAP", "Holidays (4): mAP"),
     ]

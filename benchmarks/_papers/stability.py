@@ -39,7 +39,7 @@ class HeldOut:
     def on_fit_task_begin(self, estimator, context):
         pass
 
-    def on_fit_task_end(self, estimator, context, fitted_estimator):
+    def on_fit_task_end(self, estimator, context, fitted_estimator=None):
         if context.task_name == "epoch":
             self.scores.append(map_among(fitted_estimator.transform(self.photos), self.y))
 
