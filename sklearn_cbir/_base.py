@@ -45,17 +45,16 @@ from sklearn_cbir._network import (
     training_state,
     warn_of_collapse,
 )
-from sklearn_cbir._plan import TrainingParameters, check_loss, check_target, plan_training
-from sklearn_cbir._runtimes import ByRuntime, check_runtime
-from sklearn_cbir._training import (
+from sklearn_cbir._plan import (
     OPTIMIZERS,
     SCHEDULES,
-    OnEpoch,
-    as_module,
+    TrainingParameters,
+    check_loss,
     check_optimizer,
-    make_optimizer,
-    train,
+    check_target,
+    plan_training,
 )
+from sklearn_cbir._runtimes import ByRuntime, check_runtime
 from sklearn_cbir._typing import Sampling
 from sklearn_cbir._validation import (
     Rule,
@@ -434,6 +433,8 @@ class NetworkTransformer(
         given: dict[str, Any],
     ) -> None:
         """Build the network, train it on `n` rows, and keep it; `given` is what `fit` was given."""
+        from sklearn_cbir._training import OnEpoch, as_module, make_optimizer, train
+
         y, classes = encode_labels(self._given_labels(given["y"]), n=n)
         data, y, weights, classes = check_target(
             self, loss, demands, data, y, classes, given["metadata"]["sample_weight"]

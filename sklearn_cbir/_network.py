@@ -21,7 +21,8 @@ from sklearn_cbir._labels import shared_labels
 from sklearn_cbir._locks import RENEWED
 from sklearn_cbir._module_state import fill, load_values, with_room, without_copies, without_weights
 from sklearn_cbir._validation import warn_user
-from sklearn_cbir.backbones import ENHANCEMENTS, RowTrunk, Trunk, build_backbone
+from sklearn_cbir.backbones import ENHANCEMENTS, RowTrunk, Trunk
+from sklearn_cbir.backbones._trunk import build_again, gives
 from sklearn_cbir.images import Resizing
 
 OWN_PARTS = {"backbone": "features", "pooling": "pooling"}  # of a trunk: the user's own modules
@@ -334,7 +335,9 @@ def _close(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def portable_state(network: Network) -> dict[str, Any]:
     """Return a network as plain values, arrays and modules without weights, to be built again."""
-    return {"spec": network.portable_spec(), "weights": as_arrays(network.state_dict())}
+    state = {"spec": network.portable_spec(), "weights": as_arrays(network.state_dict())}
+    found = gives(network.trunk)
+    return state if found is None else state | {"gives": found}
 
 
 def stored_once(state: dict[str, Any]) -> dict[str, Any]:
@@ -420,7 +423,7 @@ def rebuilt_network(state: dict[str, Any]) -> Network:
     """Return the network, ready to embed, of what `portable_state` has returned."""
     spec = state["spec"]
     with OwnDraws(0):  # all that is drawn is replaced by the weights
-        trunk = _rebuilt_trunk(spec["trunk"])
+        trunk = _rebuilt_trunk(spec["trunk"], state.get("gives"))
         network = Network(trunk, **{k: v for k, v in spec.items() if k != "trunk"})
     # np.array: memory-mapped weights are read-only, and torch would write through that.
     weights = {k: torch.from_numpy(np.array(v)) for k, v in state["weights"].items()}
@@ -428,9 +431,9 @@ def rebuilt_network(state: dict[str, Any]) -> Network:
     return network.eval()
 
 
-def _rebuilt_trunk(spec: dict[str, Any]) -> AnyTrunk:
+def _rebuilt_trunk(spec: dict[str, Any], gives: tuple[int, int] | None) -> AnyTrunk:
     if "n_features" in spec:
         return PassRows(**spec)
     spec = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in spec.items()}
     spec = {k: with_room(v) if isinstance(v, nn.Module) else v for k, v in spec.items()}
-    return build_backbone(**spec)
+    return build_again(spec, gives)

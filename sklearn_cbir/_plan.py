@@ -14,7 +14,7 @@ from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir._devices import Seeds, bfloat16_cost, derived_seed
 from sklearn_cbir._labels import labeled_rows, unique_labels
 from sklearn_cbir._network import Network
-from sklearn_cbir._validation import check_sample_weight, shortened, warn_user
+from sklearn_cbir._validation import check_sample_weight, resolve, shortened, warn_user
 from sklearn_cbir.backbones._probe import name_of
 from sklearn_cbir.losses import (
     LOSSES,
@@ -54,6 +54,34 @@ class TrainingParameters:
     tol: float
     num_workers: int
     autocast: bool
+
+
+def _sgd(groups, lr, weight_decay):
+    return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True)
+
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": _sgd}
+
+
+def _one_cycle(done):
+    """Linear rise over the first quarter, then a half cosine down to zero."""
+    return 4 * done if done < 0.25 else (1 + math.cos(math.pi * (4 * done - 1) / 3)) / 2
+
+
+# Share of the phase that is done, 0 to 1 -> factor of the learning rate.
+SCHEDULES = {
+    "one_cycle": _one_cycle,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+}
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise for an unknown name, and for what cannot be called."""
+    if not callable(resolve(optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")):
+        raise ValueError(
+            f"optimizer={shortened(optimizer)} is no name and no torch optimizer class."
+        )
 
 
 @dataclass(frozen=True)

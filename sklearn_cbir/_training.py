@@ -43,9 +43,9 @@ from sklearn_cbir._hidden_state import (
 )
 from sklearn_cbir._module_state import copied_state, load_values
 from sklearn_cbir._network import Network, infer
-from sklearn_cbir._plan import Plan
+from sklearn_cbir._plan import OPTIMIZERS, SCHEDULES, Plan
 from sklearn_cbir._randomness import Draws
-from sklearn_cbir._validation import resolve, shortened, warn_user
+from sklearn_cbir._validation import shortened, warn_user
 from sklearn_cbir.backbones._probe import in_float32, name_of
 from sklearn_cbir.losses._base import call_of, name_of_loss
 
@@ -56,26 +56,6 @@ if TYPE_CHECKING:
 OWN_LOSSES = "sklearn_cbir.losses."
 
 # Optimization --------------------------------------------------------------------------------
-
-
-def _sgd(groups, lr, weight_decay):
-    return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True)
-
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": _sgd}
-
-
-def _one_cycle(done):
-    """Linear rise over the first quarter, then a half cosine down to zero."""
-    return 4 * done if done < 0.25 else (1 + math.cos(math.pi * (4 * done - 1) / 3)) / 2
-
-
-# Share of the phase that is done, 0 to 1 -> factor of the learning rate.
-SCHEDULES = {
-    "one_cycle": _one_cycle,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "constant": lambda done: 1.0,
-}
 
 
 def make_optimizer(
@@ -104,14 +84,6 @@ def make_optimizer(
         lr=plan.lr,
         weight_decay=plan.weight_decay,
     )
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Raise for an unknown name, and for what cannot be called."""
-    if not callable(resolve(optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")):
-        raise ValueError(
-            f"optimizer={shortened(optimizer)} is no name and no torch optimizer class."
-        )
 
 
 def _by_decay(parameters: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

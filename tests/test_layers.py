@@ -278,3 +278,15 @@ def test_light_imports_load_no_heavy_library():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{statement} []" for statement in LIGHT_IMPORTS]
+
+
+def test_what_trains_is_imported_by_a_training_alone():
+    program = (
+        "import sys, numpy as np; from sklearn_cbir import CNNFeatureExtractor; "
+        "images = np.zeros((2, 8, 8, 3), np.uint8); "
+        "CNNFeatureExtractor('small', weights=None, loss=None).fit(images).transform(images); "
+        "print([x for x in ('skorch', 'sklearn_cbir._training') if x in sys.modules])"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

@@ -25,6 +25,7 @@ from sklearn.utils.discovery import all_estimators
 
 import sklearn_cbir._files
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever, hashing
+from sklearn_cbir.backbones import _trunk
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.index import _nndescent
 from sklearn_cbir.losses import LOSSES, DSHLoss, SquaredHingeLoss
@@ -106,6 +107,27 @@ def test_networks_answer_as_before(estimator, kind, shapes, rows, path):
     assert_same_state(without, loaded.__getstate__() | {"loss": None})
     # What was loaded trains again as the original would.
     assert loaded.fit(X, y).transform(X).tobytes() == fitted.transform(X).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+@pytest.mark.parametrize("pooling", ["auto", "gem"], ids=["vectors", "maps"])
+def test_a_network_with_a_name_is_not_tried_again(pooling, path, monkeypatch):
+    X = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    fitted = CNNFeatureExtractor(
+        "mobilenet_v3_small", weights=None, loss=None, pooling=pooling, image_size=32
+    ).fit(X)
+    state = fitted.__getstate__()
+    before = {k: v for k, v in state["_network_state"].items() if k != "gives"}
+    earlier = clone(fitted)
+    earlier.__setstate__(state | {"_network_state": before})  # as earlier versions saved it
+    loaded = again(fitted, path)
+    tried = []
+    found = _trunk.probe
+    monkeypatch.setattr(_trunk, "probe", lambda *args: tried.append(args) or found(*args))
+    assert loaded.transform(X).tobytes() == fitted.transform(X).tobytes()
+    assert not tried
+    assert again(earlier, path).transform(X).tobytes() == fitted.transform(X).tobytes()
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -524,6 +546,19 @@ ARRAY = with_parameter({"is": "array", "number": 0})
 )
 def test_files_in_a_wrong_form_are_refused(estimator, arrays, path):
     forge(path, estimator, arrays)
+    with pytest.raises(ValueError, match="search.cbir"):
+        load(path)
+
+
+def test_an_array_behind_the_end_of_the_file_is_refused(path):
+    forge(path, ARRAY, [npy(np.zeros(100))])
+    whole = path.read_bytes()
+    name = whole.index(b"arrays/0.npy", whole.index(b"PK\x01\x02"))  # in the list of members
+    place = name - 4  # of the header of the member
+    start = int.from_bytes(whole[place:name], "little") + 2**30
+    changed = whole[:place] + start.to_bytes(4, "little") + whole[name:]
+    changed = changed[:-64]
+    path.write_bytes(changed + hashlib.sha256(changed).hexdigest().encode())
     with pytest.raises(ValueError, match="search.cbir"):
         load(path)
 

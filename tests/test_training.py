@@ -26,9 +26,9 @@ from sklearn_cbir._batches import mix
 from sklearn_cbir._checkpoint import Checkpoint
 from sklearn_cbir._files import replace_file
 from sklearn_cbir._labels import check_labels
-from sklearn_cbir._plan import split_rows
+from sklearn_cbir._plan import OPTIMIZERS, split_rows
 from sklearn_cbir._randomness import Draws
-from sklearn_cbir._training import OPTIMIZERS, train
+from sklearn_cbir._training import train
 from sklearn_cbir.datasets import make_shapes
 from sklearn_cbir.images import ImageReadError
 from sklearn_cbir.losses import LOSSES, ContrastiveLoss, DSHLoss, LRMLLoss
@@ -895,7 +895,7 @@ def test_a_training_is_asked_for_in_one_plan_that_nothing_changes(shapes, monkey
         plans.append(args[4])
         return train(*args)
 
-    monkeypatch.setattr("sklearn_cbir._base.train", keep)
+    monkeypatch.setattr("sklearn_cbir._training.train", keep)
     small(max_epochs=2, head_epochs=1, lr=1, early_stopping=True).fit(*shapes)
     (plan,) = plans
     assert (plan.n_epochs, plan.lr, plan.trunk_lr, plan.sampling) == (3, 1.0, 1.0, "uniform")

@@ -483,6 +483,56 @@ def build_backbone(
     """
     if in_features is not None:
         return build_mlp(in_features, mean=mean, std=std)
+    return _build(
+        backbone,
+        weights=weights,
+        pooling=pooling,
+        image_size=image_size,
+        resize_size=resize_size,
+        input_shape=input_shape,
+        mean=mean,
+        std=std,
+        resize_mode=resize_mode,
+        interpolation=interpolation,
+        fill=fill,
+        source=source,
+        words=words,
+    )
+
+
+def build_again(spec: Mapping[str, Any], gives: tuple[int, int] | None) -> Trunk | RowTrunk:
+    """Build the trunk of a `spec`, without a trial if what `gives` said of it is known."""
+    return build_backbone(**spec) if gives is None else _build(**spec, gives=gives)
+
+
+def gives(trunk: nn.Module) -> tuple[int, int] | None:
+    """Return what a trial of a network with a name finds: its dimensions and channels.
+
+    None for a network of the user's own, which a trial also gives its lazy layers, and for rows.
+    """
+    if not isinstance(trunk, Trunk) or not isinstance(trunk.spec["backbone"], str):
+        return None
+    return (2, trunk.width) if trunk.n_channels is None else (4, trunk.n_channels)
+
+
+def _build(
+    backbone: str | nn.Module | None,
+    *,
+    weights: Weights,
+    pooling: Pooling,
+    image_size: int | None,
+    resize_size: ResizeSize,
+    input_shape: Sequence[int] | None,
+    mean: ArrayLike | None,
+    std: ArrayLike | None,
+    resize_mode: ResizeMode | None,
+    interpolation: Interpolation | None,
+    fill: Sequence[int] | None,
+    source: Mapping[str, Any] | None,
+    words: bool,
+    gives: tuple[int, int] | None = None,
+) -> Trunk:
+    """Build a trunk for images; `gives` are the dimensions and channels of what comes out."""
     if image_size is not None:
         check_integer(image_size, "image_size", minimum=1)
     if resize_size is not None:
@@ -520,7 +570,7 @@ def build_backbone(
     if not net.one_size:
         # What takes 96 pixels takes more, and smaller is faster.
         size = tuple(min(side, PROBED_AT) for side in size)
-    n_dimensions, channels = probe(net.features, backbone, size)
+    n_dimensions, channels = gives or probe(net.features, backbone, size)
     if isinstance(backbone, nn.Module) and weights is not None and weights not in PUBLISHED:
         # Only now have lazy layers the shapes that weights fit into.
         load_state(net.features, read_weights(weights), name_of(backbone))
