@@ -381,7 +381,7 @@ def test_tables_of_holidays_in_folds_and_after_groceries(papers, folder, tmp_pat
 @pytest.mark.slow
 def test_tables_of_epochs_until_a_loss_is_stable(papers, folder, tmp_path):
     save_weights(tmp_path, "squeezenet1_0")
-    data = paper_folders.photos(folder / "clothing", n=24)
+    data = paper_folders.photos(folder / "clothing", n=48)
     more = ["--weights-dir", tmp_path, "--image-size", 32, "--backbone", "squeezenet1_0"]
     more += ["--epochs", 3]
     whole = run(papers, "squared-hinge-epochs", data, tmp_path, *more)

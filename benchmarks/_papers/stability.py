@@ -39,7 +39,7 @@ class HeldOut:
     def on_fit_task_begin(self, estimator, context):
         pass
 
-    def on_fit_task_end(self, estimator, context, fitted_estimator=None):
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
         if context.task_name == "epoch":
             self.scores.append(map_among(fitted_estimator.transform(self.photos), self.y))
 
@@ -59,7 +59,7 @@ class Watched:
         self.estimator = estimator
 
     def fit(self, X, y):
-        asking, kept = _parted(len(X))
+        asking, kept = _parted(y)
         watch = HeldOut(X[asking], y[asking])
         self.estimator.set_callbacks(watch).fit(X[kept], y[kept])
         self.history_ = self.estimator.history_
@@ -70,10 +70,13 @@ class Watched:
         return self.estimator.transform(X)
 
 
-def _parted(n):
-    """Return rows that are held out and rows that train."""
-    rows = np.random.default_rng(1).permutation(n)
-    return np.split(rows, [max(2, n // 7)])
+def _parted(y):
+    """Return rows that are held out, each with something to find there, and rows that train."""
+    rows = np.random.default_rng(1).permutation(len(y))
+    drawn = rows[: max(2, len(y) // 7)]
+    _, number, counts = np.unique(y[drawn], return_inverse=True, return_counts=True)
+    asking = drawn[counts[number] > 1]
+    return asking, np.setdiff1d(rows, asking)
 
 
 def whole(loss, **settings):
@@ -93,7 +96,7 @@ class LinearHead:
         self.device = device
 
     def fit(self, X, y):
-        asking, kept = _parted(len(X))
+        asking, kept = _parted(y)
         classes, targets = np.unique(y, return_inverse=True)
         X = torch.as_tensor(np.asarray(X, dtype=np.float32))
         targets = torch.as_tensor(targets)
