@@ -130,7 +130,9 @@ def test_the_bootstrap_of_one_seed_is_that_of_scipy(rules):
     difference = rng.normal(0.02, 0.2, 400)
     base = rng.random(400)
     found = rules.bootstrap_difference(base + difference, base)
-    theirs = stats.bootstrap((difference,), np.mean, method="percentile", rng=1).confidence_interval
+    theirs = stats.bootstrap(
+        (difference,), np.mean, method="percentile", random_state=1
+    ).confidence_interval
     assert [found.low, found.high] == pytest.approx([theirs.low, theirs.high], abs=0.002)
 
 
