@@ -79,6 +79,8 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as folder:
             run(DOCS / name, folder)
             for picture in Path(folder).glob("*.png"):
-                small = Image.open(picture).convert("RGB").quantize(256)  # a third of the bytes
+                whole = Image.open(picture).convert("RGB")
+                # A third of the bytes; other methods merge the colors of small things.
+                small = whole.quantize(256, Image.Quantize.MAXCOVERAGE)
                 small.save(DOCS / "_static" / picture.name, optimize=True)
                 print(f"docs/_static/{picture.name}")

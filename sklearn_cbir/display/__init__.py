@@ -1,4 +1,4 @@
-"""Pictures: queries with their results, precision over recall, trainings, duplicates.
+"""Pictures: queries with their results, precision over recall, trainings, maps, duplicates.
 
 A display is computed first and drawn afterwards, so that it can be drawn again elsewhere. Drawing
 needs matplotlib, the extra ``[plot]``; nothing here loads it before something is drawn.

@@ -1,4 +1,5 @@
 from sklearn_cbir.display._duplicates import DuplicatesDisplay as DuplicatesDisplay
+from sklearn_cbir.display._map import GalleryMapDisplay as GalleryMapDisplay
 from sklearn_cbir.display._precision_recall import PrecisionRecallDisplay as PrecisionRecallDisplay
 from sklearn_cbir.display._retrieval import RetrievalDisplay as RetrievalDisplay
 from sklearn_cbir.display._training_curve import TrainingCurveDisplay as TrainingCurveDisplay

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_cbir._typing import Labels
+from sklearn_cbir._validation import warn_user
 from sklearn_cbir.display._sheet import Sheet
 from sklearn_cbir.images import ImageReadError, Text
 
@@ -26,10 +27,9 @@ def warn_of_faults(found: Iterable[Cell]) -> None:
     if faults:
         named = {fault.path: fault.reason for fault in faults}
         shown = "; ".join(f"{path!r}: {reason}" for path, reason in list(named.items())[:5])
-        warnings.warn(
+        warn_user(
             f"{len(faults)} of the images cannot be read and are drawn as empty squares ({shown}"
-            f"{'; ...' if len(named) > 5 else ''}).",
-            stacklevel=4,
+            f"{'; ...' if len(named) > 5 else ''})."
         )
 
 
@@ -60,3 +60,13 @@ def distance_text(distance: Any, unit: str | None) -> str:
 def file_name(value: object) -> str:
     """Return the name of a file without its folders, or the id as it is."""
     return PurePath(value).name if isinstance(value, (str, PurePath)) else str(value)
+
+
+def label_texts(labels: Labels, class_names: Sequence[str] | None) -> list[str]:
+    """Return one line of text per label, or per row of 0/1 columns."""
+    if labels.ndim == 2:
+        names = np.asarray(np.arange(labels.shape[1]) if class_names is None else class_names)
+        return [", ".join(map(str, names[row > 0])) or "no label" for row in labels]
+    if class_names is None or labels.dtype.kind not in "iu":
+        return [str(label) for label in labels]
+    return [str(class_names[label]) for label in labels]

@@ -25,6 +25,7 @@ from sklearn_cbir.display._cells import (
     distance_text,
     draw,
     file_name,
+    label_texts,
     warn_of_faults,
 )
 from sklearn_cbir.display._page import MOST_QUERIES, MOST_RESULTS, Square, page_of_results
@@ -93,6 +94,7 @@ class RetrievalDisplay:
     See Also
     --------
     PrecisionRecallDisplay : All queries and all ranks, as one curve.
+    GalleryMapDisplay : The whole gallery in two dimensions.
 
     Examples
     --------
@@ -252,7 +254,9 @@ class RetrievalDisplay:
         )
         labels = None if y is None else check_labels(y, name="y")[rows]
         display._set_labels(labels, gallery_labels, positions, class_names)
-        return display._with_captions(captions, draw, ax)
+        display._captions = captions
+        display._lines(captions)  # names that are not known
+        return display.plot(ax, captions=captions) if draw else display
 
     @classmethod
     def from_predictions(
@@ -338,7 +342,9 @@ class RetrievalDisplay:
         )
         labels = None if y is None else check_labels(y, name="y", n=len(rows))
         display._set_labels(labels, gallery_labels, rows, class_names)
-        return display._with_captions(captions, draw, ax)
+        display._captions = captions
+        display._lines(captions)  # names that are not known
+        return display.plot(ax, captions=captions) if draw else display
 
     def plot(
         self, ax: Axes | None = None, *, captions: Captions | None = None, image_size: float = 1.1
@@ -400,12 +406,6 @@ class RetrievalDisplay:
         self.axes_ = axes
         return self
 
-    def _with_captions(self, captions: Captions | None, draw: bool, ax: Axes | None) -> Self:
-        """Note the lines below a result, and draw the picture if that is wanted."""
-        self._lines(captions)  # names that are not known
-        self._captions = captions
-        return self.plot(ax, captions=captions) if draw else self
-
     def _repr_html_(self) -> str | None:
         if is_open(getattr(self, "figure_", None)):
             return None  # a notebook shows the figure
@@ -444,11 +444,11 @@ class RetrievalDisplay:
     ) -> None:
         """Set the labels that are known and, where both are, what is right."""
         if y is not None:
-            self.query_labels = _label_texts(y, class_names)
+            self.query_labels = label_texts(y, class_names)
         if gallery_labels is None:
             return
         labels = check_labels(gallery_labels, name="gallery_labels")
-        texts = _label_texts(labels[positions.ravel()], class_names)
+        texts = label_texts(labels[positions.ravel()], class_names)
         self.result_labels = _grid(texts, len(positions))
         if y is not None:
             check_same_kind(y, labels)
@@ -603,16 +603,6 @@ def _check_distances(given: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.num
 
 
 # What is written ------------------------------------------------------------------------------
-
-
-def _label_texts(labels: Labels, class_names: Sequence[str] | None) -> list[str]:
-    """Return one line of text per label, or per row of 0/1 columns."""
-    if labels.ndim == 2:
-        names = np.asarray(np.arange(labels.shape[1]) if class_names is None else class_names)
-        return [", ".join(map(str, names[row > 0])) or "no label" for row in labels]
-    if class_names is None or labels.dtype.kind not in "iu":
-        return [str(label) for label in labels]
-    return [str(class_names[label]) for label in labels]
 
 
 def _grid(texts: Iterable[str], n_queries: int) -> NDArray[np.object_]:

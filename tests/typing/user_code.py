@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
@@ -63,6 +64,7 @@ from sklearn_cbir.datasets import (
 from sklearn_cbir.descriptors import GISTDescriptor, PerceptualHash
 from sklearn_cbir.display import (
     DuplicatesDisplay,
+    GalleryMapDisplay,
     PrecisionRecallDisplay,
     RetrievalDisplay,
     TrainingCurveDisplay,
@@ -545,6 +547,9 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
     assert_type(groups.groups, list[NDArray[np.int64]])
     curve = PrecisionRecallDisplay.from_predictions(y, y, X, name="mine")
     assert_type(curve, PrecisionRecallDisplay)
+    plan = GalleryMapDisplay.from_estimator(retriever, reducer=PCA(2), gallery_images=images)
+    assert_type(GalleryMapDisplay.from_predictions(plan.points, y=y), GalleryMapDisplay)
+    assert_type(plan.shown_, Ints)
     trained = CNNFeatureExtractor().fit(images, y)
     losses = TrainingCurveDisplay.from_estimator(trained, scores={"map": [0.5]}, linewidth=2)
     assert_type(losses.plot(losses.ax_), TrainingCurveDisplay)
