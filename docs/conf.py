@@ -7,6 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import example_order  # noqa: E402
 import public_api  # noqa: E402
 
 import sklearn_cbir  # noqa: E402
@@ -22,6 +23,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -37,6 +39,19 @@ autodoc_typehints = "none"
 numpydoc_show_class_members = False
 suppress_warnings = ["ref.citation"]  # a paper may be cited in the summary alone
 numpydoc_xref_param_type = False
+
+# The examples are run by the build, with weights and photos that are there without a download.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "generated/examples",
+    "backreferences_dir": "generated/backreferences",
+    "filename_pattern": r"\.py$",
+    "ignore_pattern": "|".join(map(re.escape, example_order.COMMANDS)),
+    "within_subsection_order": "example_order.InOrder",
+    "doc_module": ("sklearn_cbir",),
+    "capture_repr": ("_repr_html_",),
+    "write_computation_times": False,
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sklearn_cbir"
