@@ -6,8 +6,10 @@ Tasks: codes, floats, scoring, approximate, process, scale; all of them if none 
 engines of a cell are called in turns, one thread each, and the ratio is that of their medians of
 processor time, which other work on the machine disturbs least; `--threads 2` takes more, and wall
 time. Every finished cell is written to OUT/search.json and not run again, so that a run that was
-cut off goes on; the tables are printed and written to OUT/search.md. DATA is CIFAR-10 as one file
-of JPEG streams, whose principal components are searched too. What is not installed is left out.
+cut off goes on; `--sets "tight clusters 60000 x 512"` runs some sets of the approximate engines
+alone, and `--peers hnswlib faiss` leaves out the others. The tables are printed and written to
+OUT/search.md. DATA is CIFAR-10 as one file of JPEG streams, whose principal components are
+searched too. What is not installed is left out.
 """
 
 import argparse
@@ -35,12 +37,14 @@ def main(arguments=None):
     parser.add_argument("--plots", help="folder for plots of the cells")
     parser.add_argument("--threads", type=int, default=1, help="of every engine")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sets", nargs="+", help="of the approximate engines; all if not given")
+    parser.add_argument("--peers", nargs="+", help="that are compared; all that are installed")
     parser.add_argument("--quick", action="store_true", help="small galleries only")
     options = parser.parse_args(arguments)
     unknown = set(options.tasks) - set(TASKS)
     if unknown:
         parser.error(f"There is no task {min(unknown)!r}. Tasks: {', '.join(TASKS)}.")
-    options.peers = find_peers()
+    options.peers = find_peers(options.peers)
     set_threads(options.threads, options.peers)
     cells = Cells(Path(options.out) / "search.json")
     sections = []

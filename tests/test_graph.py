@@ -218,7 +218,7 @@ def test_groups_of_entry_points_hold_each_once_around_their_middle(monkeypatch):
     rng = np.random.default_rng(0)
     for n in (1, 5, 64, 700, 1500):
         few, nodes = rng.normal(size=(n, 4)), rng.permutation(10_000)[:n].astype(np.int32)
-        centers, starts, grouped = _grouped(few, nodes)
+        centers, _, starts, grouped = _grouped(few, nodes)
         assert sorted(grouped) == sorted(nodes)
         assert len(centers) == len(starts) - 1 <= max(64, n // 8)
         place = {node: few[i] for i, node in enumerate(nodes)}
@@ -227,8 +227,9 @@ def test_groups_of_entry_points_hold_each_once_around_their_middle(monkeypatch):
 
 
 def test_equal_entry_points_are_one_group():
-    centers, starts, nodes = _grouped(np.ones((100, 3)), np.arange(100))
+    centers, half_squares, starts, nodes = _grouped(np.ones((100, 3)), np.arange(100))
     assert len(centers) == 1
+    assert half_squares == [1.5]
     assert starts.tolist() == [0, 100]
     assert nodes.tolist() == list(range(100))
 

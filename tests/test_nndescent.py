@@ -66,6 +66,32 @@ def test_re_rankers_ask_the_graph(rows, queries, monkeypatch):
     assert 100 in asked
 
 
+@pytest.mark.parametrize("k", [1, 2, 10, 60])
+def test_one_query_is_answered_as_many_are(k, graph, queries, monkeypatch):
+    engine = graph._gallery.engine
+    encoded = engine.encode(queries[:40])
+    expected = engine.query(encoded, k)
+    alone = [engine._query_one(engine.index, query[None], k, 2.0) for query in encoded]
+    assert all(found is not None for found in alone)
+    monkeypatch.setattr(_nndescent.NNDescentEngine, "_query", None)
+    for query, *those in zip(encoded, *expected):
+        for one, other in zip(engine.query(query[None], k), those):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other[None])
+
+
+def test_one_query_that_needs_more_than_the_graph_is_answered_as_many_are(rows, queries):
+    rows = np.vstack([rows[:1200], rows[:3]])
+    retriever = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows)
+    changed = copy.copy(retriever).partial_fit(queries[:5])
+    asked = np.vstack([queries[:20], rows[:3], 0 * rows[:1]])
+    for one in (retriever, changed, changed.remove(np.arange(7))):
+        expected = one.kneighbors(asked, 4)
+        for i, query in enumerate(asked):
+            for found, of_many in zip(one.kneighbors(query[None], 4), expected):
+                np.testing.assert_array_equal(found[0], of_many[i])
+
+
 def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
     class Broken:
         def search(self, rows, indexed, queries, k, ef_search):

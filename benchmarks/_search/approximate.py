@@ -1,4 +1,7 @@
-"""Approximate search: recall, and queries per second at a recall of 0.95, beside its peers."""
+"""Approximate search: recall, and queries per second at a recall of 0.95, beside its peers.
+
+Queries are asked at once, and some of them one at a time.
+"""
 
 import tempfile
 import time
@@ -22,11 +25,15 @@ EDGES = (8, 16, 32)  # M of a peer's graph
 LISTS = (1, 2, 4)  # times the root of the number of rows
 LARGE = 1_000_000  # rows, from which on a peer is built with the middle one only
 ENGINES = ("nndescent", "faiss")
+ALONE = 200  # queries that are asked one at a time
+TIMES = ("us_per_query", "us_alone")
 
 
 def run(cells, options):
     results = []
     for name, load in _sets(options):
+        if options.sets and name not in options.sets:
+            continue
         results.append(cells.run(f"approximate {name}", measure, load, options))
     return table(results)
 
@@ -62,7 +69,7 @@ def measure(load, options):
         found = np.linalg.norm(gallery[positions] - queries[:, None], axis=2)
         return float((found <= furthest).mean())
 
-    engines = {"exact": ({}, lambda: exact.kneighbors(queries)[1])}
+    engines = {"exact": ({}, lambda queries: exact.kneighbors(queries)[1])}
     for engine in ENGINES:
         if engine != "faiss" or "faiss" in options.peers:
             engines[f"ours, {engine}"] = _ours(engine, gallery, queries)
@@ -70,48 +77,63 @@ def measure(load, options):
         if peer.split()[0] in options.peers:
             for size in sizes if len(gallery) < LARGE else sizes[1:2]:
                 engines.update(_peer(peer, build, size, gallery, queries, recall, options))
-    times = _in_turns({engine: ask for engine, (_, ask) in engines.items()}, options)
+    times = _in_turns({engine: ask for engine, (_, ask) in engines.items()}, queries, options)
     result = {"what": name, "engines": {}}
     for engine, (known, ask) in engines.items():
         result["engines"][engine] = {
-            "recall": round(recall(ask()), 4),
-            "us_per_query": times[engine] * 1e6 / N_QUERIES,
+            "recall": round(recall(ask(queries)), 4),
+            **dict(zip(TIMES, times[engine])),
             **known,
         }
     _interpolate(result["engines"])
-    best = {kind: _best(result["engines"], kind) for kind in ("", "graph", "IVF")}
-    for engine in ENGINES:
-        found = result["engines"].get(f"ours, {engine}")
-        if found is not None and best[""]:
-            found["throughput_to_best"] = round(best[""] / found["us_per_query"], 3)
-            found["to_graph"] = round(best["graph"] / found["us_per_query"], 3)
-            found["to_ivf"] = round(best["IVF"] / found["us_per_query"], 3)
-            result[engine] = found["throughput_to_best"]
+    _compare(result)
     return result
 
 
-def _best(engines, kind):
+def _compare(result):
+    """Add what our throughput is to that of the best peer of each kind."""
+    for engine in ENGINES:
+        found = result["engines"].get(f"ours, {engine}")
+        for kind in ("graph", "IVF"):
+            for time_of, name in zip(TIMES, ("to", "alone_to")):
+                least = _least(result["engines"], kind, time_of)
+                if found is not None and least:
+                    found[f"{name}_{kind.lower()}"] = round(least / found[time_of], 3)
+        if found is not None and {"to_graph", "to_ivf"} <= set(found):
+            result[engine] = found["throughput_to_best"] = min(found["to_graph"], found["to_ivf"])
+
+
+def _least(engines, kind, time_of):
     """Return the least time of the peers of a kind that reach the target; 0 if none does."""
     return min(
         (
-            found["us_per_query"]
+            found[time_of]
             for name, found in engines.items()
-            if found.get("at_target") and (not kind or ("IVF" in name) == (kind == "IVF"))
+            if found.get("at_target") and ("IVF" in name) == (kind == "IVF")
         ),
         default=0,
     )
 
 
-def _in_turns(asks, options):
-    """Return the median seconds of processor time of every routine, all called in turns."""
-    used = {name: [] for name in asks}
+def _in_turns(asks, queries, options):
+    """Return the median microseconds per query of every routine, asked all and one at a time.
+
+    All are called in turns, and the time is that of the processor.
+    """
+    alone = [queries[i : i + 1] for i in range(ALONE)]
+    used = {name: ([], []) for name in asks}
     for repeat in range(-1, max(7, options.repeats)):
         for name, ask in asks.items():
-            start = time.process_time()
-            ask()
-            if repeat >= 0:  # the first call finds nothing in the caches
-                used[name].append(time.process_time() - start)
-    return {name: float(np.median(times)) for name, times in used.items()}
+            for place, pieces in enumerate(([queries], alone)):
+                start = time.process_time()
+                for piece in pieces:
+                    ask(piece)
+                if repeat >= 0:  # the first call finds nothing in the caches
+                    used[name][place].append(time.process_time() - start)
+    per_query = np.array([N_QUERIES, ALONE]) / 1e6
+    return {
+        name: [*map(float, np.median(times, axis=1) / per_query)] for name, times in used.items()
+    }
 
 
 def _ours(engine, gallery, queries):
@@ -127,7 +149,7 @@ def _ours(engine, gallery, queries):
     warned = any("recall_target" in str(warning.message) for warning in caught)
     effort = getattr(retriever._gallery.engine, "ef_search", None)
     known = {"build_s": built, "warned": warned, "setting": effort}
-    return known, lambda: retriever.kneighbors(queries)[1]
+    return known, lambda queries: retriever.kneighbors(queries)[1]
 
 
 def _peer(peer, build, size, gallery, queries, recall, options):
@@ -143,7 +165,7 @@ def _peer(peer, build, size, gallery, queries, recall, options):
     return {
         f"{peer} {size}, {setting}": (
             {"build_s": built, "setting": setting, "peer": f"{peer} {size}"},
-            lambda setting=setting: ask(queries, setting),
+            lambda queries, setting=setting: ask(queries, setting),
         )
         for setting in tried[-2:]
     }
@@ -159,8 +181,9 @@ def _interpolate(engines):
         found = around[-1]
         found["at_target"] = found["recall"] >= TARGET
         if found["at_target"] and len(around) == 2:
-            recalls, times = zip(*((one["recall"], one["us_per_query"]) for one in around))
-            found["us_per_query"] = float(np.interp(TARGET, recalls, times))
+            for time_of in TIMES:
+                recalls, times = zip(*((one["recall"], one[time_of]) for one in around))
+                found[time_of] = float(np.interp(TARGET, recalls, times))
             found["recall"] = TARGET
         engines[peer] = found
 
@@ -256,18 +279,19 @@ PEERS = {
 
 def table(results):
     lines = [
-        "| rows | engine | recall@10 | us per query | build s | setting | throughput / best peer "
-        "| / best graph | / best IVF |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| rows | engine | recall@10 | us per query | us alone | build s | setting | / graph "
+        "| / IVF | alone / graph | alone / IVF |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    ratios = ("to_graph", "to_ivf", "alone_to_graph", "alone_to_ivf")
     for result in results:
         for name, found in result["engines"].items():
             built = f"{found['build_s']:.1f}" if "build_s" in found else ""
             warned = " (warned)" if found.get("warned") else ""
             lines.append(
                 f"| {result['what']} | {name} | {found['recall']:.3f}{warned} | "
-                f"{found['us_per_query']:.1f} | {built} | {found.get('setting', '')} | "
-                f"{found.get('throughput_to_best', '')} | {found.get('to_graph', '')} | "
-                f"{found.get('to_ivf', '')} |"
+                f"{found['us_per_query']:.1f} | {found['us_alone']:.1f} | {built} | "
+                f"{found.get('setting', '')} | "
+                f"{' | '.join(str(found.get(ratio, '')) for ratio in ratios)} |"
             )
     return "\n".join(lines)

@@ -14,10 +14,10 @@ NOISY = 0.25  # middle half of the times, relative to the median, above which a 
 _limits = []  # kept alive
 
 
-def find_peers():
+def find_peers(names=None):
     """Return the peers that can be imported, by name, and say which cannot."""
     found = {}
-    for name in PEERS:
+    for name in names or PEERS:
         try:
             found[name] = importlib.import_module(MODULES.get(name, name))
         except (ImportError, OSError):  # or made for another processor

@@ -163,7 +163,33 @@ class ApproximateEngine(Engine):
         """Return distances and positions of about the `k` nearest rows, both (n_queries, k)."""
         if not len(self.indexed) or k > self.reach:
             return self.exact.query(queries, k)
-        return self._query(queries, k, self._ef_search_for(k))
+        ef_search, found = self._ef_search_for(k), None
+        if len(queries) == 1:
+            index = self._usable_index(queries)
+            if index is None:
+                return self.exact.query(queries, k)
+            found = self._query_one(index, queries, k, ef_search)
+        return self._query(queries, k, ef_search) if found is None else found
+
+    def _query_one(self, index, query, k, ef_search):
+        """Return what `_query` does for one query, in few steps: they are what takes time.
+
+        None if the answer takes more than the index finds at once.
+        """
+        if len(self.unindexed) or len(self._copies):
+            return None
+        nodes, squares = (found[0] for found in self._ask(index, query, max(k, 2), ef_search))
+        furthest, positions = squares[-1], self.indexed[nodes]
+        if (
+            not np.isfinite(squares).all()
+            or positions.min() < 0
+            or len(set(nodes.tolist())) < len(nodes)
+            or (furthest - squares[0] <= FLAT * furthest and furthest > 0)
+        ):
+            return None
+        distances = self._rescore(query, np.zeros(len(nodes), dtype=np.int64), positions)
+        order = np.lexsort((positions, distances))[:k]
+        return distances[order][None], positions[order][None]
 
     def _query(self, queries, k, ef_search):
         """Answer `query` with the index, searching as much as `ef_search` says."""

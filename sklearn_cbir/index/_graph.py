@@ -18,6 +18,7 @@ References
    Blink of an Eye with Compressed Indices". VLDB 2023.
 """
 
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,6 +48,7 @@ CODES_AGREE, EF_TO_AGREE = 0.9, 3
 # Numbers that are compared exactly, one query at a time, while the compiled loops are loaded.
 NUMBERS_TO_LOAD = 2e9
 MADE_AGAIN = ("_made_codes", "_made_groups")  # in every process
+ONE_TURN = np.zeros(1, dtype=np.int64)
 QUERIES_AT_ONCE = 256  # whose products with them stay in the processor's cache
 
 
@@ -90,7 +92,7 @@ class NeighborGraph(Kept):
     code_range: tuple[NDArray, NDArray] | None = None
     lock = ProcessLock()
     _made_codes: NodeCodes | None = None
-    _made_groups: tuple[NDArray, NDArray, NDArray] | None = None
+    _made_groups: tuple[NDArray, NDArray, NDArray, NDArray] | None = None
 
     renamed: ClassVar[dict[str, str]] = {
         "links": "edges",
@@ -174,10 +176,13 @@ class NeighborGraph(Kept):
         the node of one that was not found. `ef_search`, at least `k`, is the length of the
         candidate list.
         """
-        centers, group_starts, entry_points = self._entry_groups()
+        centers, half_squares, group_starts, entry_points = self._entry_groups()
         similarity = queries @ centers.T
-        similarity -= np.einsum("ij,ij->i", centers, centers) / 2
-        turns = np.argsort(similarity.argmax(axis=1), kind="stable")  # near queries meet the same
+        similarity -= half_squares
+        if len(queries) == 1:
+            turns = ONE_TURN
+        else:  # near queries meet the same rows
+            turns = np.argsort(similarity.argmax(axis=1), kind="stable")
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
         arrays = rows, indexed, self.starts, self.edges, queries
@@ -226,7 +231,7 @@ class NeighborGraph(Kept):
         return codes
 
     def _entry_groups(self):
-        """Return the middle of every group of entry points, where it starts, and the nodes."""
+        """Return middles of groups of entry points, half their squares, starts, and the nodes."""
         groups = self._made_groups
         if groups is None:
             groups = self._made_groups = _grouped(self.entry_rows, self.entry_points)
@@ -244,12 +249,16 @@ def _grouped(rows, nodes):
     for _ in range(STEPS_OF_GROUPS - 1):
         centers = _means(rows, centers)[0]
     centers, starts, order = _means(rows, centers)
-    return centers, starts, nodes[order]
+    return centers, _half_squares(centers), starts, nodes[order]
+
+
+def _half_squares(rows):
+    return np.einsum("ij,ij->i", rows, rows) / 2
 
 
 def _means(rows, centers):
     """Return the means of the rows nearest to each center, where these start, and their order."""
-    nearest = _nearest_of(rows, centers, np.einsum("ij,ij->i", centers, centers) / 2)
+    nearest = _nearest_of(rows, centers, _half_squares(centers))
     group = np.unique(nearest, return_inverse=True)[1]
     order, sizes = np.argsort(group, kind="stable"), np.bincount(group)
     starts = np.append(0, np.cumsum(sizes))
@@ -259,8 +268,7 @@ def _means(rows, centers):
 
 def _linked_from(rows, starts, edges, few, others):
     """Return starts and edges with one more to each of the `others`, from the nearest of `few`."""
-    half_squares = np.einsum("ij,ij->i", rows[few], rows[few]) / 2
-    near = few[_nearest_of(rows[others], rows[few], half_squares)]
+    near = few[_nearest_of(rows[others], rows[few], _half_squares(rows[few]))]
     order = np.argsort(near, kind="stable")
     return _with_edges(starts, edges, near[order], others[order].astype(np.int32))
 
@@ -296,6 +304,7 @@ def _kernels():
     return LOOPS.load()
 
 
+@cache
 def _import_kernels():
     try:
         from sklearn_cbir.index import _graph_kernels

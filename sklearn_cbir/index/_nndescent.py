@@ -122,6 +122,9 @@ class NNDescentEngine(ApproximateEngine):
         n_wanted = block.size * ROWS_MET * n_candidates / PRODUCTS_PER_THREAD
         # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
         step = len(block) if n_wanted < 2 else int(len(block) / max(8, n_wanted))
+        if step >= len(block):
+            nodes, squares = index.search(rows, self.indexed, block, k, n_candidates)
+            return np.maximum(nodes, 0), squares
         found = list(
             in_threads(
                 lambda part: index.search(rows, self.indexed, block[part], k, n_candidates),
