@@ -278,6 +278,19 @@ def test_codes_find_nearly_what_rows_find_with_as_much_search(rows, monkeypatch)
     assert np.mean([np.isin(*nodes).mean() for nodes in zip(by_codes, by_rows)]) > 0.98
 
 
+@pytest.mark.parametrize(("effort", "more"), [(5, 1), (15, 1), (16, 2), (40, 3)])
+def test_codes_keep_more_candidates_of_which_they_take_one_for_another(
+    effort, more, rows, monkeypatch
+):
+    graph, order = with_codes(rows, monkeypatch)
+    found = search(graph, rows, order, rows[:50], effort + more + 1, effort)[0]
+    assert (found[:, :-1] >= 0).all()
+    assert (found[:, -1] == -1).all()
+    graph._use_codes(None, 0)
+    found = search(graph, rows, order, rows[:50], effort + 1, effort)[0]
+    assert (found[:, -1] == -1).all()
+
+
 def test_rows_that_codes_cannot_tell_apart_are_compared_themselves(rows, monkeypatch):
     monkeypatch.setattr("sklearn_cbir.index._graph.BYTES_AT_LEAST", 0)
     rows = np.vstack([rows, np.full((1, 5), 1e4, dtype=rows.dtype)])  # as long as all steps

@@ -45,6 +45,7 @@ GROUPS_AT_LEAST = 64
 STEPS_OF_GROUPS = 3  # of k-means
 # Codes are used if the walk finds such a share of what it finds by rows, and searches so much.
 CODES_AGREE, EF_TO_AGREE = 0.9, 3
+BLURRED = 16  # candidates, of which codes take one for another that they leave out
 # Numbers that are compared exactly, one query at a time, while the compiled loops are loaded.
 NUMBERS_TO_LOAD = 2e9
 MADE_AGAIN = ("_made_codes", "_made_groups")  # in every process
@@ -174,8 +175,10 @@ class NeighborGraph(Kept):
 
         The row of node i is ``rows[indexed[i]]``; -1 is the position of one that was removed, and
         the node of one that was not found. `ef_search`, at least `k`, is the length of the
-        candidate list.
+        candidate list. With codes, which blur its end, it is a little longer.
         """
+        if self.n_coded:
+            ef_search += 1 + ef_search // BLURRED
         centers, half_squares, group_starts, entry_points = self._entry_groups()
         similarity = queries @ centers.T
         similarity -= half_squares
