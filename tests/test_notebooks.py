@@ -234,6 +234,8 @@ def test_captions_are_checked_and_kept_without_drawing(gallery):
         RetrievalDisplay.from_predictions([[1]], captions=["size"], **options)
     display = RetrievalDisplay.from_predictions([[1]], [[0.5]], captions=["distance"], **options)
     assert [text for text in page_of(display).texts if text] == ["query", "1", "0.500"]
+    with pytest.raises(ValueError, match="draw=False draws nothing into ax"):
+        RetrievalDisplay.from_predictions([[1]], ax=plt.figure().add_subplot(), **options)
     with pytest.raises(ValueError, match="draw='no' must be True or False"):
         RetrievalDisplay.from_predictions([[1]], **options | {"draw": "no"})
 

@@ -223,8 +223,7 @@ class RetrievalDisplay:
             If nothing says what the images of the queries or of the gallery
             are.
         """
-        if check_boolean(draw, "draw"):
-            pyplot()
+        _check_drawing(draw, ax)
         steps, retriever = split_steps(estimator)
         if gallery_labels is None:
             gallery_labels = retriever.y_
@@ -327,8 +326,7 @@ class RetrievalDisplay:
         ValueError
             If shapes do not agree or a position is outside the gallery.
         """
-        if check_boolean(draw, "draw"):
-            pyplot()
+        _check_drawing(draw, ax)
         shown, gallery = _checked(images), check_images(gallery_images)
         rows = _check_positions(positions, len(shown), len(gallery))
         flat = rows.ravel()
@@ -478,6 +476,14 @@ class RetrievalDisplay:
                     f"{sorted(known)}."
                 )
         return [known[name] for name in captions]
+
+
+def _check_drawing(draw: bool, ax: Axes | None) -> None:
+    """Raise before anything is computed that could not be drawn."""
+    if check_boolean(draw, "draw"):
+        pyplot()
+    elif ax is not None:
+        raise ValueError("draw=False draws nothing into ax. Leave out one of them.")
 
 
 # Which images ---------------------------------------------------------------------------------
