@@ -48,7 +48,10 @@ FORMER = {
     "sklearn_cbir.index._milvus.MilvusEngine": "milvus",
     "sklearn_cbir.index._milvus.Collection": "milvus collection",
 }
-_KIND_AT = {f"{PACKAGE}.{place}": kind for kind, place in KINDS.items()}
+# Classes that are saved as what another one makes of their state.
+SAVED_AS = {"index._linking.LinkedGraph": "neighbor graph"}
+_PLACES = {**{place: kind for kind, place in KINDS.items()}, **SAVED_AS}
+_KIND_AT = {f"{PACKAGE}.{place}": kind for place, kind in _PLACES.items()}
 
 
 def kind_of(cls: type) -> str | None:

@@ -170,21 +170,6 @@ def test_a_tenth_of_the_rows_but_200_to_1000_tell_what_a_graph_finds(n, n_probe,
     assert asked == [n - n_probe]
 
 
-@pytest.mark.parametrize("change", ["rows come", "rows go"])
-def test_a_graph_is_made_again_once_a_twentieth_of_the_rows_has_changed(change, rows, monkeypatch):
-    retriever = NeighborsRetriever(algorithm="nndescent", random_state=0).fit(rows[:1900])
-    index = retriever._gallery.engine.index
-    if change == "rows come":
-        retriever.partial_fit(rows[1900:2000])  # 100 of 2000
-        assert retriever._gallery.engine.index is index
-        retriever.partial_fit(rows[2000:2006])
-    else:
-        retriever.remove(np.arange(90))  # 90 of 1810
-        assert retriever._gallery.engine.index is index
-        retriever.remove([90])
-    assert retriever._gallery.engine.index is not index
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("far", [1e4, 1e7, 1e12])
 def test_queries_far_away_find_what_is_nearest(far, dtype, rows, queries):

@@ -4,7 +4,7 @@ Distances are re-scored on the rows themselves, and a query for which the index 
 repeated or removed rows is answered exactly. A few rows are held out of the index until they have
 told which share of the true neighbors it finds: the recall probe. Rows that are added later are
 searched exactly beside the index, until they are many, and so is the probe, where the index takes
-no more.
+no more; a graph takes both.
 
 Where a filter leaves in most rows, the index is asked for more of them, and what is left out is
 dropped. How many more the probe says: as many as are found surely, whichever of them are left in.
@@ -256,14 +256,18 @@ class ApproximateEngine(Engine):
 
     def _over(self, exact, indexed, unindexed, **changes):
         """Return an engine over other rows, indexed again if too much has changed."""
-        changes.update(exact=exact, indexed=indexed.astype(np.int32), unindexed=unindexed)
+        indexed = indexed.astype(np.int32, copy=False)
         n_not_indexed = len(unindexed) - self.n_unindexed_at_build
-        is_stale = n_not_indexed + np.count_nonzero(indexed < 0) > STALE * len(exact)
-        engine = self._like(**changes)
-        if is_stale:
+        n_removed = int(np.count_nonzero(indexed < 0))
+        engine = self._like(exact=exact, indexed=indexed, unindexed=unindexed, **changes)
+        if engine._is_stale(n_not_indexed, n_removed):
             vars(engine).pop("index", None)
             engine._build()
         return engine
+
+    def _is_stale(self, n_not_indexed, n_removed):
+        """Say whether so many rows were not indexed, or indexed and removed, that it is time to."""
+        return n_not_indexed + n_removed > STALE * len(self)
 
     def _build(self):
         """Choose the rows to index, index them and measure the recall."""

@@ -2,8 +2,9 @@
 
 Rows go in; distances and positions come out. An engine knows no labels, no ids and no estimator.
 
-Engines answer the same for good: `add` and `remove` return another engine, so that a search that
-runs while another thread adds rows sees one consistent gallery. Engines that follow each other
+Engines answer the same for good, approximate ones as surely as before: `add` and `remove` return
+another engine, so that a search that runs while another thread adds rows sees one consistent
+gallery. Engines that follow each other
 share memory: arrays grow into room behind them that no earlier one sees. What an engine does
 change is what it remembers: values that follow from its rows, computed when they are first needed.
 They cost memory, save time, and change no answer.

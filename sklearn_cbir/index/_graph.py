@@ -154,6 +154,10 @@ class NeighborGraph(Kept):
             return self.n_coded == 0
         return 0 < self.n_coded <= len(self) and all(part.shape == shape for part in parts)
 
+    def compact(self):
+        """Return where the edges of every node start, and the edges."""
+        return self.starts, self.edges
+
     def extend(self, rows, neighbors, squares, node):
         """Add rows, given their neighbors among `rows`; ``node[i]`` is the id of ``rows[i]``.
 

@@ -312,12 +312,13 @@ def walk(
     Those of a group are ``entry_points[group_starts[group]:group_starts[group + 1]]``; `similarity`
     is (n_queries, n_groups). Queries are answered in the order `turns`.
     The row of node i is ``rows[indexed[i]]``; where that is -1 the row was removed, and the way
-    leads through. The candidate list holds the `ef_search` nearest nodes met, whose edges are all
-    followed; the nearest are written into `found` and `squares`, both (n_queries, k), in order.
+    leads through, as it does where a node is beyond `indexed`: its row came later. The candidate
+    list holds the `ef_search` nearest nodes met, whose edges are all followed; the nearest are
+    written into `found` and `squares`, both (n_queries, k), in order.
     The first nodes are compared by `codes`, as `quantize` writes them, and the candidates by
     their rows in the end; without codes, all are compared by their rows.
     """
-    n, k, n_coded = len(indexed), found.shape[1], len(codes)
+    n, k, n_coded = len(starts) - 1, found.shape[1], len(codes)
     visited = np.zeros(n, dtype=np.uint8)
     fresh = np.empty(n + 1, dtype=np.int32)
     between = np.empty(n, dtype=np.float32)
@@ -346,13 +347,13 @@ def walk(
             item = 0
             while item < n_fresh:
                 node = fresh[item]
-                if indexed[node] >= 0:
+                if node < len(indexed) and indexed[node] >= 0:
                     if node < n_coded:
                         prefetch_row(codes, node)
                     else:
                         prefetch_row(rows, indexed[node])
                     item += 1
-                else:  # take the edges of a removed row for those that led to it
+                else:  # take the edges of a row that is not there for those that led to it
                     n_fresh -= 1
                     fresh[item] = fresh[n_fresh]
                     first, last = starts[node], starts[node + 1]

@@ -9,6 +9,8 @@ when a saved graph is loaded, fills places that it has no row for with any row, 
 import os
 import warnings
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -17,16 +19,23 @@ from threadpoolctl import threadpool_limits
 from sklearn_cbir._locks import ProcessLock
 from sklearn_cbir._threads import in_threads, slices
 from sklearn_cbir.index._approximate import (
+    MORE,
     PROBE_ROWS,
     PRODUCTS_PER_THREAD,
+    STALE,
     ApproximateEngine,
 )
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._graph import LOOPS, link_rows
+from sklearn_cbir.index._linking import Linking, Probe, kernels
 
 DEGREE = 30  # neighbors of a row, from which its edges are chosen
 # Up to so many rows, comparing all with all takes less time than compiling pynndescent.
 PAIRWISE_UP_TO_ROWS = 20_000
+# Share of new rows from which it takes less time to build anew than to link them.
+NEW = 0.25
+# Share of nodes that queries pass though their rows were removed; of more, it is built anew.
+REMOVED = 0.2
 ROWS_MET = 15  # about, for each in the candidate list
 _started = []  # the process in which numba's threads were started
 
@@ -35,7 +44,7 @@ class NNDescentEngine(ApproximateEngine):
     """A graph in which every row has edges to near ones."""
 
     algorithm = "nndescent"
-    pickled = (*ApproximateEngine.pickled, "index")
+    pickled = (*ApproximateEngine.pickled, "index", "built_recall", "built_ef_search")
     # Of its own: to make a graph takes seconds. And numba's simplest threading layer ends the
     # process when two threads enter it.
     lock = ProcessLock()
@@ -48,6 +57,12 @@ class NNDescentEngine(ApproximateEngine):
         *(1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9),
         *(2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 5, 6, 8, 12, 18, 27, 40),
     )
+
+    # What was measured when the graph was built; earlier versions saved only what is now.
+    built_recall: float | None = None
+    built_ef_search: float | None = None
+    probe = Probe()  # what new rows have told since
+    rooms: Any = ()  # names of arrays that grow, and what is behind them
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -94,7 +109,71 @@ class NNDescentEngine(ApproximateEngine):
         node[positions] = len(self.indexed) + np.arange(len(positions))
         self.index.extend(rows, near.astype(np.int32), squares, node)
         self.index.code_all()
+        self.built_recall, self.built_ef_search = self.recall, self.ef_search
+        self.probe, self.rooms = Probe(), ()
         return True
+
+    def add(self, rows):
+        """Return an engine with `rows` appended, each linked into the graph."""
+        if not self._can_link(len(rows)):
+            return super().add(rows)
+        exact = self.exact.add(rows)
+        linking = Linking(self, exact)
+        engine = self._over(
+            exact,
+            linking.indexed,
+            np.append(self.unindexed, np.array(linking.unindexed, dtype=self.unindexed.dtype)),
+            index=linking.graph,
+            copies=linking.copies,
+            firsts=linking.firsts,
+            probe=linking.probe,
+            rooms=linking.rooms,
+        )
+        return engine._tuned()
+
+    def remove(self, positions):
+        """Return an engine without the rows at `positions`."""
+        engine = super().remove(positions)
+        if engine.index is self.index:
+            engine.probe = self.probe
+        return engine
+
+    def _can_link(self, n):
+        """Say whether `n` new rows are to be linked, and can be."""
+        if not len(self.indexed) or not self.knows("index") or n > NEW * (len(self) + n):
+            return False
+        with suppress(ImportError):
+            return bool(kernels())
+        return False
+
+    def _tuned(self):
+        """Return this engine with the recall that new rows tell; below the target, it has to act.
+
+        It searches more first, up to four times as much as when it was built, and is then built
+        anew; unless the target was not reached then either.
+        """
+        if self.built_recall is None or self.built_ef_search is None:
+            self.built_recall, self.built_ef_search = self.recall, self.ef_search
+        recall = self.probe.recall
+        if recall is None:
+            return self
+        self.recall = min(self.built_recall, recall)
+        if recall >= self.recall_target or self.built_recall < self.recall_target:
+            return self
+        more = [step for step in self.ef_searches if step > self.ef_search]
+        if not more or more[0] > MORE * self.built_ef_search:
+            del vars(self)["index"]
+            self._build()
+            return self
+        widest, ef_search = self.widest
+        factor = more[0] / self.ef_search
+        self.ef_search, self.widest = more[0], (widest, factor * ef_search)
+        self.filter_ef_search *= factor
+        self.probe = replace(self.probe, shares=())
+        return self
+
+    def _is_stale(self, n_not_indexed, n_removed):
+        return n_not_indexed > STALE * len(self) or n_removed > REMOVED * len(self.indexed)
 
     def _find_neighbors(self, rows):
         """Return positions and squared distances of the rows nearest to every row but itself."""
@@ -115,9 +194,12 @@ class NNDescentEngine(ApproximateEngine):
             found, distances = neighbors.neighbor_graph
         return _without_self(found), distances**2
 
+    def n_candidates(self, k, ef_search):
+        """Return the length of the candidate list for `k` neighbors."""
+        return int(np.ceil(ef_search * max(k, self.n_neighbors + 1)))
+
     def _ask(self, index, queries, k, ef_search):
-        n_candidates = int(np.ceil(ef_search * max(k, self.n_neighbors + 1)))
-        rows = self.exact.rows
+        n_candidates, rows = self.n_candidates(k, ef_search), self.exact.rows
         block = np.ascontiguousarray(queries, dtype=rows.dtype)
         n_wanted = block.size * ROWS_MET * n_candidates / PRODUCTS_PER_THREAD
         # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
