@@ -1,10 +1,11 @@
 """Features of photos in memory: each runtime beside loops of torch, ratios of medians in one run.
 
-    python benchmarks/features.py [--nets mobilenet_v2 resnet18] [--turns 5] [--fresh]
+    python benchmarks/features.py [--nets mobilenet_v2 resnet18] [--turns 5] [--fresh [N ...]]
 
 The baseline is the fastest of six loops in inference mode: batches of 1, 8 and 32, channels last
 or not, pixels to unit rows. All computes with one thread, in turns, and is timed by processor time.
-`--fresh` starts a process for each of 1, 32 and 1,000 photos, imports and conversion included.
+`--fresh` starts processes for 1, 32 and 1,000 photos, imports and conversion included, beside such
+that import torch and torchvision alone.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -40,23 +42,36 @@ LAYOUTS = {"rows": torch.contiguous_format, "channels last": torch.channels_last
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 FRESH = (1, 32, 1000)
 
-# What a user would write instead of `transform`, and the same by this package.
-PLAIN = """
-import numpy as np, torch
+# A process of its own: what a user would write with torch and torchvision alone, and with this
+# package. Both draw the weights and the photos.
+BARE = """
+import numpy, torch, torchvision
 torch.set_num_threads(1)
-from benchmarks_features import network, photos
-net, images = network({net!r}), photos({n})
+net = torchvision.models.get_model({net!r}, weights=None)
+net.set_submodule({classifier!r}, torch.nn.Identity())
+net.eval().to(memory_format=torch.channels_last)
+photos = numpy.random.default_rng(0).integers(0, 256, ({n}, {side}, {side}, 3), dtype=numpy.uint8)
+mean, std = 255 * torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+rows = []
 with torch.inference_mode():
-    rows = [net.embed(piece) for piece in images.split({batch})]
+    for start in range(0, {n}, {batch}):
+        pixels = torch.from_numpy(photos[start : start + {batch}]).permute(0, 3, 1, 2)
+        rows.append(torch.nn.functional.normalize(net((pixels - mean) / std)))
+rows = torch.cat(rows).numpy()
 """
 OURS = """
-import numpy as np, torch, warnings
+import numpy, torch, warnings
+from sklearn_cbir import CNNFeatureExtractor
 torch.set_num_threads(1)
-from benchmarks_features import extractor, photos
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    extractor({net!r}, {runtime!r}).transform(photos({n}).permute(0, 2, 3, 1).numpy())
+warnings.simplefilter("ignore")
+photos = numpy.random.default_rng(0).integers(0, 256, ({n}, {side}, {side}, 3), dtype=numpy.uint8)
+extractor = CNNFeatureExtractor(
+    {net!r}, weights=None, loss=None, image_size={side}, random_state=0, runtime={runtime!r}
+)
+rows = extractor.fit(photos[:1]).transform(photos)
 """
+# What stands behind the features, and the batch of the fastest loop of torch.
+ALONE = {"mobilenet_v2": ("classifier", 1), "resnet18": ("fc", 8), "resnet50": ("fc", 8)}
 
 
 def photos(n):
@@ -128,21 +143,26 @@ def measure(net, turns):
     return {runtime: found[runtime] / baseline for runtime in RUNTIMES}
 
 
-def fresh(net, batch):
-    """Print processor seconds of whole processes: a plain loop, and `transform`."""
-    for n in FRESH:
-        codes = {"plain": PLAIN.format(net=net, n=n, batch=batch)}
-        codes |= {"ours": OURS.format(net=net, n=n, runtime="auto")}
-        took = {name: min(_process(code) for _ in range(2)) for name, code in codes.items()}
-        print(f"| {net} | {n} | {took['plain']:.2f} | {took['ours'] / took['plain']:.2f} |")
+def fresh(net, numbers, turns):
+    """Print processor seconds of whole processes: bare torch, and `transform` by each runtime."""
+    classifier, batch = ALONE[net]
+    for n in numbers:
+        asked = {"net": net, "n": n, "side": SIDE}
+        codes = {"bare": BARE.format(**asked, classifier=classifier, batch=batch)}
+        codes |= {name: OURS.format(**asked, runtime=name) for name in ("auto", "torch")}
+        took = {name: [] for name in codes}
+        for _ in range(turns):
+            for name, code in codes.items():
+                took[name].append(_process(code))
+        took = {name: float(np.median(values)) for name, values in took.items()}
+        ratios = " | ".join(f"{took[name] / took['bare']:.2f}" for name in ("auto", "torch"))
+        print(f"| {net} | {n:,} | {took['bare']:.2f} | {ratios} |", flush=True)
 
 
 def _process(code):
-    folder = os.path.dirname(os.path.abspath(__file__))
-    code = code.replace("benchmarks_features", "features")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([folder, *sys.path[1:]])}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -161,16 +181,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--fresh", action="store_true")
-    parser.add_argument("--batch", type=int, default=8, help="of the plain loop of --fresh")
+    parser.add_argument("--fresh", nargs="*", type=int, help="numbers of photos, else 1 32 1000")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     print(f"Processor: {processor()}; torch {torch.__version__}; one thread")
-    if options.fresh:
-        print("| net | photos | plain s | ours / plain |\n|---|---|---|---|")
-        for net in options.nets:
-            fresh(net, options.batch)
+    if options.fresh is not None:
+        print("| net | photos | bare torch s | auto | torch |\n|---|---|---|---|---|")
+        for net in filter(ALONE.get, options.nets):
+            fresh(net, options.fresh or FRESH, options.turns)
         return
     print("| net | best loop ms | torch | openvino | difference | preparation s | sgemm GF/s |")
     print("|---|---|---|---|---|---|---|")

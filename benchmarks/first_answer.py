@@ -1,14 +1,16 @@
 """What a process waits for its first answer, and what threads reach that ask at the same time.
 
-    python benchmarks/first_answer.py [--only codes] [--turns 7] [--folder made]
+    python benchmarks/first_answer.py [--parts threads] [--only codes] [--turns 7] [--folder made]
 
 1. Processes of their own, in turns: load what was saved, and ask once. What numba compiled is on
    the disk ("kept"), or has to be compiled again if it is needed ("none").
 2. Answers of a process that has given some.
 3. Two and eight threads that ask one retriever, beside two processes that do the same work, and two
-   threads that transform images, each with an extractor of its own.
+   threads that transform images, each with an extractor of its own. "With a gate" are eight
+   threads of which no more than there are cores ask at a time.
 
-One thread per library. Ratios are of medians: of processor time in 1 and 2, by the wall in 3.
+One thread per library. Ratios are of medians: of processor time in 1 and 2, by the wall in 3. With
+`--folder` lines that were measured are kept there, and a run that was cut off goes on.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy is imported
@@ -60,8 +63,9 @@ nearest[numpy.argsort(-products[nearest])]
 """
 # Asks for a while in some threads, once all processes are ready, and prints answers per second.
 THREADS = """
-import sys, threading, time, joblib, numpy
-path, queries, n_threads, size, n = sys.argv[1:]
+import contextlib, os, sys, threading, time, joblib, numpy
+path, queries, n_threads, size, n, gated = sys.argv[1:]
+gate = threading.Semaphore(os.cpu_count()) if int(gated) else contextlib.nullcontext()
 r, Q, size, n = joblib.load(path), numpy.load(queries), int(size), int(n)
 for _ in range(101):  # whatever is made once it pays is there
     r.kneighbors(Q[:1])
@@ -69,7 +73,8 @@ r.kneighbors(Q)
 def ask():
     for i in range(n):
         first = (i * size) % (len(Q) - size + 1)
-        r.kneighbors(Q[first : first + size])
+        with gate:
+            r.kneighbors(Q[first : first + size])
 print("ready", flush=True)
 sys.stdin.readline()
 begin = time.perf_counter()
@@ -81,11 +86,11 @@ print(time.perf_counter() - begin)
 TRANSFORM = """
 import sys, threading, time, numpy
 from sklearn_cbir.persistence import load
-n_threads, n = int(sys.argv[3]), int(sys.argv[5])
-extractors = [load(sys.argv[1]) for _ in range(n_threads)]
+n_threads, n, runtime = int(sys.argv[3]), int(sys.argv[5]), sys.argv[7]
+extractors = [load(sys.argv[1]).set_params(runtime=runtime) for _ in range(n_threads)]
 images = numpy.load(sys.argv[2])
 import torch; torch.set_num_threads(1)
-extractors[0].transform(images[:1])
+for extractor in extractors: extractor.transform(images)
 print("ready", flush=True)
 sys.stdin.readline()
 begin = time.perf_counter()
@@ -200,10 +205,9 @@ def measure_first(name, folder, turns):
                         times[key].append(seconds)
         cpu, wall = ({key: float(np.median(v)) for key, v in of.items()} for of in (cpu, wall))
         ratio = cpu["ours"] / cpu["theirs"]
-        print(
+        yield (
             f"| {name} | {cache} | {cpu['ours']:.2f} | {cpu['theirs']:.2f} | {ratio:.2f} | "
-            f"{wall['ours'] / wall['theirs']:.2f} | {said(ratio, of_cache)} |",
-            flush=True,
+            f"{wall['ours'] / wall['theirs']:.2f} | {said(ratio, of_cache)} |"
         )
 
 
@@ -229,13 +233,13 @@ def children():
     return usage.ru_utime + usage.ru_stime
 
 
-def measure_warm(turns):
+def measure_warm(_folder, turns):
     rows, queries = clustered(2_000, 64)
     y, query = np.arange(2_000) % 10, queries[:1]
     for metric in ("cosine", "euclidean"):
         theirs = NearestNeighbors(n_neighbors=10, algorithm="brute", metric=metric).fit(rows)
         ours = NeighborsRetriever(metric=metric).fit(rows)
-        compare(
+        yield compare(
             f"`kneighbors` of 2,000 x 64, {metric}",
             lambda ours=ours: ours.kneighbors(query),
             lambda theirs=theirs: theirs.kneighbors(query),
@@ -244,7 +248,7 @@ def measure_warm(turns):
         )
     theirs = make_pipeline(StandardScaler(), KNeighborsClassifier(10)).fit(rows, y)
     ours = make_pipeline(StandardScaler(), NeighborsRetriever()).fit(rows, y)
-    compare(
+    yield compare(
         "`predict` of a Pipeline",
         lambda: ours.predict(query),
         lambda: theirs.predict(query),
@@ -263,18 +267,23 @@ def compare(name, ours, theirs, bar, turns, n=200):
             measured.append((time.process_time() - start) / n)
     of_ours, of_theirs = (float(np.median(measured[1:])) for measured in times.values())
     ratio = of_ours / of_theirs
-    print(
+    return (
         f"| {name} | {of_ours * 1e3:.3f} | {of_theirs * 1e3:.3f} | {ratio:.2f} | "
-        f"{said(ratio, bar)} |",
-        flush=True,
+        f"{said(ratio, bar)} |"
     )
 
 
 def measure_threads(name, folder, turns):
     arguments, sizes = ASKED[name]
     ours, _, queries, _ = fitted(folder, *arguments)
+    ways = {"processes": (1, 1), "two": (2,), "eight": (8,), "gate": (8,)}
     for size, n in sizes.items():
-        print_threads(f"{name}, {size} at a time", THREADS, (ours, queries), size, n, turns)
+        rates = rates_of(ways, THREADS, (ours, queries), size, n, turns)
+        to_two = {way: rates[way] / rates["two"] for way in ("eight", "gate")}
+        yield (
+            f"{beside(f'{name}, {size} at a time', rates)} {to_two['eight']:.2f} | "
+            f"{said(to_two['eight'], 0.95, True)} | {to_two['gate']:.2f} |"
+        )
 
 
 def measure_extractors(folder, turns):
@@ -286,24 +295,27 @@ def measure_extractors(folder, turns):
         from sklearn_cbir.persistence import load, save
 
         save(load(folder / "torch.cbir")[0], extractor)
-    print_threads("two extractors", TRANSFORM, (extractor, images), 1, 10, turns, (2,))
+    ways = {"processes": (1, 1), "two": (2,)}
+    for runtime in ("torch", "openvino"):
+        rates = rates_of(ways, TRANSFORM, (extractor, images), 4, 10, turns, runtime)
+        yield beside(f"two extractors, {runtime}", rates)
 
 
-def print_threads(name, script, files, size, n, turns, numbers=(2, 8)):
-    """Compare threads with two processes that do the work of two threads together."""
-    ways = {"processes": [1, 1]} | {n_threads: [n_threads] for n_threads in numbers}
+def rates_of(ways, script, files, size, n, turns, *more):
+    """Return how much is done in a second by each way, a tuple of threads per process."""
     rates = {way: [] for way in ways}
     for _ in range(turns):
         for way, threads in ways.items():
             each = 2 * n // sum(threads)  # all do the same work
-            seconds = together([(*files, n_threads, size, each) for n_threads in threads], script)
+            asked = [(*files, n_threads, size, each, int(way == "gate")) for n_threads in threads]
+            seconds = together([(*one, *more) for one in asked], script)
             rates[way].append(each * sum(threads) * size / seconds)
-    rates = {way: float(np.median(values)) for way, values in rates.items()}
-    two = rates[2] / rates["processes"]
-    line = f"| {name} | {rates['processes']:,.0f} | {two:.2f} | {said(two, 0.85, True)} |"
-    if 8 in rates:
-        line += f" {rates[8] / rates[2]:.2f} | {said(rates[8] / rates[2], 0.95, True)} |"
-    print(line, flush=True)
+    return {way: float(np.median(values)) for way, values in rates.items()}
+
+
+def beside(name, rates):
+    two = rates["two"] / rates["processes"]
+    return f"| {name} | {rates['processes']:,.0f} | {two:.2f} | {said(two, 0.85, True)} |"
 
 
 def together(arguments, script):
@@ -326,32 +338,59 @@ def together(arguments, script):
     return max(float(process.communicate()[0]) for process in running)
 
 
+class Lines:
+    """Lines of the tables, which are printed; those of an earlier run are in a file."""
+
+    def __init__(self, path):
+        self.path = path
+        self.kept = json.loads(path.read_text()) if path.exists() else {}
+
+    def show(self, name, measure):
+        """Print what `measure()` yields, unless it was measured in full."""
+        if name in self.kept:
+            print(*self.kept[name], sep="\n", flush=True)
+            return
+        lines = []
+        for line in measure():
+            print(line, flush=True)
+            lines.append(line)
+        self.kept[name] = lines
+        self.path.write_text(json.dumps(self.kept, indent=1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--only", nargs="*", help="parts of the names of what is measured")
-    parser.add_argument("--folder", help="keeps what is made, for another run")
+    parser.add_argument("--folder", help="keeps what is made and measured, for another run")
     options = parser.parse_args()
     print(json.dumps(environment()))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        lines = Lines(folder / "lines.json")
+        for part in options.parts:
+            header, measures = PARTS[part]
+            print(f"\n{header}")
+            for name, measure in measures.items():
+                if not options.only or any(asked in name for asked in options.only):
+                    lines.show(f"{part} {name}", partial(measure, folder, options.turns))
 
-        def wanted(name):
-            return not options.only or any(part in name for part in options.only)
 
-        print("\n| first answer | compiled | ours s | peer s | ratio | by the wall | bar |")
-        for name in filter(wanted, FIRST):
-            measure_first(name, folder, options.turns)
-        if wanted("warm"):
-            print("\n| warm | ours ms | peer ms | ratio | bar |")
-            measure_warm(options.turns)
-        print("\n| threads | two processes, per s | two threads | bar | eight to two | bar |")
-        for name in ASKED:
-            if wanted(f"threads {name}"):
-                measure_threads(name, folder, options.turns)
-        if wanted("threads extractors"):
-            measure_extractors(folder, options.turns)
+# What is printed above the lines of a part, and what makes these.
+PARTS = {
+    "first": (
+        "| first answer | compiled | ours s | peer s | ratio | by the wall | bar |",
+        {name: partial(measure_first, name) for name in FIRST},
+    ),
+    "warm": ("| warm | ours ms | peer ms | ratio | bar |", {"warm": measure_warm}),
+    "threads": (
+        "| threads | two processes, per s | two threads | bar | eight to two | bar | with a gate |",
+        {name: partial(measure_threads, name) for name in ASKED}
+        | {"extractors": measure_extractors},
+    ),
+}
 
 
 if __name__ == "__main__":
