@@ -18,11 +18,17 @@ import numba, numpy as np
 from sklearn_cbir.index import _kept_descent
 numba.get_num_threads()  # starts them
 rows = np.random.default_rng(0).normal(size=(900, 8)).astype(np.float32)
-compiled, before = [], _kept_descent.compiled
-_kept_descent.compiled = lambda *a, **o: compiled.append(before(*a, **o)) or compiled[-1]
+steps, before = [], _kept_descent.compiled
+_kept_descent.compiled = lambda *a, **o: steps.append(before(*a, **o)) or steps[-1]
 _kept_descent.kept_class()(rows, metric="euclidean", n_neighbors=12, random_state=3, n_jobs=1)
-print(len(compiled[0].stats.cache_hits), len(compiled[0].stats.cache_misses))
+for kind in ("cache_hits", "cache_misses"):
+    print(sum(sum(getattr(step.stats, kind).values()) for step in steps))
 """
+# Steps that a build by one thread takes, beside two that are enclosed in others.
+STEPS = (
+    *("sort_updates_by_block", "apply_sorted_graph_update_array", "build_candidates_owner"),
+    *("generate_graph_update_array_batched", "apply_graph_update_array", "deheap_sort"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,30 +70,27 @@ def test_a_second_process_reads_what_the_first_has_compiled(kept):
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["1", "0"]
+    assert done.stdout.split() == [str(len(STEPS) + 2), "0"]
 
 
-def test_what_another_version_of_pynndescent_left_is_not_read(kept, rows):
-    def stored(version):
-        loops = _kept_descent._compile(version)
-        return [loops._cache.load_overload(signature, loops.targetctx) for signature in signatures]
+def test_what_another_version_of_pynndescent_left_is_not_read(kept):
+    def stored(version, is_parallel=False):
+        steps = [getattr(_kept_descent.original, name) for name in STEPS]
+        again = [_kept_descent._kept(step, version, is_parallel) for step in steps]
+        return [
+            one._cache.load_overload(signature, one.targetctx) is not None
+            for step, one in zip(here, again)
+            for signature in step.signatures
+        ]
 
-    signatures = _signatures(rows)
-    assert all(loops is not None for loops in stored(_kept_descent._version()))
-    assert stored("another") == [None] * len(signatures)
-
-
-def _signatures(rows):
-    loops = []
-    with pytest.MonkeyPatch.context() as patch:
-        compiled = _kept_descent.compiled
-        patch.setattr(
-            _kept_descent,
-            "compiled",
-            lambda *given, **options: loops.append(compiled(*given, **options)) or loops[-1],
-        )
-        build(_kept_descent.kept_class(), rows)
-    return loops[0].signatures
+    version = _kept_descent._version()
+    names = _kept_descent._descent(version, False).__globals__
+    names = names | names["nn_descent_internal"].__globals__
+    names = names | names["process_candidates"].__globals__
+    here = [names[name] for name in STEPS]
+    assert all(step.signatures for step in here)
+    assert all(stored(version))
+    assert not any(stored("another"))
 
 
 def test_a_version_is_what_the_files_of_pynndescent_hold(monkeypatch, tmp_path):
@@ -100,10 +103,18 @@ def test_a_version_is_what_the_files_of_pynndescent_hold(monkeypatch, tmp_path):
     assert _kept_descent._version() != before
 
 
-def test_a_pynndescent_that_is_not_known_builds_by_itself(monkeypatch):
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        *(("CALLERS", "nn_descent"), ("CALLERS", "process_candidates")),
+        *(("PARAMETERS", "nn_descent"), ("PARAMETERS", "init_random")),
+    ],
+)
+def test_a_pynndescent_that_is_not_known_builds_by_itself(monkeypatch, table, name):
     from pynndescent import NNDescent
 
-    monkeypatch.setattr(_kept_descent, "PARAMETERS", _kept_descent.PARAMETERS[1:])
+    known = getattr(_kept_descent, table)
+    monkeypatch.setitem(known, name, (*known[name], "another"))
     assert _kept_descent.kept_class() is None
     assert _nndescent._import_nndescent() is NNDescent
 
@@ -115,18 +126,24 @@ def test_a_package_whose_parts_have_moved_builds_by_itself(monkeypatch):
     assert _nndescent._import_nndescent() is NNDescent
 
 
-def test_loops_that_cannot_be_compiled_so_are_those_of_pynndescent(monkeypatch, rows):
+def test_steps_that_cannot_be_compiled_so_are_those_of_pynndescent(monkeypatch, rows):
     import numba
 
-    def fail(*arguments):
+    states = []
+
+    def fail(rng_state, **arguments):
+        states.append(rng_state.copy())
+        rng_state += 1
         raise numba.errors.TypingError("of another numba")
 
     def nn_descent(*values, **options):
+        states.append(values[2].copy())
         return np.full((1, 1), 7), np.zeros((1, 1))
 
     nn_descent.py_func = _kept_descent.original.nn_descent.py_func
-    monkeypatch.setattr(_kept_descent, "_compile", lambda version: fail)
+    monkeypatch.setattr(_kept_descent, "_descent", lambda version, is_parallel: fail)
     monkeypatch.setattr(_kept_descent.original, "nn_descent", nn_descent)
     index = build(_kept_descent.kept_class(), rows[:100])
     np.testing.assert_array_equal(index.neighbor_graph[0], [[0]])  # before whom the row itself is
     assert index._neighbor_graph[0] == 7
+    np.testing.assert_array_equal(*states)  # it draws the same numbers
