@@ -64,5 +64,5 @@ plt.show()
 
 # %%
 # What to do next: if you know labels for some photos, :doc:`train on them <train_on_labels>`; a
-# folder that changes every day is a :doc:`collection </guide/collection>`. The guide has more on
-# :doc:`networks </guide/backbones>` and on :doc:`searching </guide/retrieval>`.
+# folder that changes every day is a :doc:`collection <keep_a_folder_up_to_date>`. The guide has
+# more on :doc:`networks </guide/backbones>` and on :doc:`searching </guide/retrieval>`.

@@ -17,7 +17,11 @@ sys.path.append(str(ROOT / "docs"))
 
 from example_order import COMMANDS, ORDER  # noqa: E402
 
-NEEDED = {}
+NEEDED = {
+    "use_a_loss_of_another_library.py": ["pytorch_metric_learning"],
+    "search_with_words.py": ["open_clip"],
+    "search_20000_rows.py": ["pymilvus", "milvus_lite"],
+}
 # What each prints, and what has to hold for the numbers in it.
 PRINTED = {
     "search_a_folder.py": (r"100 photos\n(photos/clothing/shoes/\d\.jpg\n){3}", None),
@@ -28,6 +32,56 @@ PRINTED = {
     "tune_a_search.py": (
         r"\(100, 1280\)\n\{'learn__loss': '\w+', 'learn__n_components': \d+\}\n.*: (\S+)\n",
         lambda best: best > 0.5,
+    ),
+    "look_at_mistakes.py": (
+        r".*: (\S+)\nhardest: [\w-]+\nphotos/clothing/dress/9.jpg\n"
+        r"(?:photos/clothing/[\w/-]+\.jpg looks like [\w-]+\n)+",
+        lambda score: 0.3 < score < 0.6,
+    ),
+    "shrink_to_codes.py": (
+        r"\(30, 48\) uint8\n[01]{48}\nrows, 5,120 bytes: (\S+)\n"
+        r"codes, 1 bytes: (\S+)\n.*\n.*\ncodes, 6 bytes: (\S+)\n",
+        lambda rows, shortest, longest: shortest < longest and rows < longest,
+    ),
+    "recognize_new_products.py": (
+        r"72 photos .* 36 of new ones\n.* cosine of (\S+)\n.*untrained: (\S+)\n"
+        r".*other products: (\S+)\n(\d+) of (\d+) photos .*\n",
+        lambda threshold, untrained, trained, right, found: (
+            0 < threshold < 1 and min(untrained, trained) > 0.7 and right > found / 3
+        ),
+    ),
+    "search_several_labels.py": (
+        r"\(108, 29\) .* \{3\}\nndcg@10: untrained rows (\S+), codes of 8 bytes (\S+)\n"
+        r"acg@5: untrained rows (\S+), codes of 8 bytes (\S+)\n",
+        lambda before, after, shared, shared_after: before < after and shared < shared_after,
+    ),
+    "find_the_same_object.py": (
+        r"\(108, 1280\)\nNone: (\S+)\nquery_expansion: \S+\nk_reciprocal: (\S+)\n"
+        r"diffusion: \S+\nk_reciprocal, 5 neighbors: (\S+)\n",
+        lambda plain, reciprocal, tuned: plain < min(reciprocal, tuned),
+    ),
+    "write_a_loss.py": (
+        r"untrained: (\S+)\ntriplet: (\S+)\nown: (\S+)\n",
+        lambda untrained, triplet, own: untrained + 0.1 < min(triplet, own),
+    ),
+    "use_a_loss_of_another_library.py": (
+        r"untrained: (\S+)\nmulti-similarity: (\S+)\nsupervised contrastive: (\S+)\n"
+        r"proxy anchor: (\S+)\n",
+        lambda untrained, *trained: untrained < min(trained),
+    ),
+    "find_duplicates.py": (
+        r"109 photos\n(\d+) groups, (\d+) photos to keep\n",
+        lambda groups, kept: 3 <= groups <= 5 and 97 <= kept <= 100,
+    ),
+    "search_with_words.py": (r"a red circle - red \+ green\n", None),
+    "keep_a_folder_up_to_date.py": (
+        r"40 photos are new\n10 new, 1 gone, 1 moved, 38 as before\n"
+        r"0.00 shirt/3.jpg\n(?:0.\d\d shirt/\d.jpg\n){3}",
+        None,
+    ),
+    "search_20000_rows.py": (
+        r"\(20000, 48\)\nthe same answers: True\n20000 rows\n",
+        None,
     ),
 }
 
