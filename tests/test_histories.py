@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -21,6 +21,8 @@ from hypothesis.stateful import (
 )
 
 from sklearn_cbir import NeighborsRetriever, persistence
+from sklearn_cbir.index import _approximate, _nndescent
+from sklearn_cbir.index._linking import LinkedGraph
 from sklearn_cbir.metrics import mean_average_precision
 
 # Small whole numbers: many rows are equal, or equally far, and loops compute the same distance.
@@ -360,6 +362,37 @@ class History(RuleBasedStateMachine):
             check_answers(retriever, plain, plain.rows[:3])
 
 
+# Rows of which no two are equally far from a third: of what ties at the end of a list, a graph may
+# name another.
+APART = [tuple(row) for row in np.random.default_rng(0).normal(size=(120, 3)).astype("f4").tolist()]
+
+
+class GraphHistory(History):
+    """A gallery of so many rows that it has a graph, which is searched to its end."""
+
+    def some_rows(self, data, least=1):
+        rows = data.draw(st.lists(st.sampled_from(APART), min_size=least, max_size=6))
+        return [*APART[:60], *rows] if least == 2 else rows  # which `fit` asks for
+
+
 @pytest.mark.parametrize("options", ENGINES.values(), ids=list(ENGINES))
 def test_a_gallery_answers_as_a_plain_list_whatever_happened_to_it(options, tmp_path):
     run_state_machine_as_test(lambda: History(options, tmp_path))
+
+
+def test_a_graph_answers_as_a_plain_list_whatever_is_linked_or_removed(tmp_path, monkeypatch):
+    few = {"ROWS_AT_LEAST": 45, "NEIGHBORS": 24, "PROBE_ROWS": 1}
+    for name, value in few.items():
+        monkeypatch.setattr(_approximate, name, value)
+    monkeypatch.setattr(_nndescent, "PROBE_ROWS", 1)
+    of_all = {"ef_searches": (100,), "rows_per_neighbor": 0.1, "neighbors_limit": 40}
+    for name, value in of_all.items():
+        monkeypatch.setattr(_nndescent.NNDescentEngine, name, value)
+    options = {"metric": "euclidean", "algorithm": "nndescent", "random_state": 0}
+    linked, link = [], LinkedGraph.link
+    monkeypatch.setattr(
+        LinkedGraph, "link", lambda *arguments: linked.append(1) or link(*arguments)
+    )
+    histories = settings(max_examples=20, stateful_step_count=10)
+    run_state_machine_as_test(lambda: GraphHistory(options, tmp_path), settings=histories)
+    assert len(linked) > 20

@@ -253,6 +253,16 @@ def test_a_graph_is_built_anew_once_a_fifth_of_its_rows_was_removed(fitted):
     assert len(engine_of(retriever).index) == n - n // 5 - 1
 
 
+def test_too_few_rows_for_a_graph_that_removing_leaves_are_searched_exactly(fitted, rows):
+    retriever = copy.copy(fitted)
+    retriever.remove(np.arange(900, N))
+    assert retriever.algorithm_ == "exact"
+    assert (retriever.kneighbors(rows[:900], 1)[1][:, 0] == np.arange(900)).all()
+    retriever.partial_fit(rows[900:1100])
+    assert retriever.algorithm_ == "nndescent"
+    assert (retriever.kneighbors(rows[:1100], 1)[1][:, 0] == np.arange(1100)).all()
+
+
 def test_so_many_rows_that_building_takes_less_time_are_not_linked(fitted, monkeypatch):
     rows = make_clusters(1000, seed=3)
     few, many = copy.copy(fitted), copy.copy(fitted)

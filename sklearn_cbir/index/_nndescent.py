@@ -134,7 +134,8 @@ class NNDescentEngine(ApproximateEngine):
     def remove(self, positions):
         """Return an engine without the rows at `positions`."""
         engine = super().remove(positions)
-        if engine.index is self.index:
+        graph = engine._held_index().get("index")  # none if too few rows are left
+        if graph is not None and graph is self._held_index().get("index"):
             engine.probe = self.probe
         return engine
 
