@@ -72,27 +72,20 @@ for name, search in searches.items():
 # Did it train?
 # -------------
 #
-# ``history_`` holds what was measured in every epoch.
+# :class:`~sklearn_cbir.display.TrainingCurveDisplay` draws the loss of every epoch, of the network
+# in a search, too. Losses have scales of their own, so compare the shapes of the curves only.
 
 import matplotlib.pyplot as plt
 
-figure, ax = plt.subplots(layout="constrained")
+from sklearn_cbir.display import RetrievalDisplay, TrainingCurveDisplay
+
+ax = plt.figure(layout="constrained").subplots()
 for name, search in searches.items():
-    history = search[0].history_
-    ax.plot(
-        [epoch["epoch"] for epoch in history],
-        [epoch["loss"] for epoch in history],
-        "o-",
-        label=name,
-    )
-ax.set(xlabel="epoch", ylabel="training loss", title="Losses have scales of their own")
-ax.legend()
+    TrainingCurveDisplay.from_estimator(search, name=name, ax=ax)
 plt.show()
 
 # %%
 # What photos that were not trained on find with it:
-
-from sklearn_cbir.display import RetrievalDisplay
 
 RetrievalDisplay.from_estimator(searches["own"], test, y_test, images=photos_test, n_queries=3)
 plt.show()
