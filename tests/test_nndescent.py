@@ -39,6 +39,24 @@ def exact(rows):
     return NeighborsRetriever(algorithm="exact").fit(rows)
 
 
+@pytest.mark.parametrize("n", [1200, 2500])
+def test_the_recall_of_few_rows_is_that_of_other_queries(n):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(n, 16)).astype(np.float32)
+    queries = rng.normal(size=(1500, 16)).astype(np.float32)
+    wanted = NeighborsRetriever(5, metric="euclidean", algorithm="exact").fit(rows)
+    wanted = wanted.kneighbors(queries)[1]
+    promised, found = [], []
+    for seed in range(6):
+        graph = NeighborsRetriever(
+            5, metric="euclidean", algorithm="nndescent", random_state=seed
+        ).fit(rows)
+        promised.append(graph.recall_)
+        found.append(recall(graph.kneighbors(queries)[1], wanted))
+    assert min(found) > 0.95
+    assert np.mean(promised) - np.mean(found) < 0.006
+
+
 def test_more_neighbors_than_the_graph_finds_surely_are_found_exactly(rows, queries, exact):
     class Hasty(_nndescent.NNDescentEngine):
         def _enough(self, queries, k, nearest):

@@ -525,11 +525,11 @@ def _build(
     input_shape: Sequence[int] | None,
     mean: ArrayLike | None,
     std: ArrayLike | None,
-    resize_mode: ResizeMode | None,
-    interpolation: Interpolation | None,
-    fill: Sequence[int] | None,
-    source: Mapping[str, Any] | None,
-    words: bool,
+    resize_mode: ResizeMode | None = None,
+    interpolation: Interpolation | None = None,
+    fill: Sequence[int] | None = None,
+    source: Mapping[str, Any] | None = None,
+    words: bool = False,
     gives: tuple[int, int] | None = None,
 ) -> Trunk:
     """Build a trunk for images; `gives` are the dimensions and channels of what comes out."""

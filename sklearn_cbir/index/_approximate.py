@@ -330,6 +330,7 @@ class ApproximateEngine(Engine):
         for ef_search in self.ef_searches:
             distances = self._query(queries, k + 1, ef_search)[0]  # the row itself among them
             shares = (np.count_nonzero(distances <= furthest, axis=1) - 1) / k
+            shares = self._once_admitted(shares)
             enough = ef_search, float(shares.mean())
             if self._are_enough(shares):
                 break
@@ -378,7 +379,8 @@ class ApproximateEngine(Engine):
             np.count_nonzero((before < distances) & (distances <= last), axis=1)
             for distances in (nearest, found)
         )
-        return np.where(n_true, np.minimum(n_found / np.maximum(n_true, 1), 1), 1)
+        shares = np.where(n_true, np.minimum(n_found / np.maximum(n_true, 1), 1), 1)
+        return self._once_admitted(shares)
 
     def _ef_search_for(self, k):
         """Return how much to search for `k` neighbors, the query itself perhaps among them."""
@@ -443,6 +445,10 @@ class ApproximateEngine(Engine):
     def _admit(self, positions: NDArray) -> bool:
         """Add the rows at `positions` to the index, behind all others, if it can; say whether."""
         return False
+
+    def _once_admitted(self, shares: NDArray) -> NDArray:
+        """Return which shares are expected to be found once the probe rows are in the index."""
+        return shares
 
     @abstractmethod
     def _ask(self, index: Any, queries: NDArray, k: int, ef_search: float) -> tuple:
