@@ -500,7 +500,7 @@ def test_a_graph_searches_more_and_is_then_built_anew_where_new_rows_find_too_li
         found / found[:, :1], np.tile(found[0] / found[0, 0], (len(found), 1))
     )
     assert engine.recall >= 0.95
-    assert engine.ef_search == first
+    assert engine.ef_search == pytest.approx(first, rel=1e-3)  # some rows more
 
 
 def test_without_compiled_loops_rows_stay_beside_the_graph(fitted, rows, monkeypatch):
