@@ -20,6 +20,7 @@ sys.path.append(str(DOCS))
 import code_blocks  # noqa: E402
 
 LONG = {"tutorial.md", "guide/display.md", "guide/tuning.md"}  # they train for tens of seconds
+GUIDE = list((DOCS / "guide").glob("*.md"))
 PAGES = {path.relative_to(DOCS).as_posix(): path for path in code_blocks.pages()}
 
 
@@ -81,3 +82,12 @@ def test_every_page_is_in_a_table_of_contents():
 def test_guide_names_everything_in_the_table(page, table):
     text = (DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")
     assert [name for name in table if f'"{name}' not in text] == []
+
+
+@pytest.mark.parametrize("name", sorted({path.name for path in GUIDE} - {"index.md"}))
+def test_a_page_of_the_guide_leads_to_the_api_examples_and_scikit_learn(name):
+    links = (DOCS / "guide" / name).read_text("utf-8").rpartition("\n## See also\n")[2]
+    for kind in ("../generated/objects/", "../generated/examples/", "https://scikit-learn.org/"):
+        assert f"]({kind}" in links
+    scripts = {path.stem for path in (DOCS.parent / "examples").glob("*.py")}
+    assert set(re.findall(r"generated/examples/(\w+)\.rst", links)) <= scripts
