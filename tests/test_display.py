@@ -27,6 +27,7 @@ GALLERY_LABELS = np.array([0, 0, 1, 1, 2, 2])
 
 @pytest.fixture(autouse=True)
 def _close_figures():
+    plt.close("all")  # those of other tests
     yield
     plt.close("all")
 

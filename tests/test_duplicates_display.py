@@ -22,6 +22,7 @@ PHOTOS = sorted(Path(__file__).parent.glob("data/clothing/*/*.jpg"))[:3]
 
 @pytest.fixture(autouse=True)
 def _close_figures():
+    plt.close("all")  # those of other tests
     yield
     plt.close("all")
 

@@ -27,6 +27,7 @@ IMAGES = np.full((N, 8, 6), np.arange(N)[:, None, None] * 4, dtype=np.uint8)
 
 @pytest.fixture(autouse=True)
 def _close_figures():
+    plt.close("all")  # those of other tests
     yield
     plt.close("all")
 

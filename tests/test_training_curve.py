@@ -25,6 +25,7 @@ NO_VALID = [{k: v for k, v in epoch.items() if k != "valid_loss"} for epoch in H
 
 @pytest.fixture(autouse=True)
 def _close_figures():
+    plt.close("all")  # those of other tests
     yield
     plt.close("all")
 
