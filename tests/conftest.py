@@ -1,6 +1,7 @@
-"""Seeds and thread counts that make every test repeatable."""
+"""Seeds, thread counts and figures that make every test repeatable."""
 
 import os
+import sys
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # One thread a process, set before numpy and torch are imported: several processes share the cores.
@@ -23,6 +24,15 @@ hypothesis.settings.load_profile("few")
 def _seed_global_generator():
     """Tests that lean on a global generator by mistake still repeat."""
     np.random.seed(0)  # noqa: NPY002
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    """No test meets what another one drew."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")
 
 
 @pytest.fixture

@@ -25,13 +25,6 @@ from sklearn_cbir.metrics import mean_average_precision, precision_recall_curve
 GALLERY_LABELS = np.array([0, 0, 1, 1, 2, 2])
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    plt.close("all")  # those of other tests
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def gallery(rng):
     """Six gray images (8, 6) whose mean brightness is their place in the gallery."""

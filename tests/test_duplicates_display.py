@@ -20,13 +20,6 @@ from sklearn_cbir.images import ImageReadError
 PHOTOS = sorted(Path(__file__).parent.glob("data/clothing/*/*.jpg"))[:3]
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    plt.close("all")  # those of other tests
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def paths(tmp_path):
     """Three photos; of the first three copies, the second cropped; of the second one."""

@@ -86,13 +86,6 @@ PRINTED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_figures_left():
-    plt.close("all")
-    yield
-    plt.close("all")
-
-
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
 @pytest.mark.parametrize("name", ORDER)
 def test_example_draws_and_prints_what_it_says(name, monkeypatch):

@@ -25,13 +25,6 @@ LABELS = np.arange(N) % 3
 IMAGES = np.full((N, 8, 6), np.arange(N)[:, None, None] * 4, dtype=np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    plt.close("all")  # those of other tests
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def paths(tmp_path):
     found = [str(tmp_path / f"{i}.png") for i in range(N)]

@@ -17,12 +17,6 @@ from sklearn_cbir.images import ImageReadError
 ROWS = np.arange(6.0)[:, None]
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def paths(tmp_path):
     found = [str(tmp_path / f"image{i}.png") for i in range(6)]

@@ -31,13 +31,6 @@ EARLIER = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    plt.close("all")  # those of other tests
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def gallery():
     """Six gray images (8, 6), each of its own brightness."""

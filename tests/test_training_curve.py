@@ -23,13 +23,6 @@ HISTORY = [
 NO_VALID = [{k: v for k, v in epoch.items() if k != "valid_loss"} for epoch in HISTORY]
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    plt.close("all")  # those of other tests
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def trained():
     """An extractor that was trained with validation, and what a monitor noted of each epoch."""

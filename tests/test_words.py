@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from PIL import Image
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -569,10 +568,9 @@ def test_a_sequence_that_makes_a_text_when_it_is_read_is_refused():
 @pytest.fixture
 def drawn():
     """Texts in the cells of the queries of a display, and whether there are pixels in them."""
-    yield lambda display: [
+    return lambda display: [
         " ".join(text.get_text() for text in axes.texts) for axes in display.axes_[:, 0]
     ]
-    plt.close("all")
 
 
 def test_a_display_shows_the_words_of_its_queries(search, drawn):
