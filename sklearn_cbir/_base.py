@@ -366,8 +366,7 @@ class NetworkTransformer(
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(as_given(state_of_version(type(self), state, STATE_FORMAT)))
-        if "_network_state" in vars(self):
-            vars(self).setdefault("runtime_", "torch")  # as in earlier versions
+        vars(self).pop("runtime_", None)  # of earlier versions; found where it is asked for
 
     @property
     def _n_features_out(self) -> int:
@@ -653,7 +652,8 @@ class NetworkTransformer(
         self._network = network
         self.history_ = history
         self.n_iter_ = len(history)
-        self._find_runtime(network)
+        if self.runtime == "openvino":
+            self._usable_runtime(network)  # told now rather than by the first transform
 
     def _fitted_network(self) -> Network:
         """Return the trained network, built again if this came out of a file."""

@@ -299,9 +299,11 @@ def warn_of_collapse(
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(rows)[:N_LOOKED_AT])
     try:
-        vectors = infer(network, source.subset(rows), batch_size, device)
+        vectors = _vectors_of(network, source, rows, batch_size, device)
     except ValueError:
-        return  # a file gone meanwhile, or NaN: no reason to lose the training
+        return  # a file gone meanwhile: no reason to lose the training
+    if not np.isfinite(vectors).all():
+        return
     if gives == "code":
         alike = _equal(vectors >= 0)
     elif network.unit_length and network.width == 1:
@@ -316,6 +318,22 @@ def warn_of_collapse(
             f"with loss {name} at lr={lr!r}, though not all share a label: a search cannot tell "
             "them apart. Lower lr, train longer, or take another loss."
         )
+
+
+def _vectors_of(
+    network: Network,
+    source: Source,
+    rows: NDArray[np.int64],
+    batch_size: int,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Return the vectors of some rows of a source."""
+    with network.placement.keep(network, device), torch.inference_mode():
+        parts = [
+            network.embed(source.read(rows[start : start + batch_size]).to(device)).float().cpu()
+            for start in range(0, len(rows), batch_size)
+        ]
+    return torch.cat(parts).numpy()
 
 
 def _equal(codes: NDArray[np.bool_]) -> NDArray[np.bool_]:

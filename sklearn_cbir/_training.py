@@ -133,10 +133,17 @@ class _Net(NeuralNet):
     def train_epoch(self, epoch: int, batches: Batches, embed: Embed) -> None:
         """Train on the batches of one epoch, then score the held-out images, if there are any."""
         self.epoch, self.embed = epoch, embed
+        self.factors = iter(self._rate_factors(len(batches.indices)))
         _start_epoch(self.criterion_, epoch, self.plan.n_epochs)
         # Not partial_fit: that one swallows Ctrl-C.
         self.fit_loop(batches, epochs=1)
         self.check_progress()
+
+    def _rate_factors(self, n_steps: int) -> list[float]:
+        """Return what the schedule multiplies the rates of the next steps with."""
+        schedule = SCHEDULES[self.plan.schedule]
+        # The middle of a step: at its ends a schedule may be 0, and one step must train too.
+        return [schedule((self.step + i + 0.5) / self.n_steps) for i in range(n_steps)]
 
     def run_single_epoch(
         self, iterator: Batches | None, training: bool, *args: Any, **kwargs: Any
@@ -197,8 +204,7 @@ class _Net(NeuralNet):
         return name_of(self.module_.trunk.spec["backbone"])
 
     def train_step(self, batch, **fit_params):
-        # The middle of the step: at its ends a schedule may be 0, and one step must train too.
-        factor = SCHEDULES[self.plan.schedule]((self.step + 0.5) / self.n_steps)
+        factor = next(self.factors)
         for group in self.optimizer_.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.step += 1

@@ -264,8 +264,8 @@ class CPFEmbedder(NetworkTransformer):
         The labels seen by `fit`.
 
     runtime_ : str
-        What `runtime` stood for where this was fitted, "torch" or "openvino", and
-        "torch" once the network could not be converted.
+        What `runtime` stands for on this machine, "torch" or "openvino"; "torch"
+        once the network could not be converted.
 
     n_features_out_ : int
         Length of the vectors.

@@ -1,6 +1,5 @@
 """The whole job: pipelines, searches over them, memory, metadata routing, files, processes."""
 
-import re
 import subprocess
 import sys
 
@@ -198,8 +197,7 @@ def test_another_process_loads_the_pipeline_and_gives_the_same_answers(tmp_path,
     saved = tmp_path / "search.joblib"
     joblib.dump(search, saved, compress=compress)
     if not compress:
-        # Of torch nothing but the name, as that of the runtime.
-        assert set(re.findall(rb"torch[\w.]*", saved.read_bytes())) == {b"torch"}
+        assert b"torch" not in saved.read_bytes()
     answer, _ = ask(saved, images[:5], tmp_path)
     assert np.array_equal(answer, search.predict(images[:5]))
 

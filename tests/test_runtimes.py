@@ -211,18 +211,34 @@ def test_without_the_library_torch_computes(monkeypatch):
         loaded._settled(24).transform(IMAGES)
 
 
+@pytest.mark.filterwarnings("ignore:loss=None and weights=None")
+def test_what_is_missing_is_said_by_fit_and_once(monkeypatch):
+    monkeypatch.setattr(_computed, "is_installed", lambda: False)
+    extractor = CNNFeatureExtractor("small", weights=None, loss=None, runtime="openvino")
+    assert not hasattr(extractor, "runtime_")
+    with pytest.warns(UserWarning, match=r"pip install 'sklearn-cbir\[openvino\]'"):
+        extractor.fit(IMAGES)
+    before = {name: id(value) for name, value in vars(extractor).items()}
+    extractor.transform(IMAGES)
+    assert {name: id(value) for name, value in vars(extractor).items()} == before
+    assert extractor.runtime_ == "torch"
+    monkeypatch.undo()
+    assert extractor.runtime_ == "openvino"
+
+
 # What is saved ---------------------------------------------------------------------------------
 
 
-def test_the_runtime_is_saved_and_earlier_files_have_torch():
+def test_the_runtime_is_saved_and_found_anew_for_earlier_files():
     extractor = small_extractor(runtime="openvino")
     loaded = pickle.loads(pickle.dumps(extractor))
     assert (loaded.runtime, loaded.runtime_) == ("openvino", "openvino")
     _assert_alike(loaded.transform(IMAGES), extractor.transform(IMAGES))
     state = extractor.__getstate__()
     earlier = CNNFeatureExtractor.__new__(CNNFeatureExtractor)
-    earlier.__setstate__({k: v for k, v in state.items() if k not in ("runtime", "runtime_")})
-    assert (earlier.runtime, earlier.runtime_) == ("auto", "torch")
+    earlier.__setstate__({k: v for k, v in state.items() if k != "runtime"} | {"runtime_": "torch"})
+    assert (earlier.runtime, earlier.runtime_) == ("auto", "openvino")
+    assert "runtime_" not in vars(earlier)
     assert earlier.get_params()["runtime"] == "auto"
 
 

@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any, Self, cast, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._batches import ArraySource, ImageSource
 from sklearn_cbir._devices import resolve_device
 from sklearn_cbir._network import Embedder, MultiScale, Network
-from sklearn_cbir._runtimes._computed import Computed, is_enough, usable, warn_once
+from sklearn_cbir._runtimes._computed import (
+    Computed,
+    cannot_be_converted,
+    is_enough,
+    usable,
+    warn_once,
+)
 from sklearn_cbir._typing import Runtime
 from sklearn_cbir._validation import check_choice
 
 if TYPE_CHECKING:
     from sklearn_cbir._runtimes._computed import Used
 
-# What is asked for, what fit has found, and for how many images in all a choice was made.
-STATE = {"runtime", "runtime_", "_n_settled"}
+# What is asked for, and for how many images in all a choice was made.
+STATE = {"runtime", "_n_settled"}
 check_runtime = partial(check_choice, options=get_args(Runtime))
 
 
@@ -29,7 +36,6 @@ class ByRuntime:
 
     runtime: Runtime = "auto"  # files of earlier versions lack it
     device: str | torch.device
-    runtime_: str
     image_shape_: tuple[int, ...] | None
     _network_state: dict[str, Any]
 
@@ -41,32 +47,39 @@ class ByRuntime:
         """Return what makes the vectors that `transform` gives."""
         return network
 
-    def _find_runtime(self, network: Network) -> None:
-        """Set the fitted attribute, and say so if it is not what was asked for."""
-        self.runtime_, reason = self._runtime_here()
+    @property
+    def runtime_(self) -> Used:
+        """What `runtime` stands for here, "torch" once the network could not be converted."""
+        check_is_fitted(self)
+        network = vars(self).get("_network")
+        if network is not None and cannot_be_converted(network):
+            return "torch"
+        return self._runtime_here()[0]
+
+    def _usable_runtime(self, network: Network) -> Used:
+        """Return what `runtime` stands for here; warn if it is not what was asked for."""
+        runtime, reason = self._runtime_here()
         if reason is not None and self.runtime == "openvino":
+            if "_n_settled" in vars(self):
+                raise ImportError(f"Other workers compute by OpenVINO, and here {reason}.")
             warn_once(network, f"runtime='openvino': {reason}. Torch computes.")
+        return runtime
 
     def _vectors(self, network: Network, source: ArraySource | ImageSource) -> NDArray[np.float32]:
         """Return the vectors of images or rows, by the runtime that is used here."""
         seen = self._seen(network, source)
         if isinstance(source, ArraySource) or resolve_device(self.device).type != "cpu":
             return self._infer(seen, source)
-        runtime, reason = self._runtime_here()
-        if reason is not None and self.runtime == "openvino":
-            if "_n_settled" in vars(self):
-                raise ImportError(f"Other workers compute by OpenVINO, and here {reason}.")
-            warn_once(network, f"runtime='openvino': {reason}. Torch computes.")
-        computed = Computed(seen, runtime, self.runtime == "auto", len(source))
+        computed = Computed(
+            seen, self._usable_runtime(network), self.runtime == "auto", len(source)
+        )
         vectors = self._infer(computed, source)
-        if computed.failed is not None:
-            self.runtime_ = "torch"
-            if self.runtime == "openvino":
-                warn_once(
-                    network,
-                    f"runtime='openvino': the network cannot be converted ({computed.failed}). "
-                    "Torch computes. Use runtime='torch'.",
-                )
+        if computed.failed is not None and self.runtime == "openvino":
+            warn_once(
+                network,
+                f"runtime='openvino': the network cannot be converted ({computed.failed}). "
+                "Torch computes. Use runtime='torch'.",
+            )
         return vectors
 
     def _runtime_here(self) -> tuple[Used, str | None]:

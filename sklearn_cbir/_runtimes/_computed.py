@@ -74,6 +74,14 @@ class _Kept:
 _KEPT: WeakKeyDictionary[Network, _Kept] = WeakKeyDictionary()
 
 
+def cannot_be_converted(network: Network) -> bool:
+    """Whether a conversion of a network was tried and failed, for any size of images."""
+    kept = _KEPT.get(network)
+    return kept is not None and any(
+        isinstance(found, NotConverted) for found in list(kept.converted.values())
+    )
+
+
 class Computed(nn.Module):
     """A network on a processor, in whose place another runtime may compute.
 
