@@ -20,6 +20,7 @@ version = release = sklearn_cbir.__version__
 extensions = [
     "myst_parser",
     "numpydoc",
+    "parameter_groups",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",

@@ -51,39 +51,23 @@ class CPFEmbedder(NetworkTransformer):
     thing. ``CPFEmbedder(**CPF_CONSTANTS["cub"])``, with the table of
     `sklearn_cbir.losses`, has the values of [1]_ for a data set.
 
+    Parameters come in five groups, in this order:
+
+    - network: `n_components`, `backbone`, `weights`, `pooling`, `image_size`,
+      `resize_size`, `mean`, `std`
+    - loss: `tau`, `psi`, `sp`, `sn`, `mu`, `b`, `threshold_fraction`
+    - batches: `augment`, `mixup`, `batch_size`, `sampling`, `n_per_class`,
+      `pool_size`
+    - epochs and rates: `head_epochs`, `max_epochs`, `optimizer`, `lr`,
+      `trunk_lr`, `loss_lr`, `weight_decay`, `schedule`, `early_stopping`,
+      `validation_fraction`, `n_iter_no_change`, `tol`
+    - running: `warm_start`, `checkpoint_dir`, `num_workers`, `autocast`,
+      `device`, `runtime`, `random_state`, `verbose`
+
     Parameters
     ----------
     n_components : int, default=128
         Length of the embeddings.
-
-    tau : float, default=0.38
-        Cosine above which the proxy of another class pushes. [1]_: 0.38 for
-        CUB, Cars and SOP, 0.25 for Shopee.
-
-    psi : float, default=0.38
-        Cosine from which that push is counted; at most `tau`. [1]_: 0.2 for
-        CUB, Cars and SOP, 0.25 for Shopee.
-
-    sp : float, default=3.0
-        Steepness of the weights of the pull to the own proxy. [1]_: 9 for CUB
-        and Cars, 3 for SOP, 1.5 for Shopee.
-
-    sn : float, default=8.0
-        Steepness of the weights of the push from other proxies. [1]_: 9 for
-        CUB and Cars, 8 for SOP, 1 for Shopee.
-
-    mu : float, default=1.0
-        Cosine at which the weight of a push is 1. [1]_: 0 for CUB and Cars, 1
-        for SOP and Shopee.
-
-    b : float, default=2.0
-        Smoothing of the ratio.
-
-    threshold_fraction : float, default=0.1
-        Share of the classes, at least two, that are left out of training and
-        choose `threshold_`; 0 chooses it on the training images, where it
-        comes out too high for new classes. That is done too with fewer than
-        four classes, with a warning, and with multi-label targets.
 
     backbone : str, torch.nn.Module or None, default=None
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
@@ -123,6 +107,35 @@ class CPFEmbedder(NetworkTransformer):
         Normalization of pixels in [0, 1] for a module of your own; None takes
         the backbone's.
 
+    tau : float, default=0.38
+        Cosine above which the proxy of another class pushes. [1]_: 0.38 for
+        CUB, Cars and SOP, 0.25 for Shopee.
+
+    psi : float, default=0.38
+        Cosine from which that push is counted; at most `tau`. [1]_: 0.2 for
+        CUB, Cars and SOP, 0.25 for Shopee.
+
+    sp : float, default=3.0
+        Steepness of the weights of the pull to the own proxy. [1]_: 9 for CUB
+        and Cars, 3 for SOP, 1.5 for Shopee.
+
+    sn : float, default=8.0
+        Steepness of the weights of the push from other proxies. [1]_: 9 for
+        CUB and Cars, 8 for SOP, 1 for Shopee.
+
+    mu : float, default=1.0
+        Cosine at which the weight of a push is 1. [1]_: 0 for CUB and Cars, 1
+        for SOP and Shopee.
+
+    b : float, default=2.0
+        Smoothing of the ratio.
+
+    threshold_fraction : float, default=0.1
+        Share of the classes, at least two, that are left out of training and
+        choose `threshold_`; 0 chooses it on the training images, where it
+        comes out too high for new classes. That is done too with fewer than
+        four classes, with a warning, and with multi-label targets.
+
     augment : {"auto", "crop"}, callable or None, default="auto"
         How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
@@ -132,6 +145,29 @@ class CPFEmbedder(NetworkTransformer):
     mixup : float, default=0.0
         Above 0, training images and their labels are mixed in pairs, by a share
         drawn from Beta(mixup, mixup). [1]_: 0.35 for Shopee.
+
+    batch_size : int, default=90
+        How many images a step trains on, and a batch of `transform` holds.
+
+    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
+            default="auto"
+        "balanced" draws classes, then images of each, all classes and all
+        images of a class equally often over all epochs, so that most of a
+        class far larger than the others may never be used; "auto" does so
+        for losses that compare images with each other.
+        "class_random" draws both with replacement. "mined" makes tuples of an
+        image, one of its class, and the nearest ones of other classes in a
+        pool, at most one of each; the network as it is before every epoch
+        says which are near. Their number is the ``n_negatives`` of the loss,
+        or 5.
+
+    n_per_class : int, default=2
+        How many images of a class a balanced or class-random batch holds; None
+        means an equal share of the batch for every class, but at least 4.
+
+    pool_size : int, default=20000
+        At most so many training images, drawn anew for every epoch, are
+        searched by ``sampling="mined"``.
 
     head_epochs : int, default=None
         How many epochs train the head alone, with the trunk frozen, before
@@ -162,29 +198,6 @@ class CPFEmbedder(NetworkTransformer):
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
         How rates change over the steps of a phase.
-
-    batch_size : int, default=90
-        How many images a step trains on, and a batch of `transform` holds.
-
-    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
-            default="auto"
-        "balanced" draws classes, then images of each, all classes and all
-        images of a class equally often over all epochs, so that most of a
-        class far larger than the others may never be used; "auto" does so
-        for losses that compare images with each other.
-        "class_random" draws both with replacement. "mined" makes tuples of an
-        image, one of its class, and the nearest ones of other classes in a
-        pool, at most one of each; the network as it is before every epoch
-        says which are near. Their number is the ``n_negatives`` of the loss,
-        or 5.
-
-    n_per_class : int, default=2
-        How many images of a class a balanced or class-random batch holds; None
-        means an equal share of the batch for every class, but at least 4.
-
-    pool_size : int, default=20000
-        At most so many training images, drawn anew for every epoch, are
-        searched by ``sampling="mined"``.
 
     early_stopping : bool, default=False
         Hold out images, stop when their loss no longer falls and keep the
@@ -328,13 +341,6 @@ class CPFEmbedder(NetworkTransformer):
         self,
         n_components: int = 128,
         *,
-        tau: float = 0.38,
-        psi: float = 0.38,
-        sp: float = 3.0,
-        sn: float = 8.0,
-        mu: float = 1.0,
-        b: float = 2.0,
-        threshold_fraction: float = 0.1,
         backbone: str | nn.Module | None = None,
         weights: str | os.PathLike[str] | None = None,
         pooling: Pooling | nn.Module = "auto",
@@ -342,8 +348,19 @@ class CPFEmbedder(NetworkTransformer):
         resize_size: ResizeSize = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        tau: float = 0.38,
+        psi: float = 0.38,
+        sp: float = 3.0,
+        sn: float = 8.0,
+        mu: float = 1.0,
+        b: float = 2.0,
+        threshold_fraction: float = 0.1,
         augment: Augment = "auto",
         mixup: float = 0.0,
+        batch_size: int = 90,
+        sampling: EstimatorSampling = "auto",
+        n_per_class: int | None = 2,
+        pool_size: int = 20000,
         head_epochs: int | None = None,
         max_epochs: int = 30,
         optimizer: Optimizer = "adamw",
@@ -352,10 +369,6 @@ class CPFEmbedder(NetworkTransformer):
         loss_lr: float | None = None,
         weight_decay: float = 0.0004,
         schedule: Schedule = "one_cycle",
-        batch_size: int = 90,
-        sampling: EstimatorSampling = "auto",
-        n_per_class: int | None = 2,
-        pool_size: int = 20000,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -370,13 +383,6 @@ class CPFEmbedder(NetworkTransformer):
         verbose: int | bool = 0,
     ) -> None:
         self.n_components = n_components
-        self.tau = tau
-        self.psi = psi
-        self.sp = sp
-        self.sn = sn
-        self.mu = mu
-        self.b = b
-        self.threshold_fraction = threshold_fraction
         self.backbone = backbone
         self.weights = weights
         self.pooling = pooling
@@ -384,8 +390,19 @@ class CPFEmbedder(NetworkTransformer):
         self.resize_size = resize_size
         self.mean = mean
         self.std = std
+        self.tau = tau
+        self.psi = psi
+        self.sp = sp
+        self.sn = sn
+        self.mu = mu
+        self.b = b
+        self.threshold_fraction = threshold_fraction
         self.augment = augment
         self.mixup = mixup
+        self.batch_size = batch_size
+        self.sampling = sampling
+        self.n_per_class = n_per_class
+        self.pool_size = pool_size
         self.head_epochs = head_epochs
         self.max_epochs = max_epochs
         self.optimizer = optimizer
@@ -394,10 +411,6 @@ class CPFEmbedder(NetworkTransformer):
         self.loss_lr = loss_lr
         self.weight_decay = weight_decay
         self.schedule = schedule
-        self.batch_size = batch_size
-        self.sampling = sampling
-        self.n_per_class = n_per_class
-        self.pool_size = pool_size
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change

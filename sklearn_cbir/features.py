@@ -61,6 +61,19 @@ class CNNFeatureExtractor(NetworkTransformer):
     feature. Transfer learning comes first: the head alone is trained on top of
     a pretrained trunk whose batch norms stay as they are, then all of it.
 
+    Parameters come in five groups, in this order:
+
+    - network: `backbone`, `weights`, `pooling`, `n_components`, `normalize`,
+      `image_size`, `resize_size`, `scales`, `mean`, `std`, `words`
+    - loss: `loss`
+    - batches: `augment`, `mixup`, `batch_size`, `sampling`, `n_per_class`,
+      `pool_size`
+    - epochs and rates: `head_epochs`, `max_epochs`, `optimizer`, `lr`,
+      `trunk_lr`, `loss_lr`, `weight_decay`, `schedule`, `early_stopping`,
+      `validation_fraction`, `n_iter_no_change`, `tol`
+    - running: `warm_start`, `checkpoint_dir`, `num_workers`, `autocast`,
+      `device`, `runtime`, `random_state`, `verbose`
+
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="resnet18"
@@ -83,11 +96,6 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     pooling : {"auto", "avg", "max", "gem"}, default="auto"
         How a feature map becomes a vector; "auto" is the backbone's own way.
-
-    loss : str, torch.nn.Module or None, default="squared_hinge"
-        A name of `sklearn_cbir.losses.LOSSES` or any module called as
-        ``loss(outputs, y)``. None trains nothing: the network is used as it is
-        and feature rows pass unchanged but for their length.
 
     n_components : int, default=None
         Length of the vectors, made by one linear layer more; None keeps the
@@ -123,6 +131,11 @@ class CNNFeatureExtractor(NetworkTransformer):
         memory and files about half their size. It is never kept with a loss or a
         `pooling` of one's own, after which words and images no longer agree.
 
+    loss : str, torch.nn.Module or None, default="squared_hinge"
+        A name of `sklearn_cbir.losses.LOSSES` or any module called as
+        ``loss(outputs, y)``. None trains nothing: the network is used as it is
+        and feature rows pass unchanged but for their length.
+
     augment : {"auto", "crop"}, callable or None, default="auto"
         How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
@@ -133,6 +146,29 @@ class CNNFeatureExtractor(NetworkTransformer):
         Above 0, training images and their labels are mixed in pairs, by a share
         drawn from Beta(mixup, mixup). Only for losses that take soft
         targets, such as "softmax" and "cpf".
+
+    batch_size : int, default=32
+        How many images a step trains on, and a batch of `transform` holds.
+
+    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
+            default="auto"
+        "balanced" draws classes, then images of each, all classes and all
+        images of a class equally often over all epochs, so that most of a
+        class far larger than the others may never be used; "auto" does so
+        for losses that compare images with each other.
+        "class_random" draws both with replacement. "mined" makes tuples of an
+        image, one of its class, and the nearest ones of other classes in a
+        pool, at most one of each; the network as it is before every epoch
+        says which are near. Their number is the ``n_negatives`` of the loss,
+        or 5.
+
+    n_per_class : int, default=None
+        How many images of a class a balanced or class-random batch holds; None
+        means an equal share of the batch for every class, but at least 4.
+
+    pool_size : int, default=20000
+        At most so many training images, drawn anew for every epoch, are
+        searched by ``sampling="mined"``.
 
     head_epochs : int, default=None
         How many epochs train the head alone, with the trunk frozen, before
@@ -164,29 +200,6 @@ class CNNFeatureExtractor(NetworkTransformer):
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
         How rates change over the steps of a phase.
-
-    batch_size : int, default=32
-        How many images a step trains on, and a batch of `transform` holds.
-
-    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
-            default="auto"
-        "balanced" draws classes, then images of each, all classes and all
-        images of a class equally often over all epochs, so that most of a
-        class far larger than the others may never be used; "auto" does so
-        for losses that compare images with each other.
-        "class_random" draws both with replacement. "mined" makes tuples of an
-        image, one of its class, and the nearest ones of other classes in a
-        pool, at most one of each; the network as it is before every epoch
-        says which are near. Their number is the ``n_negatives`` of the loss,
-        or 5.
-
-    n_per_class : int, default=None
-        How many images of a class a balanced or class-random batch holds; None
-        means an equal share of the batch for every class, but at least 4.
-
-    pool_size : int, default=20000
-        At most so many training images, drawn anew for every epoch, are
-        searched by ``sampling="mined"``.
 
     early_stopping : bool, default=False
         Hold out images, stop when their loss no longer falls and keep the
@@ -329,7 +342,6 @@ class CNNFeatureExtractor(NetworkTransformer):
         *,
         weights: str | os.PathLike[str] | None = "pretrained",
         pooling: Pooling | nn.Module = "auto",
-        loss: str | LossFunction | None = "squared_hinge",
         n_components: int | None = None,
         normalize: bool = True,
         image_size: int | None = None,
@@ -338,8 +350,13 @@ class CNNFeatureExtractor(NetworkTransformer):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         words: bool = True,
+        loss: str | LossFunction | None = "squared_hinge",
         augment: Augment = "auto",
         mixup: float = 0.0,
+        batch_size: int = 32,
+        sampling: EstimatorSampling = "auto",
+        n_per_class: int | None = None,
+        pool_size: int = 20000,
         head_epochs: int | None = None,
         max_epochs: int = 10,
         optimizer: Optimizer = "adamw",
@@ -348,10 +365,6 @@ class CNNFeatureExtractor(NetworkTransformer):
         loss_lr: float | None = None,
         weight_decay: float = 0.01,
         schedule: Schedule = "one_cycle",
-        batch_size: int = 32,
-        sampling: EstimatorSampling = "auto",
-        n_per_class: int | None = None,
-        pool_size: int = 20000,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -368,7 +381,6 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.backbone = backbone
         self.weights = weights
         self.pooling = pooling
-        self.loss = loss
         self.n_components = n_components
         self.normalize = normalize
         self.image_size = image_size
@@ -377,8 +389,13 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.mean = mean
         self.std = std
         self.words = words
+        self.loss = loss
         self.augment = augment
         self.mixup = mixup
+        self.batch_size = batch_size
+        self.sampling = sampling
+        self.n_per_class = n_per_class
+        self.pool_size = pool_size
         self.head_epochs = head_epochs
         self.max_epochs = max_epochs
         self.optimizer = optimizer
@@ -387,10 +404,6 @@ class CNNFeatureExtractor(NetworkTransformer):
         self.loss_lr = loss_lr
         self.weight_decay = weight_decay
         self.schedule = schedule
-        self.batch_size = batch_size
-        self.sampling = sampling
-        self.n_per_class = n_per_class
-        self.pool_size = pool_size
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change

@@ -1,12 +1,20 @@
 """What several objects share is documented in the same words, or there is a reason why not."""
 
 import inspect
+import re
+import sys
+from pathlib import Path
 
 import pytest
 from numpydoc.docscrape import get_doc_object
 from sklearn.utils._testing import assert_docstring_consistency
 
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, hashing, metrics
+
+DOCS = Path(__file__).parent.parent / "docs"
+sys.path.append(str(DOCS))
+
+import parameter_groups  # noqa: E402
 
 NETWORKS = [CNNFeatureExtractor, DeepHasher, CPFEmbedder]
 HASHERS = [getattr(hashing, name) for name in hashing.__all__ if name.endswith("Hasher")]
@@ -96,3 +104,34 @@ def test_what_is_shared_is_said_in_the_same_words(family, section, name, things)
 
 def test_every_exception_is_of_something_that_is_shared():
     assert {*OWN_WORDS, *OWN_DEFAULT} - {(family, name) for family, _, name, _ in CASES} == set()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_groups_of_parameters_list_all_of_them_in_their_order(network):
+    groups = parameter_groups.groups_of(inspect.getdoc(network))
+    assert [name for names in groups.values() for name in names] == list(
+        inspect.signature(network).parameters
+    )
+
+
+def test_groups_are_the_same_in_all_networks_and_in_the_guide():
+    groups = [parameter_groups.groups_of(inspect.getdoc(network)) for network in NETWORKS]
+    group_of = {name: group for one in groups for group, names in one.items() for name in names}
+    for one in groups:
+        assert list(one) == list(groups[0])
+        assert all(group_of[name] == group for group, names in one.items() for name in names)
+    page = (DOCS / "guide" / "backbones.md").read_text(encoding="utf-8")
+    table = page.partition("## Parameters by group\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| ([a-z ]+) \| `", table, re.MULTILINE) == list(groups[0])
+    told = re.findall(r"^\| ([a-z ]+) \| (`[^|]+)\|", table, re.MULTILINE)
+    in_table = {name: group for group, cell in told for name in re.findall(r"`([a-z]\w*)`", cell)}
+    assert in_table == group_of
+
+
+def test_groups_are_headings_on_the_page_of_an_estimator():
+    lines = ["They come in five groups:", "", "- first: `a`, `b`", "- second ones: `c`", ""]
+    parameters = ["    **a, b** : int", "        Two.", "", "    **c** : int", "        One."]
+    lines += [":Parameters:", "", *parameters]
+    parameter_groups.add_headings(None, "class", "x", None, None, lines)
+    assert lines[7:10] == ["    .. rubric:: First", "", parameters[0]]
+    assert lines[12:15] == ["    .. rubric:: Second ones", "", parameters[3]]

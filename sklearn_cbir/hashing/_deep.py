@@ -50,14 +50,22 @@ class DeepHasher(HasherMixin, NetworkTransformer):
     signs of its outputs alike for similar images. The default is the loss
     of deep features enhance and semantic-preserving hashing, DFEH [1]_.
 
+    Parameters come in five groups, in this order:
+
+    - network: `n_bits`, `backbone`, `weights`, `pooling`, `enhance`,
+      `hash_layer`, `hash_std`, `image_size`, `resize_size`, `mean`, `std`
+    - loss: `loss`
+    - batches: `augment`, `batch_size`, `sampling`, `n_per_class`, `pool_size`
+    - epochs and rates: `head_epochs`, `max_epochs`, `optimizer`, `lr`,
+      `trunk_lr`, `loss_lr`, `weight_decay`, `schedule`, `early_stopping`,
+      `validation_fraction`, `n_iter_no_change`, `tol`
+    - running: `warm_start`, `checkpoint_dir`, `num_workers`, `autocast`,
+      `device`, `runtime`, `random_state`, `verbose`
+
     Parameters
     ----------
     n_bits : int, default=48
         Length of the codes.
-
-    loss : str or torch.nn.Module, default="dfeh"
-        A name of `sklearn_cbir.losses.LOSSES` or any module called as
-        ``loss(outputs, y)`` that does not want one output per class.
 
     backbone : str, torch.nn.Module or None, default=None
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
@@ -124,11 +132,38 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         Normalization of pixels in [0, 1] for a module of your own; None takes
         the backbone's.
 
+    loss : str or torch.nn.Module, default="dfeh"
+        A name of `sklearn_cbir.losses.LOSSES` or any module called as
+        ``loss(outputs, y)`` that does not want one output per class.
+
     augment : {"auto", "crop"}, callable or None, default="auto"
         How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
         returns one uint8 tensor (3, height, width), and keeps nothing from call
         to call; generators that it draws from are seeded for every batch.
+
+    batch_size : int, default=100
+        How many images a step trains on, and a batch of `transform` holds.
+
+    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
+            default="auto"
+        "balanced" draws classes, then images of each, all classes and all
+        images of a class equally often over all epochs, so that most of a
+        class far larger than the others may never be used; "auto" does so
+        for losses that compare images with each other.
+        "class_random" draws both with replacement. "mined" makes tuples of an
+        image, one of its class, and the nearest ones of other classes in a
+        pool, at most one of each; the network as it is before every epoch
+        says which are near. Their number is the ``n_negatives`` of the loss,
+        or 5.
+
+    n_per_class : int, default=None
+        How many images of a class a balanced or class-random batch holds; None
+        means an equal share of the batch for every class, but at least 4.
+
+    pool_size : int, default=20000
+        At most so many training images, drawn anew for every epoch, are
+        searched by ``sampling="mined"``.
 
     head_epochs : int, default=None
         How many epochs train the head alone, with the trunk frozen, before
@@ -159,29 +194,6 @@ class DeepHasher(HasherMixin, NetworkTransformer):
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
         How rates change over the steps of a phase.
-
-    batch_size : int, default=100
-        How many images a step trains on, and a batch of `transform` holds.
-
-    sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
-            default="auto"
-        "balanced" draws classes, then images of each, all classes and all
-        images of a class equally often over all epochs, so that most of a
-        class far larger than the others may never be used; "auto" does so
-        for losses that compare images with each other.
-        "class_random" draws both with replacement. "mined" makes tuples of an
-        image, one of its class, and the nearest ones of other classes in a
-        pool, at most one of each; the network as it is before every epoch
-        says which are near. Their number is the ``n_negatives`` of the loss,
-        or 5.
-
-    n_per_class : int, default=None
-        How many images of a class a balanced or class-random batch holds; None
-        means an equal share of the batch for every class, but at least 4.
-
-    pool_size : int, default=20000
-        At most so many training images, drawn anew for every epoch, are
-        searched by ``sampling="mined"``.
 
     early_stopping : bool, default=False
         Hold out images, stop when their loss no longer falls and keep the
@@ -321,7 +333,6 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self,
         n_bits: int = 48,
         *,
-        loss: str | LossFunction | None = "dfeh",
         backbone: str | nn.Module | None = None,
         weights: str | os.PathLike[str] | None = None,
         pooling: Pooling | nn.Module = "auto",
@@ -332,7 +343,12 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         resize_size: ResizeSize = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        loss: str | LossFunction | None = "dfeh",
         augment: Augment = "auto",
+        batch_size: int = 100,
+        sampling: EstimatorSampling = "auto",
+        n_per_class: int | None = None,
+        pool_size: int = 20000,
         head_epochs: int | None = None,
         max_epochs: int = 30,
         optimizer: Optimizer = "adamw",
@@ -341,10 +357,6 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         loss_lr: float | None = None,
         weight_decay: float = 0.01,
         schedule: Schedule = "one_cycle",
-        batch_size: int = 100,
-        sampling: EstimatorSampling = "auto",
-        n_per_class: int | None = None,
-        pool_size: int = 20000,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -359,7 +371,6 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         verbose: int | bool = 0,
     ) -> None:
         self.n_bits = n_bits
-        self.loss = loss
         self.backbone = backbone
         self.weights = weights
         self.pooling = pooling
@@ -370,7 +381,12 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self.resize_size = resize_size
         self.mean = mean
         self.std = std
+        self.loss = loss
         self.augment = augment
+        self.batch_size = batch_size
+        self.sampling = sampling
+        self.n_per_class = n_per_class
+        self.pool_size = pool_size
         self.head_epochs = head_epochs
         self.max_epochs = max_epochs
         self.optimizer = optimizer
@@ -379,10 +395,6 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         self.loss_lr = loss_lr
         self.weight_decay = weight_decay
         self.schedule = schedule
-        self.batch_size = batch_size
-        self.sampling = sampling
-        self.n_per_class = n_per_class
-        self.pool_size = pool_size
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
