@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir import NeighborsRetriever
 from sklearn_cbir.display import GalleryMapDisplay, RetrievalDisplay
+from sklearn_cbir.display._sheet import told_apart
 from sklearn_cbir.images import ImageReadError
 
 N = 60
@@ -81,6 +82,35 @@ def test_every_class_has_its_points_color_and_sign():
         np.testing.assert_allclose(scatter.get_offsets(), display.points[rows])
     assert len(set(looks.values())) == len(looks) == 3
     display.figure_.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [
+        (
+            [f"/home/ada/Pictures/2024/summer/{kind}" for kind in ("hat", "shirt", "shoes/left")],
+            ["…hat", "…shirt", "…shoes/left"],
+        ),
+        (
+            [r"C:\photos\of last year\hats", r"C:\photos\of last year\shoes", r"C:\photos\ties"],
+            [r"…of last year\hats", r"…of last year\shoes", "…ties"],
+        ),
+        (
+            [f"telephone with 256 GB, {color}" for color in ("black", "green", "white")],
+            [f"telephone w…56 GB, {color}" for color in ("black", "green", "white")],
+        ),
+        (["photos/a", "photos/b", "photos/c"], ["photos/a", "photos/b", "photos/c"]),
+    ],
+    ids=["folders", "Windows", "products", "short"],
+)
+def test_long_names_stay_different_in_the_legend(names, written):
+    display = GalleryMapDisplay.from_estimator(search_of(), class_names=names)
+    assert legend(display) == written
+
+
+def test_wide_letters_of_long_names_are_counted_as_wide():
+    texts = ["木" * 20 + end for end in "abc"]
+    assert told_apart(texts, 24) == ["木" * 7 + "…" + "木" * 6 + end for end in "abc"]
 
 
 def test_small_classes_share_a_look_and_are_counted():

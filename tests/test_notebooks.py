@@ -13,7 +13,8 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from sklearn_cbir import NeighborsRetriever
-from sklearn_cbir.display import RetrievalDisplay
+from sklearn_cbir.display import DuplicatesDisplay, RetrievalDisplay
+from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.images import ImageReadError, Text, check_images
 
 HOSTILE = "<script>alert('x')</script>\"&.png"
@@ -232,6 +233,95 @@ def test_captions_are_checked_and_kept_without_drawing(gallery):
         RetrievalDisplay.from_predictions([[1]], ax=plt.figure().add_subplot(), **options)
     with pytest.raises(ValueError, match="draw='no' must be True or False"):
         RetrievalDisplay.from_predictions([[1]], **options | {"draw": "no"})
+
+
+# DuplicatesDisplay ------------------------------------------------------------------------------
+
+
+def groups_of(gallery, **options):
+    options = {"images": gallery, "draw": False} | options
+    return DuplicatesDisplay.from_predictions([0, 0, 0, 1, -1, 1], **options)
+
+
+def test_groups_show_what_is_kept_and_then_the_furthest(monkeypatch, paths):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    keep = [False, True, False, False, False, True]
+    display = groups_of(paths, keep=keep, distances=[3, 0, 1, 8, 0, 0], unit="bits")
+    page = page_of(display)
+    assert page.grays == approximately([40, 0, 80, 200, 120])
+    texts = [text for text in page.texts if text]
+    assert texts[:4] == ["kept", "furthest first", "✓", "image1.png"]
+    assert {"3 bits", "1 bit", "8 bits", "6 x 8, 1 kB"} < set(texts)
+    assert texts[-1] == "✓ is kept"
+    frames = [attrs["style"] for tag, attrs in page.elements if tag == "img"]
+    assert ["#009E73" in frame for frame in frames] == [True, False, False, True, False]
+    with pytest.raises(ImportError, match=r"pip install 'sklearn-cbir\[plot\]'"):
+        display.plot()
+
+
+def test_groups_without_a_photo_to_keep_have_no_sign(gallery):
+    texts = [text for text in page_of(groups_of(gallery)).texts if text]
+    assert texts[:3] == ["first", "others", "photo 0"]
+    assert not any("✓" in text for text in texts)
+
+
+def test_duplicates_of_an_estimator_are_not_drawn_if_nobody_wants_it(paths):
+    found = NearDuplicates(radius=0.01, metric="cosine").fit([[1, 0], [1, 0], [0, 1]])
+    display = DuplicatesDisplay.from_estimator(
+        found, [[1, 0], [1, 0], [0, 1]], images=paths[:3], draw=False, captions=["distance"]
+    )
+    page = page_of(display)
+    assert page.grays == approximately([0, 40])
+    assert [text for text in page.texts if text] == ["first", "furthest first", "0.000"]
+    assert plt.get_fignums() == []
+    assert not hasattr(display, "figure_")
+
+
+def test_a_notebook_shows_the_figure_of_groups_or_their_page(gallery):
+    display = groups_of(gallery)
+    assert display.plot() is display
+    assert display._repr_html_() is None
+    plt.close("all")
+    assert page_of(display).grays == approximately([0, 40, 80, 120, 200])
+
+
+def test_what_is_not_shown_of_groups_is_counted(gallery):
+    texts = page_of(groups_of(gallery, n_groups=1, n_photos=2)).texts
+    assert {"1 more", "1 more group is not shown"} < set(texts)
+    many = np.repeat(np.arange(20), 30)
+    display = DuplicatesDisplay.from_predictions(
+        many, images=np.resize(gallery, (600, 8, 6)), n_groups=20, n_photos=30, draw=False
+    )
+    page = page_of(display)
+    assert len(page.images) == 8 * 8
+    assert page.texts.count("22 more") == 8
+    assert "12 more groups are not shown" in page.texts
+
+
+def test_names_of_duplicates_are_text_and_damaged_photos_are_boxes(gallery, tmp_path):
+    folder = tmp_path / "<b onload=alert('x')>"
+    folder.mkdir()
+    paths = [str(folder / f"&<script>{i}.png") for i in range(6)]
+    for path, pixels in zip(paths, gallery):
+        Image.fromarray(pixels).save(path)
+    display = groups_of(paths)
+    with open(paths[1], "wb") as file:
+        file.write(b"no photo")
+    page = page_of(display)
+    assert page.grays == approximately([0, 80, 120, 200])
+    assert page.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td", "img", "b", "br", "p"}
+    assert "&<script>1.png" in page.texts
+    assert any(text.startswith("1 of the images cannot be read (1 x ") for text in page.texts)
+
+
+def test_captions_and_numbers_of_groups_are_checked_without_drawing(gallery):
+    with pytest.raises(ValueError, match=r"names 'distance'. Known here: \['name', 'size'\]"):
+        groups_of(gallery, captions=["distance"])
+    with pytest.raises(ValueError, match="n_photos=1"):
+        groups_of(gallery, n_photos=1)
+    with pytest.raises(ValueError, match="draw=False draws nothing into ax"):
+        groups_of(gallery, ax=plt.figure().add_subplot())
 
 
 # evaluate ---------------------------------------------------------------------------------------

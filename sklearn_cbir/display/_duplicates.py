@@ -14,7 +14,8 @@ from sklearn.metrics import pairwise_distances
 from sklearn_cbir._typing import Estimator, ImagesLike, Positions
 from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.display._cells import Pixels, distance_text, draw, file_name, warn_of_faults
-from sklearn_cbir.display._sheet import Sheet, pyplot
+from sklearn_cbir.display._page import MOST_QUERIES, MOST_RESULTS, Square, page_of_groups
+from sklearn_cbir.display._sheet import Sheet, check_drawing, is_open
 from sklearn_cbir.display._steps import split_clusterer, take_rows
 from sklearn_cbir.images import ImageReadError, Images, check_images, is_feature_rows
 from sklearn_cbir.images._contents import sizes_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Captions: TypeAlias = Sequence[Literal["name", "size", "distance"]]
 CAPTIONS = ("name", "size", "distance")
+N_PHOTOS = 6  # of a group
 THUMBNAIL = 224  # px, the longer side of what is drawn
 
 
@@ -104,6 +106,8 @@ class DuplicatesDisplay:
         self.has_kept: bool = has_kept
         self.n_groups: int | None = n_groups
         self.unit: str | None = unit
+        self._n_photos: int = N_PHOTOS
+        self._captions: Captions | None = None
 
     @classmethod
     def from_estimator(
@@ -114,8 +118,9 @@ class DuplicatesDisplay:
         images: ImagesLike | None = None,
         groups: ArrayLike | None = None,
         n_groups: int = 5,
-        n_photos: int = 6,
+        n_photos: int = N_PHOTOS,
         captions: Captions | None = None,
+        draw: bool = True,
         ax: Axes | None = None,
     ) -> Self:
         """Draw groups that were found.
@@ -145,13 +150,17 @@ class DuplicatesDisplay:
         captions : sequence of {"name", "size", "distance"}, default=None
             As for `plot`.
 
+        draw : bool, default=True
+            Whether to draw at once, with matplotlib. A display that was not drawn
+            shows itself in a notebook all the same, and can be drawn by `plot`.
+
         ax : matplotlib Axes, default=None
             As for `plot`.
 
         Returns
         -------
         DuplicatesDisplay
-            The picture, drawn.
+            The picture, drawn unless ``draw=False``.
 
         Raises
         ------
@@ -159,7 +168,7 @@ class DuplicatesDisplay:
             If there are no groups, or `X` or `images` are not as many as the estimator
             was fitted to, or cannot be shown.
         """
-        pyplot()
+        check_drawing(draw, ax)
         steps, found = split_clusterer(estimator)
         if images is None and is_feature_rows(X):
             raise ValueError(
@@ -179,7 +188,8 @@ class DuplicatesDisplay:
         display._set_distances(
             [_distances_from_first(found, steps, X, members) for members in display.groups]
         )
-        return display.plot(ax, n_photos=n_photos, captions=captions)
+        display._set_looks(n_photos, captions)
+        return display.plot(ax, n_photos=n_photos, captions=captions) if draw else display
 
     @classmethod
     def from_predictions(
@@ -192,8 +202,9 @@ class DuplicatesDisplay:
         unit: str | None = None,
         groups: ArrayLike | None = None,
         n_groups: int = 5,
-        n_photos: int = 6,
+        n_photos: int = N_PHOTOS,
         captions: Captions | None = None,
+        draw: bool = True,
         ax: Axes | None = None,
     ) -> Self:
         """Draw groups that were computed before, by any clusterer.
@@ -228,13 +239,17 @@ class DuplicatesDisplay:
         captions : sequence of {"name", "size", "distance"}, default=None
             As for `plot`.
 
+        draw : bool, default=True
+            Whether to draw at once, with matplotlib. A display that was not drawn
+            shows itself in a notebook all the same, and can be drawn by `plot`.
+
         ax : matplotlib Axes, default=None
             As for `plot`.
 
         Returns
         -------
         DuplicatesDisplay
-            The picture, drawn.
+            The picture, drawn unless ``draw=False``.
 
         Raises
         ------
@@ -242,7 +257,7 @@ class DuplicatesDisplay:
             If there are no groups, shapes do not agree, or a group that is shown
             has not one photo that is kept.
         """
-        pyplot()
+        check_drawing(draw, ax)
         shown = check_images(images)
         members = _groups_of(_check_column(labels, "labels", "iu", len(shown)))
         kept = None if keep is None else _check_column(keep, "keep", "b", len(shown))
@@ -259,13 +274,14 @@ class DuplicatesDisplay:
         )
         if far is not None:
             display._set_distances([far[group] for group in display.groups])
-        return display.plot(ax, n_photos=n_photos, captions=captions)
+        display._set_looks(n_photos, captions)
+        return display.plot(ax, n_photos=n_photos, captions=captions) if draw else display
 
     def plot(
         self,
         ax: Axes | None = None,
         *,
-        n_photos: int = 6,
+        n_photos: int = N_PHOTOS,
         captions: Captions | None = None,
         image_size: float = 1.1,
     ) -> Self:
@@ -311,12 +327,11 @@ class DuplicatesDisplay:
         _check_readable([photo.cell for row in cells for photo in row])
         n_more = [len(members) - len(row) for members, row in zip(self.groups, cells)]
         n_columns = max(len(row) + (more > 0) for row, more in zip(cells, n_more))
-        n_hidden = (self.n_groups or len(self.groups)) - len(self.groups)
+        n_hidden = self._n_all() - len(self.groups)
         has_legend = self.has_kept or n_hidden > 0
         sheet = Sheet(len(cells), n_columns - 1, max(len(lines), 1), image_size, has_legend)
         sheet.open(ax)
-        others = "furthest first" if self.distances is not None else "others"
-        sheet.titles(["kept" if self.has_kept else "first", others])
+        sheet.titles(self._titles())
         axes = np.full((len(cells), n_columns), None, dtype=object)
         for row, photos in enumerate(cells):
             for column, photo in enumerate(photos):
@@ -332,6 +347,41 @@ class DuplicatesDisplay:
         self.figure_ = sheet.figure
         self.axes_ = axes
         return self
+
+    def _repr_html_(self) -> str | None:
+        if is_open(getattr(self, "figure_", None)):
+            return None  # a notebook shows the figure
+        n_photos = min(self._n_photos, MOST_RESULTS)
+        shown = [members[:n_photos] for members in self.groups[:MOST_QUERIES]]
+        n_more = [len(members) - len(few) for members, few in zip(self.groups, shown)]
+        lines = self._check_captions(self._captions)
+        rows = [
+            [
+                Square(
+                    photo.cell,
+                    [self._line(row, column, photo, name) for name in lines],
+                    True if self.has_kept and column == 0 else None,
+                )
+                for column, photo in enumerate(_read(self.images, few))
+            ]
+            for row, few in enumerate(shown)
+        ]
+        return page_of_groups(rows, self._titles(), n_more, self._n_all())
+
+    def _titles(self) -> list[str]:
+        """Return what stands above the first photo of every group, and above the others."""
+        others = "furthest first" if self.distances is not None else "others"
+        return ["kept" if self.has_kept else "first", others]
+
+    def _n_all(self) -> int:
+        """Return the number of all groups."""
+        return self.n_groups or len(self.groups)
+
+    def _set_looks(self, n_photos: int, captions: Captions | None) -> None:
+        """Set what a notebook shows of a group, and check it."""
+        self._n_photos = check_integer(n_photos, "n_photos", minimum=2)
+        self._captions = captions
+        self._check_captions(captions)
 
     def _set_distances(self, distances: list[NDArray[np.number]]) -> None:
         """Set distances from the first of every group, and order the others by them."""

@@ -26,7 +26,7 @@ from sklearn_cbir._typing import (
 )
 from sklearn_cbir._validation import check_integer, check_real, shortened
 from sklearn_cbir.display._cells import Cell, label_texts, warn_of_faults
-from sklearn_cbir.display._sheet import drawable, new_axes, pyplot, shorten
+from sklearn_cbir.display._sheet import drawable, new_axes, pyplot, told_apart
 from sklearn_cbir.display._steps import split_steps
 from sklearn_cbir.images import ImageReadError, Images, check_images
 from sklearn_cbir.images._faults import with_others
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#1A1A1A"]
 LOOKS = [(color, marker) for marker in "os^" for color in COLORS]
 OTHERS = "#BBBBBB"
+LEGEND_WIDTH = 24  # characters of the name of a class
 POINT = 14  # area of a point, in square points
 FRAME = 5 / 72  # inches that the frame of a photo takes
 MOST_TRIES = 5000  # points that are tried for photos
@@ -363,9 +364,10 @@ def _classes(labels: Sequence[str] | None, n: int) -> list[_Class]:
     names, of, counts = np.unique(np.array(labels), return_inverse=True, return_counts=True)
     large = np.sort(np.argsort(-counts, kind="stable")[: len(LOOKS)])
     ordered = sorted(large, key=lambda number: _by_number(str(names[number])))
+    texts = told_apart([drawable(str(names[number])) for number in ordered], LEGEND_WIDTH)
     found = [
-        _Class(np.flatnonzero(of == number), str(names[number]), *look)
-        for number, look in zip(ordered, LOOKS)
+        _Class(np.flatnonzero(of == number), text, *look)
+        for number, text, look in zip(ordered, texts, LOOKS)
     ]
     n_small = len(names) - len(large)
     if n_small:
@@ -381,7 +383,7 @@ def _by_number(name: str) -> tuple[bool, float, str]:
 
 
 def _scatter(ax: Axes, points: Floats, one: _Class) -> PathCollection:
-    name = shorten(drawable(one.name), 24).replace("$", r"\$")  # no formula
+    name = one.name.replace("$", r"\$")  # no formula
     label = name if not name.startswith("_") else f"\u200b{name}"  # else it has no legend
     looks: dict[str, Any] = {"color": one.color, "marker": one.marker, "label": label}
     return ax.scatter(points[:, 0], points[:, 1], s=POINT, linewidths=0, alpha=0.8, **looks)

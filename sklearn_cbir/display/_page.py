@@ -34,6 +34,24 @@ class Square:
     right: bool | None = None
 
 
+def page_of_groups(
+    rows: Sequence[Sequence[Square]], titles: Sequence[str], n_more: Sequence[int], n_groups: int
+) -> str:
+    """Return the page of groups, the first of each apart, out of `n_groups` that there are."""
+    body = table(
+        (
+            "".join([*map(_cell, row), *([cell(box(f"{more:,} more"))] if more else [])])
+            for row, more in zip(rows, n_more)
+        ),
+        titles,
+    )
+    notes = ["✓ is kept"] if any(square.right for row in rows for square in row) else []
+    if n_groups > len(rows):
+        n_hidden = n_groups - len(rows)
+        notes.append(f"{n_hidden:,} more group{'s are' if n_hidden > 1 else ' is'} not shown")
+    return page(body, *map(paragraph, [*notes, *_notes_of_faults(rows)]))
+
+
 def page_of_results(
     rows: Sequence[Sequence[Square]], n_more_results: int, n_more_queries: int
 ) -> str:
@@ -47,12 +65,18 @@ def page_of_results(
         notes.append(f"{n_more_results:,} more results of every query are not shown")
     if n_more_queries > 0:
         notes.append(f"{n_more_queries:,} more queries are not shown")
-    faults = [one.shown for one in squares if isinstance(one.shown, ImageReadError)]
-    if faults:
-        causes = count_causes(fault.reason or "cannot be read" for fault in faults)
-        notes.append(f"{len(faults)} of the images cannot be read ({causes})")
     body = table(("".join(map(_cell, row)) for row in rows), titles)
-    return page(body, *map(paragraph, notes))
+    return page(body, *map(paragraph, [*notes, *_notes_of_faults(rows)]))
+
+
+def _notes_of_faults(rows: Sequence[Sequence[Square]]) -> list[str]:
+    """Return a line on the images that cannot be read, if any."""
+    cells = [square.shown for row in rows for square in row]
+    faults = [shown for shown in cells if isinstance(shown, ImageReadError)]
+    if not faults:
+        return []
+    causes = count_causes(fault.reason or "cannot be read" for fault in faults)
+    return [f"{len(faults)} of the images cannot be read ({causes})"]
 
 
 def _cell(square: Square) -> str:

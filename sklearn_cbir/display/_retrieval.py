@@ -19,7 +19,7 @@ from sklearn_cbir._typing import (
     Positions,
     WhereLike,
 )
-from sklearn_cbir._validation import check_boolean, check_integer, shortened
+from sklearn_cbir._validation import check_integer, shortened
 from sklearn_cbir.display._cells import (
     Cell,
     distance_text,
@@ -29,7 +29,7 @@ from sklearn_cbir.display._cells import (
     warn_of_faults,
 )
 from sklearn_cbir.display._page import MOST_QUERIES, MOST_RESULTS, Square, page_of_results
-from sklearn_cbir.display._sheet import Sheet, is_open, pyplot
+from sklearn_cbir.display._sheet import Sheet, check_drawing, is_open
 from sklearn_cbir.display._steps import n_rows, split_steps, take_rows
 from sklearn_cbir.images import ImageReadError, Images, Text, check_images, is_feature_rows
 from sklearn_cbir.images._faults import count_causes
@@ -223,7 +223,7 @@ class RetrievalDisplay:
             If nothing says what the images of the queries or of the gallery
             are.
         """
-        _check_drawing(draw, ax)
+        check_drawing(draw, ax)
         steps, retriever = split_steps(estimator)
         if gallery_labels is None:
             gallery_labels = retriever.y_
@@ -326,7 +326,7 @@ class RetrievalDisplay:
         ValueError
             If shapes do not agree or a position is outside the gallery.
         """
-        _check_drawing(draw, ax)
+        check_drawing(draw, ax)
         shown, gallery = _checked(images), check_images(gallery_images)
         rows = _check_positions(positions, len(shown), len(gallery))
         flat = rows.ravel()
@@ -476,14 +476,6 @@ class RetrievalDisplay:
                     f"{sorted(known)}."
                 )
         return [known[name] for name in captions]
-
-
-def _check_drawing(draw: bool, ax: Axes | None) -> None:
-    """Raise before anything is computed that could not be drawn."""
-    if check_boolean(draw, "draw"):
-        pyplot()
-    elif ax is not None:
-        raise ValueError("draw=False draws nothing into ax. Leave out one of them.")
 
 
 # Which images ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_cbir._validation import printable
+from sklearn_cbir._validation import check_boolean, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +47,14 @@ def pyplot() -> ModuleType:
 def new_axes(width: float, height: float = 4.0) -> Axes:
     """Return the axes of a new figure, whose sides are in inches."""
     return pyplot().subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def check_drawing(draw: bool, ax: Axes | None) -> None:
+    """Raise before anything is computed that could not be drawn."""
+    if check_boolean(draw, "draw"):
+        pyplot()
+    elif ax is not None:
+        raise ValueError("draw=False draws nothing into ax. Leave out one of them.")
 
 
 def is_open(figure: Any) -> bool:
@@ -90,6 +98,23 @@ def shorten(text: str, width: int) -> str:
     tail = text[dot - 2 :] if dot > 1 and 1 <= len(text) - dot <= 6 else ""
     if not 0 < _width_of(tail) < width - 2:
         return _cut(text, width - 1) + "…"
+    return _cut(text, width - 1 - _width_of(tail)) + "…" + tail
+
+
+def told_apart(texts: Sequence[str], width: int) -> list[str]:
+    """Cut texts to `width` characters: folders that all share first, then what is in the middle."""
+    if all(_width_of(text) <= width for text in texts):
+        return list(texts)
+    n_common = sum(itertools.accumulate((len(set(of)) == 1 for of in zip(*texts)), min))
+    start = max(texts[0].rfind(slash, 0, n_common) for slash in "/\\") + 1
+    return [_cut_middle(("…" if start else "") + text[start:], width) for text in texts]
+
+
+def _cut_middle(text: str, width: int) -> str:
+    """Return the beginning and the end of a text that is too wide."""
+    if _width_of(text) <= width:
+        return text
+    tail = _cut(text[::-1], width // 2)[::-1]
     return _cut(text, width - 1 - _width_of(tail)) + "…" + tail
 
 

@@ -543,7 +543,9 @@ def keep_and_show(X: Floats, y: Ints, images: list[str], path: Path) -> None:
     RetrievalDisplay.from_predictions(
         [[0]], images=images, gallery_images=images, draw=False
     ).plot()
-    groups = DuplicatesDisplay.from_predictions(y, images=images, captions=["name", "size"])
+    groups = DuplicatesDisplay.from_predictions(
+        y, images=images, captions=["name", "size"], draw=False
+    )
     assert_type(groups.groups, list[NDArray[np.int64]])
     curve = PrecisionRecallDisplay.from_predictions(y, y, X, name="mine")
     assert_type(curve, PrecisionRecallDisplay)
