@@ -3,7 +3,11 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
+
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from torch.nn import Module
 
 import sklearn_cbir
 
@@ -49,6 +53,98 @@ def _is_defined_in(module, name, value):
     if inspect.isclass(value) or inspect.isfunction(value):
         return f"{value.__module__}.".startswith(f"{module.__name__}.")
     return name.isupper()
+
+
+def documented():
+    """Return ``{name: object}`` of everything with a page: under the first name that it has."""
+    modules, found, seen = public_modules(), {}, set()
+    for name in [name for names in SECTIONS.values() for name in names]:
+        for short, value in public_objects(modules[name]).items():
+            if callable(value) and value not in seen:
+                seen.add(value)
+                found[f"{modules[name].__name__}.{short}"] = value
+    return found
+
+
+def page_names():
+    """Return the names that a docstring may call an object by, and the name of its page.
+
+    Classes are known by their last name, too.
+    """
+    pages = documented()
+    by_object = {value: name for name, value in pages.items()}
+    found = {name.rpartition(".")[2]: name for name in pages if inspect.isclass(pages[name])}
+    for module in public_modules().values():
+        for short, value in public_objects(module).items():
+            if callable(value):
+                found[f"{module.__name__}.{short}"] = by_object[value]
+    return found
+
+
+def inherited_methods():
+    """Return ``{class: [[method, summary, where scikit-learn explains it]]}``."""
+    found = {}
+    for name, value in documented().items():
+        methods = _methods_of_sklearn(value) if inspect.isclass(value) else []
+        if methods:
+            found[name] = [[method, *_explained(value, method)] for method in methods]
+    return found
+
+
+def _methods_of_sklearn(cls):
+    """Return the public methods that are scikit-learn's code, or made by it (`set_fit_request`)."""
+    owners = {
+        name: next(one for one in cls.__mro__ if name in vars(one))
+        for name in dir(cls)
+        if not name.startswith("_") and callable(getattr(cls, name))
+    }
+    return [
+        name
+        for name, owner in owners.items()
+        if owner.__module__.startswith("sklearn.") or re.fullmatch(r"set_\w+_request", name)
+    ]
+
+
+def _explained(cls, method):
+    """Return the first sentence of a docstring, and the name of scikit-learn's page or None."""
+    words = inspect.getdoc(getattr(cls, method)).partition("\n\n")[0].replace("\n", " ")
+    for owner in (BaseEstimator, TransformerMixin, ClassNamePrefixFeaturesOutMixin):
+        if hasattr(owner, method) and issubclass(cls, owner):
+            return words, f"sklearn.base.{owner.__name__}.{method}"
+    return words, None
+
+
+def modules_of_torch():
+    """Return the names of the public classes that are modules of torch."""
+    pages = documented().items()
+    return [name for name, value in pages if inspect.isclass(value) and issubclass(value, Module)]
+
+
+def guide_pages(docs):
+    """Return ``{name: pages of the guide that link to it, or name it, or are on its module}``."""
+    paths = [Path(docs, "tutorial.md"), *sorted(Path(docs, "guide").glob("*.md"))]
+    texts = {
+        f"/{path.relative_to(docs).with_suffix('').as_posix()}": path.read_text(encoding="utf-8")
+        for path in paths
+    }
+    found = {}
+    for name, value in documented().items():
+        named = re.compile(_names_it(name, value))
+        module = re.compile(rf"^Modules?: .*`{name.rpartition('.')[0]}`", flags=re.MULTILINE)
+        for pattern in (rf"objects/{re.escape(name)}\.rst", named, module):
+            if pages := [page for page, text in texts.items() if re.search(pattern, text)]:
+                found[name] = pages
+                break
+    return found
+
+
+def _names_it(name, value):
+    """Return a pattern for a name in a text; a function's may be a word of English."""
+    module, _, short = name.rpartition(".")
+    if inspect.isclass(value):
+        return rf"\b{short}\b"
+    module = re.escape(module.removeprefix("sklearn_cbir."))
+    return rf"from sklearn_cbir[\w.]* import [^\n]*\b{short}\b|\b{module}\.{short}\b|`{short}(\(|`)"
 
 
 def api_page():

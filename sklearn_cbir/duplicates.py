@@ -68,7 +68,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
 
     n_jobs : int, default=None
         Number of processes that describe photos: None is 1, or what
-        ``joblib.parallel_config`` says; -1 is all cores. Files are read, and codes
+        `joblib.parallel_config` says; -1 is all cores. Files are read, and codes
         compared, in threads anyway. The result is the same.
 
     verbose : int, default=0

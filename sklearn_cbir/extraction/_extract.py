@@ -84,7 +84,7 @@ def extract(
         written: an error that names them, or those shards are made again.
 
     n_jobs : int, default=None
-        Number of workers: None is 1, or what ``joblib.parallel_config`` says; -1
+        Number of workers: None is 1, or what `joblib.parallel_config` says; -1
         is all cores.
 
     verbose : int, default=0
