@@ -35,6 +35,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "inventories",
+    "llms",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]

@@ -91,6 +91,12 @@ def inherited_methods():
     return found
 
 
+def summary(value):
+    """Return the first paragraph of a docstring as one line, without citations."""
+    words = " ".join(inspect.getdoc(value).partition("\n\n")[0].split())
+    return re.sub(r" ?\[\d+\]_", "", words)
+
+
 def _methods_of_sklearn(cls):
     """Return the public methods that are scikit-learn's code, or made by it (`set_fit_request`)."""
     owners = {
@@ -107,7 +113,7 @@ def _methods_of_sklearn(cls):
 
 def _explained(cls, method):
     """Return the first sentence of a docstring, and the name of scikit-learn's page or None."""
-    words = inspect.getdoc(getattr(cls, method)).partition("\n\n")[0].replace("\n", " ")
+    words = summary(getattr(cls, method))
     for owner in (BaseEstimator, TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         if hasattr(owner, method) and issubclass(cls, owner):
             return words, f"sklearn.base.{owner.__name__}.{method}"
