@@ -1,5 +1,6 @@
-"""The code of the pages runs and prints what they say."""
+"""The code of the pages runs and prints what they say, and their pictures are there."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -53,6 +54,58 @@ def test_pictures_and_pages_that_are_named_exist(path):
     links = re.findall(r"\]\(([\w./]+\.md)", text)
     for name in [*pictures, *links]:
         assert (path.parent / name).exists(), name
+
+
+STATIC = sorted(path for path in (DOCS / "_static").iterdir() if path.suffix in (".png", ".webp"))
+TEXTS = [DOCS.parent / "README.md", *DOCS.glob("*.md"), *(DOCS / "guide").glob("*.md")]
+DIRECTIVE = re.compile(r"^```\{(?:image|figure)\} (\S+)\n((?::\w+: .*\n)*)", re.MULTILINE)
+DRAWN = {
+    one.name
+    for one in ast.parse((DOCS / "pictures.py").read_text(encoding="utf-8")).body
+    if isinstance(one, ast.FunctionDef)
+    and any(getattr(decorator, "id", "") == "picture" for decorator in one.decorator_list)
+}
+
+
+def pictures_of(path):
+    """Return the files of the pictures on a page, each with its alternative text."""
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"!\[([^]]*)\]\(([^)]+)\)", text)
+    for name, options in DIRECTIVE.findall(text):
+        found.append((re.findall(r"^:alt: (.*)", options, re.MULTILINE)[0], name))
+    return [((path.parent / name).resolve(), said) for said, name in found]
+
+
+def test_thirty_pictures_are_shown_and_none_is_left_over():
+    shown = {file for path in TEXTS for file, _ in pictures_of(path)}
+    assert shown == {path.resolve() for path in STATIC}
+    assert len(shown) >= 30
+    assert len({path.read_bytes() for path in shown}) == len(shown)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_a_picture_says_what_is_to_be_seen(path):
+    for file, said in pictures_of(path):
+        assert len(said.split()) >= 8, f"{file.name}: {said}"
+
+
+@pytest.mark.parametrize("path", STATIC, ids=lambda path: path.name)
+def test_a_picture_is_small_and_made_by_a_script_or_a_page(path):
+    assert path.stat().st_size < 170_000
+    if path.stem in DRAWN:
+        assert path.suffix == ".webp"
+        return
+    makers = [*(DOCS / "guide").glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("*.py")]
+    makers.append(DOCS.parent / "benchmarks" / "_search" / "plots.py")
+    texts = [maker.read_text(encoding="utf-8") for maker in makers]
+    wanted = (f'savefig("{path.name}"', f'save(page, "{path.stem}")', f'"_static" / "{path.name}"')
+    made_there = path.stem.startswith("search_") and 'f"search_{name}.png"' in texts[-1]
+    assert made_there or any(call in text for text in texts for call in wanted)
+
+
+def test_every_function_of_pictures_has_its_picture():
+    assert len(DRAWN) >= 20
+    assert {path.stem for path in STATIC} >= DRAWN
 
 
 def test_every_page_is_in_a_table_of_contents():
