@@ -84,6 +84,7 @@ sphinx_gallery_conf = {
     "doc_module": ("sklearn_cbir",),
     "capture_repr": ("_repr_html_",),
     "write_computation_times": False,
+    "remove_config_comments": True,  # which picture is the small one
 }
 
 # Buttons copy what is typed, and stand on nothing that is printed.

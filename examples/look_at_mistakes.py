@@ -51,6 +51,7 @@ print("hardest:", result.classes[order[0]])
 
 from sklearn_cbir.display import RetrievalDisplay
 
+# sphinx_gallery_thumbnail_number = 2
 print(photos.data[result.worst[0]])
 RetrievalDisplay.from_estimator(search, None, queries=result.worst[:3])
 plt.show()

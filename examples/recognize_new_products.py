@@ -79,6 +79,7 @@ plt.show()
 
 from sklearn_cbir.display import RetrievalDisplay
 
+# sphinx_gallery_thumbnail_number = 2
 RetrievalDisplay.from_estimator(gallery, None, n_queries=4, captions=["distance"])
 plt.show()
 

@@ -68,6 +68,7 @@ plt.show()
 
 from sklearn_cbir.display import RetrievalDisplay
 
+# sphinx_gallery_thumbnail_number = 2
 RetrievalDisplay.from_estimator(search, test, y_test, images=photos_test, n_queries=3)
 plt.show()
 

@@ -77,6 +77,7 @@ plt.show()
 
 from sklearn_cbir.display import RetrievalDisplay
 
+# sphinx_gallery_thumbnail_number = 2
 RetrievalDisplay.from_estimator(tuned, None, n_queries=3)
 plt.show()
 

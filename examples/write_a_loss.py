@@ -87,6 +87,7 @@ plt.show()
 # %%
 # What photos that were not trained on find with it:
 
+# sphinx_gallery_thumbnail_number = 2
 RetrievalDisplay.from_estimator(searches["own"], test, y_test, images=photos_test, n_queries=3)
 plt.show()
 
