@@ -19,10 +19,12 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image, ImageEnhance
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import HalvingGridSearchCV, StratifiedKFold, train_test_split
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MultiLabelBinarizer, Normalizer
 
-from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever
+from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder, DeepHasher, NeighborsRetriever, cli
 from sklearn_cbir.backbones import build_backbone
 from sklearn_cbir.collection import PhotoCollection
 from sklearn_cbir.datasets import load_drawings, load_image_folder, make_shapes
@@ -311,7 +313,74 @@ def class_folds():
     return figure
 
 
+@picture
+def halving():
+    """Scores of candidates that get more epochs from step to step, if they are good."""
+    photos, rows = rows_of("grocery")
+    search = Pipeline(
+        [("learn", CNNFeatureExtractor(None, random_state=0)), ("find", NeighborsRetriever())]
+    )
+    tuned = HalvingGridSearchCV(
+        search,
+        {"learn__loss": ["softmax", "triplet"], "learn__lr": [1e-4, 3e-4, 1e-3, 3e-3]},
+        resource="learn__max_epochs",
+        min_resources=2,
+        max_resources=8,
+        factor=2,
+        cv=StratifiedKFold(2, shuffle=True, random_state=0),
+        return_train_score=False,
+        refit=False,
+    ).fit(rows, photos.target)
+    scores: dict[tuple, list] = {}
+    for params, step, score in zip(
+        *(tuned.cv_results_[key] for key in ("params", "iter", "mean_test_score"))
+    ):
+        name = params["learn__loss"], params["learn__lr"]
+        scores.setdefault(name, []).append((tuned.n_resources_[step], score))
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.9), layout="constrained")
+    best = max(scores, key=lambda name: (len(scores[name]), scores[name][-1]))
+    for (loss, lr), line in scores.items():
+        looks = {
+            "color": BLUE if loss == "softmax" else ORANGE,
+            "lw": 3 if (loss, lr) == best else 1,
+        }
+        ax.plot(*zip(*line), "o-" if loss == "softmax" else "s--", **looks)
+        if len(line) == 3:
+            place = {"textcoords": "offset points", "xytext": (8, 6 if (loss, lr) == best else -8)}
+            ax.annotate(f"{loss}, lr={lr:g}", line[-1], va="center", **place)
+    ax.set(xlabel="epochs that a candidate gets", ylabel="mean average precision")
+    ax.set(xscale="log", xlim=(1.85, 16))
+    ax.set_xticks(tuned.n_resources_, map(str, tuned.n_resources_))
+    ax.minorticks_off()
+    return figure
+
+
 # Searching ----------------------------------------------------------------------------------------
+
+
+@picture
+def metrics_of_search():
+    """The nearest rows of one query under the two distances of floats."""
+    rng = np.random.default_rng(1)
+    X = rng.uniform(0.05, 1.0, (45, 2)) * [1.5, 1.0]
+    query = np.array([[0.62, 0.38]])
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.35), layout="constrained")
+    for ax, metric in zip(axes, ("cosine", "euclidean")):
+        retriever = NeighborsRetriever(8, metric=metric).fit(X)
+        distances, found = retriever.kneighbors(query)
+        if metric == "cosine":
+            turn = np.arccos(1 - distances.max())
+            angles = np.add(np.arctan2(query[0, 1], query[0, 0]), [-turn, turn])
+            corners = np.vstack([[0, 0], 3 * np.column_stack([np.cos(angles), np.sin(angles)])])
+            ax.add_patch(plt.Polygon(corners, color=PALE))
+        else:
+            ax.add_patch(plt.Circle(query[0], distances.max(), color=PALE))
+        ax.scatter(*X.T, s=14, color="#BBBBBB")
+        ax.scatter(*X[found[0]].T, s=24, color=GREEN)
+        ax.scatter(*query.T, s=130, color=INK, marker="*", zorder=3)
+        ax.set_title(f'"{metric}"', fontsize=10)
+        ax.set(xticks=[], yticks=[], aspect="equal", xlim=(0, 1.55), ylim=(0, 1.05))
+    return figure
 
 
 @picture
@@ -488,6 +557,23 @@ def shared_labels():
     return figure
 
 
+@picture
+def command_line_sheet():
+    """The file that `cbir search --sheet` writes."""
+    with tempfile.TemporaryDirectory() as temporary:
+        place, sheet = str(Path(temporary, "index")), str(Path(temporary, "found.png"))
+        query = str(PHOTOS / "grocery" / "carton_yoghurt_yoggi-strawberry-yoghurt" / "3.jpg")
+        options = ["--backbone", NETWORK, "--weights", "packaged", "--index", place]
+        for line in (
+            ["index", str(PHOTOS / "grocery"), *options],
+            ["search", query, "-k", "4", "--index", place, "--sheet", sheet],
+        ):
+            assert cli.main(line) == 0
+        image = Image.open(sheet).convert("RGB")
+        height = round(728 * image.height / image.width)
+        return image.resize((728, height), Image.Resampling.LANCZOS)
+
+
 # Folders ------------------------------------------------------------------------------------------
 
 
@@ -638,6 +724,27 @@ def choices():
     return figure
 
 
+@picture
+def handing_over():
+    """From a machine that trains to machines that only search."""
+    figure, ax = canvas(WIDTH, 2.35)
+    write(ax, 0.95, 2.2, "where you train", weight="bold")
+    write(ax, 4.2, 2.2, "where it is used", weight="bold")
+    box(ax, 0.1, 1.3, 1.7, 0.65, "fit,\nwith torch")
+    box(ax, 0.1, 0.3, 1.7, 0.65, "photos.onnx", color="#FFF4DC", family="monospace")
+    arrow(ax, (0.95, 1.27), (0.95, 0.99))
+    write(ax, 1.05, 1.13, "to_onnx", ha="left", size=9, family="monospace")
+    for y, text in [
+        (1.42, "a server: OnnxExtractor\nand NeighborsRetriever"),
+        (0.76, "a phone: onnxruntime"),
+        (0.1, "a browser: onnxruntime-web"),
+    ]:
+        box(ax, 3.1, y, 2.05, 0.53, text, size=9)
+        arrow(ax, (1.83, 0.62), (3.07, y + 0.26))
+    write(ax, 2.45, 0.16, "no torch", size=9, color=GRAY)
+    return figure
+
+
 # What they are made of ----------------------------------------------------------------------------
 
 SIX = [BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9"]
@@ -749,11 +856,13 @@ def sheet_of(rows, height: float):
 
 
 def save(figure, name: str) -> Path:
-    """Write a figure as a file that is small enough for the repository."""
-    file = io.BytesIO()
-    figure.savefig(file, dpi=728 / figure.get_figwidth(), facecolor="white")
-    plt.close(figure)
-    image = Image.open(file).convert("RGB")
+    """Write a figure or an image as a file that is small enough for the repository."""
+    image = figure
+    if not isinstance(figure, Image.Image):
+        file = io.BytesIO()
+        figure.savefig(file, dpi=728 / figure.get_figwidth(), facecolor="white")
+        plt.close(figure)
+        image = Image.open(file).convert("RGB")
     path = DOCS / "_static" / f"{name}.webp"
     image.save(path, lossless=True, method=6)
     if path.stat().st_size > LARGEST // 2:
