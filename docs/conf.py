@@ -95,13 +95,14 @@ copybutton_selector = "div:not(.highlight-text, .highlight-none) > div.highlight
 html_theme = "pydata_sphinx_theme"
 html_title = "sklearn_cbir"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "show_prev_next": False,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
     "navbar_align": "left",
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 5,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
@@ -154,8 +155,18 @@ def resolve_other_name(app, env, node, content):
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, content)
 
 
+def name_thumbnails(app, doctree, page):
+    """Say of the picture of an example which one it is of."""
+    for image in doctree.findall(nodes.image):
+        example = re.search(r"/sphx_glr_(\w+)_thumb\.", image["uri"])
+        if example and not image.get("alt"):
+            title = app.env.titles[f"generated/examples/{example[1]}"].astext()
+            image["alt"] = f"Picture of the example: {title}"
+
+
 def setup(app):
     """Run after numpydoc, which escapes the names that it documents itself."""
     app.add_role("name", name_role)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=900)
     app.connect("missing-reference", resolve_other_name)
+    app.connect("doctree-resolved", name_thumbnails)
