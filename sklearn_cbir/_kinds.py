@@ -24,6 +24,7 @@ KINDS = {
     "row file": "index._stored.RowFile",
     "faiss": "index._faiss.FaissEngine",
     "nndescent": "index._nndescent.NNDescentEngine",
+    "half nndescent": "index._nndescent.HalfNNDescentEngine",
     "neighbor graph": "index._graph.NeighborGraph",
     "milvus": "index._milvus.MilvusEngine",
     "milvus collection": "index._milvus_collection.Collection",

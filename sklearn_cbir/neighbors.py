@@ -115,11 +115,11 @@ class NeighborsRetriever(
         a search over parameters ``"exact"`` saves building graphs.
 
     storage : {"copy", "float16", "memory_map"}, default="copy"
-        How floats that are searched exactly are held. ``"float16"`` rounds the
-        gallery to half precision, in half the memory, and compares it in float32.
-        ``"memory_map"`` searches a file block by block: `fit` takes its path or
-        ``numpy.load(path, mmap_mode="r")``, and a pickle its path. The file must
-        stay as it is.
+        How floats are held. ``"float16"`` rounds the gallery to half precision, in
+        half the memory, and compares it in float32, exactly or by the graph.
+        ``"memory_map"`` searches a file exactly, block by block: `fit` takes its
+        path or ``numpy.load(path, mmap_mode="r")``, and a pickle its path. The file
+        must stay as it is.
 
     rerank : str or callable, default=None
         Reorders the first `rerank_depth` results of every query: a key of

@@ -21,6 +21,7 @@ from sklearn_cbir import NeighborsRetriever, persistence
 from sklearn_cbir._kinds import kind_of
 from sklearn_cbir.index import ENGINES, _faiss
 from sklearn_cbir.index._engine import Engine, remembered
+from sklearn_cbir.index._nndescent import NNDescentEngine
 
 N, N_FEATURES = 1200, 12
 PACKAGES = {"faiss": "faiss", "milvus": "milvus_lite"}  # what an engine needs beside the package
@@ -127,7 +128,9 @@ class Case:
     is_graph_of_faiss: bool = False  # which only large galleries have
 
     def __str__(self):
-        kind = self.storage if self.storage != "copy" else self.algorithm
+        kind = self.algorithm
+        if self.storage != "copy":
+            kind = self.storage if self.algorithm == "exact" else f"{kind}_{self.storage}"
         return f"{kind}{'_graph' * self.is_graph_of_faiss}-{self.metric}"
 
     @property
@@ -602,7 +605,7 @@ def test_a_metric_or_a_storage_that_an_engine_lacks_is_refused(case, rows, tmp_p
                 case.make(tmp_path).set_params(metric=metric, storage="copy").fit(rows)
     for storage in ("float16", "memory_map"):
         if TABLE[case.algorithm].find(case.metric, storage) is None:
-            with pytest.raises(ValueError, match=f"storage='{storage}' is for floats"):
+            with pytest.raises(ValueError, match=f"storage='{storage}' is not for metric="):
                 case.make(tmp_path).set_params(storage=storage).fit(rows)
 
 
@@ -800,6 +803,10 @@ def test_more_neighbors_are_found_as_surely(k, case, approximate, exact, near):
     found, expected = approximate.kneighbors(near, k)[1], exact.kneighbors(near, k)[1]
     if k <= 128:
         assert recall(found, expected) >= (0.94 if case.algorithm == "faiss" else 0.95)
+    elif case.storage == "float16":  # equal but for rounding are equal in another order
+        positions = [np.sort(part, axis=1) for part in (found, expected)]
+        np.testing.assert_array_equal(*positions)
+        assert recall(found[:, :10], expected[:, :10]) >= 0.99
     else:  # beyond what the recall speaks for: exact
         np.testing.assert_array_equal(found, expected)
 
@@ -850,7 +857,8 @@ def test_zero_and_repeated_rows(case, clusters, near, tmp_path):
     assert positions.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert_sound(retriever, near, 10)
     assert not np.isin(retriever.kneighbors(near)[1], np.arange(3000, 3050)).any()
-    assert (retriever.kneighbors(clusters[:1], 30)[0] == 0).all()
+    rounding = 1e-7 if case.storage == "float16" else 0
+    assert (retriever.kneighbors(clusters[:1], 30)[0] <= rounding).all()
 
 
 @each([case for case in APPROXIMATE if case.metric == "euclidean"])
@@ -882,7 +890,8 @@ def test_rows_added_and_removed_show_at_once(case, clusters, near, tmp_path, mon
         np.testing.assert_array_equal(loaded.predict(near), retriever.predict(near))
     assert recall(loaded.predict(near), retriever.predict(near)) >= 0.99
     retriever.partial_fit(more[100:])
-    assert len(built) == (case.algorithm != "nndescent")  # which links them
+    links = case.engine is NNDescentEngine
+    assert len(built) == (not links)
     left = np.delete(np.vstack([clusters, more]), np.unique(victims), axis=0)
     expected = case.reference(left, n_neighbors=10).kneighbors(near, return_distance=False)
     assert recall(retriever.kneighbors(near, return_distance=False), expected) >= 0.95

@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 
+import numba
 import numpy as np
 import pytest
 
@@ -429,3 +430,19 @@ def test_a_graph_of_another_gallery_is_refused(part, engine):
     restored.__setstate__(state)
     with pytest.raises(ValueError, match="not that of this gallery"):
         restored.__setstate__(state | {"indexed": indexed, "index": index})
+
+
+def test_all_numbers_of_half_precision_are_read_as_they_are():
+    @numba.njit
+    def read(rows):
+        numbers = np.empty(len(rows), dtype=np.float32)
+        for i in range(len(rows)):
+            numbers[i] = kernels.as_float(rows[i])
+        return numbers
+
+    bits = np.arange(2**16, dtype=np.uint16)
+    numbers = bits.view(np.float16)
+    is_finite = np.isfinite(numbers)
+    np.testing.assert_array_equal(read(bits)[is_finite], numbers[is_finite].astype(np.float32))
+    floats = np.array([-0.0, 1e-40, 3.25, 1e30])
+    np.testing.assert_array_equal(read(floats), floats.astype(np.float32))

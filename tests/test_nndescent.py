@@ -112,7 +112,7 @@ def test_one_query_that_needs_more_than_the_graph_is_answered_as_many_are(rows, 
 
 def test_hostile_answers_of_the_graph_are_replaced(graph, queries):
     class Broken:
-        def search(self, rows, indexed, queries, k, ef_search):
+        def search(self, rows, indexed, queries, k, ef_search, scale):
             numbers = np.tile(np.arange(k), (len(queries), 1))
             squares = np.tile(np.arange(1, k + 1, dtype=np.float32), (len(queries), 1))
             numbers[::3, 1:] = numbers[::3, :1]  # the same row again and again
@@ -339,3 +339,48 @@ def test_a_saved_graph_retriever_answers_in_another_process(graph, queries, tmp_
     subprocess.run([sys.executable, "-c", program], check=True)
     found = np.load(tmp_path / "found.npy")
     np.testing.assert_array_equal(found, graph.kneighbors(queries)[1])
+
+
+# In half precision ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_features", [12, 48])  # walked by rows, and by codes
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_half_precision_finds_what_single_precision_finds(metric, n_features):
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(8, n_features))
+    rows, queries = (
+        (rng.normal(size=(n, 8)) @ basis + 0.3 * rng.normal(size=(n, n_features))).astype("f4")
+        for n in (3000, 200)
+    )
+    of = {
+        storage: NeighborsRetriever(
+            10, metric=metric, algorithm="nndescent", storage=storage, random_state=0
+        ).fit(rows)
+        for storage in ("copy", "float16")
+    }
+    engine = of["float16"]._gallery.engine
+    assert (engine.name, bool(engine.index.n_coded)) == ("nndescent", n_features == 48)
+    assert abs(of["copy"].recall_ - of["float16"].recall_) < 0.003
+    held = of["float16"].rows()
+    exact = NeighborsRetriever(10, metric=metric, algorithm="exact").fit(held)
+    wanted_distances, wanted = exact.kneighbors(queries)
+    distances, found = of["float16"].kneighbors(queries)
+    assert recall(found, wanted) >= recall(of["copy"].kneighbors(queries)[1], wanted) - 0.003
+    same = found == wanted
+    np.testing.assert_allclose(distances[same], wanted_distances[same], rtol=1e-6, atol=1e-8)
+    # Six bytes a number less than twice the rows: they are held once, in two.
+    sizes = {storage: len(pickle.dumps(retriever)) for storage, retriever in of.items()}
+    assert sizes["copy"] - sizes["float16"] > 1.9 * rows.size
+
+
+def test_half_precision_is_built_anew_once_enough_rows_have_come(rows, queries):
+    graph = NeighborsRetriever(algorithm="nndescent", storage="float16", random_state=0).fit(rows)
+    linked = graph._gallery.engine.index
+    graph.partial_fit(queries[:100])
+    assert graph._gallery.engine.index is linked
+    assert (graph.kneighbors(queries[:100], 1)[1][:, 0] == np.arange(N, N + 100)).all()
+    graph.partial_fit(queries[100:])
+    assert graph._gallery.engine.index is not linked
+    assert (graph.kneighbors(queries, 1)[1][:, 0] == np.arange(N, N + 300)).mean() >= 0.95
+    assert graph.recall_ >= 0.95

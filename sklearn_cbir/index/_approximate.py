@@ -12,6 +12,7 @@ dropped. How many more the probe says: as many as are found surely, whichever of
 
 import warnings
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -151,6 +152,10 @@ class ApproximateEngine(Engine):
         """Return a copy of encoded rows in the form in which they can be asked with."""
         return self.exact.decode(rows, n_features)
 
+    def as_held(self, queries):
+        """Return queries as they would be if they were rows of the gallery."""
+        return self.exact.as_held(queries)
+
     def query_radius(self, queries, radii):
         """Return lists of the distances and positions of all rows within each radius, exactly."""
         return self.exact.query_radius(queries, radii)
@@ -247,7 +252,11 @@ class ApproximateEngine(Engine):
     @remembered
     def _unindexed_rows(self):
         """An exact engine over the rows that are not indexed."""
-        return self.exact._over(self.rows[self.unindexed])
+        return self._exact_over(self.rows[self.unindexed])
+
+    def _exact_over(self, rows):
+        """Return an exact engine over some of the rows, in memory as they are compared."""
+        return self.exact._over(rows)
 
     def _held_index(self):
         """Return the index, if it was made, for an engine that follows."""
@@ -271,26 +280,31 @@ class ApproximateEngine(Engine):
 
     def _build(self):
         """Choose the rows to index, index them and measure the recall."""
-        rows, copies = self.exact.rows, self.exact.find_copies()
-        self.copies, self.firsts = copies.positions, copies.firsts
-        self._forget()
-        eligible = copies.without(np.flatnonzero(rows.any(axis=1)))
-        if len(eligible) < ROWS_AT_LEAST or not self._can_build():
-            self.copies = self.firsts = ()
-            self.indexed, self.unindexed = np.arange(0, dtype=np.int32), np.arange(len(rows))
-            self.n_unindexed_at_build, self.recall = 0, 1.0
-            return
-        generator = np.random.default_rng(self.seed)
-        probe = generator.choice(eligible, self._n_probe(len(eligible)), replace=False)
-        # Position of every indexed row; -1 if it was removed since.
-        self.indexed = np.setdiff1d(eligible, probe).astype(np.int32)
-        self.unindexed = np.setdiff1d(copies.without(np.arange(len(rows))), self.indexed)
-        self._measure_recall(rows[probe])
-        if self._admit(probe):
-            self.indexed = np.concatenate([self.indexed, probe.astype(np.int32)])
-            self.unindexed = np.setdiff1d(self.unindexed, probe)
+        with self._rows_as_compared():
+            rows, copies = self.exact.rows, self.exact.find_copies()
+            self.copies, self.firsts = copies.positions, copies.firsts
             self._forget()
-        self.n_unindexed_at_build = len(self.unindexed)
+            eligible = copies.without(np.flatnonzero(rows.any(axis=1)))
+            if len(eligible) < ROWS_AT_LEAST or not self._can_build():
+                self.copies = self.firsts = ()
+                self.indexed, self.unindexed = np.arange(0, dtype=np.int32), np.arange(len(rows))
+                self.n_unindexed_at_build, self.recall = 0, 1.0
+                return
+            generator = np.random.default_rng(self.seed)
+            probe = generator.choice(eligible, self._n_probe(len(eligible)), replace=False)
+            # Position of every indexed row; -1 if it was removed since.
+            self.indexed = np.setdiff1d(eligible, probe).astype(np.int32)
+            self.unindexed = np.setdiff1d(copies.without(np.arange(len(rows))), self.indexed)
+            self._measure_recall(rows[probe])
+            if self._admit(probe):
+                self.indexed = np.concatenate([self.indexed, probe.astype(np.int32)])
+                self.unindexed = np.setdiff1d(self.unindexed, probe)
+                self._forget()
+            self.n_unindexed_at_build = len(self.unindexed)
+
+    def _rows_as_compared(self) -> AbstractContextManager[None]:
+        """Have all rows in memory as they are compared, while the index is built."""
+        return nullcontext()
 
     def _forget(self):
         """Forget what was remembered of other rows."""
@@ -537,7 +551,7 @@ class FilteredIndex(ApproximateEngine):
     @remembered
     def _unindexed_rows(self):
         whole = self.whole
-        return whole.exact._over(whole.rows[self.row_filter.at(self.unindexed)])
+        return whole._exact_over(whole.rows[self.row_filter.at(self.unindexed)])
 
     def _usable_index(self, queries):
         return self.whole._usable_index(queries)

@@ -16,12 +16,12 @@ from sklearn_cbir.index._faiss import FaissEngine
 from sklearn_cbir.index._hamming import PackedRows
 from sklearn_cbir.index._milvus import MilvusEngine
 from sklearn_cbir.index._milvus_rows import KeptRows
-from sklearn_cbir.index._nndescent import NNDescentEngine
+from sklearn_cbir.index._nndescent import HalfNNDescentEngine, NNDescentEngine
 from sklearn_cbir.index._stored import RowStore, check_file
 
 ENGINES: dict[str, type[Engine] | EngineFamily] = {
     "exact": EXACT,
-    "nndescent": NNDescentEngine,
+    "nndescent": EngineFamily(NNDescentEngine, HalfNNDescentEngine),
     "faiss": FaissEngine,
     "milvus": MilvusEngine,
 }
@@ -99,9 +99,10 @@ def check_engine_parameters(parameters, metric):
             f"in memory. Use algorithm={others}, or uri=None."
         )
     if line.find(metric, storage) is None:
+        able = " or ".join(repr(other) for other in line.storages if line.find(metric, other))
         raise ValueError(
-            f"storage={storage!r} is for floats that are searched exactly, not for "
-            f"metric={metric!r} with algorithm={algorithm!r}. Use 'copy'."
+            f"storage={storage!r} is not for metric={metric!r} with algorithm={algorithm!r}. "
+            f"Use {able}."
         )
 
 

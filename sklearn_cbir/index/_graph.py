@@ -174,12 +174,13 @@ class NeighborGraph(Kept):
         starts, edges = _with_edges(starts, self.edges, heads[order], tails[order])
         self.starts, self.edges = starts, edges.astype(np.int32)
 
-    def search(self, rows, indexed, queries, k, ef_search):
+    def search(self, rows, indexed, queries, k, ef_search, scale=1):
         """Return nodes and squared distances of about the `k` nearest rows, nearest first.
 
         The row of node i is ``rows[indexed[i]]``; -1 is the position of one that was removed, and
         the node of one that was not found. `ef_search`, at least `k`, is the length of the
-        candidate list. With codes, which blur its end, it is a little longer.
+        candidate list. With codes, which blur its end, it is a little longer. Rows may
+        be the bits of half precision, and may be multiplied by `scale`, a power of two.
         """
         if self.n_coded:
             ef_search += 1 + ef_search // BLURRED
@@ -190,13 +191,17 @@ class NeighborGraph(Kept):
             turns = ONE_TURN
         else:  # near queries meet the same rows
             turns = np.argsort(similarity.argmax(axis=1), kind="stable")
+        if scale != 1:
+            queries = queries * np.float32(scale)
         found = np.full((len(queries), k), -1, dtype=np.int32)
         squares = np.full(found.shape, np.inf, dtype=np.float32)
         arrays = rows, indexed, self.starts, self.edges, queries
-        codes = self._codes(rows, indexed).arrays
+        codes = self._codes(rows, indexed, scale).arrays
         ways = similarity, group_starts, entry_points, turns
         arguments = [*map(read_only, arrays + codes + ways), ef_search, found, squares]
         _kernels().walk(*arguments)
+        if scale != 1:
+            squares /= np.float32(scale) ** 2
         return found, squares
 
     def choose_codes(self, rows, indexed, queries, k):
@@ -222,10 +227,15 @@ class NeighborGraph(Kept):
     def _use_codes(self, code_range, n_coded):
         self.code_range, self.n_coded, self._made_codes = code_range, n_coded, None
 
-    def _codes(self, rows, indexed):
+    def forget_codes(self):
+        """Make the codes again, of other rows that are the same but for rounding and scale."""
+        self._made_codes = None
+
+    def _codes(self, rows, indexed, scale=1):
         """Return codes of the nodes, those of none if they are not used."""
         if not self.n_coded:
-            return NodeCodes(rows[:0], indexed[:0], rows[:0, 0], rows[:0, 0].astype(np.float32))
+            none = self.entry_rows[:0, 0]
+            return NodeCodes(rows[:0], indexed[:0], none, none.astype(np.float32))
         codes = self._made_codes
         if codes is None:
             with self.lock:
@@ -233,6 +243,8 @@ class NeighborGraph(Kept):
                 if codes is None:
                     coded = indexed[: self.n_coded]
                     center, steps = self.code_range or code_range(rows)
+                    if scale != 1:
+                        center, steps = (part * np.float32(scale) for part in (center, steps))
                     codes = NodeCodes(rows, coded, center, steps, _kernels().quantize)
                     self._made_codes = codes
         return codes

@@ -4,7 +4,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from sklearn_cbir._compiled import compiled, fast, inlined
 
@@ -57,6 +57,39 @@ def _prefetch(builder, first, n_lines, size):
         offset = ir.Constant(size.type, line * LINE)
         with builder.if_then(builder.icmp_signed("<", offset, size)):
             builder.call(prefetch, [builder.gep(first, [offset]), read, often, data])
+
+
+HALF_BIAS = 2.0**112  # by which the exponents of half and single precision differ
+
+
+@intrinsic
+def from_half(typing_context, bits):
+    """Return the number whose half precision these bits are, but for infinity and NaN.
+
+    By shifts, since not every processor has an instruction for it.
+    """
+
+    def generate(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        bits = builder.zext(arguments[0], word)
+        sign = builder.shl(builder.and_(bits, ir.Constant(word, 0x8000)), ir.Constant(word, 16))
+        rest = builder.shl(builder.and_(bits, ir.Constant(word, 0x7FFF)), ir.Constant(word, 13))
+        number = builder.bitcast(builder.or_(sign, rest), ir.FloatType())
+        return builder.fmul(number, ir.Constant(ir.FloatType(), HALF_BIAS))
+
+    return types.float32(types.uint16), generate
+
+
+def as_float(number):
+    """Return a number of a row: a float, or the bits of half precision."""
+    raise NotImplementedError  # compiled loops have the functions below in its place
+
+
+@overload(as_float)
+def _as_float(number):
+    if number == types.uint16:
+        return lambda number: from_half(number)
+    return lambda number: number
 
 
 @fast
@@ -207,7 +240,7 @@ def squared_distance(rows, place, query):
     """Return `square` of a row and the query, summed in their own type."""
     total = query.dtype.type(0)
     for j in range(rows.shape[1]):
-        difference = rows[place, j] - query[j]
+        difference = as_float(rows[place, j]) - query[j]
         total += difference * difference
     return np.float32(total)
 
@@ -262,7 +295,9 @@ def quantize(rows, indexed, center, steps, codes, norms):
         total = np.float32(0)
         for j in range(rows.shape[1]):
             step = steps[j]
-            number = np.rint((rows[place, j] - center[j]) / step) if step > 0 else step * 0
+            number = (
+                np.rint((as_float(rows[place, j]) - center[j]) / step) if step > 0 else step * 0
+            )
             number = min(max(number, -CODE_LARGEST), CODE_LARGEST)
             codes[node, j] = np.int8(number)
             total += np.float32(number * step) * np.float32(number * step)
@@ -315,6 +350,7 @@ def walk(
     leads through, as it does where a node is beyond `indexed`: its row came later. The candidate
     list holds the `ef_search` nearest nodes met, whose edges are all followed; the nearest are
     written into `found` and `squares`, both (n_queries, k), in order.
+    Rows are floats, or the bits of half precision.
     The first nodes are compared by `codes`, as `quantize` writes them, and the candidates by
     their rows in the end; without codes, all are compared by their rows.
     """

@@ -6,6 +6,7 @@ pynndescent's own search is not used: it cannot be called by two threads, compil
 when a saved graph is loaded, fills places that it has no row for with any row, and is slower.
 """
 
+import math
 import os
 import warnings
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ from sklearn_cbir.index._approximate import (
 from sklearn_cbir.index._exact_engines import EXACT
 from sklearn_cbir.index._graph import LOOPS, link_rows
 from sklearn_cbir.index._linking import Linking, Probe, kernels
+from sklearn_cbir.index._rows import row_blocks
+from sklearn_cbir.index._stored import StoredEngine
 
 DEGREE = 30  # neighbors of a row, from which its edges are chosen
 # Up to so many rows, comparing all with all takes less time than compiling pynndescent.
@@ -83,7 +86,7 @@ class NNDescentEngine(ApproximateEngine):
         if not self.knows("index"):
             return None if _is_forked() else self.index
         # One that was loaded needs them for the first time.
-        return self.index if LOOPS.once_it_pays(queries.size * len(self)) else None
+        return self.index if LOOPS.once_it_pays(math.prod(queries.shape) * len(self)) else None
 
     def _make(self, rows):
         graph, order = link_rows(rows, self._find_neighbors)
@@ -212,24 +215,83 @@ class NNDescentEngine(ApproximateEngine):
         """Return the length of the candidate list for `k` neighbors."""
         return int(np.ceil(ef_search * max(k, self.n_neighbors + 1)))
 
+    def _walked(self) -> tuple[Any, float]:
+        """Return the rows that a walk reads, and what they are multiplied by."""
+        return self.exact.rows, 1
+
     def _ask(self, index, queries, k, ef_search):
-        n_candidates, rows = self.n_candidates(k, ef_search), self.exact.rows
-        block = np.ascontiguousarray(queries, dtype=rows.dtype)
+        n_candidates, (rows, scale) = self.n_candidates(k, ef_search), self._walked()
+        block = np.ascontiguousarray(queries, dtype=self.exact.rows.dtype)
         n_wanted = block.size * ROWS_MET * n_candidates / PRODUCTS_PER_THREAD
         # Pieces of about 0.1 s at most, so that Ctrl-C is heard, and several per thread.
         step = len(block) if n_wanted < 2 else int(len(block) / max(8, n_wanted))
         if step >= len(block):
-            nodes, squares = index.search(rows, self.indexed, block, k, n_candidates)
+            nodes, squares = index.search(rows, self.indexed, block, k, n_candidates, scale)
             return np.maximum(nodes, 0), squares
         found = list(
             in_threads(
-                lambda part: index.search(rows, self.indexed, block[part], k, n_candidates),
+                lambda part: index.search(rows, self.indexed, block[part], k, n_candidates, scale),
                 slices(len(block), max(1, step)),
                 n_wanted,
             )
         )
         nodes, squares = (np.concatenate(parts) for parts in zip(*found))
         return np.maximum(nodes, 0), squares
+
+
+class HalfNNDescentEngine(NNDescentEngine):
+    """The same over rows in half precision, which are held in single precision to build alone.
+
+    New rows are not linked: they are searched exactly beside the graph, until it is built again.
+    """
+
+    storages = ("float16",)
+
+    def __init__(self, metric, **options):
+        super().__init__(metric, **options)
+        self.exact = EXACT(metric, storage="float16")
+
+    def query(self, queries, k):
+        """Return distances and positions of about the `k` nearest rows, both (n_queries, k)."""
+        answer = super().query
+        if isinstance(queries, np.ndarray):
+            return answer(queries, k)
+        blocks = row_blocks(*queries.shape, itemsize=32)  # the gallery itself, which is read
+        distances, positions = zip(*(answer(queries[block], k) for block in blocks))
+        return np.concatenate(distances), np.concatenate(positions)
+
+    @contextmanager
+    def _rows_as_compared(self):
+        stored = self.exact
+        self.exact = self._exact_over(stored.rows[:])
+        try:
+            yield
+        finally:
+            self.exact = stored
+            self._forget()
+            if self.knows("index"):
+                self.index.forget_codes()
+
+    def _exact_over(self, rows):
+        engine = EXACT(self.metric)._over(rows)
+        engine.scale = self.exact.scale
+        return engine
+
+    def _can_link(self, n):
+        return False
+
+    def _walked(self):
+        if not isinstance(self.exact, StoredEngine):  # while the graph is built
+            return super()._walked()
+        store, scale = self.exact.store, self.exact.scale
+        return store.values.view(np.uint16), store.factor / scale
+
+    def _ask(self, index, queries, k, ef_search):
+        nodes, squares = super()._ask(index, queries, k, ef_search)
+        if self.metric == "cosine":
+            # Rounded, rows have norm 1 no more, but are equally far from the origin all the same.
+            squares[~queries.any(axis=1)] = 1
+        return nodes, squares
 
 
 def _without_self(neighbors):
