@@ -29,12 +29,15 @@ OBJECTS = {
             "sklearn.base.BaseEstimator.get_params",
             "sklearn.base.BaseEstimator.set_params",
             "sklearn.base.ClassNamePrefixFeaturesOutMixin.get_feature_names_out",
-            "sklearn.base.TransformerMixin",
             "sklearn.base.TransformerMixin.fit_transform",
             "sklearn.base.TransformerMixin.set_output",
             "sklearn.model_selection.GridSearchCV",
             "sklearn.model_selection.GroupKFold",
+            "sklearn.model_selection.StratifiedKFold",
+            "sklearn.model_selection.train_test_split",
             "sklearn.pipeline.Pipeline",
+            "sklearn.pipeline.make_pipeline",
+            "sklearn.preprocessing.MultiLabelBinarizer",
             "sklearn.preprocessing.Normalizer",
             "sklearn.preprocessing.StandardScaler",
             "sklearn.utils.Bunch",
@@ -44,6 +47,7 @@ OBJECTS = {
     "numpy": {
         "numpy.ndarray": "reference/generated/numpy.ndarray.html",
         "numpy.random.Generator": "reference/random/generator.html",
+        "numpy.random.default_rng": "reference/random/generator.html",
         "numpy.random.RandomState": "reference/random/legacy.html",
     },
     "scipy": {"scipy.sparse.csr_matrix": "reference/generated/scipy.sparse.csr_matrix.html"},
@@ -60,6 +64,8 @@ OBJECTS = {
         "matplotlib.collections.PathCollection": "api/collections_api.html",
         "matplotlib.figure.Figure": "api/_as_gen/matplotlib.figure.Figure.html",
         "matplotlib.lines.Line2D": "api/_as_gen/matplotlib.lines.Line2D.html",
+        "matplotlib.pyplot.show": "api/_as_gen/matplotlib.pyplot.show.html",
+        "matplotlib.pyplot.subplots": "api/_as_gen/matplotlib.pyplot.subplots.html",
     },
     "pillow": {
         "PIL.Image.Image": "reference/Image.html",
@@ -185,13 +191,17 @@ def setup(app):
         seen.update(link.get("refuri", "") for link in doctree.findall(nodes.reference))
 
     def say(app, error):
-        if error is None and pages == app.env.found_docs:
-            for library, address in ADDRESSES.items():
-                for (_, name), (place, _) in entries(library).items():
-                    if address + place not in seen:
-                        logger = logging.getLogger(__name__)
-                        logger.warning("inventories.py: no page refers to %s of %s", name, library)
+        if error is not None or pages != app.env.found_docs:
+            return
+        # The code of examples gets its links when its page is written.
+        examples = Path(app.outdir, "generated", "examples").glob("*.html")
+        code = "".join(page.read_text(encoding="utf-8") for page in examples)
+        for library, address in ADDRESSES.items():
+            for (_, name), (place, _) in entries(library).items():
+                if address + place not in seen and f'"{address}{place}"' not in code:
+                    logger = logging.getLogger(__name__)
+                    logger.warning("inventories.py: no page refers to %s of %s", name, library)
 
     app.connect("doctree-resolved", look)
-    app.connect("build-finished", say)
+    app.connect("build-finished", say, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -53,7 +53,9 @@ class NeighborGraphsMixin:
         Returns
         -------
         sparse matrix in CSR format of shape (n_queries, n_samples_fit_), float64
-            With `n_neighbors` explicit entries per row, nearest first.
+            With `n_neighbors` explicit entries per row, nearest first. It is a
+            `scipy.sparse.csr_matrix`, or a ``csr_array`` where scikit-learn's
+            ``sparse_interface`` is "sparray".
         """
         check_choice(mode, "mode", MODES)
         gallery = self._fitted()
