@@ -279,7 +279,7 @@ def run(options):
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sys.exit(f"--out {shown(options.out)} is no folder that can be made: {error.strerror}")
+        sys.exit(f"--out {shown(options.out)} is not a folder that can be made: {error.strerror}")
     if options.photos is None:
         search_drawings(options.out, options.epochs or 20)
     else:

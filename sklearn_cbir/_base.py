@@ -407,8 +407,8 @@ class NetworkTransformer(
         """Take the network as it is built."""
         if start is not None:
             raise ValueError(
-                "warm_start=True goes on training, and loss=None trains nothing. Use a loss, or "
-                "warm_start=False."
+                "warm_start=True continues training, but loss=None trains nothing. Use a loss, "
+                "or warm_start=False."
             )
         use_one_thread_if_forked()
         with OwnDraws(seed_of(self.random_state)):
@@ -616,9 +616,8 @@ class NetworkTransformer(
             parts += [fingerprint(file, "backbone", files=True) for file in files]
         except Unknown as error:
             warn_user(
-                f"checkpoint_dir={str(self.checkpoint_dir)!r}: {error}. So it cannot be known "
-                "whether a checkpoint belongs to this fit, which trains from the start and keeps "
-                "none."
+                f"checkpoint_dir={str(self.checkpoint_dir)!r}: {error}. So no checkpoint can be "
+                "matched to this fit: it trains from the start and keeps none."
             )
             return None
         pixels = data if isinstance(data, np.ndarray) else data.fingerprint()

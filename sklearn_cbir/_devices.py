@@ -46,8 +46,8 @@ def resolve_device(device: object) -> torch.device:
         torch.zeros(1, device=found).cpu()
     except Exception as error:
         raise ValueError(
-            f"device={shortened(device)} cannot be used here ({first_line(error)}). Choose one "
-            "that is there, or let it be chosen: set_params(device='auto')."
+            f"device={shortened(device)} cannot be used here ({first_line(error)}). Choose "
+            "another one, or let the estimator choose: set_params(device='auto')."
         ) from error
     return found
 

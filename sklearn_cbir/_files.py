@@ -75,13 +75,17 @@ def _status(target, path):
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "A folder is there, not a file", str(path))
     if not stat.S_ISREG(status.st_mode):  # a device, a pipe
-        raise OSError(errno.EINVAL, "No regular file is there, and no other is replaced", str(path))
+        raise OSError(
+            errno.EINVAL,
+            "This is not a regular file, and only regular files are replaced",
+            str(path),
+        )
     if not os.access(target, os.W_OK):
-        raise _denied("Permission denied: the file that is there may not be written", path)
+        raise _denied("Permission denied: you may not write to the existing file", path)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise _denied(
-            "Permission denied: the new file is written beside the old one before it is put in "
-            "place, and their folder may not be written",
+            "Permission denied: the new file is written next to the old one before it replaces "
+            "it, and you may not write to their folder",
             path,
         )
     return status
@@ -108,9 +112,9 @@ def _put_in_place(part, target):
         os.replace(part, target)
     except PermissionError as error:
         raise _denied(
-            "Permission denied to replace the file that is there. In a folder with the sticky bit "
-            "only its owner may: write to another name. Windows does not replace a file that is "
-            "open or mapped into memory: close it first, or write to another name",
+            "Permission denied to replace the existing file. In a folder with the sticky bit "
+            "only the owner of the file may: write to another name. Windows does not replace a "
+            "file that is open or mapped into memory: close it first, or write to another name",
             target,
         ) from error
     except OSError as error:  # of two names one is nobody's business

@@ -150,9 +150,9 @@ class Start:
 
     def _differs(self, what, old, new):
         return (
-            f"warm_start=True goes on from the fitted network of this {self.name}, but {what} "
-            f"differs: {old} then, {new} now. Keep it as it was, or use warm_start=False to train "
-            "a new network."
+            f"warm_start=True continues with the fitted network of this {self.name}, but {what} "
+            f"differs: {old} then, {new} now. Keep it as it was, or use warm_start=False to "
+            "train a new network."
         )
 
     def continued(self, history):

@@ -157,8 +157,8 @@ def _check_mask(y: np.ma.MaskedArray, name: str) -> None:
     rows = np.flatnonzero(masked.reshape(len(y), -1).any(axis=1)) if masked.any() else []
     if len(rows):
         raise ValueError(
-            f"{name}[{rows[0]}] is masked, one of {len(rows)} rows: what is masked is no label. "
-            "Drop those rows or label them."
+            f"{name}[{rows[0]}] is masked, one of {len(rows)} rows: a masked value is not a "
+            "label. Drop those rows or label them."
         )
 
 
@@ -277,7 +277,7 @@ def _from_numbers(labels: list, name: str) -> np.ndarray:
 def _check_fit_together(low: int, high: int, name: str) -> None:
     if low < 0 and high >= 2**63:
         raise ValueError(
-            f"{name} holds {low} and {high}: no type of 64 bits has both. Use text instead: "
+            f"{name} holds {low} and {high}: no 64-bit type can hold both. Use text instead: "
             f"[str(label) for label in {name}]."
         )
 

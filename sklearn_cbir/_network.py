@@ -315,8 +315,8 @@ def warn_of_collapse(
         name = getattr(loss, "__qualname__", type(loss).__name__)
         warn_user(
             f"{alike.sum()} of {len(rows)} training images get the same {gives} after training "
-            f"with loss {name} at lr={lr!r}, though not all share a label: a search cannot tell "
-            "them apart. Lower lr, train longer, or take another loss."
+            f"with loss {name} at lr={lr!r}, although not all share a label: a search cannot "
+            "tell them apart. Lower lr, train longer, or use another loss."
         )
 
 

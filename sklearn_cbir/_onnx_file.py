@@ -20,7 +20,7 @@ SEAL = "sklearn_cbir_sha256"
 ZIP = b"PK\x03\x04"  # with which a zip archive begins
 DOMAINS = (b"", b"ai.onnx")  # where the operators of ONNX itself are
 EXPECTED = (
-    f"expected is a file of sklearn_cbir.export.to_onnx, with one input {INPUT!r}, uint8 of shape "
+    f"expected a file of sklearn_cbir.export.to_onnx, with one input {INPUT!r}, uint8 of shape "
     f"(n, height, width, 3), and a description under {DESCRIPTION!r} in its metadata"
 )
 Gives: TypeAlias = Literal["vector", "code"]
@@ -62,27 +62,28 @@ def sealed(model: bytes, description: Description) -> bytes:
 def describe(content: bytes, name: str) -> Description:
     """Return the description of a file that is whole and safe to run; errors call it `name`.
 
-    Raises ValueError for what is no ONNX file, or none of `to_onnx`, for one that has changed since
-    and for one that needs more than itself and the operators of ONNX.
+    Raises ValueError if it is not a file of `to_onnx`, or has changed since, or if it needs
+    more than itself and the operators of ONNX.
     """
     if content.startswith(ZIP):
         raise ValueError(
-            f"{name} is no ONNX file but a zip archive, as persistence.save writes: {EXPECTED}."
+            f"{name} is not an ONNX file but a zip archive, as persistence.save writes: {EXPECTED}."
         )
     try:
         metadata, inputs = _walk(memoryview(content))
     except _Broken as error:
         raise ValueError(
-            f"{name} is no ONNX file, or it is damaged ({error}): {EXPECTED}. Take another copy, "
-            "or export it again."
+            f"{name} is not an ONNX file, or it is damaged ({error}): {EXPECTED}. Use another "
+            "copy, or export it again."
         ) from error
     except _Foreign as error:
         raise ValueError(
-            f"{name} holds {error}, which to_onnx does not write and which is not run: {EXPECTED}."
+            f"{name} holds {error}, which to_onnx never writes and OnnxExtractor does not run: "
+            f"{EXPECTED}."
         ) from error
     if DESCRIPTION not in metadata:
         has = f"has the inputs {shortened(inputs)}" if inputs else "has no inputs"
-        raise ValueError(f"{name} is an ONNX file of another maker and {has}: {EXPECTED}.")
+        raise ValueError(f"{name} is an ONNX file of another program and {has}: {EXPECTED}.")
     seal = _entry(SEAL, metadata.get(SEAL, ""))
     if not content.endswith(seal) or metadata[SEAL] != _digest(content[: -len(seal)]):
         raise ValueError(
@@ -101,8 +102,8 @@ def _description(text: str, name: str) -> Description:
             return _checked(Description(**(found | lists)))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} describes itself in a way that is not understood ({type(error).__name__}: "
-            f"{error}). Export it again."
+            f"{name} has a description that cannot be read ({type(error).__name__}: {error}). "
+            "Export it again."
         ) from error
     raise ValueError(
         f"{name} was written in format {found['format']}; this version of sklearn_cbir reads up to "

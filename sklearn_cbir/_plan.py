@@ -80,7 +80,7 @@ def check_optimizer(optimizer: Any) -> None:
     """Raise for an unknown name, and for what cannot be called."""
     if not callable(resolve(optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")):
         raise ValueError(
-            f"optimizer={shortened(optimizer)} is no name and no torch optimizer class."
+            f"optimizer={shortened(optimizer)} is neither a name nor a torch optimizer class."
         )
 
 
@@ -207,8 +207,9 @@ def _count_head_epochs(
     if not any(parameter.requires_grad for parameter in [*(p for _, p in named), *own]):
         raise ValueError(
             f"Nothing can be trained: backbone={name_of(network.trunk.spec['backbone'])} has no "
-            "parameter with requires_grad=True, and there is no layer beside it. Free some of its "
-            "parameters, add a layer by n_components, or use it as it is, with loss=None."
+            "parameter with requires_grad=True, and there is no other layer. Unfreeze some of "
+            "its parameters, add a layer with n_components, or use it untrained, with "
+            "loss=None."
         )
     head = [(name, parameter) for name, parameter in named if not name.startswith("trunk.")]
     nothing_new = not any(parameter.requires_grad for parameter in [*(p for _, p in head), *own])
@@ -220,16 +221,17 @@ def _count_head_epochs(
     if n_epochs and nothing_new:
         if estimator.head_epochs is not None:
             warn_user(
-                f"head_epochs={n_epochs} are left out: they train what is new beside the "
-                "trunk, and here nothing is, neither a layer nor a parameter of the loss. Only "
-                f"the max_epochs={estimator.max_epochs} epochs of the trunk are trained."
+                f"head_epochs={n_epochs} are left out: they train new layers on the trunk or "
+                "parameters of the loss, and here there are none. Only the "
+                f"max_epochs={estimator.max_epochs} epochs of the trunk are trained."
             )
         n_epochs = 0
     trained = named if estimator.max_epochs else head
     if not any(p.requires_grad for name, p in trained if not name.startswith("classifier.")):
         warn_user(
-            "No parameter that transform uses is trained: what learns here, a classifier or the "
-            "loss, is left behind after fit. Add a layer by n_components, or train the trunk."
+            "No parameter that transform uses is trained: only a classifier or the loss learns "
+            "here, and fit drops it at the end. Add a layer with n_components, or train the "
+            "trunk."
         )
     return n_epochs
 
@@ -237,14 +239,14 @@ def _count_head_epochs(
 def _nothing_to_train(nothing_new: bool) -> str:
     if nothing_new:
         return (
-            "max_epochs=0 leaves the trunk as it is, and here nothing is new beside it, neither a "
-            "layer nor a parameter of the loss, so that nothing would be trained. Use "
-            "max_epochs=1 or more, or n_components."
+            "max_epochs=0 does not train the trunk, and there are no new layers and no "
+            "parameters of the loss, so nothing would be trained. Use max_epochs=1 or more, or "
+            "n_components."
         )
     return (
-        "max_epochs=0 trains the head alone, for head_epochs, but there are none: None means 0 "
-        "unless the weights are pretrained, and where a fit goes on. Use head_epochs=1 or more, or "
-        "max_epochs=1 or more."
+        "max_epochs=0 trains only the head, for head_epochs, but there are none: None means 0 "
+        "unless the weights are pretrained, and in a fit that continues. Use head_epochs=1 or "
+        "more, or max_epochs=1 or more."
     )
 
 
@@ -254,7 +256,11 @@ def _nothing_to_train(nothing_new: bool) -> str:
 def check_loss(estimator: TrainingParameters, loss: LossFunction | None, weights: object) -> None:
     """Raise if a loss does not take what it would be given: weights of rows, or mixed labels."""
     if weights is not None and (loss is None or not takes_sample_weight(loss)):
-        why = "trains nothing" if loss is None else "has no terms of single rows to be weighed"
+        why = (
+            "trains nothing"
+            if loss is None
+            else "has no terms of single rows that weights could multiply"
+        )
         raise ValueError(
             f"sample_weight was given, but loss={shortened(estimator.loss)} {why}. Leave "
             "sample_weight out, or use a loss with sample_weight = True, such as one of "
@@ -294,7 +300,7 @@ def check_target(
     name = type(estimator).__name__
     need = None  # what nothing can be done with where no two rows are similar
     if demands.sampling != "uniform":
-        need = f"{type(loss).__name__} has nothing to pull together"
+        need = f"{type(loss).__name__} has no similar images to move together"
     elif estimator.sampling == "mined":
         need = "sampling='mined' has no pairs to draw"
     if y.ndim == 2:
@@ -322,8 +328,7 @@ def _check_columns(name: str, y: NDArray[Any], need: str | None) -> None:
     """Raise if there are no rows of 0/1 columns, no two differ, or none are similar."""
     if not len(y):
         raise ValueError(
-            f"{name} learns from labels, but no row of y carries one: all are zeros. Label some "
-            "rows."
+            f"{name} learns from labels, but no row of y has one: all are zeros. Label some rows."
         )
     if (y == y[0]).all():
         raise ValueError(
@@ -337,8 +342,8 @@ def _check_columns(name: str, y: NDArray[Any], need: str | None) -> None:
         )
     if y.all(axis=0).any():
         warn_user(
-            f"Column {int(y.all(axis=0).argmax())} of y is 1 in all rows, so that every two "
-            "rows share a label and none are dissimilar. Drop it."
+            f"Column {int(y.all(axis=0).argmax())} of y is 1 in all rows, so every two rows "
+            "share a label and none are dissimilar. Drop this column."
         )
 
 
@@ -372,9 +377,9 @@ def split_rows(
     if not len(held_out):
         raise ValueError(
             f"early_stopping=True with validation_fraction={share}: no "
-            f"{'class' if y.ndim == 1 else 'label'} is large enough to give an image (the smallest "
-            f"has {min(sizes)}, the largest {max(sizes)}). Use early_stopping=False or a larger "
-            "share."
+            f"{'class' if y.ndim == 1 else 'label'} is large enough to hold out an image (the "
+            f"smallest has {min(sizes)}, the largest {max(sizes)}). Use early_stopping=False or "
+            "a larger share."
         )
     return np.setdiff1d(rows, held_out), held_out
 

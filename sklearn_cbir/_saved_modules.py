@@ -36,7 +36,7 @@ def builders_of(modules: Modules) -> dict[str, Builder]:
         "modules."
     )
     if isinstance(modules, (str, type, nn.Module)) or not isinstance(modules, Iterable | None):
-        raise ValueError(f"modules={shortened(modules)} is no list. {wanted}")
+        raise ValueError(f"modules={shortened(modules)} is not a list. {wanted}")
     if isinstance(modules, Mapping):
         named: list[tuple[object, object]] = list(modules.items())
     else:
@@ -46,14 +46,14 @@ def builders_of(modules: Modules) -> dict[str, Builder]:
     for name, build in named:
         if not isinstance(name, str) or not callable(build) or isinstance(build, nn.Module):
             raise ValueError(
-                f"modules holds a module of class {type(build).__name__}, built already. {wanted}"
+                f"modules holds an object of class {type(build).__name__}, not the class. {wanted}"
                 if isinstance(build, nn.Module)
                 else f"modules holds {shortened(build)}, called {shortened(name)}. {wanted}"
             )
         if name in found:
             raise ValueError(
-                f"modules holds two classes of the name {name!r}. Pass a dictionary with names of "
-                "your own."
+                f"modules holds two classes with the name {name!r}. Pass a dictionary with "
+                "names of your own."
             )
         found[name] = cast(Builder, build)
     return found
@@ -77,8 +77,9 @@ def name_of(module: nn.Module, builders: dict[str, Builder], where: str) -> str 
     if not differences:
         return None
     raise ValueError(
-        f"{where} cannot be saved without pickle: {'; '.join(differences)}. Pass a function that "
-        "builds it as it is, and keep what a training changes in parameters and buffers."
+        f"{where} cannot be saved without pickle: {'; '.join(differences)}. Pass a function "
+        "that builds the same module, and keep everything that training changes in parameters "
+        "and buffers."
     )
 
 
@@ -120,7 +121,7 @@ def rebuilt(
     if wrong:
         raise ValueError(
             f"modules[{name!r}] builds other tensors than the file holds: {len(wrong)} differ "
-            f"({', '.join(wrong[:3])}). Pass what builds the module that was saved."
+            f"({', '.join(wrong[:3])}). Pass a function that builds the module that was saved."
         )
     filled: set[int] = set()
     for key, (dtype, _) in tensors.items():
@@ -146,7 +147,7 @@ def _build(name: str, build: Builder) -> nn.Module:
         ) from error
     if not isinstance(module, nn.Module):
         raise ValueError(
-            f"modules[{name!r}] gives {shortened(module)}, which is no module of torch."
+            f"modules[{name!r}] gives {shortened(module)}, which is not a module of torch."
         )
     return module.to("cpu")
 
@@ -174,7 +175,7 @@ def _difference(module: nn.Module, built: nn.Module) -> str | None:
     )
     for key in sorted(hidden.keys() | rebuilt.keys()):
         if hidden.get(key) != rebuilt.get(key):
-            return f"{'.'.join(filter(None, key))} differs, which is no part of the state dict"
+            return f"{'.'.join(filter(None, key))} differs, which is not part of the state dict"
     return None
 
 

@@ -109,8 +109,8 @@ def _optimizer_of(
         ) from error
     if not isinstance(made, torch.optim.Optimizer):
         raise ValueError(
-            f"optimizer={shortened(optimizer)} made {type(made).__name__}, which is "
-            f"no torch optimizer. {way_out}"
+            f"optimizer={shortened(optimizer)} made {type(made).__name__}, which is not a torch "
+            f"optimizer. {way_out}"
         )
     return made
 
@@ -248,17 +248,17 @@ class _Net(NeuralNet):
         if not self.has_learned and not self.outputs_have_gradients:
             raise ValueError(
                 f"The outputs of backbone={self._backbone()} have no gradients, as after "
-                "torch.no_grad(), detach() or whole numbers in its forward, and nothing else is "
-                "there to be trained. Take that out, add a layer by n_components, or use it as it "
-                "is, with loss=None."
+                "torch.no_grad(), detach() or whole numbers in its forward, and nothing else "
+                "can be trained. Remove that, add a layer with n_components, or use it "
+                "untrained, with loss=None."
             )
         if not self.has_learned:
             loss = self.history[-1]["batches"][-1]["train_loss"]
             raise ValueError(
                 f"loss={_name_of(self.criterion_)} returned a constant, such as {loss:.4g}, for "
-                "every batch of an epoch. It must return one number that depends on the outputs: "
-                "no .item(), .detach() or torch.tensor(...) in between, and batches with something "
-                "to compare."
+                "every batch of an epoch. It must return one number that depends on the "
+                "outputs: use no .item(), .detach() or torch.tensor(...) in it, and batches "
+                "with images to compare."
             )
         self._warn_of_idle_trunk()
         for value in self.module_.state_dict().values():
@@ -271,9 +271,9 @@ class _Net(NeuralNet):
             return
         self.trunk_has_learned = True  # said once
         warn_user(
-            f"No weight of backbone={self._backbone()} is trained: none has a gradient, as after "
-            "torch.no_grad(), detach() or whole numbers in its forward. Take that out, or say by "
-            "backbone.requires_grad_(False) that it is to stay as it is."
+            f"No weight of backbone={self._backbone()} is trained: none has a gradient, as "
+            "after torch.no_grad(), detach() or whole numbers in its forward. Remove that, or "
+            "freeze it on purpose with backbone.requires_grad_(False)."
         )
 
     def _stop(self, what):
@@ -575,9 +575,10 @@ class _Run:
             return
         self.not_kept = None
         warn_user(
-            f"checkpoint_dir: {changed[0]} changes in the training, and is no plain value, tensor, "
-            "array or container of them, which a checkpoint could hold. So this fit keeps none "
-            f"from epoch {len(self.history)} on: it goes on, but could not be continued."
+            f"checkpoint_dir: {changed[0]} changes in training, and a checkpoint holds only "
+            "plain values, tensors, arrays and containers of them. So this fit keeps no "
+            f"checkpoints from epoch {len(self.history)} on: it trains to the end, but cannot "
+            "be continued if it stops."
         )
 
     def watch_what_is_not_kept(self, optimizer=None):

@@ -106,8 +106,8 @@ def check_not_masked(values: object, name: str, what: str = "a number") -> None:
     place = ", ".join(map(str, np.argwhere(masked)[0]))
     where = f"{name}[{place}]" if place else name
     raise ValueError(
-        f"{where} is masked, the first of {np.count_nonzero(masked)} such entries: what is masked "
-        f"is not {what}. Leave it out, or fill it in with {name}.filled(...)."
+        f"{where} is masked, the first of {np.count_nonzero(masked)} such entries: a masked "
+        f"value is not {what}. Leave it out, or fill it with {name}.filled(...)."
     )
 
 
@@ -277,7 +277,7 @@ def check_sample_weight(sample_weight: ArrayLike, n: int) -> NDArray[np.float32]
     weights = as_numpy(sample_weight, "sample_weight")
     try:
         if np.asarray(weights).dtype.kind in "Mm":
-            raise TypeError("dates and durations are no numbers")
+            raise TypeError("dates and durations are not numbers")
         with np.errstate(over="ignore"):  # infinite weights are refused below
             weights = np.asarray(weights, dtype=np.float64).astype(np.float32)
     except (TypeError, ValueError) as error:

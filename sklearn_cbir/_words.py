@@ -90,8 +90,8 @@ def _unit_sum(parts: list[tuple[int, Features]], row: int, text: Text) -> Featur
     length = np.linalg.norm(total)
     if length <= ROUNDING * len(parts):
         raise ValueError(
-            f"X[{row}], {shortened(text)}, has length 0: its terms cancel out, and what is left "
-            "points nowhere. Leave one of them out."
+            f"X[{row}], {shortened(text)}, has length 0: its terms cancel out, and nothing is "
+            "left to search with. Leave one of them out."
         )
     return (total / length).astype(np.float32)
 
@@ -112,7 +112,7 @@ def _embed_terms(texts: dict[int, Text], embed: Callable[[Images], Features]) ->
             if kind != "a path":
                 raise
             raise noted(
-                error, "In a sum a str is the path of a photo; words are Text()."
+                error, "In a sum, a str is the path of a photo; write words as Text()."
             ) from error
     return [found[place] for place in range(len(images))]
 

@@ -82,8 +82,8 @@ class _Pool:
             return
         hint = "" if _forks() else " A script needs the guard `if __name__ == '__main__':` too."
         raise RuntimeError(
-            f"A loader process ended with exit code {codes[0]} (-9: killed, mostly for want of "
-            f"memory). Use fewer than num_workers={self.n_workers}, or 0.{hint}"
+            f"A loader process ended with exit code {codes[0]} (-9: killed, usually because "
+            f"memory was full). Use fewer than num_workers={self.n_workers}, or 0.{hint}"
         ) from error
 
     def close(self):

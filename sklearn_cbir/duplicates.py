@@ -42,7 +42,7 @@ DESCRIPTORS: dict[str, Callable[[], Any]] = {"phash": PerceptualHash, "gist": GI
 
 
 class NearDuplicates(ClusterMixin, BaseEstimator):
-    """Group photos that are the same, but for how they were saved, scaled or cropped.
+    """Group photos that differ only in how they were saved, scaled or cropped.
 
     Files of the same bytes are found first, and described once. Then photos are
     linked whose descriptions lie within `radius` of each other, by exact search.
@@ -204,7 +204,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
     def fit_predict(
         self, X: ImagesLike, y: object = None, *, files: ImagesLike | None = None
     ) -> Positions:
-        """Find the groups, and return the number of that of every photo.
+        """Find the groups, and return the number of every photo's group.
 
         Parameters
         ----------
@@ -267,8 +267,8 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         if self._keep is None:
             raise AttributeError(
-                "keep_ chooses by the size of photos, which rows do not say. Pass the photos too: "
-                "fit(X, files=paths)."
+                "keep_ chooses by the size of photos, and rows have no size. Pass the photos "
+                "too: fit(X, files=paths)."
             )
         return self._keep
 
@@ -297,8 +297,9 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         """Return the groups of 2-D rows, and the photos that they describe, if they are known."""
         if self.metric is None or self.radius is None:
             raise ValueError(
-                f"radius={self.radius} and metric={self.metric!r}, but X holds 2-D rows, which do "
-                "not say when they are near. Pass both, such as metric='cosine', radius=0.05."
+                f"radius={self.radius} and metric={self.metric!r}, but X holds 2-D rows, which "
+                "have no metric and no radius of their own. Pass both, such as "
+                "metric='cosine', radius=0.05."
             )
         X = as_array(X)
         _check_codes(X, self.metric, "X holds")
@@ -342,9 +343,9 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         if own_radius is None or metric != own_metric:
             with_metric = "" if self.metric is None else f" with metric={self.metric!r}"
             raise ValueError(
-                f"radius=None, but {type(descriptor).__name__} has no radius of its own"
-                f"{with_metric}. Pass a number: look at pairs of neighbors first, to see within "
-                "which distance photos are the same."
+                f"radius=None, but {type(descriptor).__name__} has no radius of its "
+                f"own{with_metric}. Pass a number: look at pairs of neighbors first, to see up "
+                "to which distance photos are the same."
             )
         return metric, own_radius
 
@@ -503,7 +504,8 @@ def _check_codes(rows: Any, metric: str | None, subject: str) -> None:
     if metric in ("cosine", "euclidean") and _is_codes(rows):
         raise ValueError(
             f"{subject} codes of 0 and 1, {rows.dtype}, but metric={metric!r} compares floats. "
-            "Use metric='hamming' and a radius in bits; or X.astype(float), if they are no codes."
+            "Use metric='hamming' and a radius in bits; or X.astype(float), if they are not "
+            "codes."
         )
 
 

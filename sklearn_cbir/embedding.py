@@ -447,8 +447,8 @@ class CPFEmbedder(NetworkTransformer):
         if len(sizes) < n_held_out + 2 or len(pairs) < n_held_out + 1:
             warn_user(
                 f"CPFEmbedder got {len(sizes)} classes, {len(pairs)} of them with two images or "
-                f"more: too few to hold {n_held_out} out. threshold_ is chosen on the training "
-                "images and will be too high for new classes. Give it more classes, a smaller "
+                f"more: too few to hold out {n_held_out}. threshold_ is chosen on the training "
+                "images and will be too high for new classes. Use more classes, a smaller "
                 "threshold_fraction, or threshold_fraction=0."
             )
             return y

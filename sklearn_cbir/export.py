@@ -125,14 +125,14 @@ def _check_estimator(estimator: object) -> NetworkTransformer:
     if not isinstance(estimator, NetworkTransformer):
         way = ". Pass its network estimator, such as pipeline[0]" * hasattr(estimator, "steps")
         raise ValueError(
-            f"estimator={shortened(estimator)} is not one of CNNFeatureExtractor, DeepHasher and "
-            f"CPFEmbedder, whose networks are exported{way}."
+            f"estimator={shortened(estimator)} is not one of CNNFeatureExtractor, DeepHasher "
+            f"and CPFEmbedder, the only ones that can be exported{way}."
         )
     check_is_fitted(estimator)
     if hasattr(estimator, "n_features_in_"):
         raise ValueError(
             f"{type(estimator).__name__} was fitted on 2-D feature rows, and to_onnx exports "
-            "networks of images. Fit it on images."
+            "only networks for images. Fit it on images."
         )
     return estimator
 
@@ -149,7 +149,8 @@ def _import_onnx() -> None:
         if parse_version(found) < parse_version(oldest):
             raise ImportError(
                 f"to_onnx needs {package} {oldest} or later, and this is {found}, which writes "
-                "other networks. Install it with: pip install --upgrade 'sklearn-cbir[export]'."
+                "different networks. Install it with: pip install --upgrade "
+                "'sklearn-cbir[export]'."
             )
 
 
@@ -258,8 +259,8 @@ def _traced(
     except Exception as error:
         raise ValueError(
             f"{type(estimator).__name__} cannot be exported: torch.onnx.export fails "
-            f"({type(error).__name__}: {first_line(error)}). A backbone or pooling of your own "
-            "must be made of operators that torch can export, for any number of images."
+            f"({type(error).__name__}: {first_line(error)}). Your own backbone or pooling must "
+            "use operators that torch can export, for any number of images."
         ) from error
     _check_any_number(model, estimator)
     return model
@@ -285,7 +286,7 @@ def _check_any_number(model: ModelProto, estimator: NetworkTransformer) -> None:
     if images.type.tensor_type.shape.dim[0].HasField("dim_value"):
         raise ValueError(
             f"{type(estimator).__name__} cannot be exported: its network works with a number of "
-            "images that is fixed when it is traced. In a backbone of your own write x.shape[0] "
+            "images that is fixed when it is traced. In your own backbone, write x.shape[0] "
             "for len(x), and x.flatten(1) for views that name the number of images."
         )
 

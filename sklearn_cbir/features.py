@@ -54,7 +54,7 @@ OF_WORDS = f"and a network that was trained on words, such as {KNOWING}"
 
 
 class CNNFeatureExtractor(NetworkTransformer):
-    """Features of a convolutional network, fine-tuned with a loss of choice.
+    """Features of a neural network, fine-tuned with the loss that you choose.
 
     The network is trained to classify, with the squared hinge loss of [1]_ or
     another one; then its classifier is set aside and what entered it is the
@@ -488,8 +488,8 @@ class CNNFeatureExtractor(NetworkTransformer):
             self._check_words(network)
             if not network.unit_length:
                 raise ValueError(
-                    "X holds texts, whose vectors have unit length, and normalize=False leaves "
-                    "those of images as long as they are. Use normalize=True."
+                    "X holds texts, whose vectors have unit length, but normalize=False does "
+                    "not scale the vectors of images. Use normalize=True."
                 )
             return embed_mixed(elements, self.encode_text, self._embed)
 
@@ -501,36 +501,36 @@ class CNNFeatureExtractor(NetworkTransformer):
             reason = "it was fitted on 2-D feature rows"
         elif hasattr(self, "classes_"):
             reason = (
-                "training has moved the vectors of images, and not those of words, so that they "
-                "no longer agree"
+                "training has moved the vectors of images but not those of words, so they no "
+                "longer match"
             )
         elif not isinstance(pooling, str) or pooling != "auto":
             reason = (
                 f"pooling={shortened(pooling)} makes other vectors of images than those that "
-                "words were learned with"
+                "words were trained with"
             )
             way = f"Use pooling='auto', {OF_WORDS}"
         elif check_scales(self.scales, "scales") != ONE_SCALE:
             reason = (
                 f"scales={shortened(self.scales)} makes other vectors of images than those that "
-                "words were learned with"
+                "words were trained with"
             )
             way = f"Use scales=(1.0,), {OF_WORDS}"
         elif trunk.words is None and not self.words:
-            reason = "words=False has left out what it knows of them"
+            reason = "words=False has left out its text tower"
             way = f"Use words=True, {OF_WORDS}"
         elif trunk.words is None:
             untold = f"backbone={name_of(trunk.spec['backbone'])} was not trained on words"
             reason = (trunk.wordless or untold).rstrip(".")
         else:
             return
-        raise ValueError(f"{type(self).__name__} knows no words: {reason}. {way}.")
+        raise ValueError(f"{type(self).__name__} cannot encode words: {reason}. {way}.")
 
     def _training_loss(self) -> LossFunction | None:
         if self.loss is None and self.n_components is not None:
             raise ValueError(
                 f"n_components={self.n_components} with loss=None: the layer that makes them "
-                "would stay random. Choose a loss, or put PCA after the extractor."
+                "would stay random. Choose a loss, or add PCA after the extractor."
             )
         return fresh_loss(self.loss)
 
@@ -577,7 +577,7 @@ class CNNFeatureExtractor(NetworkTransformer):
                     MultiScale(network, (scale,)).embed(black)
             except (RuntimeError, AssertionError) as error:
                 raise ValueError(
-                    f"The backbone does not take images of {height} x {width} pixels at scale "
-                    f"{scale} ({error}). Use scales=(1.0,), a larger image_size, or "
-                    "another backbone."
+                    f"The backbone cannot take images of {height} x {width} pixels at scale "
+                    f"{scale} ({error}). Use scales=(1.0,), a larger image_size, or another "
+                    "backbone."
                 ) from error

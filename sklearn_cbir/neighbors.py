@@ -84,15 +84,15 @@ class NeighborsRetriever(
     TransformerMixin,
     BaseEstimator,
 ):
-    """Search a gallery of features or binary codes for what is nearest to queries.
+    """Find the nearest neighbors of queries in a gallery of features or codes.
 
-    The last step of a retrieval pipeline: `predict` gives the ids of the nearest
+    The last step of a retrieval pipeline: `predict` returns the ids of the nearest
     gallery rows, nearest first, and `score` a retrieval metric such as mean average
-    precision, so that everything before it can be tuned by `GridSearchCV`.
+    precision, so `GridSearchCV` can tune all steps before it.
 
-    A query is left out of its own results by identity, never by position or
-    distance: with ``X=None``, where the gallery queries itself, and where the
-    caller gave the same ids to `fit` and to the query.
+    A query is left out of its own results by id, never by position or distance:
+    with ``X=None``, when the gallery searches itself, or if you pass the same ids
+    to `fit` and to the query.
 
     Parameters
     ----------
@@ -106,48 +106,48 @@ class NeighborsRetriever(
 
     algorithm : {"auto", "exact", "nndescent", "faiss", "milvus"}, default="auto"
         How neighbors are found. ``"exact"`` compares with every row.
-        ``"nndescent"`` searches a graph [1]_, approximately, which pays for large
-        galleries and many queries: it compiles for some 20 seconds in every
-        process. ``"faiss"`` is ready in a second and needs the extra ``[faiss]``.
+        ``"nndescent"`` searches a graph [1]_, approximately, which is faster for large
+        galleries and many queries; the first process on a machine compiles for some
+        seconds. ``"faiss"`` is ready in a second and needs the extra ``[faiss]``.
         ``"milvus"`` keeps the rows at `uri` and is exact; it needs ``[milvus]``.
         ``"auto"`` takes the graph for floats beyond 20,000 rows and
-        5,000,000 numbers. `score`, `radius_neighbors` and `like` are exact always, so in
-        a search over parameters ``"exact"`` saves building graphs.
+        5,000,000 numbers. `score`, `radius_neighbors` and `like` are always exact, so
+        ``"exact"`` saves building graphs in a parameter search.
 
     storage : {"copy", "float16", "memory_map"}, default="copy"
-        How floats are held. ``"float16"`` rounds the gallery to half precision, in
+        How floats are stored. ``"float16"`` rounds the gallery to half precision, in
         half the memory, and compares it in float32, exactly or by the graph.
         ``"memory_map"`` searches a file exactly, block by block: `fit` takes its
         path or ``numpy.load(path, mmap_mode="r")``, and a pickle its path. The file
-        must stay as it is.
+        must not change.
 
     rerank : str or callable, default=None
         Reorders the first `rerank_depth` results of every query: a key of
         `sklearn_cbir.reranking.RERANKERS`, one of its re-rankers with parameters, or
         a function. ``rerank(queries, distances, positions, engine)`` returns one
         number per result, smaller is nearer. `distances` and `positions` have the shape
-        (n_queries, depth); `queries` and ``engine.rows`` are what is compared (rows
-        of unit length under the cosine distance), and ``engine.query(rows, k)``
+        (n_queries, depth); `queries` and ``engine.rows`` are the compared rows (of
+        unit length for the cosine distance), and ``engine.query(rows, k)``
         searches further.
 
     rerank_depth : int, default=100
-        How many results `rerank` may reorder; the rest keep their order.
+        How many results `rerank` may reorder; the others keep their order.
 
     scoring : str or callable, default="map"
         What `score` returns: a key of `sklearn_cbir.metrics.METRICS`, with or
         without a number of results, such as ``"map@100"`` or ``"recall@1"``. Or a
         function ``scoring(y_queries, y_gallery, distances)`` of the labels of some
         queries, those of the gallery and an array (n_queries, n_gallery), that
-        returns one number per query, NaN for one that does not count. A query that
-        is in the gallery comes alone, without its own row, unless the function has a
+        returns one number per query, NaN for one that does not count. A query from
+        the gallery comes alone, without its own row, unless the function has a
         keyword `exclude`: the position of every query (-1: none), or None.
 
     expected_queries : int, default=None
-        How many queries one process will ask, for ``algorithm="auto"``; None means
+        How many queries one process will have, for ``algorithm="auto"``; None means
         many.
 
     recall_target : float, default=0.95
-        An index that finds a smaller share of the true neighbors warns in `fit`.
+        `fit` warns if the index finds a smaller share of the true neighbors.
 
     n_jobs : int, default=None
         Threads that build the index; None means 1. The graph depends on it.
@@ -163,21 +163,21 @@ class NeighborsRetriever(
 
     collection : str, default=None
         Beginning of the name of the collection there; None means ``"sklearn_cbir"``.
-        Every `fit` makes a new one. It is dropped when the retriever goes, and kept
-        for good once the retriever was pickled or saved.
+        Every `fit` makes a new one. It is dropped with the retriever, and kept for
+        good if the retriever was pickled or saved.
 
     verbose : int, default=0
-        Above 0, `score` shows its progress, and so does what is sent to `uri`.
+        Above 0, `score` and sending rows to `uri` show their progress.
 
     Attributes
     ----------
     ids_ : ndarray of shape (n_samples_fit_,)
-        Id of every gallery row: what the caller gave, or numbers that are never
-        used again after `remove`. Text is of fixed width, or of objects where one
-        text is much longer than most.
+        Id of every gallery row: your ids, or numbers that are never used again after
+        `remove`. Text has fixed width, or is stored as objects if one text is much
+        longer than most.
 
     y_ : ndarray of shape (n_samples_fit_,) or (n_samples_fit_, n_labels), or None
-        Label of every gallery row; None if it was fitted without.
+        Label of every gallery row; None if it was fitted without labels.
 
     algorithm_ : str
         The algorithm in use: ``"exact"`` or a key of `algorithm`.
@@ -196,7 +196,7 @@ class NeighborsRetriever(
         Numbers, or bits, per row.
 
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the columns, if `X` had such.
+        Names of the columns, if `X` had names.
 
     References
     ----------
@@ -254,7 +254,7 @@ class NeighborsRetriever(
     def fit(
         self, X: ArrayLike | PathLike, y: LabelsLike | None = None, *, ids: IdsLike | None = None
     ) -> Self:
-        """Take in a gallery.
+        """Index a gallery.
 
         Parameters
         ----------
@@ -328,7 +328,7 @@ class NeighborsRetriever(
         return self
 
     def remove(self, ids: IdsLike | Set[object]) -> Self:
-        """Take rows out of the gallery.
+        """Remove rows from the gallery.
 
         Parameters
         ----------
@@ -349,7 +349,7 @@ class NeighborsRetriever(
         return self
 
     def relocate(self, place: PathLike) -> Self:
-        """Say where the rows of the gallery are now, after a move; they are never copied.
+        """Set the new place of the gallery's rows after a move; they are not copied.
 
         Parameters
         ----------
@@ -565,7 +565,7 @@ class NeighborsRetriever(
         n_neighbors: int | None = None,
         where: WhereLike | None = None,
     ) -> tuple[Found, Positions]:
-        """Find rows that are like some and unlike others: relevance feedback [1]_.
+        """Find rows similar to some and not to others: relevance feedback [1]_.
 
         All that is given makes one query, and what has an id is left out of its results.
         Floats are Rocchio's: the mean of what is liked less `unlike_weight` times that
@@ -726,7 +726,7 @@ class NeighborsRetriever(
         ids: IdsLike | None = None,
         where: WhereLike | None = None,
     ) -> Any:
-        """Score queries one by one: by any metric, per query, per class, the worst first.
+        """Compute any metric per query and per class, with the worst queries first.
 
         Parameters
         ----------
@@ -773,7 +773,7 @@ class NeighborsRetriever(
         return results if isinstance(scoring, list) else results[names[0]]
 
     def rows(self, ids: IdsLike | None = None) -> Found:
-        """Return rows of the gallery, as they can be asked with.
+        """Return rows of the gallery that you can use as queries.
 
         Parameters
         ----------

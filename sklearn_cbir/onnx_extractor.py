@@ -180,7 +180,7 @@ class OnnxExtractor(TransformerMixin, BaseEstimator):
         return np.concatenate(rows)
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """Return the names of the columns, which are those of the exported estimator.
+        """Return the names of the columns, as the exported estimator had them.
 
         Parameters
         ----------
@@ -301,7 +301,7 @@ class _Model:
         expected = [(INPUT, "tensor(uint8)", [*self.description.size, 3])]
         if inputs != expected or outputs != self.description.outputs:
             raise ValueError(
-                f"{self.name} says of itself what it is not: inputs {inputs}, not {expected}, or "
+                f"{self.name} has a wrong description: inputs {inputs}, not {expected}, or "
                 f"outputs {outputs}, not {self.description.outputs}. Export it again."
             )
 
@@ -318,8 +318,8 @@ def _check_providers(providers: Sequence[str]) -> tuple[str, ...]:
     is_list = isinstance(providers, (list, tuple)) and len(providers) > 0
     if not is_list or any(name not in available for name in providers):
         raise ValueError(
-            f"providers={shortened(providers)} must be a list of some of {available}, which are "
-            "those of the onnxruntime that is installed, or None."
+            f"providers={shortened(providers)} must be a list of some of {available}, the "
+            "providers of the installed onnxruntime, or None."
         )
     return tuple(providers)
 

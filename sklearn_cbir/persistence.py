@@ -173,7 +173,7 @@ def save(estimator: BaseEstimator, path: PathLike, modules: "Modules" = None) ->
 
 
 def load(path: PathLike, modules: "Modules" = None) -> Any:
-    """Read what `save` wrote, without pickle.
+    """Read a file of `save`, without pickle.
 
     Nothing in the file is executed, and it cannot name a class but estimators of
     this package, a few of scikit-learn's, and what `modules` names. A file of any
@@ -240,11 +240,12 @@ def _check(file: IO[bytes], path: PathLike) -> int:
     if tail is None:
         raise ValueError(
             f"{str(path)!r} is not a file of sklearn_cbir.persistence.save, or it is truncated. "
-            "Save it again, or read it with what wrote it."
+            "Save it again, or read it with the program that wrote it."
         )
     if _digest(file, size) != tail.group(2):
         raise ValueError(
-            f"{str(path)!r} is corrupt: its bytes are not those that were saved. Take another copy."
+            f"{str(path)!r} is corrupt: its bytes have changed since it was saved. Use another "
+            "copy."
         )
     found = int(tail.group(1))
     if found not in FORMATS:
@@ -482,19 +483,19 @@ def _cannot(value: Any, where: str) -> str:
         way = "Save its best_estimator_."
     elif where.startswith("GalleryIds."):
         way = (
-            "Fit with ids that are text, numbers, bytes, dates, UUIDs, paths or tuples of these, "
-            "or joblib.dump for a file that is loaded only by who trusts it."
+            "Fit with ids that are text, numbers, bytes, dates, UUIDs, paths or tuples of "
+            "these, or use joblib.dump for a file that only people who trust you load."
         )
     elif _is_module(value):
         way = (
-            f"Pass modules=[{cls.__name__}], or modules={{'net': a function that builds it}}, to "
-            "save and to load; to_onnx writes a file that needs no torch, and joblib.dump one that "
-            "is loaded only by who trusts it."
+            f"Pass modules=[{cls.__name__}], or modules={{'net': a function that builds it}}, "
+            "to save and to load; to_onnx writes a file that needs no torch, and joblib.dump "
+            "one that only people who trust you load."
         )
     else:
         way = (
-            "Use names, numbers and arrays (set_params changes a parameter that is not needed any "
-            "more), or joblib.dump for a file that is loaded only by who trusts it."
+            "Use names, numbers and arrays (set_params changes a parameter that you no longer "
+            "need), or joblib.dump for a file that only people who trust you load."
         )
     kind = f"{cls.__module__}.{cls.__qualname__}"
     return f"{where} is a {kind}, which is not saved without pickle. {way}"
@@ -581,7 +582,7 @@ class _Decoder:
         shape, in_columns, dtype = read(member)
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind not in ARRAY_KINDS or size != info.file_size - (member.tell() - start):
-            raise _Unsupported(f"holds an array {info.filename!r} that is not whole.")
+            raise _Unsupported(f"holds an array {info.filename!r} that is not complete.")
         array = np.empty(shape[::-1] if in_columns else shape, dtype)
         if size:
             view, n_read = memoryview(array.reshape(-1).view(np.uint8).data), 0

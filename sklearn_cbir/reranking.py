@@ -309,7 +309,7 @@ class DiffusionReranker(_Reranker):
         check_integer(self.n_sources, "n_sources", minimum=1)
         check_real(self.gamma, "gamma", minimum=0)
         if check_real(self.alpha, "alpha", minimum=0, maximum=1) == 1:
-            raise ValueError("alpha=1 never comes into balance. Use less than 1, such as 0.9.")
+            raise ValueError("alpha=1 never converges. Use less than 1, such as 0.9.")
 
     def _reorder(self, square: Floats, metric: str) -> Floats:
         order = _neighbor_order(square)

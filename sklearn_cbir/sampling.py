@@ -16,7 +16,7 @@ PAIRS_AT_ONCE = 2**24  # distances between queries and pool that are held in mem
 
 
 def uniform_batches(n: int, batch_size: int, rng: np.random.Generator) -> list[Positions]:
-    """Shuffle all rows and cut them into batches; every row comes once.
+    """Shuffle all rows and cut them into batches; every row is used once.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def balanced_batches(
     rng: np.random.Generator,
     decks: Decks | None = None,
 ) -> list[Positions]:
-    """Draw batches that hold several rows of each of their classes (P x K).
+    """Draw batches with several rows of each of their classes (P x K).
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ def _draw_pairs(
     """Draw `n` queries without favor, and for each another row that shares a label."""
     members = [rows for rows in _members(y) if len(rows) > 1]
     if not members:
-        raise ValueError("No two rows of y share a label. Label some rows alike.")
+        raise ValueError("No two rows of y share a label. Give the same label to some rows.")
     groups = [[] for _ in range(len(y))]  # of every row
     for number, rows in enumerate(members):
         for row in rows:
@@ -364,5 +364,5 @@ def _members(y: np.ndarray) -> list[Positions]:
         members = np.split(order, starts)
     members = [row_numbers for row_numbers in members if len(row_numbers)]
     if not members:
-        raise ValueError("No row of y carries a label. Label some rows.")
+        raise ValueError("No row of y has a label. Label some rows.")
     return members

@@ -36,7 +36,7 @@ def check_image_estimator(
 def check_image_estimator(
     estimator: ImageTransformer, *, generate_only: bool = False
 ) -> list[tuple[str, Callable[[], None]]] | None:
-    """Check that a transformer keeps what this package promises for images.
+    """Check that a transformer keeps this package's promises for images.
 
     scikit-learn's own estimator checks pass 2-D rows only; these pass stacks
     of arrays, paths, encoded photos, PIL images and multi-label targets.

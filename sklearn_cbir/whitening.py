@@ -22,7 +22,7 @@ PAIRS_AT_ONCE = 2**22
 
 
 class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Whiten features by how similar images differ, and scale them to unit length.
+    """Whiten features by the differences of similar images, to unit length.
 
     Differences between images that share a label are noise: the projection makes
     them equally large in all directions. Then it turns to the directions in which

@@ -74,7 +74,7 @@ def test_a_place_without_a_library_is_told_how_to_name_one():
 
 def test_a_tag_that_a_network_lacks_lists_those_it_has():
     message = message_of("timm/vit_small_patch14_dinov2.lvd142n", weights="pretrained")
-    assert "'lvd142n' is no tag of the weights of backbone='timm/vit_small_patch14_d" in message
+    assert "'lvd142n' is not a tag of the weights of backbone='timm/vit_small_patch14_d" in message
     assert "Use one of ['lvd142m']" in message
 
 

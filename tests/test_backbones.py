@@ -482,9 +482,9 @@ class Exploit:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds no state dict"),
-        ({}, "holds no state dict"),
-        ({"epoch": 3}, "holds no state dict"),
+        ([1, 2], "does not hold a state dict"),
+        ({}, "does not hold a state dict"),
+        ({"epoch": 3}, "does not hold a state dict"),
         (Exploit(), "cannot be read as a state dict"),
     ],
     ids=["list", "empty", "numbers", "code"],

@@ -423,11 +423,11 @@ def test_conditions_are_read(conditions, where):
         ("folder", "write COLUMN=VALUE"),
         ("size=3", "no column 'size', but folder, label, name, taken, width, height"),
         ("year=2023", "write taken=2023"),
-        ("width=wide", "'wide' is no number of pixels"),
-        ("width=-3", "'-3' is no number of pixels"),
-        ("width=..", "a range has an end"),
-        ("taken=May", "'May' is no time such as"),
-        ("folder=/elsewhere", "lies in no folder of the index"),
+        ("width=wide", "'wide' is not a number of pixels"),
+        ("width=-3", "'-3' is not a number of pixels"),
+        ("width=..", "a range needs an end"),
+        ("taken=May", "'May' is not a time such as"),
+        ("folder=/elsewhere", "is not in a folder of the index"),
     ],
 )
 def test_conditions_that_cannot_be_read_are_named(photos, cbir, condition, told):
@@ -786,7 +786,7 @@ def test_pickles_are_opened_only_if_they_are_trusted(photos, tmp_path, cbir):
     told = fails(
         cbir("index", photos, "--index", index / "b", "--extractor", tmp_path / "alone.cbir")
     )
-    assert "makes no rows" in told
+    assert "does not make rows" in told
     path.rename(tmp_path / "renamed.cbir")
     renamed = tmp_path / "renamed.cbir"
     assert "renamed" in fails(cbir("index", photos, "--index", index / "b", "--extractor", renamed))
@@ -982,8 +982,7 @@ def test_an_interruption_says_what_is_kept(photos, cbir, monkeypatch):
     code, lines, told = cbir("sync")
     assert (code, lines) == (130, [])
     assert told == (
-        "cbir: Stopped. 7 photos are in the index, and are kept; the next `cbir sync` goes on "
-        "from there.\n"
+        "cbir: Stopped. 7 photos are in the index, and are kept; the next `cbir sync` continues.\n"
     )
     monkeypatch.setattr(GISTDescriptor, "transform", transform)
     assert "5 added, 7 as before" in cbir("sync")[2]

@@ -568,14 +568,14 @@ def test_a_range_of_times_takes_the_end_whole(photos):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ({"color": "red"}, "'color', which is not known. Use one of 'folder', 'label'"),
+        ({"color": "red"}, "'color', which does not exist. Use one of 'folder', 'label'"),
         ({"width": "wide"}, "holds integers"),
         ({"width": True}, "holds integers"),
-        ({"width": 2**70}, "no number of pixels"),
+        ({"width": 2**70}, "not a number of pixels"),
         ({"name": 4}, "holds text"),
-        ({"name": ("a",)}, "which is a range"),
+        ({"name": ("a",)}, "which means a range"),
         ({"taken": 2024}, "Give a date"),
-        ([7], "has 1 of 1 that are no number of a photo, such as 7"),
+        ([7], "has 1 of 1 that are not the number of a photo, such as 7"),
         ({"width": (9, 5)}, "is a range that ends before it begins"),
         ({"taken": ("2024-05", "2023")}, "is a range that ends before it begins"),
         ({"taken": "2023-13"}, "'2023-13'. Give a date"),
@@ -617,8 +617,8 @@ def test_likes_are_those_of_a_retriever_over_all_photos(collection):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "nothing to be like"),
-        ({"numbers": [99]}, "numbers has 1 of 1 that are no number of a photo, such as 99"),
+        ({}, "Nothing is liked"),
+        ({"numbers": [99]}, "numbers has 1 of 1 that are not the number of a photo, such as 99"),
         ({"numbers": [1, 2], "unlike": [2]}, "2 is in numbers and in unlike"),
         ({"numbers": "1"}, "must be numbers of photos"),
         ({"numbers": [7]}, "names 7, a photo that cannot be read"),
@@ -792,7 +792,7 @@ def test_photos_that_follow_a_collection_later_are_found_beside_it(photos, tmp_p
     os.rename(tmp_path / "index", tmp_path / "new" / "index")
     os.rename(photos, tmp_path / "on_its_way")
     with PhotoCollection.open(tmp_path / "new" / "index") as moved:
-        with pytest.raises(FileNotFoundError, match="is not there"):
+        with pytest.raises(FileNotFoundError, match="is missing"):
             moved.sync()
         os.rename(tmp_path / "on_its_way", tmp_path / "new" / "photos")
         assert moved.sync().n_changes == 0
@@ -802,7 +802,7 @@ def test_a_root_that_is_gone_is_an_error_and_no_photo_is(photos, tmp_path):
     with PhotoCollection.create(tmp_path / "c", photos, GISTDescriptor()) as collection:
         collection.sync()
         os.rename(photos, tmp_path / "unplugged")
-        with pytest.raises(FileNotFoundError, match="is not there. Is a disk"):
+        with pytest.raises(FileNotFoundError, match="is missing. Is a disk"):
             collection.sync()
         photos.mkdir()  # where a disk is mounted
         with pytest.raises(FileNotFoundError, match="is empty, but the collection has photos"):
@@ -822,7 +822,7 @@ def test_photos_below_a_folder_that_cannot_be_listed_are_not_gone(collection, ph
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", no_permission)
-    with pytest.warns(UserWarning, match=r"cannot be looked at: 1, such as .*/b' \(Permission den"):
+    with pytest.warns(UserWarning, match=r"cannot be opened: 1, such as .*/b' \(Permission den"):
         report = collection.sync()
     assert (report.removed, len(collection)) == (0, 6)
 
@@ -832,7 +832,7 @@ def test_roots_in_one_another_are_an_error(photos, tmp_path, how):
     if how == "link":
         os.symlink(photos, tmp_path / "link")
     other = {"same": photos, "inner": photos / "a", "outer": tmp_path, "link": tmp_path / "link"}
-    with pytest.raises(ValueError, match="of which one lies in the other"):
+    with pytest.raises(ValueError, match="and one is inside the other"):
         PhotoCollection.create(tmp_path / "c", [photos, other[how]], GISTDescriptor())
 
 
@@ -845,9 +845,9 @@ def test_several_roots_make_one_collection(photos, tmp_path):
 
 
 def test_a_collection_among_its_photos_has_to_be_hidden(photos):
-    with pytest.raises(ValueError, match="lies among its photos"):
+    with pytest.raises(ValueError, match="is among its photos"):
         PhotoCollection.create(photos / "index", photos, GISTDescriptor())
-    with pytest.raises(ValueError, match="which is in the folder of the collection"):
+    with pytest.raises(ValueError, match="inside the folder of the collection"):
         PhotoCollection.create(photos, photos / "a", GISTDescriptor())
     assert sorted(os.listdir(photos)) == ["4.png", "5.png", "a", "b"]
 
@@ -864,13 +864,13 @@ def test_a_hidden_collection_is_never_listed(photos):
     ("changes", "error", "message"),
     [
         ({"roots": []}, ValueError, "roots is empty"),
-        ({"roots": [3]}, ValueError, "which is no path"),
+        ({"roots": [3]}, ValueError, "which is not a path"),
         ({"roots": "nowhere"}, FileNotFoundError, "There is no folder"),
         ({"roots": __file__}, NotADirectoryError, "is a file"),
         ({"extractor": 3}, ValueError, "has no transform"),
         ({"extractor": GISTDescriptor}, ValueError, "has no transform"),
         ({"dtype": "int8"}, ValueError, "dtype='int8' is not known"),
-        ({"labels": "column"}, FileNotFoundError, "is no file that is there, and not 'folder'"),
+        ({"labels": "column"}, FileNotFoundError, "is neither an existing file nor 'folder'"),
         ({"labels": 3}, ValueError, "labels=3 must be 'folder', a CSV file"),
         ({"exclude": 3}, ValueError, "must be a sequence of patterns"),
         ({"path": __file__}, NotADirectoryError, "is a file"),
@@ -885,7 +885,7 @@ def test_what_cannot_be_created_is_one_error(photos, tmp_path, changes, error, m
 
 
 def test_a_collection_is_not_made_over_another(collection, photos):
-    with pytest.raises(FileExistsError, match="There is a collection in"):
+    with pytest.raises(FileExistsError, match="There is already a collection in"):
         PhotoCollection.create(photos / ".cbir", photos, GISTDescriptor(16))
     assert collection.sync().n_changes == 0
 
@@ -946,10 +946,10 @@ def test_one_of_several_roots_is_relocated_by_name(photos, tmp_path):
         os.rename(tmp_path / "more", tmp_path / "new")
         with pytest.raises(ValueError, match="several folders"):
             collection.relocate(tmp_path / "new")
-        with pytest.raises(ValueError, match="is no folder of this collection"):
+        with pytest.raises(ValueError, match="is not a folder of this collection"):
             collection.relocate(tmp_path / "new", of=tmp_path / "new")
         os.rename(tmp_path / "new", photos / "inside")
-        with pytest.raises(ValueError, match="lies in the other"):
+        with pytest.raises(ValueError, match="is inside the other"):
             collection.relocate(photos / "inside", of=tmp_path / "more")
         os.rename(photos / "inside", tmp_path / "new")
         collection.relocate(tmp_path / "new", of=tmp_path / "more")
@@ -963,11 +963,11 @@ def test_no_collection_is_one_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no collection"):
         PhotoCollection.open(tmp_path)
     (tmp_path / "collection.sqlite").write_bytes(b"something else" * 100)
-    with pytest.raises(ValueError, match="is no collection, or it is damaged"):
+    with pytest.raises(ValueError, match="is not a collection, or it is damaged"):
         PhotoCollection.open(tmp_path)
     (tmp_path / "collection.sqlite").unlink()
     sqlite3.connect(tmp_path / "collection.sqlite").execute("CREATE TABLE other (x)").close()
-    with pytest.raises(ValueError, match="is no collection"):
+    with pytest.raises(ValueError, match="is not a collection"):
         PhotoCollection.open(tmp_path)
 
 
@@ -1059,7 +1059,7 @@ def test_a_collection_that_cannot_be_written_is_read(collection, photos, monkeyp
 def test_a_second_writer_is_one_error(collection, photos):
     with PhotoCollection.open(photos / ".cbir") as other:
         held = only_writer(str(photos / ".cbir" / "lock"))
-        with held, pytest.raises(BlockingIOError, match="Somebody else is writing"):
+        with held, pytest.raises(BlockingIOError, match="Another process is writing"):
             other.sync()
         assert other.sync().n_changes == 0
 
@@ -1069,7 +1069,7 @@ def test_a_locked_database_is_one_error(photos, monkeypatch):
     with PhotoCollection.create(photos / ".cbir", photos, GISTDescriptor()) as collection:
         other = sqlite3.connect(photos / ".cbir" / "collection.sqlite", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(OSError, match="another program holds it"):
+        with pytest.raises(OSError, match="another program has locked it"):
             collection.sync()
         other.close()
         assert collection.sync().added == 6

@@ -95,7 +95,7 @@ def test_a_row_that_is_not_finite_names_its_photo(collection, photos, monkeypatc
     write(photos / "9.png", 9)
     with monkeypatch.context() as patched:
         patched.setattr(GISTDescriptor, "transform", some_infinite)
-        with pytest.raises(ValueError, match=r"row that is not finite for '.*9\.png', which"):
+        with pytest.raises(ValueError, match=r"row that is not finite for '.*9\.png'; such"):
             collection.sync()
     assert collection.sync().added == 2
 
@@ -288,7 +288,7 @@ def test_who_may_not_write_follows_those_who_do(collection, photos, monkeypatch)
         monkeypatch.setattr(
             reader._table, "photos", lambda *args: (os.utime(path), items(*args))[1]
         )
-        with pytest.raises(OSError, match="was written while it was read"):
+        with pytest.raises(OSError, match="was changed while it was read"):
             reader.items()
         monkeypatch.undo()
         assert len(reader) == 4
@@ -317,9 +317,9 @@ def test_an_index_among_its_photos_is_seen_by_any_name(photos, tmp_path, how):
         "link": tmp_path / "link" / "index",
         "up": photos / ".hidden" / ".." / "index",
     }[how]
-    with pytest.raises(ValueError, match="lies among its photos"):
+    with pytest.raises(ValueError, match="is among its photos"):
         PhotoCollection.create(index, photos, GISTDescriptor())
-    with pytest.raises(ValueError, match="which is in the folder of the collection"):
+    with pytest.raises(ValueError, match="inside the folder of the collection"):
         PhotoCollection.create(tmp_path / "photos", tmp_path / "link", GISTDescriptor())
 
 
@@ -334,21 +334,21 @@ def test_roots_are_compared_as_folders_and_not_as_names(photos, tmp_path, monkey
     roots = [photos, tmp_path / "PHOTOS" / "sub"]
     PhotoCollection.create(tmp_path / "c", roots, GISTDescriptor()).close()
     monkeypatch.setattr(os.path, "samefile", same)
-    with pytest.raises(ValueError, match="one lies in the other"):
+    with pytest.raises(ValueError, match="one is inside the other"):
         PhotoCollection.create(tmp_path / "d", roots, GISTDescriptor())
-    with pytest.raises(ValueError, match="lies among its photos"):
+    with pytest.raises(ValueError, match="is among its photos"):
         PhotoCollection.create(tmp_path / "PHOTOS" / "index", photos, GISTDescriptor())
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"path": ""}, "path is '', which is no path of a folder"),
-        ({"path": None}, "path is None, which is no path"),
-        ({"path": 3}, "path is 3, which is no path"),
-        ({"roots": ""}, "roots holds '', which is no path"),
-        ({"roots": [""]}, "roots holds '', which is no path"),
-        ({"roots": None}, "roots holds None, which is no path"),
+        ({"path": ""}, "path is '', which is not a path of a folder"),
+        ({"path": None}, "path is None, which is not a path"),
+        ({"path": 3}, "path is 3, which is not a path"),
+        ({"roots": ""}, "roots holds '', which is not a path"),
+        ({"roots": [""]}, "roots holds '', which is not a path"),
+        ({"roots": None}, "roots holds None, which is not a path"),
     ],
 )
 def test_what_is_no_path_is_one_error(photos, tmp_path, monkeypatch, given, message):
@@ -364,10 +364,10 @@ def test_what_is_no_path_is_one_error(photos, tmp_path, monkeypatch, given, mess
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda c: c.relocate(""), "root is '', which is no path of a folder"),
-        (lambda c: c.relocate(None), "root is None, which is no path"),
-        (lambda c: c.relocate(".", of=3), "of is 3, which is no path"),
-        (lambda _: PhotoCollection.open(""), "path is '', which is no path"),
+        (lambda c: c.relocate(""), "root is '', which is not a path of a folder"),
+        (lambda c: c.relocate(None), "root is None, which is not a path"),
+        (lambda c: c.relocate(".", of=3), "of is 3, which is not a path"),
+        (lambda _: PhotoCollection.open(""), "path is '', which is not a path"),
     ],
 )
 def test_what_is_no_path_is_one_error_later_too(collection, ask, message):
@@ -397,7 +397,7 @@ def test_what_is_no_file_never_hangs_a_sync(photos, tmp_path):
         with PhotoCollection.create(
             tmp_path / f"c{n}", photos, GISTDescriptor(), follow_links=follow_links
         ) as collection:
-            with pytest.warns(UserWarning, match=f"cannot be looked at: {n}, such as .*{such}"):
+            with pytest.warns(UserWarning, match=f"cannot be opened: {n}, such as .*{such}"):
                 report = collection.sync()
             assert (report.added, report.unreadable) == (4, 0)
 
@@ -462,10 +462,10 @@ def test_a_collection_is_never_made_in_the_place_of_another_database(photos, tmp
     path = folder / "collection.sqlite"
     sqlite3.connect(path).execute("CREATE TABLE other (x)").connection.close()
     content = path.read_bytes()
-    with pytest.raises(FileExistsError, match="There is a collection in"):
+    with pytest.raises(FileExistsError, match="There is already a collection in"):
         PhotoCollection.create(folder, photos, GISTDescriptor())
     assert path.read_bytes() == content
-    with pytest.raises(ValueError, match="is no collection, but another database"):
+    with pytest.raises(ValueError, match="is not a collection, but another database"):
         PhotoCollection.open(folder)
 
 

@@ -131,7 +131,7 @@ def test_a_path_of_several_roots_is_passed_over_unless_absolute(make, photos, tm
     write(other / "0.png", 6)
     text = f"path,label\n0.png,which\n{other / '0.png'},that\n"
     with make(text, roots=[photos, other]) as collection:
-        with pytest.warns(UserWarning, match="1 of 2 lines of .* name several photos"):
+        with pytest.warns(UserWarning, match="1 of 2 lines of .* match several photos"):
             collection.sync()
         items = collection.items()
         of_path = dict(zip(items["path"].tolist(), items["label"].tolist()))
@@ -222,7 +222,7 @@ def test_a_table_that_was_moved_can_be_named(make, photos, tmp_path):
     with make("path,label\n0.png,sky\n") as collection:
         collection.sync()
         os.rename(photos / "labels.csv", tmp_path / "other.csv")
-        with pytest.raises(FileNotFoundError, match=r"labels.csv' is not there.*relocate"):
+        with pytest.raises(FileNotFoundError, match=r"labels.csv' is missing.*relocate"):
             collection.sync()
         collection.relocate(tmp_path / "other.csv")
         assert collection.sync().n_changes == 0
@@ -240,7 +240,7 @@ FAULTS = [
     ("path,label\n0.png,x\n".encode("utf-16"), ValueError, "is not UTF-8, at line 1"),
     (b"path,label\n0.png,x\na/1.png,x,y\n", ValueError, "Line 3 of .* has 3 fields, .* 2 columns"),
     (b"path,label\n0.png\n", ValueError, "Line 2 of .* has 1 fields"),
-    (b'path,label\n0.png,"x\na/1.png,y\n', ValueError, "is no CSV file, at line 2"),
+    (b'path,label\n0.png,"x\na/1.png,y\n', ValueError, "is not a CSV file, at line 2"),
 ]
 
 

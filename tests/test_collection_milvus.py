@@ -361,7 +361,7 @@ def test_a_server_that_is_away_is_one_error(photos, tmp_path, kept, monkeypatch)
 
 
 def test_a_password_is_refused_and_a_token_is_kept_nowhere(photos, tmp_path, server, monkeypatch):
-    with pytest.raises(ValueError, match="holds a password") as raised:
+    with pytest.raises(ValueError, match="contains a password") as raised:
         PhotoCollection.create(tmp_path / "m", photos, GISTDescriptor(), uri="http://me:secret@h:1")
     assert "secret" not in str(raised.value)
     monkeypatch.setenv("MILVUS_TOKEN", "me:secret")
@@ -412,7 +412,7 @@ def test_a_local_file_moves_with_its_collection(photos, tmp_path):
     with PhotoCollection.open(tmp_path / "there/m") as collection:
         assert len(collection.search(IMAGES[:1], k=100)[0]) == 8
     os.rename(tmp_path / "there/rows.db", tmp_path / "other.db")
-    with pytest.raises(FileNotFoundError, match=r"not there.*open\(path, uri=\.\.\.\)"):
+    with pytest.raises(FileNotFoundError, match=r"missing.*open\(path, uri=\.\.\.\)"):
         PhotoCollection.open(tmp_path / "there/m")
     with PhotoCollection.open(tmp_path / "there/m", uri=tmp_path / "other.db") as collection:
         collection.check()

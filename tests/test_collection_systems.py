@@ -226,7 +226,7 @@ def test_what_may_not_be_looked_at_is_named_and_not_gone(photos, place):
     def look():
         become_nobody()
         with PhotoCollection.open(place / "c") as collection:
-            with pytest.warns(UserWarning, match=r"cannot be looked at: 2, such as .*\(Permission"):
+            with pytest.warns(UserWarning, match=r"cannot be opened: 2, such as .*\(Permission"):
                 report = collection.sync()
             assert (report.n_changes, report.unreadable) == (0, 1)
             items = collection.items()
@@ -287,7 +287,7 @@ def test_two_syncs_at_once_are_one_sync_and_one_error(photos, place, monkeypatch
         assert is_in.wait(60)
         for one in (collection, other):
             for change in (one.sync, one.compact, lambda one=one: one.relocate(photos)):
-                with pytest.raises(BlockingIOError, match="Somebody else is writing"):
+                with pytest.raises(BlockingIOError, match="Another process is writing"):
                     change()
         code = (
             "import sys; from sklearn_cbir.collection._lock import only_writer\n"
@@ -319,7 +319,7 @@ def test_a_table_that_another_program_holds_is_searched(photos, place, monkeypat
         command = [sys.executable, "-c", code, str(place / "c" / "collection.sqlite"), how]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as held:
             assert held.stdout.readline().strip() == b"held"
-            with pytest.raises(OSError, match="another program holds it"):
+            with pytest.raises(OSError, match="another program has locked it"):
                 collection.sync()
             assert len(collection.search(IMAGES[:1], 100)[0]) == 12
             held.communicate(b"\n")

@@ -147,7 +147,7 @@ def test_folders_without_a_meaning_are_refused(make_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="folder='.*missing' does not exist"):
         load_image_folder(tmp_path / "missing")
     (tmp_path / "file.jpg").touch()
-    with pytest.raises(NotADirectoryError, match="is a file. Pass the folder it lies in"):
+    with pytest.raises(NotADirectoryError, match="is a file. Pass the folder that holds it"):
         load_image_folder(tmp_path / "file.jpg")
     empty = tmp_path / "empty"
     (empty / "cat").mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_folders_without_a_meaning_are_refused(make_folder, tmp_path):
     with pytest.raises(ValueError, match="holds no images, 1 other files"):
         load_image_folder(empty)
     mixed = make_folder("cat/1.jpg", "loose.jpg", "dog/1.jpg")
-    with pytest.raises(ValueError, match=r"1 images beside its sub-folders, such as 'loose.jpg'"):
+    with pytest.raises(ValueError, match=r"1 images next to its sub-folders, such as 'loose.jpg'"):
         load_image_folder(mixed)
 
 
@@ -193,10 +193,12 @@ def test_drawings_have_characters_alphabets_and_drawers():
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros(3), y=np.zeros(3))
-    with pytest.raises(ValueError, match=r"a.npz' is no file of drawings: it lacks \['alphabet'"):
+    with pytest.raises(
+        ValueError, match=r"a.npz' is not a file of drawings: it lacks \['alphabet'"
+    ):
         load_drawings(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", x=np.array([{}]))
-    with pytest.raises(ValueError, match="is no file of drawings"):
+    with pytest.raises(ValueError, match="is not a file of drawings"):
         load_drawings(tmp_path / "b.npz")
     with pytest.raises(FileNotFoundError):
         load_drawings(tmp_path / "missing.npz")

@@ -129,7 +129,7 @@ def test_a_pickle_runs_nothing(tmp_path, cifar, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_python(tmp_path, *cifar)
     (tmp_path / "data_batch_2").write_bytes(pickle.dumps({"data": _Evil(), "labels": [1]}))
-    with pytest.raises(ValueError, match=r"data_batch_2' is no batch.*asks to run.*is refused"):
+    with pytest.raises(ValueError, match=r"data_batch_2' is not a batch.*asks to run.*is refused"):
         load_cifar10(tmp_path)
     assert not (tmp_path / "ran.txt").exists()
     pickle.loads((tmp_path / "data_batch_2").read_bytes())["data"].close()
@@ -139,9 +139,9 @@ def test_a_pickle_runs_nothing(tmp_path, cifar, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no batch of CIFAR-10"),
-        (b"not a pickle", "is no batch of CIFAR-10"),
-        (pickle.dumps([1, 2]), "is no batch of CIFAR-10"),
+        (b"", "is not a batch of CIFAR-10"),
+        (b"not a pickle", "is not a batch of CIFAR-10"),
+        (pickle.dumps([1, 2]), "is not a batch of CIFAR-10"),
         (pickle.dumps({"data": np.zeros((2, 3072)), "labels": [1, 2]}), "pixels are 'f8'"),
         (
             pickle.dumps({"data": np.zeros((2, 9), np.uint8), "labels": [1, 2]}),
@@ -214,7 +214,7 @@ def test_damaged_digits_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             load_svhn(tmp_path)
     path.write_bytes(b"<html>404</html>")
-    with pytest.raises(ValueError, match="is no MATLAB file"):
+    with pytest.raises(ValueError, match="is not a MATLAB file"):
         load_svhn(tmp_path)
 
 
@@ -339,7 +339,7 @@ def test_what_mirflickr_lacks_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'im4.jpg', which '.*label03.txt' lists"):
         load_mirflickr(folder)
     (texts / "label03.txt").write_text("one\n")
-    with pytest.raises(ValueError, match=r"label03.txt' holds no integers"):
+    with pytest.raises(ValueError, match=r"label03.txt' has other values in place of integers"):
         load_mirflickr(folder)
     (texts / "label03.txt").unlink()
     with pytest.raises(FileNotFoundError, match="texts of 24 labels; .* has 23"):
@@ -596,9 +596,9 @@ def test_what_oxford5k_lacks_is_named(tmp_path, files, message):
     [
         ({"gt_files_170407/keble_1_junk.txt": "keble_000003\n"}, "lists images that are relevant"),
         ({"gt_files_170407/keble_1_query.txt": "keble_000001 1 2 3\n"}, "4 words on line 1, not 5"),
-        ({"gt_files_170407/keble_1_query.txt": "keble_000001 a b c d\n"}, "is no name and box"),
-        ({"gt_files_170407/keble_1_query.txt": "\n"}, "is no name and box"),
-        ({"copy/keble_000001.jpg": None}, "holds both .* tells images apart by their names"),
+        ({"gt_files_170407/keble_1_query.txt": "keble_000001 a b c d\n"}, "is not a name and box"),
+        ({"gt_files_170407/keble_1_query.txt": "\n"}, "is not a name and box"),
+        ({"copy/keble_000001.jpg": None}, "holds both .* identifies images by their names"),
     ],
     ids=["junk", "box", "numbers", "empty", "twice"],
 )
@@ -800,9 +800,9 @@ def test_grocery(tmp_path, place, files):
         ("classes.csv", GROCERY_HEAD + "Gala,0,Apple\n", "lacks values in the columns"),
         ("classes.csv", GROCERY_HEAD + "Gala,1,Apple,0,\n", "does not number its products 0, 1"),
         ("classes.csv", GROCERY_HEAD + "Gala,0,Apple,3,\n", "does not number its coarse classes"),
-        ("val.txt", "", "val.txt' is no list of path, product and coarse class"),
-        ("val.txt", f"{GROCERY_PATHS[2]} 1 1\n", "is no list of path, product and coarse class"),
-        ("val.txt", f"{GROCERY_PATHS[2]}, one, 1\n", "holds no integers where they belong"),
+        ("val.txt", "", "val.txt' is not a list of path, product and coarse class"),
+        ("val.txt", f"{GROCERY_PATHS[2]} 1 1\n", "is not a list of path, product and coarse class"),
+        ("val.txt", f"{GROCERY_PATHS[2]}, one, 1\n", "has other values in place of integers"),
         ("val.txt", f"{GROCERY_PATHS[2]}, 3, 1\n", "has products from 3 to 3, of 3"),
         ("val.txt", f"{GROCERY_PATHS[2]}, 1, 0\n", "Pear_001.jpg' in another coarse class than"),
     ],
@@ -871,15 +871,15 @@ def test_photos_of_the_file_are_read_as_images(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"names": None}, r"photos.npz' is no file of photos: it lacks \['names'\]"),
+        ({"names": None}, r"photos.npz' is not a file of photos: it lacks \['names'\]"),
         ({"jpeg": np.zeros(9)}, "jpeg is not uint8 in one row"),
         ({"ends": np.array([1, 2, 3, 4, 5])}, "ends are not ascending integers up to the length"),
         ({"ends": np.array([5, 2, 3])}, "ends are not ascending integers up to the length"),
         ({"ends": np.zeros(0, int)}, "ends are not ascending integers up to the length"),
-        ({"labels": np.zeros((4, 5), int)}, "labels is not one row of 0 and 1"),
-        ({"labels": np.full((5, 5), 2)}, "labels is not one row of 0 and 1"),
+        ({"labels": np.zeros((4, 5), int)}, "labels must have one row of 0 and 1"),
+        ({"labels": np.full((5, 5), 2)}, "labels must have one row of 0 and 1"),
         ({"names": np.array(["a", "b", "c", "d", "e"])}, "names are not of the form kind=value"),
-        ({"files": np.array(["a.jpg"])}, "files is not one name for each of ends"),
+        ({"files": np.array(["a.jpg"])}, "files must have one name for each of ends"),
     ],
     ids=str,
 )

@@ -178,7 +178,7 @@ def test_a_photo_by_any_spelling_of_its_path_does_not_find_itself(
         (["--load", __file__, "--query", "a.jpg"], "is not a search that this example saved"),
         (["--load", ".", "--query", "a.jpg"], "is not a search that this example saved"),
         (["--photos", "nowhere"], "nowhere' does not exist."),
-        (["--out", __file__], "is no folder that can be made"),
+        (["--out", __file__], "is not a folder that can be made"),
     ],
 )
 def test_what_cannot_be_asked_is_said(run, capfd, arguments, message):

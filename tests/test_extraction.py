@@ -327,9 +327,9 @@ def test_a_damaged_shard_is_named(fitted, tmp_path, damage):
     else:
         size = 0 if damage == "empty" else features.shards[1].stat().st_size // 2
         os.truncate(features.shards[1], size)
-    with pytest.raises(ValueError, match=r"shard-00001.npy' is not as it was written"):
+    with pytest.raises(ValueError, match=r"shard-00001.npy' has changed since it was written"):
         features.load()
-    with pytest.raises(ValueError, match=r"shard-00001.npy' is not as it was written"):
+    with pytest.raises(ValueError, match=r"shard-00001.npy' has changed since it was written"):
         features.merge(tmp_path / "gallery.npy")
     assert not (tmp_path / "gallery.npy").exists()
     features.shards[1].unlink()
@@ -340,7 +340,7 @@ def test_a_damaged_shard_is_named(fitted, tmp_path, damage):
 def test_a_shard_of_other_length_is_not_taken_for_whole(tmp_path):
     features = extract(Normalizer(), ROWS, tmp_path, shard_size=4)
     np.save(features.shards[1], ROWS[:1])
-    with pytest.raises(ValueError, match=r"shard-00001.npy' is not as it was written"):
+    with pytest.raises(ValueError, match=r"shard-00001.npy' has changed since it was written"):
         extract(Normalizer(), ROWS, tmp_path, shard_size=4)
 
 
@@ -414,7 +414,9 @@ def test_shards_of_different_width_are_refused(tmp_path):
 # Images that cannot be read --------------------------------------------------------------------
 
 
-SKIPPED = "3 of 22 images have no row, as they cannot be read: 1 x not an image that can be read; "
+SKIPPED = (
+    "3 of 22 images have no row, because they cannot be read: 1 x not an image that can be read; "
+)
 
 
 def damage(paths):
@@ -496,7 +498,7 @@ def test_a_worker_loads_no_other_pickle(tmp_path, monkeypatch):
     monkeypatch.setattr(_work, "_LOADED", {})
     task = task_of(tmp_path)
     task.estimator_path.write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(ValueError, match="estimator' is not as it was written"):
+    with pytest.raises(ValueError, match="estimator' has changed since it was written"):
         _work._write_shard(task)
 
 

@@ -118,7 +118,7 @@ def test_a_folder_that_goes_away_during_a_call_is_an_error_and_loses_nothing(pat
     estimator = Renaming(folder).fit(None)
     expected = GIST.transform(paths)
     for _ in range(2):
-        with pytest.raises(ImageReadError, match=r"photos', the folder of all images, is away"):
+        with pytest.raises(ImageReadError, match=r"photos', the folder of all images, cannot"):
             extract(estimator, paths, tmp_path / "out", shard_size=4, on_error="skip")
     os.rename(f"{folder}.away", folder)
     features = extract(estimator, paths, tmp_path / "out", shard_size=4, on_error="skip")
@@ -179,7 +179,7 @@ def test_folders_that_were_written_before_temporary_faults_were_told_apart(
 def test_damaged_photos_are_not_read_again_until_they_change(paths, tmp_path):
     Path(paths[3]).write_bytes(b"no image")
     Path(paths[9]).write_bytes(b"")
-    text = "2 of 12 images have no row, as they cannot be read: 1 x not an image that can be read;"
+    text = "2 of 12 images have no row, because they cannot be read: 1 x not an image that can be"
     features = run(paths, tmp_path, text)
     assert features.temporary == []
     times = [path.stat().st_mtime_ns for path in features.shards]
@@ -225,7 +225,7 @@ def test_a_call_that_is_killed_while_it_makes_a_shard_again_can_go_on(
 
 def test_one_photo_more_is_refused_with_a_way_out(paths, tmp_path):
     run(paths[:-1], tmp_path)
-    with pytest.raises(ValueError, match="Images that were added can be extracted alone"):
+    with pytest.raises(ValueError, match="New images can be extracted alone"):
         run(paths, tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_rows_of_a_table_that_name_no_photo_are_skipped(paths, tmp_path, kind, n
     named = [nothing, *paths[:5], nothing, nothing, nothing, nothing, *paths[5:], nothing]
     with open(paths[1], "wb"):
         pass
-    message = r"7 of 18 images have no row, as they cannot be read: 6 x there is no path; 1 x the f"
+    message = r"7 of 18 images have no row, because they cannot be read: 6 x there is no path; 1 x"
     features = run(kind(named), tmp_path, message)  # the second shard has no row of its last three
     assert list(features.skipped) == [0, 2, 6, 7, 8, 9, 17]
     assert features.skipped[6].startswith("X[6]: there is no path")

@@ -382,7 +382,7 @@ def test_the_last_step_of_a_pipeline_is_asked_with_rows_of_those_before(rng):
 
 
 FLOATS = [[1.0, 0.0], [0.5, 1.0], [-2.0, 0.0], [0.3, 0.3]]
-NOTHING = "There is nothing to be like. Give one id of the gallery at least, or one row as X"
+NOTHING = "Nothing is liked. Pass at least one id of the gallery, or one row as X"
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ NOTHING = "There is nothing to be like. Give one id of the gallery at least, or 
         ({"ids": ["a"], "unlike_X": "a.jpg"}, "unlike_X='a.jpg' is a path, not rows"),
         ({"X": 5}, "Expected 2D array, got scalar"),
         ({"ids": ["a", "c"]}, "cancel each other: their weighted mean is zero"),
-        ({"X": [[3.0, 4.0], [-6.6, -8.8]]}, "no direction to search in"),
+        ({"X": [[3.0, 4.0], [-6.6, -8.8]]}, "which has no direction"),
         ({"ids": ["a"], "unlike_weight": 1}, "unlike_weight=1 must be below 1"),
         ({"ids": ["a"], "unlike_weight": -0.1}, "unlike_weight=-0.1 must be a number from 0 to 1"),
         ({"ids": ["a"], "unlike_weight": "all"}, "unlike_weight='all' must be a finite number"),
@@ -425,7 +425,7 @@ NOTHING = "There is nothing to be like. Give one id of the gallery at least, or 
         ({"ids": ["a"], "n_neighbors": 4}, "n_neighbors=4, but of 4 rows 3 are left"),
         ({"ids": ["a"], "where": ["a"]}, "of 1 rows that where leaves in 0 are left without the 1"),
         ({"ids": ["a"], "where": ["z"]}, "1 of 1 ids of where are not in the gallery"),
-        ({"ids": ["a"], "where": [False] * 4}, "where leaves nothing to search"),
+        ({"ids": ["a"], "where": [False] * 4}, "where matches no row"),
     ],
     ids=str,
 )

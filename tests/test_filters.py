@@ -121,16 +121,16 @@ REFUSED = {
     "another type": ([0, 1], r"where\[0\]=0 is not one of text such as '0.jpg'"),
     "one name": ("0.jpg", "where='0.jpg' is one string. Wrap it in a list"),
     "one bool": (True, "where=True is one id"),
-    "no ids": ([], "where is empty, which leaves nothing to search"),
+    "no ids": ([], "where is empty, so it matches no row"),
     "an empty set": (set(), "where is empty"),
-    "no row": (np.zeros(N, bool), "where leaves nothing to search: it is False for all 60 rows"),
+    "no row": (np.zeros(N, bool), "where matches no row: it is False for all 60 rows"),
     "too short": (MASK[:-1], "where is a mask of 59 bools, but the gallery has 60 rows"),
     "too long": ([*MASK, True], "where is a mask of 61 bools, but the gallery has 60 rows"),
     "a column": (MASK[:, None], r"where has shape \(60, 1\). A mask has one bool for each"),
     "a frame": (pd.DataFrame({"a": MASK}), r"where has shape \(60, 1\)"),
     "a scalar": (np.array(True), r"where has shape \(\). A mask"),
-    "0 and 1": (MASK.astype(int), "where holds nothing but 0 and 1, .* give dtype bool"),
-    "0.0 and 1.0": (MASK.astype(float), "where holds nothing but 0 and 1, .* give dtype bool"),
+    "0 and 1": (MASK.astype(int), "where holds nothing but 0 and 1, .* pass dtype bool"),
+    "0.0 and 1.0": (MASK.astype(float), "where holds nothing but 0 and 1, .* pass dtype bool"),
     "missing": (pd.Series([None, *MASK[1:]], dtype="boolean"), r"where\[0\] is .*NA.*, among boo"),
     "something else": ([*MASK[:-1], "a"], r"where\[59\] is 'a', among bools"),
     "masked": (np.ma.array(MASK, mask=MASK), r"where\[0\] is masked"),
@@ -158,7 +158,7 @@ def test_what_is_no_filter_is_one_clear_error(kind, gallery):
 def test_numbers_that_are_a_mask_are_no_ids_even_if_these_are_there(rng):
     X = rng.normal(size=(N, 8))
     retriever = NeighborsRetriever(1).fit(X)
-    with pytest.raises(ValueError, match="of dtype int64: these would be ids. For a mask give dt"):
+    with pytest.raises(ValueError, match="of dtype int64: these count as ids. For a mask, pass dt"):
         retriever.predict(X, where=MASK.astype(int))
     assert set(retriever.predict(X, where=[0, 1]).ravel()) == {0, 1}
     two = NeighborsRetriever(1).fit(X[:2])
@@ -168,10 +168,12 @@ def test_numbers_that_are_a_mask_are_no_ids_even_if_these_are_there(rng):
 def test_fewer_rows_than_neighbors_is_an_error_that_counts_them(gallery):
     retriever, X, _ = gallery
     for ask in (retriever.kneighbors, lambda X, where: retriever.predict(X, where=where)):
-        with pytest.raises(ValueError, match="n_neighbors=3, but where leaves in 2 of 60 rows"):
+        with pytest.raises(ValueError, match="n_neighbors=3, but where matches 2 of 60 rows"):
             ask(X, where=NAMES[:2])
     assert retriever.kneighbors(X, 2, where=NAMES[:2])[1].shape == (N, 2)
-    message = "where leaves in 2 of 60 rows, of which a query is one and does not find itself"
+    message = (
+        "where matches 2 of 60 rows, and a query is one of these rows, but does not find itself"
+    )
     with pytest.raises(ValueError, match=f"n_neighbors=2, but {message}"):
         retriever.kneighbors(None, 2, ids=["1.jpg", "5.jpg"], where=NAMES[:2])
     with pytest.raises(ValueError, match=message):
@@ -400,7 +402,7 @@ def test_one_query_may_ask_for_all_that_a_mask_leaves_in_and_no_more(rng):
         assert sorted(retriever.kneighbors(X[[row]], where=mask[:])[1][0]) == [5, 4500, 8999]
     assert sorted(retriever.kneighbors(ids=[0], where=mask[:])[1][0]) == [5, 4500, 8999]
     assert sorted(retriever.kneighbors(ids=[5], n_neighbors=2, where=mask[:])[1][0]) == [4500, 8999]
-    with pytest.raises(ValueError, match="leaves in 3 of 9000 rows, of which a query is one"):
+    with pytest.raises(ValueError, match="matches 3 of 9000 rows, and a query is one"):
         retriever.kneighbors(ids=[5], where=mask[:])
-    with pytest.raises(ValueError, match="n_neighbors=4, but where leaves in 3 of 9000 rows"):
+    with pytest.raises(ValueError, match="n_neighbors=4, but where matches 3 of 9000 rows"):
         retriever.kneighbors(X[:1], 4, where=mask[:])

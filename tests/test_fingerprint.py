@@ -903,7 +903,7 @@ def test_a_folder_of_an_earlier_version_can_be_opened_but_not_continued(tmp_path
     lines = [line for line in manifest.read_text().splitlines() if "key_version" not in line]
     manifest.write_text("\n".join(lines))
     assert np.array_equal(load_features(tmp_path), np.sin(ROWS))
-    with pytest.raises(ValueError, match="earlier version, which did not look at the code"):
+    with pytest.raises(ValueError, match="earlier version, which did not store the code"):
         extract(estimator, ROWS, tmp_path, shard_size=2)
 
 

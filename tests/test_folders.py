@@ -170,10 +170,10 @@ def test_what_cannot_be_looked_at_is_left_out_with_one_warning(fill, monkeypatch
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.warns(UserWarning, match=r"7 entries of .* left out, such as '.*self.jpg': Too"):
         assert listed(folder) == KEPT
-    with pytest.warns(UserWarning, match="cannot be looked at"):
+    with pytest.warns(UserWarning, match="cannot be opened"):
         photos = load_image_folder(folder)
     assert len(photos.faults) == 7
-    assert "7 entries that cannot be looked at" in photos.DESCR
+    assert "7 entries that cannot be opened" in photos.DESCR
 
 
 def test_data_sets_of_papers_are_found_beside_what_cannot_be_looked_at(fill):

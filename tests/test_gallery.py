@@ -122,9 +122,9 @@ def test_hashes_of_64_bits_are_ids_whichever_come_first():
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ([-1, 2**63], None, "ids hold -1 and 9223372036854775808: no type of 64 bits has both"),
-        ([-1, 0], [2**63], "ids hold -1 and 9223372036854775808: no type of 64 bits has both"),
-        ([2**63], [-1], "ids hold -1 and 9223372036854775808: no type of 64 bits has both"),
+        ([-1, 2**63], None, "ids hold -1 and 9223372036854775808: no 64-bit type can hold both"),
+        ([-1, 0], [2**63], "ids hold -1 and 9223372036854775808: no 64-bit type can hold both"),
+        ([2**63], [-1], "ids hold -1 and 9223372036854775808: no 64-bit type can hold both"),
         ([0, 2**64], None, r"ids\[1\]=18446744073709551616 does not fit into 64 bits"),
         ([0, -(2**63) - 1], None, r"ids\[1\]=-9223372036854775809 does not fit into 64 bits"),
     ],

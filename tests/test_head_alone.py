@@ -70,13 +70,13 @@ def test_rows_train_a_head_on_a_random_trunk():
 
 @pytest.mark.parametrize("parameters", [{"head_epochs": 0}, {"head_epochs": None, "weights": None}])
 def test_no_epoch_at_all_is_refused(parameters):
-    with pytest.raises(ValueError, match="max_epochs=0 trains the head alone.*Use head_epochs=1"):
+    with pytest.raises(ValueError, match="max_epochs=0 trains only the head.*Use head_epochs=1"):
         of_loss("softmax", **parameters).fit(IMAGES, Y)
 
 
 def test_a_trunk_without_a_head_is_refused():
     extractor = CNNFeatureExtractor(trunk(), loss="contrastive", head_epochs=3, **COMMON)
-    with pytest.raises(ValueError, match="nothing is new beside it"):
+    with pytest.raises(ValueError, match="there are no new layers"):
         extractor.fit(IMAGES, Y)
 
 

@@ -179,7 +179,7 @@ def test_extra_state_is_kept_or_said_not_to_be(tmp_path):
     resumed = estimator(Extra(np.float64(0)), checkpoint_dir=tmp_path).fit(X, Y)
     np.testing.assert_array_equal(resumed.transform(X), whole.transform(X))
     folder = tmp_path / "other"
-    with pytest.warns(UserWarning, match="checkpoint_dir: .*extra.* changes in the training"):
+    with pytest.warns(UserWarning, match="checkpoint_dir: .*extra.* changes in training"):
         estimator(Extra(Number(0)), checkpoint_dir=folder).fit(X, Y)
     assert not folder.exists()
 

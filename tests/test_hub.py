@@ -378,7 +378,9 @@ def test_weights_of_another_name_are_found_in_a_folder_if_they_are_the_only_ones
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="local-dir:folder' names no folder: there is none"):
+    with pytest.raises(
+        FileNotFoundError, match="local-dir:folder' names a folder that does not exist"
+    ):
         _hub.weights_of(f"local-dir:{tmp_path / 'nowhere'}", FOLDER_NAME)
 
 

@@ -158,7 +158,7 @@ def test_a_display_compares_numbers_of_64_bits_exactly():
     [
         ([1, 2**70], r"y\[1\] is 1180591620717411303424, which does not fit into 64 bits"),
         ([1.0, 2**70], "does not fit into 64 bits. Use text instead"),
-        ([-1, 2**63], "-1 and 9223372036854775808: no type of 64 bits has both"),
+        ([-1, 2**63], "-1 and 9223372036854775808: no 64-bit type can hold both"),
         ([True, 1, 0, 2], r"types \['bool', 'number'\]"),
         (np.array([True, 1, 0, 2], dtype=object), r"types \['bool', 'number'\]"),
         ([np.True_, 1.0], r"types \['bool', 'number'\]"),
@@ -194,7 +194,7 @@ def test_labels_that_cannot_be_compared_are_refused(y, message):
 
 def test_two_numbers_that_no_type_holds_are_refused_when_they_are_added():
     retriever = NeighborsRetriever().fit(X[:2], [-1, 1])
-    with pytest.raises(ValueError, match="y holds -1 and 9223372036854775808: no type of 64 bits"):
+    with pytest.raises(ValueError, match="y holds -1 and 9223372036854775808: no 64-bit type"):
         retriever.partial_fit(X[2:4], [2**63, 1])
     assert retriever.y_.tolist() == [-1, 1]
 

@@ -58,14 +58,14 @@ def test_equal_rows_of_labels_are_a_single_class(name, row):
 
 @EVERY_LOSS
 def test_labels_that_are_all_zeros_are_none(name):
-    with pytest.raises(ValueError, match="no row of y carries one: all are zeros. Label some"):
+    with pytest.raises(ValueError, match="no row of y has one: all are zeros. Label some"):
         estimator(name).fit(X, np.zeros((len(X), 3), dtype=int))
 
 
 @EVERY_LOSS
 def test_a_label_of_all_rows_is_named(name):
     y = np.column_stack([COLUMNS, np.ones(len(X), dtype=int)])
-    with pytest.warns(UserWarning, match="Column 4 of y is 1 in all rows.*Drop it"):
+    with pytest.warns(UserWarning, match="Column 4 of y is 1 in all rows.*Drop this"):
         assert np.isfinite(outputs(estimator(name).fit(X, y), X)).all()
 
 
@@ -78,7 +78,7 @@ def test_one_row_per_class_trains_losses_on_single_rows_and_no_others(name, colu
         assert len(fitted.classes_) == len(X)
         assert np.isfinite(outputs(fitted, X)).all()
     else:
-        with pytest.raises(ValueError, match=f"{LOSSES[name].__name__} has nothing to pull"):
+        with pytest.raises(ValueError, match=f"{LOSSES[name].__name__} has no similar images"):
             estimator(name).fit(X, y)
 
 

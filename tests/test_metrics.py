@@ -523,8 +523,8 @@ def test_a_function_is_a_metric():
         ("map@k", "whole number of at least 1"),
         ("recall", "'recall@10'"),
         ("map_at_r@5", "takes no number of results"),
-        (None, "scoring=None is no metric"),
-        (3, "scoring=3 is no metric"),
+        (None, "scoring=None is not a metric"),
+        (3, "scoring=3 is not a metric"),
     ],
 )
 def test_names_that_are_no_metric(name, message):

@@ -410,7 +410,7 @@ print(retriever.predict(rows).ravel())
     assert done.stdout.startswith("[0 1 2 3]\nThis gallery (collection 'fork_")
     assert "Save it there first, or fit here.\n[0 1 2 3]\n" in done.stdout
     done = run(program, file + "2.db")
-    assert "is open in the process that this one was forked from" in done.stdout
+    assert "is open in the parent process" in done.stdout
     assert done.stdout.endswith("\n[0 1 2 3]\n")
 
 
@@ -467,7 +467,7 @@ def test_a_lost_server_is_one_error_and_loses_nothing(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Collection, "write", write_and_kill)
-            with pytest.raises(ConnectionError, match="It had acknowledged 50 of 120 new rows"):
+            with pytest.raises(ConnectionError, match="It had confirmed 50 of 120 new rows"):
                 retriever.partial_fit(rows[:120])
         assert retriever.n_samples_fit_ == N
         server.start()
@@ -522,11 +522,11 @@ def test_a_fit_that_fails_leaves_the_gallery_before_it(file, monkeypatch):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"uri": None}, "needs to know where the gallery lives"),
+        ({"uri": None}, "needs the place of the gallery"),
         ({"uri": "gallery.sqlite"}, "is neither a local file nor a server"),
         ({"uri": "http://me:secret@localhost:19530"}, "environment variables MILVUS_TOKEN="),
         ({"uri": "/no/such/folder/x.db"}, "There is no folder /no/such/folder"),
-        ({"uri": "x.db", "collection": "7 x"}, "is no name of a collection"),
+        ({"uri": "x.db", "collection": "7 x"}, "is not a name of a collection"),
         ({"uri": "x.db", "algorithm": "exact"}, "keeps the gallery in memory"),
     ],
 )

@@ -287,7 +287,7 @@ def test_a_loaded_gallery_is_looked_at_as_a_whole_before_it_is_filtered(server):
     loaded = pickle.loads(pickle.dumps(of_server("cosine", rows)))
     (table,) = server.tables.values()
     table["rows"][min(table["rows"])] += 1
-    with pytest.raises(RuntimeError, match=f"has {N} rows and is not the one"):
+    with pytest.raises(RuntimeError, match=f"has {N} rows and is not the collection"):
         loaded.kneighbors(rows[:1], where=np.arange(N) > 300)
 
 

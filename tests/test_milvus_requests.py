@@ -270,7 +270,7 @@ def test_a_saved_gallery_whose_row_was_changed_is_refused(server, changed):
     key = sorted(table["rows"])[changed]
     kept, table["rows"][key] = table["rows"][key], table["rows"][key] + 1
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="has 150 rows and is not the one"):
+        with pytest.raises(RuntimeError, match="has 150 rows and is not the collection"):
             loaded.kneighbors(rows[:3])
     table["rows"][key] = kept
     loaded.kneighbors(rows[:3])
@@ -643,6 +643,6 @@ def test_rows_that_somebody_else_keeps_are_searched_and_left_alone(server, metri
 
 def test_a_password_in_an_address_is_in_no_message(server):
     for uri in ("http://me:secret@host:19530", "ftp://me:secret@host", "me:secret@host:19530"):
-        with pytest.raises(ValueError, match="holds a password") as raised:
+        with pytest.raises(ValueError, match="contains a password") as raised:
             NeighborsRetriever(algorithm="milvus", uri=uri).fit(np.eye(3))
         assert "secret" not in str(raised.value)

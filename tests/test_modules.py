@@ -100,7 +100,7 @@ def test_images_too_small_for_a_named_net_are_refused_before_training(name, side
 @pytest.mark.parametrize("n_channels", [1, 4])
 def test_backbones_are_told_that_they_get_three_channels(n_channels, shapes):
     gray = shapes[0][..., 0], shapes[1]
-    with pytest.raises(ValueError, match=f"takes images with {n_channels} channel.*given 3"):
+    with pytest.raises(ValueError, match=f"takes images with {n_channels} channel.*always get 3"):
         fitted(nn.Sequential(nn.Conv2d(n_channels, 8, 3)), gray)
 
 

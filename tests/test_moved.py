@@ -36,9 +36,7 @@ def test_a_file_of_rows_is_found_at_its_new_place(how, rows, tmp_path):
     if how != "here":
         retriever = pickle.loads(stored) if how == "pickle" else load(tmp_path / "gallery.cbir")
     assert retriever.n_samples_fit_ == 61  # what is not in the file is there
-    with pytest.raises(
-        FileNotFoundError, match=r"rows\.npy', which is not there.*relocate\(path\)"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"rows\.npy', which is missing.*relocate\(path\)"):
         retriever.kneighbors(rows)
     retriever.relocate(tmp_path / "new" / "moved.npy")
     np.testing.assert_array_equal(retriever.kneighbors(rows), expected)
@@ -80,7 +78,7 @@ def test_a_file_that_moves_together_with_the_saved_gallery_is_found(rows, tmp_pa
     np.testing.assert_array_equal(loaded.kneighbors(rows), expected)
     rows[0] += 1
     np.save(tmp_path / "new" / "rows.npy", rows)  # another of the same name is not taken
-    with pytest.raises(FileNotFoundError, match="which is not there"):
+    with pytest.raises(FileNotFoundError, match="which is missing"):
         load(tmp_path / "new" / "gallery.cbir").kneighbors(rows)
 
 
@@ -108,7 +106,7 @@ def test_a_milvus_file_is_found_at_its_new_place(how, rows, tmp_path):
         os.rename(tmp_path / "new" / "gallery.cbir", tmp_path / "gallery.cbir")
     loaded = pickle.loads(stored) if how == "pickle" else load(folder / "gallery.cbir")
     if how != "beside":
-        with pytest.raises(FileNotFoundError, match=r"is not there.*relocate\(uri\)"):
+        with pytest.raises(FileNotFoundError, match=r"is missing.*relocate\(uri\)"):
             loaded.kneighbors(rows)
         loaded.relocate(new)
         assert loaded.uri == new
@@ -127,7 +125,7 @@ def test_a_uri_that_is_set_after_fit_is_not_ignored(rows, tmp_path):
     ):
         with pytest.raises(ValueError, match=r"b\.db' was set after fit, but the gallery is at"):
             action()
-    with pytest.raises(FileNotFoundError, match=r"b\.db, is not there"):
+    with pytest.raises(FileNotFoundError, match=r"b\.db, is missing"):
         retriever.relocate(other)
     assert retriever.set_params(uri=uri).kneighbors(rows)[1].shape == (60, 3)
     retriever.set_params(uri=other).fit(rows)  # a new gallery there

@@ -429,7 +429,7 @@ def test_a_file_that_is_loaded_and_sealed_again_is_the_same(path):
 def test_a_saved_estimator_is_no_onnx_file(tmp_path):
     path = tmp_path / "search.cbir"
     save(NeighborsRetriever(1).fit(np.eye(2)), path)
-    with pytest.raises(ValueError, match="is no ONNX file but a zip archive, as persist"):
+    with pytest.raises(ValueError, match="is not an ONNX file but a zip archive, as persist"):
         OnnxExtractor(path).fit(IMAGES)
 
 
@@ -441,7 +441,7 @@ def test_a_file_of_another_maker_is_told_what_is_expected(tmp_path, monkeypatch)
     )
     content = helper.make_model(graph).SerializeToString()
     message = (
-        r"an ONNX file of another maker and has the inputs \['pixels'\]: expected is a file of "
+        r"an ONNX file of another program and has the inputs \['pixels'\]: expected a file of "
         r"sklearn_cbir.export.to_onnx, with one input 'images', uint8 of shape \(n, height, width"
     )
     _assert_refused(content, tmp_path, message, monkeypatch)
@@ -451,7 +451,7 @@ def test_a_file_of_another_maker_is_told_what_is_expected(tmp_path, monkeypatch)
     "content", [b"", b"no network", b"\xff" * 40, b"PK\x03\x04" + bytes(60), b"\x0b\x00"], ids=repr
 )
 def test_what_is_no_onnx_file_is_said_to_be_none(content, tmp_path, monkeypatch):
-    message = "is no ONNX file|of another maker and has no inputs|holds field"
+    message = "is not an ONNX file|of another program and has no inputs|holds field"
     _assert_refused(content, tmp_path, message, monkeypatch)
 
 
@@ -520,7 +520,7 @@ def test_what_reaches_out_of_the_file_is_refused_however_it_is_sealed(
     change, what, path, tmp_path, monkeypatch
 ):
     content = _resealed(path, change)
-    _assert_refused(content, tmp_path, f"holds {what}, which to_onnx does not write", monkeypatch)
+    _assert_refused(content, tmp_path, f"holds {what}, which to_onnx never writes", monkeypatch)
 
 
 def _parts(path):
@@ -546,9 +546,9 @@ def test_a_newer_format_is_said_to_be_newer(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": (12, 24)}, "says of itself what it is not"),
-        ({"width": 3}, "describes itself in a way that is not understood"),
-        ({"outputs": ("codes",)}, "describes itself in a way that is not understood"),
+        ({"size": (12, 24)}, "has a wrong description"),
+        ({"width": 3}, "has a description that cannot be read"),
+        ({"outputs": ("codes",)}, "has a description that cannot be read"),
         ({"resize_mode": "magic"}, "resize_mode='magic' is not known"),
     ],
 )

@@ -136,10 +136,10 @@ def test_held_out_losses_are_checked_too():
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (lambda groups, lr, weight_decay: None, "made NoneType, which is no torch optimizer"),
+        (lambda groups, lr, weight_decay: None, "made NoneType, which is not a torch optimizer"),
         (lambda groups: None, "could not be made"),
         (torch.optim.LBFGS, "could not be made"),
-        (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), "is no name and no"),
+        (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), "is neither a name nor a"),
     ],
     ids=["nothing", "other arguments", "one group only", "an instance"],
 )
@@ -230,7 +230,7 @@ def test_a_class_of_losses_is_called_without_arguments():
     ids=["class", "module", "function", "part"],
 )
 def test_log_probabilities_are_refused_in_every_form(loss):
-    with pytest.raises(ValueError, match="wants log-probabilities. Use torch.nn.CrossEntropyLoss"):
+    with pytest.raises(ValueError, match="needs log-probabilities. Use torch.nn.CrossEntropyLoss"):
         fit(loss)
 
 

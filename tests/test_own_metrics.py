@@ -145,13 +145,13 @@ def test_what_is_no_number_per_query_is_one_clear_error(returned, message, rng):
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (lambda y_queries, y_gallery: 1, "<lambda> is no function of .*too many positional"),
+        (lambda y_queries, y_gallery: 1, "<lambda> is not a function of .*too many positional"),
         (
             lambda a, b, c, *, k: 1,
-            "<lambda> is no function .*missing .*'k'.* with functools.partial",
+            "<lambda> is not a function .*missing .*'k'.* with functools.partial",
         ),
-        (threshold_f1, "threshold_f1 is no function .*missing a required .*'radius'"),
-        (per_class_thresholds, "per_class_thresholds is no function .* one number per query"),
+        (threshold_f1, "threshold_f1 is not a function .*missing a required .*'radius'"),
+        (per_class_thresholds, "per_class_thresholds is not a function .* one number per query"),
     ],
 )
 def test_what_cannot_be_called_is_one_clear_error(metric, message, rng):
@@ -176,7 +176,7 @@ def test_what_lies_within_a_radius_does_so_in_any_order(rng):
     for metric in (partial(precision_in_radius, radius=0.1), "recall_in_radius"):
         one, other = (r.evaluate(scoring=metric).per_query for r in (plain, ranked))
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="rerank gives results an order without distances"):
+    with pytest.raises(ValueError, match="rerank orders results without distances"):
         ranked.evaluate(scoring="map_in_radius")
 
 

@@ -205,7 +205,7 @@ def test_a_tag_of_timm_may_stand_behind_the_name(tmp_path, monkeypatch):
     made_package(tmp_path, named_elsewhere(network), monkeypatch)
     trunk = build_backbone(f"{LITE0}.in1k", weights="packaged")
     torch.testing.assert_close(trunk.features.conv_stem.weight, network.conv_stem.weight)
-    with pytest.raises(ValueError, match="'in22k' is no tag"):
+    with pytest.raises(ValueError, match="'in22k' is not a tag"):
         build_backbone(f"{LITE0}.in22k", weights="packaged")
 
 

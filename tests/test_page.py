@@ -388,7 +388,7 @@ def test_an_uploaded_photo_that_is_gone_is_said_so(opened):
     page = opened("#upload=AAAAAAAAAAAAAAAAAAAAAA")
     notice = page.locator("#notice")
     notice.wait_for()
-    assert "The photo that you searched by is gone" in notice.text_content()
+    assert "The photo that you searched with is gone" in notice.text_content()
     notice.get_by_role("button", name="See all photos").click()
     arrived(page)
     assert len(names(page)) == 60
@@ -601,7 +601,7 @@ def test_more_photos_than_a_page(page):
 def test_duplicates_say_what_would_be_kept(page, drawn):
     page.locator("[data-view=duplicates]").click()
     page.locator("#distance").focus()
-    arrived(page, "nearly the same")
+    arrived(page, "near-duplicates")
     group = page.locator(".group").filter(has_text="000 larger.jpg").first
     assert group.get_by_role("heading").text_content().endswith("keep 000 larger.jpg")
     kept = group.locator(".tile").filter(has=page.locator(".badge"))
@@ -613,12 +613,12 @@ def test_duplicates_say_what_would_be_kept(page, drawn):
     assert "No near-duplicates" in page.locator("#notice").text_content()
     assert "filters" not in page.locator("#notice").text_content()
     choose_folder(page, "red cross")
-    page.get_by_text("Only photos that the filters leave in are compared.").wait_for()
+    page.get_by_text("Only photos that meet the filters are compared.").wait_for()
 
 
 def test_duplicates_are_looked_at_and_not_searched_by(opened, drawn):
     page = opened("#view=duplicates", permissions=["clipboard-read", "clipboard-write"])
-    arrived(page, "nearly the same")
+    arrived(page, "near-duplicates")
     first, second = page.locator(".group").first.locator(".tile").all()[:2]
     assert not first.locator(".distance").text_content()
     assert second.locator(".distance").text_content()
@@ -712,7 +712,7 @@ def test_back_and_reload_keep_the_place_on_the_page(page):
     arrived(page, "^120 of")
     is_back()
     page.locator("[data-view=duplicates]").dispatch_event("click")  # a click of Playwright scrolls
-    arrived(page, "nearly the same")
+    arrived(page, "near-duplicates")
     page.go_back()
     is_back()
     page.wait_for_function("(place) => Math.abs(history.state.y - place) < 2", arg=place)

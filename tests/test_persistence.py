@@ -535,7 +535,7 @@ ARRAY = with_parameter({"is": "array", "number": 0})
         "objects in fields",
         "huge",
         "short",
-        "no array",
+        "not an array",
         "missing",
         "pickle",
         "no kind",

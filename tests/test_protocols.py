@@ -171,10 +171,10 @@ def test_what_is_excluded_is_the_query_itself():
         ),
         ({"protocol": "holidays", "n_train": 1}, "does not use n_train. It takes no options"),
         ({"protocol": "cifar10-full", "test": [1], "n_queries": 1}, "n_queries has no effect"),
-        ({"protocol": "cifar10-59k"}, "n_queries=100 rows of every class.*class 0 has 6 that"),
+        ({"protocol": "cifar10-59k"}, "n_queries=100 rows of every class.*class 0 has 6 left"),
         (
             {"protocol": "cifar10-59k", "n_queries": 4, "n_train": 3},
-            "n_train=3 rows of every class are wanted, but class 0 has 2 that are not drawn yet",
+            "n_train=3 rows of every class are needed, but class 0 has 2 left",
         ),
         ({"protocol": "cifar10-59k", "n_queries": 0}, "n_queries=0 must be an integer"),
         ({"protocol": "coco"}, "n_queries=5000 and n_train=10000 are more than the 18 labelled"),

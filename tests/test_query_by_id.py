@@ -103,14 +103,14 @@ def test_one_radius_per_query(case):
 @pytest.mark.parametrize(
     ("radius", "message"),
     [
-        (-0.1, r"radius=-0.1 is no distance"),
-        (np.nan, r"radius=nan is no distance"),
-        ([0.1, np.nan], r"radius\[1\]=nan is no distance"),
+        (-0.1, r"radius=-0.1 is not a distance"),
+        (np.nan, r"radius=nan is not a distance"),
+        ([0.1, np.nan], r"radius\[1\]=nan is not a distance"),
         ([0.1, 0.2, 0.3], r"radius has shape \(3,\).*one for each of the 2 queries"),
         ([[0.1], [0.2]], r"radius has shape \(2, 1\)"),
-        ("0.1", r"radius='0.1' is no number"),
-        (True, "radius=True is no number"),
-        ([0.1, [0.2]], "is no number"),
+        ("0.1", r"radius='0.1' is not a number"),
+        (True, "radius=True is not a number"),
+        ([0.1, [0.2]], "is not a number"),
         (None, "radius is None"),
     ],
 )
@@ -130,7 +130,7 @@ def test_counted_ids_ask_too(rng):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (["0.jpg", "x.jpg"], "1 of 2 ids are not in the gallery, such as 'x.jpg'. Give the rows"),
+        (["0.jpg", "x.jpg"], "1 of 2 ids are not in the gallery, such as 'x.jpg'. Pass the rows"),
         ([], "ids is empty"),
         ({"0.jpg"}, "is a set, which has no order"),
         ("0.jpg", "ids='0.jpg' is one string"),
@@ -200,7 +200,7 @@ def test_ids_of_another_type_are_an_error_everywhere(kind, rng):
     X, y = rng.normal(size=(N, 8)), np.arange(N) % 20
     retriever = NeighborsRetriever(1, scoring="recall@1").fit(X, y, ids=OTHERS[kind])
     assert retriever.score(X, y, ids=OTHERS[kind]) == retriever.score()
-    message = "as those of the gallery are: they can never be equal"
+    message = "like the ids of the gallery: they can never be equal"
     calls = [
         lambda: retriever.kneighbors(X[:1], ids=NAMES[:1]),
         lambda: retriever.radius_neighbors(X[:1], 1, ids=NAMES[:1]),

@@ -388,7 +388,7 @@ def test_a_name_means_the_class_with_its_defaults(name, rng):
         (KReciprocalReranker(distance_weight=1.1), "cosine", "distance_weight=1.1"),
         (KReciprocalReranker(form="matlab"), "cosine", "form='matlab' is not known"),
         (DiffusionReranker(n_sources=0), "cosine", "n_sources=0"),
-        (DiffusionReranker(alpha=1), "cosine", "alpha=1 never comes into balance"),
+        (DiffusionReranker(alpha=1), "cosine", "alpha=1 never converges"),
         (DiffusionReranker(gamma=-2), "cosine", "gamma=-2"),
     ],
     ids=lambda value: str(value)[:30],

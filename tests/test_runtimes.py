@@ -163,7 +163,9 @@ def test_a_network_that_decides_by_values_is_left_to_torch_and_said_once():
     expected = extractor.transform(dark)
     asked = clone(extractor).set_params(runtime="openvino").fit(IMAGES)
     asked._network.load_state_dict(extractor._network.state_dict())
-    with pytest.warns(UserWarning, match=r"cannot be converted \(it decides by values.*test_runt"):
+    with pytest.warns(
+        UserWarning, match=r"cannot be converted \(its code depends on values.*test_runt"
+    ):
         found = asked.transform(dark)
     np.testing.assert_array_equal(found, expected)
     assert asked.runtime_ == "torch"
@@ -207,7 +209,7 @@ def test_without_the_library_torch_computes(monkeypatch):
     with pytest.warns(UserWarning, match=r"pip install 'sklearn-cbir\[openvino\]'"):
         np.testing.assert_array_equal(loaded.transform(IMAGES), expected)
     np.testing.assert_array_equal(loaded.transform(IMAGES), expected)  # said once
-    with pytest.raises(ImportError, match="Other workers compute by OpenVINO"):
+    with pytest.raises(ImportError, match="Other workers compute with OpenVINO"):
         loaded._settled(24).transform(IMAGES)
 
 
@@ -251,7 +253,9 @@ def test_another_runtime_continues_no_shards(tmp_path, monkeypatch):
     for runtime, enough in (("openvino", _computed.ENOUGH), ("auto", 1)):
         monkeypatch.setattr(_computed, "ENOUGH", enough)
         extractor.set_params(runtime=runtime)
-        with pytest.raises(ValueError, match=r"differs: .*\.runtime\. Another runtime continues"):
+        with pytest.raises(
+            ValueError, match=r"differs: .*\.runtime\. Only the same runtime can continue"
+        ):
             extract(pipeline, IMAGES, tmp_path, shard_size=10)
 
 

@@ -172,7 +172,7 @@ def test_bad_sizes_and_unlabelled_rows_raise(rng):
         uniform_batches(4, 0, rng)
     with pytest.raises(ValueError, match="n_per_class=1 must be an integer of at least 2"):
         balanced_batches(np.zeros(4), 4, 1, rng)
-    with pytest.raises(ValueError, match="No row of y carries a label"):
+    with pytest.raises(ValueError, match="No row of y has a label"):
         balanced_batches(np.zeros((4, 3)), 4, 2, rng)
 
 

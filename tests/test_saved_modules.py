@@ -209,7 +209,7 @@ def test_a_class_that_takes_arguments_says_how_to_pass_them(path):
 
 
 def test_what_a_training_changes_beside_the_state_dict_is_not_lost_in_silence(shapes, path):
-    with pytest.raises(ValueError, match=r"another Remembering: calls differs, which is no part"):
+    with pytest.raises(ValueError, match=r"another Remembering: calls differs, which is not part"):
         save(fitted(shapes, Remembering()), path, modules=[Remembering])
 
 
@@ -229,14 +229,14 @@ def test_a_module_that_differs_from_what_is_built_says_how(net, difference, path
 @pytest.mark.parametrize(
     ("modules", "fault"),
     [
-        ([Own(), Scale], "modules holds a module of class Own, built already"),
-        ({"net": Own()}, "modules holds a module of class Own, built already"),
+        ([Own(), Scale], "modules holds an object of class Own, not the class"),
+        ({"net": Own()}, "modules holds an object of class Own, not the class"),
         ({1: Own}, "modules holds <class .*Own'>, called 1"),
         (["Own"], "modules holds 'Own', called 'Own'"),
-        (3, "modules=3 is no list"),
-        ("Own", "modules='Own' is no list"),
-        (Own, "modules=<class .*Own'> is no list"),
-        (nn.Sequential(Own()), r"modules=Sequential\(.* is no list"),
+        (3, "modules=3 is not a list"),
+        ("Own", "modules='Own' is not a list"),
+        (Own, "modules=<class .*Own'> is not a list"),
+        (nn.Sequential(Own()), r"modules=Sequential\(.* is not a list"),
     ],
 )
 def test_modules_that_build_nothing_are_refused(modules, fault, path):
@@ -250,12 +250,12 @@ def test_modules_that_build_nothing_are_refused(modules, fault, path):
 
 def test_two_classes_of_one_name_are_refused(path):
     other = type("Own", (Scale,), {})
-    with pytest.raises(ValueError, match="two classes of the name 'Own'"):
+    with pytest.raises(ValueError, match="two classes with the name 'Own'"):
         save(CNNFeatureExtractor(Own()), path, [Own, other])
 
 
 def test_what_builds_no_module_is_refused(path):
-    with pytest.raises(ValueError, match=r"modules\['net'\] gives None, which is no module"):
+    with pytest.raises(ValueError, match=r"modules\['net'\] gives None, which is not a module"):
         save(CNNFeatureExtractor(Own()), path, {"net": lambda: None})
 
 

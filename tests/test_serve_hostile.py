@@ -368,7 +368,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
                 for place in ("photo", "thumbnail"):
                     answer = client.get(f"{API}/{place}/{number}")
                     assert answer.status_code == 404, answer.text
-                    assert "elsewhere" in answer.json()["error"]
+                    assert "outside of the folders" in answer.json()["error"]
                 region = {"region": {"of": number, "box": [0, 0, 1, 1]}}
                 assert client.post(f"{API}/search", json=region).status_code == 404
 
@@ -387,7 +387,7 @@ def test_a_file_that_is_exchanged_meanwhile_is_not_opened(tmp_path):
 def test_pipes_and_folders_in_the_place_of_photos_hang_nobody(tmp_path):
     for name, make in (("pipe.jpg", os.mkfifo), ("folder.jpg", os.mkdir)):
         make(tmp_path / name)
-        with pytest.raises(Failure, match="no file any more"):
+        with pytest.raises(Failure, match="not a file any more"):
             _pictures.source_of(1, str(tmp_path / name), [str(tmp_path)])
 
 

@@ -183,7 +183,7 @@ def test_a_file_that_is_gone_or_other_is_named_at_the_first_search(how, rng, tmp
     with pytest.raises(OSError, match="rows.npy' has changed since"):
         load().kneighbors(rows)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="rows.npy', which is not there. Put the file back"):
+    with pytest.raises(FileNotFoundError, match="rows.npy', which is missing. Put the file back"):
         load().kneighbors(rows)
 
 
@@ -241,7 +241,7 @@ def test_rows_that_changed_without_a_trace_are_not_measured(metric, rng, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": os.devnull, "size": 0}, "no regular file"),
+        ({"path": os.devnull, "size": 0}, "not a regular file"),
         ({"file_dtype": "|O"}, r"cannot be in a file of \|O"),
     ],
     ids=["device", "objects"],
@@ -274,7 +274,7 @@ def test_what_is_no_file_of_rows_is_an_error(rng, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.npy"):
         fit(tmp_path / "nowhere.npy")
     (tmp_path / "text.npy").write_text("no numbers")
-    with pytest.raises(ValueError, match="text.npy' is no .npy file of numbers"):
+    with pytest.raises(ValueError, match="text.npy' is not a .npy file of numbers"):
         fit(str(tmp_path / "text.npy"))
     for array, message in (
         (np.zeros(5), "Reshape your data"),
@@ -428,7 +428,7 @@ def test_half_precision_grows_and_shrinks(metric, rng):
     fresh.fit(np.delete(rows, [0, 199, 250], axis=0))
     np.testing.assert_array_equal(retriever.kneighbors(), fresh.kneighbors())
     if metric == "euclidean":
-        with pytest.raises(ValueError, match="more than half precision can hold .* Fit again"):
+        with pytest.raises(ValueError, match="more than half precision can store .* Fit again"):
             retriever.partial_fit(rows[:2] * 1000)
 
 

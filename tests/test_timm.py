@@ -168,7 +168,7 @@ def test_a_network_without_one_grid_of_tokens_says_so():
 
 @pytest.mark.parametrize(("n_tokens", "ratio"), [(2, 1), (50, 1), (16, 2), (15, 1)])
 def test_tokens_that_fill_no_grid_of_the_shape_of_the_image_are_refused(n_tokens, ratio):
-    with pytest.raises(ValueError, match=f"its {n_tokens} patch tokens fill no grid"):
+    with pytest.raises(ValueError, match=f"its {n_tokens} patch tokens do not fill a grid"):
         fold(torch.zeros(1, n_tokens, 3), ratio)
 
 

@@ -93,7 +93,7 @@ def test_a_model_that_does_not_say_its_length_reads_77_tokens():
 
 
 def test_options_that_draw_at_random_are_refused():
-    with pytest.raises(ValueError, match="not known here, \\['reduction_mask'\\]"):
+    with pytest.raises(ValueError, match="unknown options, \\['reduction_mask'\\]"):
         byte_pairs({"tokenizer_kwargs": {"reduction_mask": "random"}})
 
 
@@ -181,7 +181,7 @@ def test_files_that_lack_what_is_needed_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'a/b' does not say which its pad token is"):
         read(folder)
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="fill/tokenizer.json is no tokenizer.json"):
+    with pytest.raises(ValueError, match="fill/tokenizer.json is not a tokenizer.json"):
         read(folder)
 
 

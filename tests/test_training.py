@@ -529,7 +529,7 @@ def test_single_class_and_lonely_classes_are_named(shapes):
     images, _ = shapes
     with pytest.raises(ValueError, match="at least 2 classes to train, got 1 class: 'cat'"):
         small().fit(images, ["cat"] * len(images))
-    with pytest.raises(ValueError, match="nothing to pull together"):
+    with pytest.raises(ValueError, match="no similar images to move together"):
         DeepHasher(8).fit(images, np.arange(len(images)))
 
 
@@ -567,7 +567,7 @@ def test_threshold_is_chosen_on_classes_that_were_not_trained_on():
     assert -1 <= embedder.threshold_ <= 1
     assert len(embedder.classes_) == 5
     few = np.isin(y, np.unique(y)[:3])
-    with pytest.warns(UserWarning, match="got 3 classes.*too few to hold 2 out"):
+    with pytest.warns(UserWarning, match="got 3 classes.*too few to hold out 2"):
         CPFEmbedder(8, max_epochs=1, random_state=0).fit(images[few], y[few])
 
 

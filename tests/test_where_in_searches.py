@@ -303,10 +303,10 @@ def test_searches_cut_a_mask_of_queries_as_they_cut_the_queries(data, mask, last
     ("where", "message"),
     [
         (np.arange(5), "where is int64 of shape .5,.* of one bool for each of the 120 queries"),
-        (IDS, "where is <U7 of shape .120,.*have no ids in a gallery"),
+        (IDS, "where is <U7 of shape .120,.*ids do not work"),
         (np.ones(119, bool), "where is bool of shape .119,"),
         (np.ones((120, 1), bool), "where is bool of shape .120, 1."),
-        (np.zeros(120, bool), "where leaves nothing to search.*all 120 queries"),
+        (np.zeros(120, bool), "where matches no row.*all 120 queries"),
     ],
     ids=["numbers", "ids", "short", "table", "nothing"],
 )

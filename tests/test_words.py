@@ -172,7 +172,7 @@ def test_images_in_sums_are_checked_at_once():
         Text(RED) + np.zeros((3, 32, 32))
     with pytest.raises(ValueError, match=r"path of a photo .* is empty"):
         Text(RED) + ""
-    with pytest.raises(TypeError, match="Make a sum of each"):
+    with pytest.raises(TypeError, match="Add to each"):
         np.array(["a.jpg", "b.jpg"]) + Text(RED)
 
 
@@ -184,7 +184,7 @@ def test_words_are_text(words):
 
 @pytest.mark.parametrize("words", ["", " \n\t"])
 def test_words_say_something(words):
-    with pytest.raises(ValueError, match="says nothing"):
+    with pytest.raises(ValueError, match="is empty"):
         Text(words)
 
 
@@ -221,7 +221,7 @@ def test_texts_come_in_any_row_of_them(make, extractor):
         (Text(RED), "one text: wrap it in a list"),
         ([], "texts is empty"),
         (5, "Pass a list of str"),
-        ([RED, ""], r"texts\[1\] is '', which says nothing"),
+        ([RED, ""], r"texts\[1\] is '', which is empty"),
         ([RED, None], r"texts\[1\] is None of type NoneType"),
         ([RED, b"blue"], r"texts\[1\] is b'blue' of type bytes"),
         ([float("nan")], r"texts\[0\] is nan of type float"),
@@ -247,7 +247,7 @@ def test_texts_that_are_none_are_refused(texts, message, extractor):
 def test_who_knows_no_words_says_why_and_what_does(make, reason):
     extractor = make()
     for ask in (extractor.encode_text, lambda texts: extractor.transform([*map(Text, texts)])):
-        with pytest.raises(ValueError, match=rf"knows no words: .*{reason}.*open_clip/"):
+        with pytest.raises(ValueError, match=rf"cannot encode words: .*{reason}.*open_clip/"):
             ask([RED])
 
 
@@ -268,7 +268,7 @@ def test_a_network_of_words_is_not_told_to_be_another(make, way):
 def test_what_reads_numbers_says_who_makes_them_of_words(step):
     step.fit(np.eye(4, 3), [0, 0, 1, 1])
     ask = step.predict if hasattr(step, "predict") else step.transform
-    with pytest.raises(TypeError, match="is no row of numbers. Put a CNNFeatureExtractor"):
+    with pytest.raises(TypeError, match="is not a row of numbers. Put a CNNFeatureExtractor"):
         ask([Text(RED)])
 
 
@@ -276,9 +276,9 @@ def test_training_parts_words_and_images():
     images, y = make_shapes(8, n_classes=2, random_state=0)
     trained = CNNFeatureExtractor("small", weights=None, max_epochs=1).fit(images, y)
     trained._fitted_network().trunk.words = Words(256)
-    with pytest.raises(ValueError, match="knows no words: training has moved"):
+    with pytest.raises(ValueError, match="cannot encode words: training has moved"):
         trained.encode_text([RED])
-    with pytest.raises(ValueError, match="knows no words: training has moved"):
+    with pytest.raises(ValueError, match="cannot encode words: training has moved"):
         trained.transform([Text(RED)])
 
 
@@ -287,9 +287,9 @@ def test_own_pooling_parts_words_and_images():
     images, _ = make_shapes(4, random_state=0)
     pooled = CNNFeatureExtractor("small", weights=None, loss=None, pooling="gem").fit(images)
     pooled._fitted_network().trunk.words = Words(256)
-    with pytest.raises(ValueError, match="knows no words: pooling='gem'"):
+    with pytest.raises(ValueError, match="cannot encode words: pooling='gem'"):
         pooled.encode_text([RED])
-    with pytest.raises(ValueError, match="knows no words: pooling='gem'"):
+    with pytest.raises(ValueError, match="cannot encode words: pooling='gem'"):
         pooled.transform([Text(RED)])
 
 
@@ -418,7 +418,7 @@ def test_unreadable_photos_are_named_by_their_rows(extractor):
 
 def test_unreadable_photos_in_sums_are_named_by_their_rows(extractor):
     mixed = [PHOTOS[0], Text("a red") + "dress", Text(BLUE)]
-    with pytest.raises(ImageReadError, match=r"X\[1\] 'dress'.*words are Text") as caught:
+    with pytest.raises(ImageReadError, match=r"X\[1\] 'dress'.*write words as Text") as caught:
         extractor.transform(mixed)
     assert [fault.index for fault in caught.value.faults] == [1]
 

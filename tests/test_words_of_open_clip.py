@@ -111,7 +111,7 @@ def test_what_is_trained_keeps_no_words(kind, parameters, model, shapes):
     trained = kind(**options, **parameters, random_state=0).fit(*shapes)
     assert not holds_words(trained)
     if kind is CNNFeatureExtractor:
-        with pytest.raises(ValueError, match="knows no words: training has moved"):
+        with pytest.raises(ValueError, match="cannot encode words: training has moved"):
             trained.encode_text([RED])
     else:
         with pytest.raises(ValueError, match="words have no pixels"):
@@ -121,7 +121,7 @@ def test_what_is_trained_keeps_no_words(kind, parameters, model, shapes):
 def test_own_pooling_keeps_no_words(model, shapes):
     pooled = CNNFeatureExtractor(NAME, weights=model[1], loss=None, pooling="avg").fit(shapes[0])
     assert not holds_words(pooled)
-    with pytest.raises(ValueError, match="knows no words: pooling='avg'"):
+    with pytest.raises(ValueError, match="cannot encode words: pooling='avg'"):
         pooled.transform([Text(RED)])
 
 

@@ -61,7 +61,7 @@ class ByRuntime:
         runtime, reason = self._runtime_here()
         if reason is not None and self.runtime == "openvino":
             if "_n_settled" in vars(self):
-                raise ImportError(f"Other workers compute by OpenVINO, and here {reason}.")
+                raise ImportError(f"Other workers compute with OpenVINO, but here {reason}.")
             warn_once(network, f"runtime='openvino': {reason}. Torch computes.")
         return runtime
 
@@ -78,7 +78,7 @@ class ByRuntime:
             warn_once(
                 network,
                 f"runtime='openvino': the network cannot be converted ({computed.failed}). "
-                "Torch computes. Use runtime='torch'.",
+                "torch computes instead. Use runtime='torch'.",
             )
         return vectors
 

@@ -45,7 +45,7 @@ def usable(
         return "torch", "OpenVINO was used in the process that this one was forked from"
     if runtime == "auto" and any(isinstance(trunk[name], nn.Module) for name in OWN_PARTS):
         # What a fixed graph may get wrong, and nobody has looked at.
-        return "torch", "a backbone or pooling of your own is converted only by runtime='openvino'"
+        return "torch", "your own backbone or pooling is converted only with runtime='openvino'"
     return "openvino", None
 
 

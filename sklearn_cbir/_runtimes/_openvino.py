@@ -149,7 +149,7 @@ def _model_of(seen: Network | MultiScale, size: tuple[int, ...]) -> Any:
         warnings.simplefilter("always")
         decoder = TorchScriptPythonDecoder(_Whole(seen).eval(), example_input=(example,))
     if place := _decides_by_values(told):
-        raise NotConverted(f"it decides by values of tensors, in {place}")
+        raise NotConverted(f"its code depends on values of tensors, in {place}")
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
     model.reshape(openvino.PartialShape([-1, 3, *size]))

@@ -30,8 +30,8 @@ def check_colors(values: ArrayLike, parameter: str) -> None:
     found = np.array(colors(values, parameter))
     least = SMALLEST_STD if parameter == "std" else 0.0
     if (found < least).any() or (found > 1).any():
-        divided = " Divide what is meant for pixels from 0 to 255 by 255." * bool(found.max() > 1)
+        divided = " Divide values for pixels from 0 to 255 by 255." * bool(found.max() > 1)
         raise ValueError(
-            f"{parameter}={shortened(values)} must hold three numbers from {least:g} to 1, in "
-            f"which pixels go from 0 to 1.{divided}"
+            f"{parameter}={shortened(values)} must hold three numbers from {least:g} to 1, "
+            f"because pixels are from 0 to 1.{divided}"
         )

@@ -184,7 +184,7 @@ def _in_folder(place: str, names: tuple[str, ...], backbone: str) -> Path | None
     folder = _folder_of(place)
     if place == FOLDER or not folder.is_dir():
         raise FileNotFoundError(
-            f"backbone={backbone!r} names no folder: there is none at "
+            f"backbone={backbone!r} names a folder that does not exist: "
             f"{place.removeprefix(FOLDER)!r}. Pass the path of one that holds a config and "
             "weights, as its repository on the hub does."
         )
@@ -223,8 +223,9 @@ def _in_repository(place: str, names: tuple[str, ...], backbone: str) -> Path | 
         return _download(hub, repository, revision or None, unknown) if unknown else None
     except hub.errors.GatedRepoError as error:
         raise PermissionError(
-            f"backbone={backbone!r} is not open to you ({_reason(error)}). Accept its terms on "
-            f"{hub.constants.ENDPOINT}/{repository}, then log in by hf auth login or set HF_TOKEN."
+            f"backbone={backbone!r} needs permission ({_reason(error)}). Accept its terms on "
+            f"{hub.constants.ENDPOINT}/{repository}, then log in by hf auth login or set "
+            "HF_TOKEN."
         ) from error
     except (
         hub.errors.RepositoryNotFoundError,
@@ -232,8 +233,8 @@ def _in_repository(place: str, names: tuple[str, ...], backbone: str) -> Path | 
         hub.errors.HFValidationError,
     ) as error:
         raise ValueError(
-            f"backbone={backbone!r} is not on {hub.constants.ENDPOINT} ({_reason(error)}). Check "
-            "the name; what is private needs hf auth login or HF_TOKEN."
+            f"backbone={backbone!r} is not on {hub.constants.ENDPOINT} ({_reason(error)}). "
+            "Check the name; a private repository needs hf auth login or HF_TOKEN."
         ) from error
     except Exception as error:
         if _is_of_this_machine(error):
@@ -314,8 +315,8 @@ def _no_answer(
         + f", {packaged}the path of its weights as weights=..., or weights=None to train from "
         "scratch"
         * of_weights
-        + ". On a slow one, the environment variable HF_HUB_ETAG_TIMEOUT says how many seconds to "
-        "wait for its first answer."
+        + ". On a slow network, set the environment variable HF_HUB_ETAG_TIMEOUT to the "
+        "seconds to wait for the first answer."
     )
 
 

@@ -140,7 +140,7 @@ def unknown_tag(backbone: str, tag: str, tags: Iterable[str]) -> ValueError:
     """Return the error for published weights of a name that a network does not have."""
     tags = sorted(tags)
     return ValueError(
-        f"{tag!r} is no tag of the weights of backbone={backbone!r}. "
+        f"{tag!r} is not a tag of the weights of backbone={backbone!r}. "
         + (f"Use one of {tags}." if tags else "None are published for it: use weights=None.")
     )
 

@@ -200,8 +200,8 @@ def _tokenizer_of(name: str, text_config: dict[str, Any]) -> dict[str, Any]:
     backbone, tokenizer = f"open_clip/{name}", text_config.get("hf_tokenizer_name")
     if text_config.get("hf_model_name"):
         raise ValueError(
-            f"The text tower of backbone={backbone!r} is {text_config['hf_model_name']!r} of the "
-            "package transformers, which is not used here."
+            f"The text tower of backbone={backbone!r} is {text_config['hf_model_name']!r} of "
+            "the package transformers, which this package does not use."
         )
     if tokenizer:
         place = name if name.startswith(FOLDER) else HUB + tokenizer
@@ -222,8 +222,8 @@ def _side(size: int | list[int], name: str) -> int:
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise ValueError(
-            f"backbone={'open_clip/' + name!r} takes images of {height} x {width} pixels, and only "
-            "square ones are possible."
+            f"backbone={'open_clip/' + name!r} takes images of {height} x {width} pixels, but "
+            "only square images are possible."
         )
     return height
 
@@ -278,7 +278,7 @@ def _resize(visual: nn.Module, size: int, name: str) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"backbone={'open_clip/' + name!r} does not take images of {size} x {size} pixels "
-            f"({error}). Set image_size to what it takes."
+            f"({error}). Set image_size to a size that it takes."
         ) from error
 
 

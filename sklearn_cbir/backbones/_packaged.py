@@ -106,9 +106,9 @@ def packaged_weights(backbone: str, network: Mapping[str, torch.Tensor]) -> dict
     if len(trunk) != len(network) or other:
         theirs, ours = other[0] if other else ("the last one", "the last one")
         raise ValueError(
-            f"weights={str(file)!r} are not those of backbone={backbone!r}: {len(trunk)} tensors "
-            f"for {len(network)}, and {len(other)} of another kind or shape, the first of them "
-            f"{theirs!r} for {ours!r}. Install the package, and timm, anew."
+            f"weights={str(file)!r} are not those of backbone={backbone!r}: {len(trunk)} "
+            f"tensors for {len(network)}, and {len(other)} of another kind or shape, the first "
+            f"of them {theirs!r} for {ours!r}. Install the package and timm again."
         )
     return dict(zip(network, trunk.values()))
 

@@ -72,7 +72,7 @@ def prepared(backbone: nn.Module) -> nn.Module:
     except Exception as error:
         raise ValueError(
             f"backbone={name} cannot be copied ({type(error).__name__}: {error}). Pass a module "
-            "that copy.deepcopy copies."
+            "that copy.deepcopy can copy."
         ) from error
     return in_float32(module)
 
@@ -202,21 +202,21 @@ def _explain(features: nn.Module, backbone: object, size: Sequence[int], error: 
     for n_channels in OTHER_CHANNELS:
         if _works(features, size, n_channels):
             return (
-                f"backbone={name} takes images with {n_channels} channel"
-                f"{'s' * (n_channels > 1)}, but backbones are given 3: gray images are "
-                "repeated, transparent ones laid on white. Put a layer in front that makes "
-                f"{n_channels} of 3, such as torch.nn.Conv2d(3, {n_channels}, 1)."
+                f"backbone={name} takes images with {n_channels} "
+                f"channel{'s' * (n_channels > 1)}, but backbones always get 3: gray images are "
+                "repeated, transparent ones put on white. Put a layer in front that makes "
+                f"{n_channels} channels from 3, such as torch.nn.Conv2d(3, {n_channels}, 1)."
             )
     found = f"backbone={name} does not take images of {height} x {width} pixels"
     reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
     sizes = [side for side in USUAL_SIZES if _works(features, (side, side))]
     if sizes:
         listed = ", ".join(map(str, sizes))
-        advice = f"Of the usual sizes it takes {listed}: set image_size to what it takes."
+        advice = f"Of the usual sizes it takes {listed}: set image_size to a size that it takes."
     else:
         advice = (
-            "None of the usual sizes works either. Set image_size to what it takes, or look for "
-            "the fault in its forward."
+            "None of the usual sizes works either. Set image_size to a size that it takes, or "
+            "look for the fault in its forward."
         )
     return f"{found} ({reason}). {advice}"
 

@@ -130,8 +130,9 @@ def _construct(timm: ModuleType, source: Source, size: int | None) -> nn.Module:
     """Network with new weights; `size` is that of networks which take one size only."""
     if not timm.is_model(source["architecture"]):
         raise ValueError(
-            f"backbone={'timm/' + source['name']!r} was made by timm {source['version']}, and this "
-            f"is {timm.__version__}, which has no {source['architecture']!r}. Install the other."
+            f"backbone={'timm/' + source['name']!r} was made by timm {source['version']}, and "
+            f"this is {timm.__version__}, which has no {source['architecture']!r}. Install that "
+            "version."
         )
     arguments = dict(source["arguments"])
     if size is not None:
@@ -144,8 +145,8 @@ def _construct(timm: ModuleType, source: Source, size: int | None) -> nn.Module:
         if size is None:
             raise
         raise ValueError(
-            f"backbone={'timm/' + source['name']!r} does not take images of {size} x {size} pixels "
-            f"({error}). Set image_size to what it takes."
+            f"backbone={'timm/' + source['name']!r} does not take images of {size} x {size} "
+            f"pixels ({error}). Set image_size to a size that it takes."
         ) from error
 
 
@@ -238,8 +239,8 @@ def _read_config(timm: ModuleType, place: str) -> tuple[dict[str, Any], str, Sou
         return timm.models._hub.load_model_config_from_path(folder)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"backbone={backbone!r} cannot be built: its {CONFIG} is not one of timm "
-            f"({type(error).__name__}: {error})."
+            f"backbone={backbone!r} cannot be built: its {CONFIG} is not a configuration of "
+            f"timm ({type(error).__name__}: {error})."
         ) from error
 
 

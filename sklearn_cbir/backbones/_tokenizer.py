@@ -174,9 +174,7 @@ def _common(kind: str, text_config: dict[str, Any]) -> dict[str, Any]:
     """Return what both kinds have: their length, and the options of `tokenizer_kwargs`."""
     given, known = text_config.get("tokenizer_kwargs") or {}, KINDS[kind].options
     if given.keys() - known.keys():
-        raise ValueError(
-            f"Its tokenizer has options that are not known here, {sorted(given.keys() - known)}."
-        )
+        raise ValueError(f"Its tokenizer has unknown options, {sorted(given.keys() - known)}.")
     length = text_config.get("context_length") or CONTEXT_LENGTH
     return {"kind": kind, "context_length": length, **known, **given}
 
@@ -208,12 +206,14 @@ def _token_of(
 
 def _read_tokenizer(path: Path | None, name: str) -> Any:
     if path is None:
-        raise ValueError(f"The tokenizer {name!r} has no tokenizer.json, which alone can be read.")
+        raise ValueError(
+            f"The tokenizer {name!r} has no tokenizer.json, the only kind that can be read."
+        )
     tokenizers = _import_tokenizers()
     try:
         return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the package raises nothing narrower
-        raise ValueError(f"{path} is no tokenizer.json ({error}).") from error
+        raise ValueError(f"{path} is not a tokenizer.json ({error}).") from error
 
 
 def _read_json(path: Path | None) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _import_tokenizers() -> Any:
         import tokenizers
     except ImportError as error:
         raise ImportError(
-            f"The words of this model need the package tokenizers ({error}). Install it with pip "
-            "install 'sklearn-cbir[clip]'; its images work without."
+            f"The words of this model need the package tokenizers ({error}). Install it with "
+            "pip install 'sklearn-cbir[clip]'; searching with images works without it."
         ) from error
     return tokenizers

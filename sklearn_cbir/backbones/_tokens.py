@@ -73,5 +73,7 @@ def fold(tokens: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
     height = max(1, round(math.sqrt(n_tokens * ratio)))
     width = n_tokens // height
     if height * width != n_tokens or abs(height - ratio * width) >= 1:
-        raise NoFeatureMapError(f"its {n_tokens} patch tokens fill no grid of the image's shape")
+        raise NoFeatureMapError(
+            f"its {n_tokens} patch tokens do not fill a grid of the image's shape"
+        )
     return tokens.transpose(1, 2).unflatten(2, (height, width))

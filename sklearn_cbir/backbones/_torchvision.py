@@ -59,7 +59,7 @@ def _construct(models: ModuleType, name: str, size: int | None) -> nn.Module:
     except (AssertionError, ValueError) as error:
         raise ValueError(
             f"backbone={name!r} does not take images of {size} x {size} pixels ({error}). Set "
-            "image_size to what it takes."
+            "image_size to a size that it takes."
         ) from error
 
 

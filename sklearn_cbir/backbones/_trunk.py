@@ -199,7 +199,7 @@ class Trunk(nn.Module):
         if not is_tensor:
             raise ValueError(
                 f"backbone={name} gives {type(maps).__name__} in {mode}. It must give a tensor "
-                "there too: take its second output out, such as aux_logits=False."
+                "there too: remove its second output, for example with aux_logits=False."
             )
         raise ValueError(
             f"backbone={name} gives a tensor of shape {tuple(maps.shape)} for {n} images in "
@@ -615,8 +615,8 @@ def _find(
                 raise
             raise ValueError(
                 f"backbone={backbone!r} cannot be built: its configuration is not one that this "
-                f"version of {library} reads ({type(error).__name__}: {error}). Look for what is "
-                "missing there, or install the version that it was made with."
+                f"version of {library} reads ({type(error).__name__}: {error}). Look for what "
+                "is missing in it, or install the version that made it."
             ) from error
     return from_torchvision(backbone, weights, pooling, image_size)
 
@@ -651,8 +651,8 @@ def _resize_size(
         )
     if image_size is None:
         raise ValueError(
-            f"{shown} without image_size: backbone={name_of(backbone)} takes any size, and nothing "
-            "says how much is cut out of the resized image. Set image_size too."
+            f"{shown} without image_size: backbone={name_of(backbone)} takes any size, so the "
+            "size of the crop is unknown. Set image_size too."
         )
     resize = cast(int, net.source_resize) if resize_size == "source" else int(resize_size)
     if resize < image_size:

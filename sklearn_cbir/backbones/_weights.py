@@ -68,8 +68,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         if not is_of_content(error):
             raise
         raise ValueError(
-            f"weights={str(file)!r} cannot be read as a state dict ({_fault(file, error)}). If it "
-            "was downloaded, delete it and do so again. Save it with "
+            f"weights={str(file)!r} cannot be read as a state dict ({_fault(file, error)}). If "
+            "it was downloaded, delete it and download it again. If it is yours, save it with "
             "torch.save(network.state_dict(), path)."
         ) from error
     for key in NESTED:
@@ -78,8 +78,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
     if not tensors or not state:
         raise ValueError(
-            f"weights={str(file)!r} holds no state dict of names and tensors. Save it with "
-            "torch.save(network.state_dict(), path)."
+            f"weights={str(file)!r} does not hold a state dict of names and tensors. Save it "
+            "with torch.save(network.state_dict(), path)."
         )
     return {re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in state.items()}
 
@@ -110,17 +110,17 @@ def _fault(path: Path, error: Exception) -> str:
     if not start:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
-        return "it is the pointer of a large file in Git: git lfs pull brings the file itself"
+        return "it is the pointer to a large file in Git: git lfs pull downloads the file"
     if start.startswith(b"<"):
         return "it is a web page"
     if "TorchScript" in str(error):
         return (
-            "it is a TorchScript archive, which is code; torch.jit.load(path).state_dict(), where "
-            "you trust it, gives its weights"
+            "it is a TorchScript archive, which is code; if you trust it, "
+            "torch.jit.load(path).state_dict() gives its weights"
         )
     if isinstance(error, pickle.UnpicklingError):
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        return f"it holds {found.group(1)}, which is code" if found else "it is no file of torch"
+        return f"it holds {found.group(1)}, which is code" if found else "it is not a file of torch"
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

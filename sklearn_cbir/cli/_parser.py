@@ -6,9 +6,9 @@ from typing import NoReturn
 
 ABOUT = """Search your photos by a photo or by words.
 
-  cbir index ~/Pictures          once: look at all photos
-  cbir search photo.jpg          photos that are like this one
-  cbir sync                      another day: take in what is new
+  cbir index ~/Pictures          once: read all photos
+  cbir search photo.jpg          photos that look like this one
+  cbir sync                      another day: add what is new
   cbir serve                     a page to search by clicking
 """
 CODES = """exit codes: 0 found or done; 1 nothing found, or check has found damage; 2 error;
@@ -126,7 +126,7 @@ def build_parser() -> Parser:
         "folders", metavar="FOLDER", nargs="+", help="photos are taken from anywhere below"
     )
     _add_making(one)
-    one = _command(commands, "sync", "take in what is new, changed, moved and gone")
+    one = _command(commands, "sync", "add what is new, changed, moved and deleted")
     _add_folder(one)
     _add_retry(one)
     one.add_argument("--json", action="store_true", help="print what was done as JSON")
@@ -136,15 +136,17 @@ def build_parser() -> Parser:
         "query",
         metavar="PHOTO|WORDS",
         nargs="+",
-        help="a photo, if it exists, holds a / or ends as photos do; else words",
+        help="a photo if it exists, contains / or ends like a photo; otherwise words",
     )
     kind = one.add_mutually_exclusive_group()
-    kind.add_argument("--photo", action="store_true", help="it is a photo, whatever it looks like")
+    kind.add_argument(
+        "--photo", action="store_true", help="take it as a photo, whatever it looks like"
+    )
     kind.add_argument("--text", action="store_true", help="these are words")
     _add_number_of_results(one)
     _add_asking(one)
 
-    one = _command(commands, "like", "find photos that are like some of the index")
+    one = _command(commands, "like", "find photos similar to some in the index")
     one.add_argument("numbers", metavar="NUMBER", nargs="+", type=int, help="photos to be like")
     one.add_argument(
         "--unlike", metavar="NUMBER", nargs="+", type=int, default=[], help="and not to be like"
@@ -154,13 +156,13 @@ def build_parser() -> Parser:
 
     one = _command(commands, "duplicates", "find photos that are there twice")
     _add_folder(one)
-    one.add_argument("--radius", type=float, help="largest distance of two that are the same")
+    one.add_argument("--radius", type=float, help="largest distance between two duplicates")
     one.add_argument(
         "--others", action="store_true", help="leave out the first of each group, to be kept"
     )
     _add_asking(one)
 
-    one = _command(commands, "score", "say how well photos find others of their label")
+    one = _command(commands, "score", "measure how well photos find others with their label")
     _add_folder(one)
     one.add_argument("--metric", default="map", help="such as map or precision@10 (default: map)")
     _add_where(one)
@@ -175,7 +177,7 @@ def build_parser() -> Parser:
     one.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address of this machine to listen at (default: 127.0.0.1, this machine alone)",
+        help="address of this machine to listen at (default: 127.0.0.1, only this machine)",
     )
     one.add_argument("--port", type=_port, default=8642, help="port; 0 takes a free one")
     one.add_argument(
@@ -183,25 +185,27 @@ def build_parser() -> Parser:
         metavar="HOST",
         action="append",
         default=[],
-        help="another name that the server goes by; may be repeated",
+        help="another name of the server; may be repeated",
     )
     one.add_argument(
         "--no-token",
         dest="token",
         action="store_false",
-        help="let in whoever reaches the server; on this machine alone",
+        help="let in everybody who reaches the server; only on this machine",
     )
     one.add_argument(
         "--no-browser", dest="browser", action="store_false", help="print the address alone"
     )
     one = _command(commands, "check", "look for damage of the index, byte by byte")
     _add_folder(one)
-    one = _command(commands, "compact", "take away what is left of photos that are gone")
+    one = _command(commands, "compact", "remove the rows of deleted photos")
     _add_folder(one)
-    one = _command(commands, "relocate", "say where the photos are, after a move on their own")
+    one = _command(
+        commands, "relocate", "set where the photos are, after they moved without the index"
+    )
     one.add_argument("place", metavar="FOLDER", nargs="?", help="where the photos are now")
     one.add_argument("--uri", metavar="ADDRESS", help="where the rows are now, if in Milvus")
-    one.add_argument("--of", metavar="OLD", help="where they were, if there are several folders")
+    one.add_argument("--of", metavar="OLD", help="their old folder, if there are several")
     one = _command(commands, "export", "write what the index knows to a file")
     one.add_argument(
         "out", metavar="OUT", help="a file that ends in .csv, .json, .npz or .cbir; - prints CSV"
@@ -247,18 +251,19 @@ def _add_making(one: argparse.ArgumentParser) -> None:
     """Add what decides how an index is made."""
     one.add_argument("--backbone", metavar="NAME", help="a network, such as mobilenet_v2")
     one.add_argument(
-        "--weights", metavar="FILE|TAG", help="its weights (default: those it is published with)"
+        "--weights", metavar="FILE|TAG", help="its weights (default: the published ones)"
     )
     one.add_argument(
-        "--features", choices=("gist", "phash"), help="no network: how photos look as a whole, "
-        "or which are nearly the same"
-    )  # fmt: skip
+        "--features",
+        choices=("gist", "phash"),
+        help="no network: compare whole photos, or find near-duplicates",
+    )
     one.add_argument("--extractor", metavar="FILE", help="an estimator or pipeline that was saved")
     one.add_argument("--trust", action="store_true", help="open a pickle, which may run any code")
     one.add_argument(
         "--labels",
         metavar="folder|FILE",
-        help="top folders are labels, or a CSV file with the columns path and label says them",
+        help="top folders as labels, or a CSV file with the columns path and label",
     )
     one.add_argument("--label-column", metavar="NAME", help="another column of that file")
     one.add_argument(
@@ -312,7 +317,7 @@ def _add_form(one: argparse.ArgumentParser) -> None:
     )
     form.add_argument(
         "-0", "--null", dest="form", action="store_const", const="null",
-        help="paths alone, as they are, each ended by NUL"
+        help="only paths, unchanged, each ended by NUL"
     )  # fmt: skip
     one.set_defaults(form="text")
 
@@ -320,12 +325,12 @@ def _add_form(one: argparse.ArgumentParser) -> None:
 def _port(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() else -1
     if not 0 <= number < 2**16:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a number from 0 to 65535")
     return number
 
 
 def _at_least_1(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return number

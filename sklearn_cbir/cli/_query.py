@@ -77,11 +77,11 @@ def as_where(conditions: Sequence[str] | None, roots: Sequence[str]) -> dict[str
             )
         if column in where:
             raise ValueError(
-                f"--where {condition}: {column} has a condition already. Several values go into "
-                f"one, {column}=A,B; ranges are {column}=LOW..HIGH."
+                f"--where {condition}: there is already a condition for {column}. Give several "
+                f"values as {column}=A,B; a range as {column}=LOW..HIGH."
                 if COLUMNS[column] != TEXT
-                else f"--where {condition}: {column} has a condition already. Several values go "
-                f"into one, {column}=A,B."
+                else f"--where {condition}: there is already a condition for {column}. Give "
+                f"several values as {column}=A,B."
             )
         where[column] = _value(condition, column, value, roots)
     return where or None
@@ -96,7 +96,7 @@ def _value(condition: str, column: str, value: str, roots: Sequence[str]) -> Any
     if ".." in value:
         low, _, high = value.partition("..")
         if not low.strip() and not high.strip():
-            raise ValueError(f"--where {condition}: a range has an end, such as {column}=LOW..")
+            raise ValueError(f"--where {condition}: a range needs an end, such as {column}=LOW..")
         return tuple(_ordered(condition, kind, end) for end in (low, high))
     values = [_ordered(condition, kind, part) for part in _parts(value)]
     return values if len(values) > 1 else values[0]
@@ -122,7 +122,7 @@ def _folder(value: str, roots: Sequence[str]) -> str:
                 value = os.path.relpath(place, root)
                 break
         else:
-            raise ValueError(f"--where folder={value}: it lies in no folder of the index.")
+            raise ValueError(f"--where folder={value}: it is not in a folder of the index.")
     value = value.replace(os.sep, "/")
     return "/".join(part for part in value.split("/") if part not in ("", "."))
 
@@ -134,11 +134,11 @@ def _ordered(condition: str, kind: str, value: str) -> str | int | None:
         return None
     if kind == INTEGER:
         if not value.isascii() or not value.isdecimal():
-            raise ValueError(f"--where {condition}: {value!r} is no number of pixels.")
+            raise ValueError(f"--where {condition}: {value!r} is not a number of pixels.")
         return int(value)
     if not A_TIME.fullmatch(value):
         raise ValueError(
-            f"--where {condition}: {value!r} is no time such as 2024, 2024-05, 2024-05-01 or "
+            f"--where {condition}: {value!r} is not a time such as 2024, 2024-05, 2024-05-01 or "
             "'2024-05-01 09:30'."
         )
     return value.replace("T", " ")

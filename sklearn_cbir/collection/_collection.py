@@ -92,12 +92,12 @@ class View:
 
 
 class PhotoCollection:
-    """A search over folders of photos that keeps up with them.
+    """A search over folders of photos that you can keep up to date.
 
-    It lies in a folder of its own. Make one with `create`, take photos in with `sync`, and
-    `search`. Another day, `open` it: what is new, changed, moved or gone is taken in by the next
-    `sync`, and only what is new is decoded and embedded. It survives crashes at any moment.
-    Photos are read and never changed.
+    It is stored in its own folder. Make one with `create`, add photos with `sync`, and
+    `search`. Another day, `open` it: the next `sync` adds what is new, changed, moved or deleted,
+    and decodes and embeds only new photos. It survives crashes at any moment. Photos are read
+    and never changed.
 
     Parameters
     ----------
@@ -105,11 +105,11 @@ class PhotoCollection:
         The folder of a collection that `create` has made.
 
     read_only : bool, default=False
-        Whether nothing is written. A collection that cannot be written is so anyway.
+        Whether nothing is written. A collection that cannot be written is always read-only.
 
     uri : str or path, default=None
-        Where the rows are now if they are on a server that has moved, or in a file of
-        milvus-lite that has; it is noted.
+        Where the rows are now, if their server or their file of milvus-lite has moved; the
+        collection stores it.
 
     modules : list of classes or dict of str to callable, default=None
         Classes of your own torch modules in the extractor, as
@@ -131,8 +131,8 @@ class PhotoCollection:
     Notes
     -----
     The folder holds an SQLite database, the rows in ``.npy`` files, and the extractor. It
-    must be on a disk of this machine: locks of network file systems cannot be relied on.
-    One process writes at a time, and any number read, which see the last commit.
+    must be on a disk of this machine: locks of network file systems are not reliable.
+    One process writes at a time; any number read, and see the last commit.
 
     Examples
     --------
@@ -201,34 +201,34 @@ class PhotoCollection:
             hidden, such as ``PHOTOS/.cbir``.
 
         roots : str, path or sequence of them
-            Folders of photos, which are taken from anywhere below. None may lie in another.
+            Folders of photos; sub-folders are included. No folder may be inside another.
 
         extractor : transformer
-            What makes rows of photos: any fitted estimator or pipeline that
-            :func:`~sklearn_cbir.persistence.save` takes. Codes of {0, 1} are compared by
+            Makes one row per photo: any fitted estimator or pipeline that
+            :func:`~sklearn_cbir.persistence.save` can save. Codes of {0, 1} are compared by
             bits, floats by their cosine.
 
         dtype : {"float16", "float32"}, default="float16"
             Type in which rows of floats are stored, of unit length.
 
         labels : {"folder"}, str, path or tuple, default=None
-            What labels photos. ``"folder"``: the top folder below its root that a photo lies
-            in. A path: that of a CSV file with the columns ``path`` and ``label``, or
+            How photos get labels. ``"folder"``: the top folder below the root that contains
+            the photo. A path: a CSV file with the columns ``path`` and ``label``, or
             ``(file, column)`` to name the column of labels. It is read again by every `sync`.
             Its paths are relative to the roots, or else to its own folder, or absolute.
 
         exclude : sequence of str, default=None
             Patterns of files and folders to leave out, as in
-            :func:`~sklearn_cbir.datasets.load_image_folder`. None takes what is hidden, and
-            what servers and programs keep beside photos.
+            :func:`~sklearn_cbir.datasets.load_image_folder`. None leaves out hidden files,
+            and files that servers and programs keep next to photos.
 
         follow_links : bool, default=False
             Whether links to files and folders are followed.
 
         uri : str or path, default=None
             Where the rows are: the address of a Milvus server, or a local file whose name
-            ends in ``.db``, as of :class:`~sklearn_cbir.NeighborsRetriever`. There they are in
-            single precision. None keeps them in files beside the table.
+            ends in ``.db``, as in :class:`~sklearn_cbir.NeighborsRetriever`. There they have
+            single precision. None keeps them in files next to the table.
 
         modules : list of classes or dict of str to callable, default=None
             Classes of your own torch modules in `extractor`.
@@ -293,7 +293,7 @@ class PhotoCollection:
         uri: PathLike | None = None,
         modules: "Modules" = None,
     ) -> Self:
-        """Open a collection that is there; the extractor is not loaded before it is needed.
+        """Open an existing collection; the extractor is loaded at its first use.
 
         Parameters
         ----------
@@ -380,7 +380,7 @@ class PhotoCollection:
         return self._loaded()
 
     def about(self) -> dict[str, Any]:
-        """Return what holds for the whole collection; the extractor is not loaded.
+        """Return facts about the whole collection, without loading the extractor.
 
         Returns
         -------
@@ -417,26 +417,26 @@ class PhotoCollection:
         verbose: int = 0,
         progress: Callable[[int, int], object] | None = None,
     ) -> SyncReport:
-        """Take in what is new, changed, moved and gone in the folders.
+        """Add what is new, changed, moved and deleted in the folders.
 
-        A photo is looked at again if its size or its time of change is another. Of the same
-        content elsewhere it is known already, and not decoded. Every 300 photos, or 30
-        seconds, what was done is committed, so that a sync that is cut off goes on from there.
+        A photo is read again if its size or its time of change is different. If its content
+        is already known from another place, it is not decoded. The work is committed every 300
+        photos or 30 seconds, and the next sync continues an interrupted one.
 
         Parameters
         ----------
         retry : bool, default=False
-            Whether photos that could not be read are tried again though they are as they
-            were: after a decoder was installed, say. Files that could only not be fetched
-            (no permission, a share that was gone) are tried every time.
+            Whether unreadable photos are tried again although they have not changed, for
+            example after you installed a decoder. Files that only could not be reached (no
+            permission, a missing share) are tried every time.
 
         verbose : int, default=0
             Above 0, shows the progress on standard error.
 
         progress : callable, default=None
-            Is called with the number of photos that are done, and of all that are to be looked
-            at: first with 0, when the folders are listed. What it raises ends the sync, which
-            the next one continues.
+            Called with the number of finished photos, and of all photos to read: first with 0,
+            after the folders are listed. An exception in it ends the sync, and the next one
+            continues.
 
         Returns
         -------
@@ -446,18 +446,18 @@ class PhotoCollection:
         Raises
         ------
         FileNotFoundError
-            If a root is not there, or is empty though the collection has photos of it, as
-            when a disk is not mounted. Nothing is taken for deleted then. Or if the table of
-            labels is not there.
+            If a root is missing, or is empty although the collection has photos from it, for
+            example because a disk is not mounted. Then no photo counts as deleted. Or if the
+            table of labels is missing.
 
         ValueError
-            If the table of labels gives a photo two labels, say. Nothing is changed then.
+            If the table of labels gives a photo two labels, for example. Then nothing changes.
 
         BlockingIOError
             If another process writes to the collection.
 
         OSError
-            If the disk is full, say. What was committed before is whole.
+            If the disk is full, for example. Everything committed before is complete.
         """
         check_boolean(retry, "retry")
         check_verbose(verbose)
@@ -486,7 +486,7 @@ class PhotoCollection:
         return report
 
     def check(self) -> None:
-        """Look at all that is stored, byte by byte, and raise if something is not as it was.
+        """Check all stored data, byte by byte; damage is an error.
 
         Raises
         ------
@@ -506,16 +506,16 @@ class PhotoCollection:
         load(os.path.join(self.path, EXTRACTOR), self._modules)
 
     def compact(self) -> int:
-        """Leave out the rows of photos that are gone or were changed.
+        """Remove the rows of deleted and changed photos.
 
-        Such rows are not found, but take their room until then. New files are written and then
-        take the place of the old ones at once; numbers of photos stay. It needs room on the disk
+        Searches skip such rows, but they use disk space until then. New files are written and
+        then replace the old ones at once; numbers of photos do not change. The disk needs space
         for both.
 
         Returns
         -------
         int
-            How many rows were left out.
+            How many rows were removed.
 
         Raises
         ------
@@ -523,7 +523,7 @@ class PhotoCollection:
             If another process writes to the collection.
 
         OSError
-            If the disk is full, say. The collection is as it was.
+            If the disk is full, for example. The collection is unchanged.
         """
         self._check_writable()
         with only_writer(os.path.join(self.path, LOCK)):
@@ -534,10 +534,10 @@ class PhotoCollection:
         return n_dead
 
     def relocate(self, root: PathLike, *, of: PathLike | None = None) -> None:
-        """Say where a folder of photos is now, after a move on its own.
+        """Set the new place of a folder of photos that was moved alone.
 
-        Photos and a collection that lies in their folder, or beside it, can be moved together
-        without this. No photo is read: the next `sync` compares them.
+        You need this only if photos and collection were not moved together. No photo is read;
+        the next `sync` compares them.
 
         Parameters
         ----------
@@ -545,12 +545,12 @@ class PhotoCollection:
             Where the folder is now. Or the table of labels, if it was moved.
 
         of : str or path, default=None
-            Where it was, if the collection has several.
+            The old folder, if the collection has several.
 
         Raises
         ------
         ValueError
-            If none of some of the photos is there, or the folder lies in another root.
+            If none of the photos looked for is there, or the folder is inside another root.
 
         FileNotFoundError
             If there is no such folder.
@@ -579,33 +579,33 @@ class PhotoCollection:
     # Asking --------------------------------------------------------------------------------------
 
     def search(self, X: ImagesLike, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
-        """Find the photos that are nearest to some others.
+        """Find the photos that are nearest to each query.
 
         Parameters
         ----------
         X : images
-            What the extractor takes: a sequence of paths, encoded photos, PIL images or
-            arrays, or `Text` if its network knows words.
+            Queries for the extractor: a sequence of paths, encoded photos, PIL images or
+            arrays, or `Text` if its network understands words.
 
         k : int, default=10
             Number of results. There are fewer if there are fewer photos.
 
         where : dict, array-like of bool or of int, default=None
-            Which photos may be found; None means all. ``{column: value}``, all of which have
-            to hold, over the columns ``"folder"`` (what lies below it too), ``"label"``,
-            ``"taken"``, ``"width"``, ``"height"`` and ``"name"``. The value is one value,
-            a list of such, or a tuple (low, high) of which either may be None. Or a mask, one
+            Which photos may be found; None means all. ``{column: value}``, conditions that must
+            all hold, for the columns ``"folder"`` (with its sub-folders), ``"label"``,
+            ``"taken"``, ``"width"``, ``"height"`` and ``"name"``. The value is one value, a
+            list of values, or a tuple (low, high), where either may be None. Or a mask, one
             bool for each photo in the order of `items`, or numbers of photos.
 
         Returns
         -------
         list of list of Hit
-            For every query, the nearest first. Empty if `where` leaves nothing.
+            For every query, the nearest first. Empty if no photo meets `where`.
 
         Raises
         ------
         ValueError
-            If `where` names a column that there is not, or a value of another type.
+            If `where` names a column that does not exist, or a value of another type.
 
         ImageReadError
             If a query cannot be read.
@@ -631,21 +631,21 @@ class PhotoCollection:
         k: int = 10,
         where: Where | None = None,
     ) -> list[Hit]:
-        """Find photos that are like some and unlike others, which are left out.
+        """Find photos similar to some and not to others, which are left out.
 
         Parameters
         ----------
         numbers : sequence of int, default=()
-            Numbers of photos to be like.
+            Numbers of liked photos.
 
         unlike : sequence of int, default=()
-            Numbers of photos not to be like.
+            Numbers of disliked photos.
 
         X : images, default=None
-            Photos to be like that are not in the collection, or words.
+            Liked photos that are not in the collection, or words.
 
         unlike_X : images, default=None
-            Photos not to be like that are not in the collection, or words.
+            Disliked photos that are not in the collection, or words.
 
         k : int, default=10
             Number of results. There are fewer if there are fewer photos.
@@ -661,12 +661,12 @@ class PhotoCollection:
         Raises
         ------
         ValueError
-            If nothing is liked, a number is none of a photo that can be found, or one is
-            both liked and not.
+            If nothing is liked, if a number does not belong to a photo that can be found, or
+            if it is both liked and disliked.
 
         See Also
         --------
-        NeighborsRetriever.like : Says how the query is made.
+        NeighborsRetriever.like : Explains how the query is made.
         """
         k = check_integer(k, "k", minimum=1)
         rows, unlike_rows = self._rows_asked(X, "X"), self._rows_asked(unlike_X, "unlike_X")
@@ -692,7 +692,7 @@ class PhotoCollection:
     def like_each(
         self, numbers: Sequence[int], k: int = 10, where: Where | None = None
     ) -> tuple[list[Floats], list[Positions]]:
-        """Find photos that are like each of some, which asks in one reading of the rows.
+        """Find photos similar to each of several, in one pass over the rows.
 
         For many photos this takes a part of the time of `like`, which makes a `Hit` of each
         result.
@@ -719,7 +719,7 @@ class PhotoCollection:
         Raises
         ------
         ValueError
-            If a number is none of a photo that can be found.
+            If a number does not belong to a photo that can be found.
         """
         k = check_integer(k, "k", minimum=1)
         with self._table.reading():
@@ -742,14 +742,14 @@ class PhotoCollection:
     def duplicates(
         self, radius: float | None = None, where: Where | None = None
     ) -> list[list[Hit]]:
-        """Group photos that are the same, but for how they were saved, scaled or cropped.
+        """Group photos that differ only in how they were saved, scaled or cropped.
 
         Parameters
         ----------
         radius : float, default=None
-            Largest distance of two photos of a pair. None is that of the extractor, if it
-            has one, as `PerceptualHash` and `GISTDescriptor` do. For others, look at pairs
-            first.
+            Largest distance between two photos of a pair. None means the radius of the
+            extractor; `PerceptualHash` and `GISTDescriptor` have one. For others, look at
+            pairs first.
 
         where : dict, array-like of bool or of int, default=None
             Which photos are grouped, as in `search`.
@@ -757,9 +757,9 @@ class PhotoCollection:
         Returns
         -------
         list of list of Hit
-            Groups in the order of their numbers. First in its group is the photo to keep:
-            that of most pixels, then the largest file, then the smaller number. Distances are
-            those from it.
+            Groups in the order of their numbers. The first photo of a group is the one to keep:
+            the most pixels, then the largest file, then the smallest number. Distances are
+            from this photo.
 
         Raises
         ------
@@ -794,7 +794,7 @@ class PhotoCollection:
         return sorted(found, key=lambda hits: min(hit.number for hit in hits))
 
     def score(self, scoring: str | Metric = "map", where: Where | None = None) -> float:
-        """Return how well photos find others of their label: each asks, and is left out.
+        """Return how well photos find others with their label: each is a query once.
 
         Parameters
         ----------
@@ -802,8 +802,8 @@ class PhotoCollection:
             The metric, as in :class:`~sklearn_cbir.NeighborsRetriever`.
 
         where : dict, array-like of bool or of int, default=None
-            Which photos ask and may be found, as in `search`. Those without a label are left
-            out.
+            Which photos are queries and may be found, as in `search`. Photos without a label
+            are left out.
 
         Returns
         -------
@@ -813,22 +813,22 @@ class PhotoCollection:
         Raises
         ------
         ValueError
-            If no photos have labels, or all are alone with theirs.
+            If no photos have labels, or no two photos share one.
         """
         with self._table.reading():
             values = self._look().values
             lines = [line for line in self._lines_with_rows(where) if line["label"] is not None]
             if values is None or not lines:
                 raise ValueError(
-                    "There are no photos with labels. create(labels='folder') takes top folders, "
-                    "and create(labels='labels.csv') what a table says."
+                    "There are no photos with labels. create(labels='folder') takes top "
+                    "folders as labels, and create(labels='labels.csv') reads a table."
                 )
             rows = np.array([line["row"] for line in lines], dtype=np.int64)
             retriever = self._fitted(values, rows, y=[line["label"] for line in lines])
         return retriever.set_params(scoring=scoring).score()
 
     def items(self) -> dict[str, NDArray]:
-        """Return what is known of all photos, in the order of their numbers.
+        """Return the facts about all photos, in the order of their numbers.
 
         Returns
         -------
@@ -851,7 +851,7 @@ class PhotoCollection:
         return {name: columns[name] for name in (*order, "taken", "state", "reason")}
 
     def to_frame(self) -> "pandas.DataFrame":
-        """Return `items` as a table of pandas, in which what is not known is missing.
+        """Return `items` as a table of pandas, with missing values for unknown ones.
 
         Returns
         -------
@@ -943,8 +943,8 @@ class PhotoCollection:
         if saved_digest(path) != digest:
             raise ValueError(
                 f"{path!r} is another extractor than the one that made the rows of this "
-                "collection, so that they cannot be compared. Put the file back, or create the "
-                "collection anew with the other one."
+                "collection, so rows cannot be compared. Put the old file back, or create the "
+                "collection again with the new extractor."
             )
 
     def _check_last_batch(self) -> None:

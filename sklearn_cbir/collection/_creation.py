@@ -40,16 +40,16 @@ def check_is_free(folder: str) -> None:
     """Raise unless a collection may be made in a folder; what a creation left may be there."""
     if Table.is_there(folder):
         raise FileExistsError(
-            f"There is a collection in {folder!r} already. Open it with PhotoCollection.open, or "
-            "delete the folder: photos are not touched."
+            f"There is already a collection in {folder!r}. Open it with PhotoCollection.open, "
+            "or delete the folder; your photos stay unchanged."
         )
     if os.path.isdir(folder):
         own = (EXTRACTOR, LOCK, "collection.sqlite", ".extractor.cbir")
         others = [name for name in os.listdir(folder) if not name.startswith(own)]
         if others:
             raise FileExistsError(
-                f"{folder!r} is not empty: it holds {others[0]!r}. Pass a folder of its own for "
-                "the collection."
+                f"{folder!r} is not empty: it holds {others[0]!r}. Pass another folder, for the "
+                "collection alone."
             )
     elif os.path.exists(folder):
         raise NotADirectoryError(f"{folder!r} is a file. Pass a folder for the collection.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hit:
-    """A photo that a search has found.
+    """A photo that a search found.
 
     Parameters
     ----------

@@ -49,8 +49,8 @@ def check_labels(labels: LabelsLike) -> Literal["folder"] | LabelTable | None:
     table = LabelTable(as_path(file), column)
     if not os.path.isfile(table.place):
         raise FileNotFoundError(
-            f"labels={shortened(labels)} is no file that is there, and not 'folder'. Pass the path "
-            "of a CSV file with the columns 'path' and 'label'."
+            f"labels={shortened(labels)} is neither an existing file nor 'folder'. Pass the "
+            "path of a CSV file with the columns 'path' and 'label'."
         )
     read_entries(table)
     return table
@@ -122,15 +122,17 @@ def read_entries(table: LabelTable) -> list[Entry]:
             listed = ", ".join(map(repr, header))
             raise ValueError(
                 f"{table.place!r} has {n} {name!r}; its first line names {listed}. It needs a "
-                f"column 'path' and one of the labels: 'label', or that of labels=(file, column)."
+                "column 'path' and a column of labels: 'label', or the column in labels=(file, "
+                "column)."
             )
         columns.append(header.index(name))
     entries = []
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise ValueError(
-                f"Line {line} of {table.place!r} has {len(row)} fields, but its first line names "
-                f"{len(header)} columns. Put text that holds the separator into double quotes."
+                f"Line {line} of {table.place!r} has {len(row)} fields, but its first line "
+                f"names {len(header)} columns. Put text that contains the separator into double "
+                "quotes."
             )
         path, label = (row[column] for column in columns)
         label = unicodedata.normalize("NFC", printable(label.strip()))
@@ -145,8 +147,8 @@ def _rows(table: LabelTable) -> list[tuple[int, list[str]]]:
             text = file.read().decode("utf-8-sig")
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"The table of labels {table.place!r} is not there. Nothing was changed: put it back, "
-            "or say where it is now with relocate."
+            f"The table of labels {table.place!r} is missing. Nothing was changed: put it back, "
+            "or call relocate with its new place."
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -158,7 +160,7 @@ def _rows(table: LabelTable) -> list[tuple[int, list[str]]]:
     wanted = {PATH, table.column}
     separator = max(SEPARATORS, key=lambda one: (wanted <= set(headers[one]), len(headers[one])))
     if not headers[separator]:
-        raise ValueError(f"{table.place!r} has an empty first line. It names the columns.")
+        raise ValueError(f"{table.place!r} has an empty first line, which must name the columns.")
     return [(1, headers[separator]), *_lines(text, separator, table)]
 
 
@@ -178,7 +180,7 @@ def _lines(text: str, separator: str, table: LabelTable) -> list[tuple[int, list
             line = reader.line_num
     except csv.Error as error:
         raise ValueError(
-            f"{table.place!r} is no CSV file, at line {line + 1}: {error}. A double quote in a "
+            f"{table.place!r} is not a CSV file, at line {line + 1}: {error}. A double quote in a "
             "field is written twice, between double quotes."
         ) from None
     return rows
@@ -255,12 +257,12 @@ def _labels_of(
             )
     for paths, what in (
         (unknown, "name no photo of the collection"),
-        (ambiguous, "name several photos of it (an absolute path names one)"),
+        (ambiguous, "match several photos (an absolute path matches one)"),
     ):
         if paths:
             some = ", ".join(shortened(path) for path in paths[:SHOWN])
             warn_user(
                 f"{len(paths):,} of {len(entries):,} lines of {table.place!r} {what}, such as "
-                f"{some}. They are passed over."
+                f"{some}. They are ignored."
             )
     return labels

@@ -48,9 +48,9 @@ def list_photos(
     """
     if not os.path.isdir(root.path):
         raise FileNotFoundError(
-            f"The folder {root.path!r} of this collection is not there. Is a disk or a share not "
-            "mounted? Nothing was changed: sync again when it is back, or say where it is now with "
-            "relocate."
+            f"The folder {root.path!r} of this collection is missing. Is a disk or a share not "
+            "mounted? Nothing was changed: sync again when it is back, or call relocate with "
+            "its new place."
         )
     tree = look_through(root.path, exclude, apart=False, follow_links=follow_links)
     listing = Listing([], {}, [])
@@ -78,9 +78,9 @@ def list_photos(
     if tree.faults:
         path, why = tree.faults[0]
         warn_user(
-            f"Below {root.path!r} are folders or files that cannot be looked at: "
-            f"{len(tree.faults)}, such as {path!r} ({why}). Photos that are known there are kept, "
-            "and others are not taken in."
+            f"Below {root.path!r} are folders or files that cannot be opened: "
+            f"{len(tree.faults)}, such as {path!r} ({why}). Known photos there are kept, and "
+            "new ones are not added."
         )
     return listing
 

@@ -19,8 +19,8 @@ def only_writer(path: str) -> Iterator[None]:
         except OSError as error:
             raise BlockingIOError(
                 error.errno,
-                "Somebody else is writing to this collection. Wait until that is done, or end that "
-                "process; its lock",
+                "Another process is writing to this collection. Wait until it has finished, or "
+                "end it; its lock",
                 path,
             ) from error
         try:

@@ -23,10 +23,10 @@ def check_is_local(folder: str) -> None:
     """Raise if what is written into a folder goes over a network."""
     if kind := network_file_system(folder):
         raise OSError(
-            f"{folder!r} is on a network file system ({kind}), where SQLite's locks and log cannot "
-            "be relied on. Put the collection into a folder on a disk of this machine, by "
-            "create(path=...) or --index; the photos may stay on the share. One that lies there "
-            "can be copied as a whole, or be read with open(read_only=True)."
+            f"{folder!r} is on a network file system ({kind}), where SQLite's locks and log are "
+            "not reliable. Put the collection into a folder on a disk of this machine, with "
+            "create(path=...) or --index; the photos may stay on the share. You can copy a "
+            "collection from a share as a whole, or read it with open(read_only=True)."
         )
 
 

@@ -22,7 +22,7 @@ def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
     if not isinstance(roots, (str, bytes, os.PathLike)) and isinstance(roots, Iterable):
         listed = list(roots)
     if not listed:
-        raise ValueError("roots is empty. Pass the folder that the photos lie in, or several.")
+        raise ValueError("roots is empty. Pass the folder that holds the photos, or several.")
     found: list[str] = []
     for root in listed:
         path = as_path(root, "roots holds")
@@ -30,7 +30,7 @@ def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
         for other in found:
             if is_below(path, other) or is_below(other, path):
                 raise ValueError(
-                    f"roots holds {other!r} and {path!r}, of which one lies in the other, so that "
+                    f"roots holds {other!r} and {path!r}, and one is inside the other, so "
                     "photos would be there twice. Leave the inner one out."
                 )
         _check_index(index, path)
@@ -41,7 +41,7 @@ def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
 def as_path(given: Any, what: str = "path is") -> str:
     """Return an absolute path; an empty one, as of a variable that is not set, is an error."""
     if not isinstance(given, (str, bytes, os.PathLike)) or not os.fspath(given):
-        raise ValueError(f"{what} {shortened(given)}, which is no path of a folder.")
+        raise ValueError(f"{what} {shortened(given)}, which is not a path of a folder.")
     return os.path.abspath(os.path.expanduser(os.fsdecode(given)))
 
 
@@ -50,21 +50,21 @@ def check_is_folder(path: str) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no folder {path!r}.")
     if not os.path.isdir(path):
-        raise NotADirectoryError(f"{path!r} is a file. Pass the folder it lies in.")
+        raise NotADirectoryError(f"{path!r} is a file. Pass the folder that holds it.")
 
 
 def _check_index(index: str, root: str) -> None:
     """Raise if a collection lies where its photos do, and not out of sight."""
     if is_below(root, index):
         raise ValueError(
-            f"The photos lie in {root!r}, which is in the folder of the collection, {index!r}. Put "
-            "the collection elsewhere, such as into a folder '.cbir' beside the photos."
+            f"The photos are in {root!r}, inside the folder of the collection, {index!r}. Put "
+            "the collection elsewhere, such as into a folder '.cbir' next to the photos."
         )
     parts = parts_below(index, root)
     if parts is not None and not any(part.startswith(".") for part in parts):
         raise ValueError(
-            f"The folder of the collection, {index!r}, lies among its photos, in {root!r}. "
-            f"Hide it, as in {os.path.join(root, '.cbir')!r}, or put it elsewhere."
+            f"The folder of the collection, {index!r}, is among its photos, in {root!r}. Hide "
+            f"it, as in {os.path.join(root, '.cbir')!r}, or put it elsewhere."
         )
 
 
@@ -128,9 +128,9 @@ def check_found(roots: Iterable[Root], index: str) -> None:
     for root in roots:
         if root.is_lost:
             raise FileNotFoundError(
-                f"The collection in {index!r} was moved, or its photos were: none of those that "
-                f"were looked for is in {root.path!r}, nor as far from the collection as before. "
-                "Nothing was changed. Say where they are now with relocate."
+                f"The collection in {index!r} was moved, or its photos were: no known photo was "
+                f"found in {root.path!r}, or at the old place relative to the collection. "
+                "Nothing was changed. Call relocate with the new folder of the photos."
             )
 
 
@@ -158,22 +158,22 @@ def root_of(roots: Sequence[Root], of: PathLike | None) -> Root:
     listed = ", ".join(repr(root.path) for root in roots)
     if of is None:
         if len(roots) > 1:
-            raise ValueError(f"The collection has several folders: {listed}. Say which by of=.")
+            raise ValueError(f"The collection has several folders: {listed}. Choose one with of=.")
         return roots[0]
     place = as_path(of, "of is")
     for root in roots:
         if root.path == place:
             return root
-    raise ValueError(f"of={place!r} is no folder of this collection, which has {listed}.")
+    raise ValueError(f"of={place!r} is not a folder of this collection, which has {listed}.")
 
 
 def check_holds(place: str, photos: Photos) -> None:
     """Raise unless a folder has one of some photos at least, if there are any."""
     if photos and not holds(place, photos):
         raise ValueError(
-            f"None of {len(photos)} photos of the collection that were looked for is in {place!r}. "
-            "Pass the folder that was moved: a sync with any other would take all photos for "
-            "deleted."
+            f"None of {len(photos)} photos of the collection that were looked for is in "
+            f"{place!r}. Pass the folder that was moved: with any other folder, a sync would "
+            "count all photos as deleted."
         )
 
 

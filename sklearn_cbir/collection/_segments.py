@@ -214,7 +214,9 @@ def open_segment(folder: str, format: RowFormat, segment: Segment) -> NDArray:
         with open(path, "rb") as file:
             found = file.read(len(header))
         if size != len(header) + segment.capacity * format.row_bytes() or found != header:
-            raise damaged(folder, f"{segment.name} has another size or beginning than it had")
+            raise damaged(
+                folder, f"{segment.name} has another size or another beginning than before"
+            )
         return np.load(path, mmap_mode="r").view(np.ndarray)
     except FileNotFoundError:
         raise SegmentGoneError(*damaged(folder, f"{segment.name} is missing").args) from None
@@ -228,14 +230,14 @@ def checksum(values: NDArray) -> bytes:
 def damaged(folder: str, what: str) -> ValueError:
     """Return the error for a collection that is not as it was committed."""
     return ValueError(
-        f"The collection in {folder!r} is damaged: {what}. Put back a copy of the whole folder, or "
-        "delete it and create the collection anew: photos are not touched."
+        f"The collection in {folder!r} is damaged: {what}. Put back a copy of the whole folder, "
+        "or delete it and create the collection again; your photos stay unchanged."
     )
 
 
 def not_of_photos(folder: str) -> ValueError:
     """Return the error for rows that were found and have no photo."""
-    return damaged(folder, "rows are not of the photos that they were of")
+    return damaged(folder, "rows belong to other photos than before")
 
 
 class SegmentGoneError(ValueError):

@@ -127,8 +127,9 @@ class ServerKeeper(RowKeeper):
         name = segments[0].name
         if server.is_local(self.address) and not os.path.exists(self.address):
             raise FileNotFoundError(
-                f"The rows of the collection in {self.folder!r} are in {self.address!r}, which is "
-                "not there. Put it back, or say where it is by PhotoCollection.open(path, uri=...)."
+                f"The rows of the collection in {self.folder!r} are in {self.address!r}, which "
+                "is missing. Put it back, or give its new place to PhotoCollection.open(path, "
+                "uri=...)."
             )
         collection = Collection.named(self.address, name, format.metric, format.n_features)
         if not collection.is_there():

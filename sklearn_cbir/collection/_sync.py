@@ -42,7 +42,7 @@ KNOWN = ("number", "root", "path", "size", "modified", "hash", "state", "row", "
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a sync did: how many photos of each kind there were.
+    """Result of a sync: how many photos were added, changed, moved and so on.
 
     Parameters
     ----------
@@ -323,7 +323,8 @@ class Sync:
         if rows.shape[1] != self.format.n_features:
             raise ValueError(
                 f"The extractor gives {rows.shape[1]} numbers for a photo, but the rows of this "
-                f"collection have {self.format.n_features}. Create a collection of its own for it."
+                f"collection have {self.format.n_features}. Create another collection for this "
+                "extractor."
             )
         return self.format.encoded(rows)
 
@@ -402,9 +403,9 @@ def _check_finite(rows: NDArray, places: list[str]) -> None:
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         place = places[int(np.argmin(np.isfinite(rows).all(axis=1)))]
         raise ValueError(
-            f"The extractor gives a row that is not finite for {place!r}, which cannot be "
-            "searched. Take the photo away, or create a collection with an extractor that can "
-            "read it. What was committed before is kept."
+            f"The extractor gives a row that is not finite for {place!r}; such a row cannot be "
+            "searched. Remove the photo, or create a collection with an extractor that can "
+            "read it. Everything committed before is kept."
         )
 
 
@@ -449,8 +450,8 @@ def list_all(
             continue
         if table.photos(("number",), "root = ?", (root.number,)).fetchone() is not None:
             raise FileNotFoundError(
-                f"The folder {root.path!r} is empty, but the collection has photos of it. Is a "
-                "disk or a share not mounted? Nothing was changed. If all of them were deleted, "
-                "create the collection anew."
+                f"The folder {root.path!r} is empty, but the collection has photos from it. Is "
+                "a disk or a share not mounted? Nothing was changed. If you deleted all of "
+                "them, create the collection again."
             )
     return listings

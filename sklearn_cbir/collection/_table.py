@@ -173,8 +173,8 @@ class Table:
             is_ours = self.ask("PRAGMA application_id").fetchone()[0] == APPLICATION
         if not is_ours or not found:
             raise ValueError(
-                f"{self.path!r} is no collection, but another database. Make one in a folder of "
-                "its own with PhotoCollection.create."
+                f"{self.path!r} is not a collection, but another database. Make one in another "
+                "folder with PhotoCollection.create."
             )
         if found > FORMAT:
             raise ValueError(
@@ -234,7 +234,7 @@ class Table:
             finally:
                 self.ask("ROLLBACK")
             if self._is_behind():  # pages of before and after may be mixed
-                raise OSError(f"{self.path!r} was written while it was read. Ask again.")
+                raise OSError(f"{self.path!r} was changed while it was read. Repeat the call.")
 
     def look_again(self) -> None:
         """See the last commit from here on, in a block that is reading."""
@@ -293,7 +293,7 @@ class Table:
         """Return what holds for the whole collection."""
         about = dict(map(tuple, self.ask("SELECT key, value FROM about")))
         if KEYS - about.keys():
-            raise sqlite3.DatabaseError("what holds for all of it is not there")
+            raise sqlite3.DatabaseError("the description of the whole collection is missing")
         return _whole(about, *(about.get(name) for name in COUNTS))
 
     def set_about(self, **values: Any) -> None:
@@ -362,11 +362,11 @@ class Table:
         """Say what is wrong in the table, as far as it can be seen without the rows."""
         faults = [line[0] for line in self.ask("PRAGMA integrity_check") if line[0] != "ok"]
         if self.ask("PRAGMA foreign_key_check").fetchone() is not None:
-            faults.append("there are photos of folders that are not known")
+            faults.append("there are photos of unknown folders")
         n_rows = self.about()["n_rows"]
         lines = self.photos(("*",))  # all of them can be read
         if n_lost := sum(not _is_row(line["row"], n_rows) for line in lines):
-            faults.append(f"{n_lost} photos have rows that are not there")
+            faults.append(f"{n_lost} photos have missing rows")
         return faults
 
     def roots(self) -> list[tuple[int, bytes, bytes | None]]:
@@ -425,7 +425,7 @@ def _is_row(row: Any, n_rows: int) -> bool:
 def _whole(found: Found, *integers: Any) -> Found:
     """Return what was read if what has to be integers is such: damaged pages hold anything."""
     if any(type(value) is not int for value in integers):
-        raise sqlite3.DatabaseError("it holds lines without what they must have")
+        raise sqlite3.DatabaseError("it holds lines without required values")
     return found
 
 
@@ -439,11 +439,11 @@ def telling(path: str) -> Iterator[None]:
         if code == sqlite3.SQLITE_ERROR:  # our queries are right, so that the table is not
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            text = "another program holds it for longer than 10 seconds; end it, and try again"
+            text = "another program has locked it for over 10 seconds; end it and try again"
         elif code == sqlite3.SQLITE_FULL:
-            text = "the disk is full; what was committed before is whole"
+            text = "the disk is full; everything committed before is complete"
         elif code == sqlite3.SQLITE_IOERR:
-            text = f"{text}; is the disk full? What was committed before is whole"
+            text = f"{text}; is the disk full? Everything committed before is complete"
         raise OSError(f"The table {path!r} cannot be used: {text}.") from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, error) from error
@@ -451,8 +451,8 @@ def telling(path: str) -> Iterator[None]:
 
 def _damaged(path: str, error: sqlite3.Error) -> ValueError:
     return ValueError(
-        f"{path!r} is no collection, or it is damaged ({error}). Put back a copy of the whole "
-        "folder, or create the collection anew: photos are not touched."
+        f"{path!r} is not a collection, or it is damaged ({error}). Put back a copy of the "
+        "whole folder, or create the collection again; your photos stay unchanged."
     )
 
 

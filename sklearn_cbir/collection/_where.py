@@ -58,9 +58,8 @@ def check_numbers(given: Any, known: Known, name: str) -> list[int]:
     missing = found[~np.isin(found, known(found.tolist()))]
     if len(missing):
         raise ValueError(
-            f"{name} has {len(missing)} of {len(found)} that are no number of a photo, such as "
-            f"{missing[0]}. "
-            "items()['number'] lists those that there are."
+            f"{name} has {len(missing)} of {len(found)} that are not the number of a photo, "
+            f"such as {missing[0]}. items()['number'] lists all numbers."
         )
     return found.tolist()
 
@@ -69,7 +68,7 @@ def _of_column(name: Any, value: Any) -> Condition:
     """Return the condition on one column."""
     if name not in COLUMNS:
         raise ValueError(
-            f"where has the column {shortened(name)}, which is not known. Use one of "
+            f"where has the column {shortened(name)}, which does not exist. Use one of "
             f"{', '.join(map(repr, COLUMNS))}."
         )
     check = COLUMNS[name]
@@ -110,8 +109,8 @@ def _between(name: str, value: tuple, check: Callable[[str, Any], Any]) -> Condi
     """Return the condition of a range, both ends included; None leaves an end open."""
     if len(value) != 2:
         raise ValueError(
-            f"where[{name!r}]={shortened(value)} is a tuple, which is a range: (low, high), either "
-            "of them None if it is open. For one of several values give a list."
+            f"where[{name!r}]={shortened(value)} is a tuple, which means a range: (low, high), "
+            "with None for an open end. For one of several values, pass a list."
         )
     low, high = (None if end is None else check(name, end) for end in value)
     if _is_reversed(low, high):
@@ -170,7 +169,7 @@ def _integer(name: str, value: Any) -> int:
     if not is_number:
         raise ValueError(f"where[{name!r}] is {shortened(value)}, but this column holds integers.")
     if abs(int(value)) >= 2**63:
-        raise ValueError(f"where[{name!r}] is {shortened(value)}, which is no number of pixels.")
+        raise ValueError(f"where[{name!r}] is {shortened(value)}, which is not a number of pixels.")
     return int(value)
 
 

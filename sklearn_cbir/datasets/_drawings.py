@@ -62,7 +62,7 @@ def load_drawings(path: str | os.PathLike[str]) -> Drawings:
         wanted = {"x", "y", "character_names", "alphabet", "alphabet_names", "drawer"}
         missing = sorted(wanted - set(file))
         if missing:
-            raise ValueError(f"{os.fspath(path)!r} is no file of drawings: it lacks {missing}.")
+            raise ValueError(f"{os.fspath(path)!r} is not a file of drawings: it lacks {missing}.")
         return Drawings(
             data=file["x"],
             target=file["character_names"][file["y"]],

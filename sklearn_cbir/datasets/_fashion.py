@@ -87,7 +87,7 @@ def load_fashion_multilabel(
     with np.load(path, allow_pickle=False) as file:
         missing = sorted(set(ARRAYS) - set(file))
         if missing:
-            raise ValueError(f"{os.fspath(path)!r} is no file of photos: it lacks {missing}.")
+            raise ValueError(f"{os.fspath(path)!r} is not a file of photos: it lacks {missing}.")
         jpeg, ends, labels, names, files = (file[name] for name in ARRAYS)
     _check_arrays(path, jpeg, ends, labels, names, files)
     columns = _columns(names.tolist(), kinds)
@@ -107,7 +107,7 @@ def load_fashion_multilabel(
         files=files[kept],
         n_duplicates=n_duplicates,
         DESCR=f"{len(kept)} photos with {len(columns)} labels, {Path(path).name}; {n_duplicates} "
-        "photos left out whose bytes another one has.",
+        "photos with the same bytes as another one left out.",
     )
 
 
@@ -127,17 +127,17 @@ def _check_arrays(
         or len(ends) == 0
         or not (np.diff(ends.astype(np.int64), prepend=0) > 0).all()
         or ends[-1] != len(jpeg),
-        "labels is not one row of 0 and 1 for each of ends and one column for each of names": (
+        "labels must have one row of 0 and 1 for each of ends and one column for each of names": (
             labels.shape != (len(ends), len(names)) or not np.isin(labels, (0, 1)).all()
         ),
         "names are not of the form kind=value": names.dtype.kind != "U"
         or not all("=" in name for name in names.tolist()),
-        "files is not one name for each of ends": files.dtype.kind != "U"
+        "files must have one name for each of ends": files.dtype.kind != "U"
         or files.shape != (len(ends),),
     }
     found = [fault for fault, is_there in faults.items() if is_there]
     if found:
-        raise ValueError(f"{os.fspath(path)!r} is no file of photos: {found[0]}.")
+        raise ValueError(f"{os.fspath(path)!r} is not a file of photos: {found[0]}.")
 
 
 def _columns(names: list[str], kinds: Sequence[str] | None) -> NDArray[np.int64]:

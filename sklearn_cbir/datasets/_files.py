@@ -17,7 +17,7 @@ def check_folder(folder: PathLike) -> str:
     if not is_there(path):
         raise FileNotFoundError(f"folder={path!r} does not exist.")
     if not os.path.isdir(path):
-        raise NotADirectoryError(f"folder={path!r} is a file. Pass the folder it lies in.")
+        raise NotADirectoryError(f"folder={path!r} is a file. Pass the folder that holds it.")
     return path
 
 
@@ -70,7 +70,7 @@ class Distribution:
         try:
             return np.array([int(word) for word in words], dtype=np.int64)
         except ValueError as error:
-            raise self.damaged(path, f"holds no integers where they belong ({error})") from error
+            raise self.damaged(path, f"has other values in place of integers ({error})") from error
 
     def existing(self, folder: str, paths: Sequence[str], listed_in: str) -> NDArray[np.str_]:
         """Return `paths` as an array if all of them exist."""

@@ -158,11 +158,11 @@ def load_image_folder(
         ignored=ignored,
         excluded=dict(sorted(tree.excluded.items())),
         faults=tree.faults,
-        DESCR=f"{len(images)} images of {len(target_names)} classes in "
-        f"{printable(folder)}; {n_ignored} "
-        f"other files ignored{_in_brackets(ignored)}; {sum(tree.excluded.values())} files and "
-        f"folders excluded{_in_brackets(tree.excluded)}; {len(tree.faults)} entries that cannot be "
-        "looked at.",
+        DESCR=f"{len(images)} images of {len(target_names)} classes in {printable(folder)}; "
+        f"{n_ignored} other files ignored{_in_brackets(ignored)}; "
+        f"{sum(tree.excluded.values())} files and folders "
+        f"excluded{_in_brackets(tree.excluded)}; {len(tree.faults)} entries that cannot be "
+        "opened.",
     )
 
 
@@ -202,9 +202,9 @@ def _check_found(
     loose = [parts[0] for parts in images if len(parts) == 1]
     if labels and 0 < len(loose) < len(images):
         raise ValueError(
-            f"folder={folder!r} holds {len(loose)} images beside its sub-folders, such as "
-            f"{loose[0]!r}, which have no class. Move them into a sub-folder, leave them out by "
-            "exclude=, or pass labels=False to list all images without classes."
+            f"folder={folder!r} holds {len(loose)} images next to its sub-folders, such as "
+            f"{loose[0]!r}, which have no class. Move them into a sub-folder, leave them out "
+            "with exclude=, or pass labels=False to list all images without classes."
         )
 
 
@@ -213,8 +213,8 @@ def _warn_of_photos(folder: str, ignored: dict[str, int]) -> None:
     photos = {ending: n for ending, n in ignored.items() if ending in PHOTOS}
     if photos:
         warnings.warn(
-            f"folder={folder!r} holds {sum(photos.values())} photos that are left out, as they "
-            f"cannot be read here{_in_brackets(photos)}.{_way_to_read(photos)}",
+            f"folder={folder!r} holds {sum(photos.values())} photos that are left out, because "
+            f"they cannot be read here{_in_brackets(photos)}.{_way_to_read(photos)}",
             stacklevel=3,
         )
 

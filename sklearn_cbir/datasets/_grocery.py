@@ -144,7 +144,9 @@ def _read_part(root: str, part: str, coarse_of: NDArray[np.int64]) -> list[tuple
         rows = [row for row in csv.reader(file, skipinitialspace=True) if row]
     rows = rows[1:] if rows[:1] == [HEADER] else rows
     if not rows or any(len(row) != len(HEADER) for row in rows):
-        raise GROCERY.damaged(listed, "is no list of path, product and coarse class on every line")
+        raise GROCERY.damaged(
+            listed, "is not a list of path, product and coarse class on every line"
+        )
     fine, coarse = (GROCERY.integers(listed, [row[column] for row in rows]) for column in (1, 2))
     if fine.min() < 0 or fine.max() >= len(coarse_of):
         raise GROCERY.damaged(

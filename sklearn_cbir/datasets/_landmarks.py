@@ -247,7 +247,7 @@ def _add_once(
     if stem in files:
         raise ValueError(
             f"folder={folder!r} holds both {files[stem]!r} and {path!r}. {distribution.loader} "
-            "tells images apart by their names: pass a folder with one copy of the data."
+            "identifies images by their names: pass a folder with one copy of the data."
         )
     files[stem] = path
 
@@ -258,7 +258,7 @@ def _read_query(distribution: Distribution, path: str) -> tuple[str, list[float]
     try:
         photo, box = row[0], [float(edge) for edge in row[1:]]
     except (IndexError, ValueError) as error:
-        raise distribution.damaged(path, "is no name and box of a query") from error
+        raise distribution.damaged(path, "is not a name and box of a query") from error
     return photo.removeprefix("oxc1_"), box  # Oxford's queries alone carry the prefix
 
 

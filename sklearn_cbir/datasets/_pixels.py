@@ -144,7 +144,7 @@ def _read_pickled_batch(path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
         except Exception as error:  # a file of something else can raise whatever it likes
             if not is_of_content(error):
                 raise
-            raise CIFAR10.damaged(path, f"is no batch of CIFAR-10 ({error})") from error
+            raise CIFAR10.damaged(path, f"is not a batch of CIFAR-10 ({error})") from error
     if pixels.shape != (len(labels), IMAGE_BYTES) or len(labels) == 0:
         raise CIFAR10.damaged(path, f"has pixels {pixels.shape} and {len(labels)} labels")
     return pixels, _check_classes(path, labels)
@@ -291,4 +291,4 @@ def read_matlab(distribution: Distribution, path: str, **options: Any) -> dict[s
         if not is_of_content(error):
             raise
         name = os.path.basename(path)
-        raise distribution.damaged(path, f"is no MATLAB file ({name}: {error})") from error
+        raise distribution.damaged(path, f"is not a MATLAB file ({name}: {error})") from error

@@ -118,7 +118,7 @@ def warn_of_faults(folder: str, tree: Tree, stacklevel: int) -> None:
         path, why = tree.faults[0]
         n = len(tree.faults)
         warnings.warn(
-            f"{n} {'entry' if n == 1 else 'entries'} of folder={folder!r} cannot be looked at and "
+            f"{n} {'entry' if n == 1 else 'entries'} of folder={folder!r} cannot be opened and "
             f"{'is' if n == 1 else 'are'} left out, such as {path!r}: {why}.",
             stacklevel=stacklevel,
         )

@@ -18,7 +18,7 @@ ORIENTATIONS = 8
 
 
 class GISTDescriptor(Descriptor):
-    """GIST: how strongly edges of each scale and orientation occur in each place.
+    """GIST: the strength of edges of each scale and orientation in each place.
 
     The mean magnitudes of 32 Gabor filters, 4 scales of 8 orientations, over
     the 16 cells of a 4 x 4 grid: 512 values [1]_. Gray values are divided by

@@ -34,7 +34,7 @@ THUMBNAIL = 224  # px, the longer side of what is drawn
 
 
 class DuplicatesDisplay:
-    """Picture of groups of photos that are the same, or nearly so.
+    """Picture of groups of duplicates and near-duplicates.
 
     One row per group: first the photo that is kept, with a green frame and a
     tick, then the others, the furthest from it first. That is where to look for
@@ -123,7 +123,7 @@ class DuplicatesDisplay:
         draw: bool = True,
         ax: Axes | None = None,
     ) -> Self:
-        """Draw groups that were found.
+        """Draw the groups of a fitted estimator.
 
         Parameters
         ----------
@@ -207,7 +207,7 @@ class DuplicatesDisplay:
         draw: bool = True,
         ax: Axes | None = None,
     ) -> Self:
-        """Draw groups that were computed before, by any clusterer.
+        """Draw groups that any clusterer has computed.
 
         Parameters
         ----------
@@ -285,7 +285,7 @@ class DuplicatesDisplay:
         captions: Captions | None = None,
         image_size: float = 1.1,
     ) -> Self:
-        """Draw the picture; the data stay as they are.
+        """Draw the picture, without changing the data.
 
         Parameters
         ----------

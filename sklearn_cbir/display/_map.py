@@ -140,7 +140,7 @@ class GalleryMapDisplay:
         random_state: RandomState = 0,
         ax: Axes | None = None,
     ) -> Self:
-        """Bring the rows of a gallery into two dimensions and draw them.
+        """Reduce the rows of a gallery to two dimensions and draw them.
 
         Parameters
         ----------
@@ -277,7 +277,7 @@ class GalleryMapDisplay:
         image_size: float = 0.4,
         random_state: RandomState = 0,
     ) -> Self:
-        """Draw the map; the data stay as they are.
+        """Draw the map, without changing the data.
 
         Parameters
         ----------

@@ -227,7 +227,7 @@ class PrecisionRecallDisplay:
         plot_chance_level: bool = False,
         **line_options: Any,
     ) -> Self:
-        """Draw the curve; the data stay as they are.
+        """Draw the curve, without changing the data.
 
         Parameters
         ----------

@@ -153,7 +153,7 @@ class RetrievalDisplay:
         draw: bool = True,
         ax: Axes | None = None,
     ) -> Self:
-        """Search for some queries and draw what comes out.
+        """Search for some queries and draw the results.
 
         Parameters
         ----------
@@ -347,7 +347,7 @@ class RetrievalDisplay:
     def plot(
         self, ax: Axes | None = None, *, captions: Captions | None = None, image_size: float = 1.1
     ) -> Self:
-        """Draw the picture; the data stay as they are.
+        """Draw the picture, without changing the data.
 
         Parameters
         ----------

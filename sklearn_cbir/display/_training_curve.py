@@ -145,7 +145,7 @@ class TrainingCurveDisplay:
         return display.plot(ax, **line_options)
 
     def plot(self, ax: Axes | None = None, *, name: str | None = None, **line_options: Any) -> Self:
-        """Draw the curve; the data stay as they are.
+        """Draw the curve, without changing the data.
 
         Parameters
         ----------

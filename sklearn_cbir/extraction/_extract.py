@@ -47,7 +47,7 @@ def extract(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> FeatureShards:
-    """Transform images shard by shard into files, on as many workers as joblib has.
+    """Transform images into files, shard by shard, on all workers of joblib.
 
     A call that was cut off, at whatever moment, is continued by the same call:
     finished shards are kept, and none is ever half written. A folder of another
@@ -159,8 +159,8 @@ def extract(
     is_new = check_folder(place, manifest)
     if is_new and "unknown" in manifest:
         warnings.warn(
-            f"{manifest['unknown']}. So it cannot be known whether another estimator is the same: "
-            "if this call is cut off, it cannot be continued.",
+            f"{manifest['unknown']}. So this estimator cannot be compared with another one: if "
+            "this call is interrupted, it cannot be continued.",
             UserWarning,
             stacklevel=2,
         )
@@ -212,12 +212,12 @@ def _what_is_skipped(features: FeatureShards, reasons: Mapping[str, str]) -> str
     """Return the warning of images that have no row, by cause."""
     n_skipped, n_temporary = len(features.skipped), len(features.temporary)
     text = (
-        f"{n_skipped} of {n_skipped + len(features)} images have no row, as they cannot be read: "
-        f"{count_causes(reasons.values())}. `skipped` names them."
+        f"{n_skipped} of {n_skipped + len(features)} images have no row, because they cannot be "
+        f"read: {count_causes(reasons.values())}. `skipped` names them."
     )
     if n_temporary:
         text += (
-            f" The files of {n_temporary} could not be fetched, which may pass: the same call "
+            f" The files of {n_temporary} could not be reached, perhaps only now: the same call "
             "tries them again."
         )
     return text

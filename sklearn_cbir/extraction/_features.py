@@ -110,8 +110,8 @@ class FeatureShards:
         n_finished = sum(is_there(shard.rows) for shard in shards)
         if "n_rows" not in manifest or n_finished < n_shards:
             raise ValueError(
-                f"{str(folder)!r} is not complete: {n_finished} of {n_shards} shards are finished. "
-                "Call extract again, with the same arguments, to go on."
+                f"{str(folder)!r} is not complete: {n_finished} of {n_shards} shards are "
+                "finished. Call extract again, with the same arguments, to continue."
             )
         skipped = {int(position): why for position, why in manifest["skipped"].items()}
         self.shards: list[Path] = [shard.rows for shard in shards]

@@ -98,12 +98,12 @@ def check_folder(folder: Path, manifest: dict[str, Any]) -> bool:
     for name, meaning in WANTED.items():
         if found[name] != manifest[name]:
             images = name in ("input", "n_samples")
-            more = " Images that were added can be extracted alone." if images else ""
+            more = " New images can be extracted alone, into another folder." if images else ""
             if name == "estimator":
                 more = _what_differs(found, manifest)
             raise ValueError(
                 f"{str(folder)!r} holds shards of {meaning}. Use another folder, or delete this "
-                f"one to start anew.{more}"
+                f"one to start again.{more}"
             )
     return False
 
@@ -112,15 +112,15 @@ def _check_comparable(folder: Path, found: dict[str, Any], manifest: dict[str, A
     """Raise if it cannot be known whether two estimators are the same."""
     if found.get("key_version", 1) < manifest["key_version"]:
         reason = (
-            "was written by an earlier version, which did not look at the code of estimators, so "
-            "that it cannot be known whether this one is the same"
+            "was written by an earlier version, which did not store the code of estimators, so "
+            "this one cannot be compared with it"
         )
     elif unknown := manifest.get("unknown", found.get("unknown")):
         reason = f"holds shards of an estimator that cannot be compared with this one: {unknown}"
     else:
         return
     raise ValueError(
-        f"{str(folder)!r} {reason}. Use another folder, or delete this one to start anew; "
+        f"{str(folder)!r} {reason}. Use another folder, or delete this one to start again; "
         "load_features opens it if it is complete."
     )
 
@@ -132,7 +132,7 @@ def _what_differs(found: dict[str, Any], manifest: dict[str, Any]) -> str:
     names = ["what it has learned" if name.endswith("._network_state") else name for name in names]
     way = ""
     if any(name.endswith(".runtime") for name in names):
-        way = " Another runtime continues no shards: set runtime to the one that has begun them."
+        way = " Only the same runtime can continue shards: set runtime to that one."
     return f" What differs: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}.{way}"
 
 
@@ -222,9 +222,9 @@ def summary(shards: Iterable[Shard]) -> dict[str, Any]:
     if len(kinds) > 1:
         one, other = list(kinds.items())[:2]
         raise ValueError(
-            f"Rows differ: {one[0][0]} of width {one[0][1]} in {str(one[1])!r}, {other[0][0]} of "
-            f"width {other[0][1]} in {str(other[1])!r}. Pass an estimator that gives all images "
-            "rows of one kind."
+            f"Rows differ: {one[0][0]} of width {one[0][1]} in {str(one[1])!r}, {other[0][0]} "
+            f"of width {other[0][1]} in {str(other[1])!r}. Pass an estimator that gives all "
+            "images rows of one width and dtype."
         )
     ((dtype, n_features),) = kinds
     return {
@@ -247,8 +247,8 @@ def open_rows(path: Path) -> np.ndarray:
 
 def strange(path: Path) -> str:
     return (
-        f"{str(path)!r} is not as it was written: truncated, or replaced. Delete the shard and "
-        "call extract again."
+        f"{str(path)!r} has changed since it was written: it was truncated or replaced. Delete "
+        "the shard and call extract again."
     )
 
 

@@ -109,9 +109,10 @@ class Source:
         for folder in self._folders:
             if number := _fault_of_folder(folder):
                 raise ImageReadError(
-                    f"{folder!r}, the folder of all images, is away: {os.strerror(number)}. Is a "
-                    "share or a disk not mounted? Finished shards are kept, and no image is left "
-                    "out for this: call extract again when the folder is back.",
+                    f"{folder!r}, the folder of all images, cannot be reached: "
+                    f"{os.strerror(number)}. Is a share or a disk not mounted? Finished shards "
+                    "are kept, and no image is left out: call extract again when the folder is "
+                    "back.",
                     path=folder,
                     reason="the folder is away",
                     errno=number,

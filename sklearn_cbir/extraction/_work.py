@@ -163,7 +163,7 @@ def _check_rows(transformed: Any, n: int, estimator: Transformer) -> np.ndarray:
     name = type(estimator).__name__
     if sparse.issparse(transformed):
         raise ValueError(
-            f"{name}.transform gives a sparse matrix, and shards are dense rows. Leave the "
+            f"{name}.transform gives a sparse matrix, but shards need dense rows. Leave the "
             "retriever out: pass pipeline[:-1]."
         )
     rows = np.asarray(transformed)

@@ -125,7 +125,8 @@ class RowHasher(HasherMixin, BaseEstimator):
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} learns from labels: it requires y to be passed, but the "
-                "target y is None. Pass one label per row, or use ITQHasher, which needs none."
+                "target y is None. Pass one label per row, or use ITQHasher, which needs no "
+                "labels."
             )
         labels, _ = encode_labels(y, n=len(X))
         if labels.ndim == 2:
@@ -175,12 +176,12 @@ def label_groups(labels: np.ndarray, drawn_by: str) -> tuple[Positions, Floats]:
     if similar.all():
         columns = ", or drop the columns of y that are set in all rows" * (labels.ndim == 2)
         raise ValueError(
-            f"Every two {drawn} share a label, so that nothing is dissimilar. Raise {drawn_by}"
-            f"{columns}."
+            f"Every two {drawn} share a label, so no rows are dissimilar. Raise "
+            f"{drawn_by}{columns}."
         )
     if len(distinct) == len(labels) == similar.sum():
         raise ValueError(
-            f"No two {drawn} share a label, so that nothing is similar. Raise {drawn_by}, or give "
+            f"No two {drawn} share a label, so no rows are similar. Raise {drawn_by}, or give "
             "at least one label two rows."
         )
     return groups.ravel(), np.where(similar, 1.0, -1.0)

@@ -425,14 +425,14 @@ class DeepHasher(HasherMixin, NetworkTransformer):
 
     def _training_loss(self) -> LossFunction | None:
         if self.loss is None:
-            raise ValueError("loss=None: codes are learned. Choose a loss, such as loss='dfeh'.")
+            raise ValueError("loss=None learns no codes. Choose a loss, such as loss='dfeh'.")
         return fresh_loss(self.loss)
 
     def _network_ending(self, loss: LossFunction | None, demands: Demands | None) -> dict[str, Any]:
         if loss is None or demands is None or demands.output == "classes":
             raise ValueError(
-                f"loss={shortened(self.loss)} wants one output per class, DeepHasher has one per "
-                "bit. Use a hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
+                f"loss={shortened(self.loss)} needs one output per class, but DeepHasher has "
+                "one per bit. Use a hashing loss, such as loss='dfeh', or CNNFeatureExtractor."
             )
         layer = hash_layer_of(loss) if self.hash_layer == "auto" else self.hash_layer
         std = hash_std_of(loss) if self.hash_std == "auto" else self.hash_std

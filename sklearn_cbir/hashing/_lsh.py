@@ -12,7 +12,7 @@ from sklearn_cbir.hashing._base import RowHasher
 
 
 class LSHHasher(RowHasher):
-    """Locality-sensitive hashing: on which sides of random hyperplanes a row is.
+    """Locality-sensitive hashing: the side of a row for each random hyperplane.
 
     Two rows differ in a share of the bits that is, on average, the angle
     between them over pi [1]_. Nothing is learned but the mean.

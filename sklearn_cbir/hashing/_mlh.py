@@ -15,7 +15,7 @@ DRAWS = 1000  # of pairs with several labels, until enough of them share none
 
 
 class MLHHasher(RowHasher):
-    """Minimal loss hashing: similar rows within a Hamming radius, others beyond.
+    """Minimal loss hashing: similar rows within a Hamming radius, others outside.
 
     The hinge on Hamming distances has no gradient. What is minimized, by
     stochastic gradient descent, is a bound of it: the loss of the worst pair
@@ -280,7 +280,7 @@ class Pairs:
         self.places = (places - self.starts[entries.col])[shared]
         if not len(self.rows):
             raise ValueError(
-                f"No two of the {n} rows of y share a label, so that nothing is similar. Give at "
+                f"No two of the {n} rows of y share a label, so no rows are similar. Give at "
                 "least one label two rows."
             )
 

@@ -107,8 +107,8 @@ class SpectralHasher(RowHasher):
         self.extent_ = end - self.minimum_
         if self.extent_.max() <= 1e-12 * np.abs(self.mean_).max():  # rounding is no extent
             raise ValueError(
-                f"All {len(X)} rows of X are equal (with range={self.range!r}), so that no axis "
-                "has an extent. Pass rows that differ."
+                f"All {len(X)} rows of X are equal (with range={self.range!r}), so no axis has "
+                "an extent. Pass rows that differ."
             )
         self.modes_, self.eigenvalues_ = smoothest_modes(self.extent_, self.n_bits)
         return self

@@ -188,6 +188,7 @@ def _check_augmented(changed: object, image: torch.Tensor) -> None:
         return
     got = f"{dtype} {tuple(shape)}" if shape is not None else type(changed).__name__
     raise ValueError(
-        f"augment returned {got} for {image.dtype} {tuple(image.shape)}. It must return the same "
-        "type and shape: leave out Normalize and ToDtype, the network scales pixels itself."
+        f"augment returned {got} for {image.dtype} {tuple(image.shape)}. It must return the "
+        "same type and shape: leave out Normalize and ToDtype, because the network scales "
+        "pixels itself."
     )

@@ -84,8 +84,8 @@ class Images:
 
     def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
         raise ValueError(
-            f"{self!r} is no array: images are read when they are needed. read(slice(None), size) "
-            "gives their pixels."
+            f"{self!r} is not an array: images are read when they are needed. "
+            "read(slice(None), size) gives their pixels."
         )
 
     @property
@@ -214,7 +214,7 @@ class Images:
         return self._guard(self._copy_whole, self._rows[index])
 
     def check_readable(self, progress: bool = False) -> None:
-        """Look at every image without decoding it, as far as that shows a fault.
+        """Check every image without decoding it; some damage shows only later.
 
         A path must lead to a regular file with the header of a known format,
         of a size that is allowed, that ends as its format does; one that does
@@ -236,7 +236,7 @@ class Images:
             raise with_others(faults)
 
     def find_faults(self, *, decode: bool = False, progress: bool = False) -> list[ImageReadError]:
-        """Look for all images that cannot be read.
+        """Find all images that cannot be read.
 
         Parameters
         ----------

@@ -145,7 +145,7 @@ def _is_item(value: object) -> bool:
 
 
 def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
-    """Check what a user passed as images; nothing is read yet.
+    """Check images of any kind, without reading them yet.
 
     Parameters
     ----------
@@ -306,8 +306,8 @@ def _refusal_of_no_sequence(X: Any) -> str:
     kind = f"X is {shortened(X)} of type {type(X).__name__}"
     if isinstance(X, Iterable) and not isinstance(X, Mapping):
         return (
-            f"{kind}, whose images have no places to be read again at. Pass list(X), or any "
-            "object with a length and elements by position."
+            f"{kind}, whose images cannot be read a second time. Pass list(X), or any object "
+            "with a length and elements by position."
         )
     if hasattr(X, "__getitem__") and not isinstance(X, (Mapping, type)):
         return f"{kind}, which has no length. Pass an object with __len__ and __getitem__."

@@ -129,7 +129,7 @@ def check_high(high: int, bits: int = 16) -> None:
         raise Refusal(
             f"{bits}-bit pixels, but none is above {high}, where {bits}-bit images go to "
             f"{2**bits - 1}: all of it would be black",
-            "Save it with 8 bit if these are 8-bit values, or scale them",
+            "Save it with 8 bits if these are 8-bit values, or scale them",
         )
 
 

@@ -198,6 +198,6 @@ def check_process(error: BaseException) -> None:
         raise MemoryError(f"No memory is left to open {shortened(error.filename, 300)}.") from error
     raise OSError(
         error.errno,
-        "Too many files are open at a time, so that no image can be opened. Close some, or raise "
-        "the limit (ulimit -n)",
+        "Too many files are open, so no image can be opened. Close some, or raise the limit "
+        "(ulimit -n)",
     ) from error

@@ -42,7 +42,7 @@ def _has_avif() -> bool:
 
 
 def readable_extensions() -> tuple[str, ...]:
-    """Return the endings of files that can be read now.
+    """Return the file extensions that can be read here.
 
     JPEG, PNG, WebP, BMP, GIF and TIFF always; AVIF where Pillow was built with
     it; HEIC where the extra ``heif`` is installed; and every format whose
@@ -128,7 +128,7 @@ def check_size(size: tuple[int, int], max_pixels: float) -> None:
         raise Refusal(
             f"{width} x {height} = {width * height:,} pixels are more than the {max_pixels:,} "
             "that are allowed",
-            "Allow more if memory is enough, by check_images(X, max_pixels=...)",
+            "If memory is enough, allow more with check_images(X, max_pixels=...)",
         )
 
 

@@ -176,7 +176,7 @@ def check_header(
 ) -> None:
     """Raise if size or mode show that the image must not or cannot be decoded."""
     if 0 in image.size:
-        raise Refusal(f"{image.size[0]} x {image.size[1]} pixels: there is nothing to see")
+        raise Refusal(f"{image.size[0]} x {image.size[1]} pixels: the image is empty")
     # All coefficients of a progressive JPEG are in memory, however small it is decoded.
     is_progressive = image.info.get("progressive")
     check_size(whole if whole is not None and is_progressive else image.size, max_pixels)

@@ -51,8 +51,8 @@ def images_of(dataset: Elements, *, max_pixels: int | None = None) -> tuple[Imag
     """
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise ValueError(
-            f"dataset is {shortened(dataset)} of type {type(dataset).__name__}, without length or "
-            "elements by position. Pass list(dataset) if it fits into memory."
+            f"dataset is {shortened(dataset)} of type {type(dataset).__name__}, without a "
+            "length or elements by position. Pass list(dataset) if it fits into memory."
         )
     if len(dataset):
         _check_pair(dataset[0], dataset)
@@ -63,8 +63,8 @@ def images_of(dataset: Elements, *, max_pixels: int | None = None) -> tuple[Imag
 def _check_pair(element: object, dataset: Elements) -> None:
     if not isinstance(element, (tuple, list)) or len(element) < 2:
         raise ValueError(
-            f"dataset[0] is {shortened(element)}, not a pair of an image and a label. Pass a data "
-            f"set of pairs, or {type(dataset).__name__} itself where images are taken."
+            f"dataset[0] is {shortened(element)}, not a pair of an image and a label. Pass a "
+            f"data set of pairs, or use {type(dataset).__name__} itself as images."
         )
 
 

@@ -14,7 +14,7 @@ FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolati
 
 @dataclass(frozen=True)
 class Resizing:
-    """How images are brought to the size of a network.
+    """How to resize images to the size of a network.
 
     Weights were trained on images that were resized in one way, and expect them so.
 

@@ -221,7 +221,7 @@ class LazyImages(ListOfImages):
             raise
         except Exception as error:
             raise Refusal(
-                f"X[{row}] cannot be had: {type(error).__name__}: {shortened(str(error), 200)}",
+                f"X[{row}] cannot be loaded: {type(error).__name__}: {shortened(str(error), 200)}",
                 "Mend the sequence",
             ) from error
         try:
@@ -361,10 +361,10 @@ def warn_of_turned(items: Sequence[object]) -> None:
     n = sum(is_turned(item) for item in new if not isinstance(item, ImageFile.ImageFile))
     if n:
         warnings.warn(
-            f"PIL images that were changed after they were opened ({n:,} of {len(items):,}) still "
-            "carry the EXIF tag of a photo that lies on its side, and are turned upright by it. "
-            "If they had been turned already, as by rotate, they are turned twice: turn photos by "
-            "PIL.ImageOps.exif_transpose, which takes the tag away.",
+            f"PIL images that were changed after they were opened ({n:,} of {len(items):,}) "
+            "still have the EXIF orientation tag of the photo, and are turned by it. If you "
+            "had turned them already, for example with rotate, they are turned twice: use "
+            "PIL.ImageOps.exif_transpose, which removes the tag.",
             stacklevel=4,
         )
 
@@ -420,29 +420,29 @@ def refusal_of(item: object, name: str) -> str:
         return BYTES_ARRAY
     if isinstance(item, Text):
         return (
-            f"{name} is {shortened(item)}, and words have no pixels. Pass images here: words are "
-            "for transform of a CNNFeatureExtractor whose network knows them, and for predict of a "
-            "pipeline that begins with one."
+            f"{name} is {shortened(item)}, and words have no pixels. Pass images here: words "
+            "work in transform of a CNNFeatureExtractor whose network understands them, and in "
+            "predict of a pipeline that begins with one."
         )
     if isinstance(item, Mapping):
         return (
-            f"{name} is a dictionary with the keys {shortened(list(item))}. A dictionary holds the "
-            "photo under 'bytes', or else its name under 'path'. Of a table of images and labels, "
-            "pass the column of images, such as X['image']."
+            f"{name} is a dictionary with the keys {shortened(list(item))}. A dictionary holds "
+            "the photo under 'bytes', or its name under 'path'. If X is a table of images and "
+            "labels, pass only the column of images, such as X['image']."
         )
     if is_open_file(item):
-        return f"{name} is an open file. Pass its path, or what it holds: file.read()."
+        return f"{name} is an open file. Pass its path, or its content: file.read()."
     if isinstance(item, tuple) and len(item) == 2:
         return (
-            f"{name} is a pair. Pass the images alone: of (image, label) pairs, images_of(X) "
-            "gives images and labels; of (path, label) pairs, pass [path for path, _ in X]."
+            f"{name} is a pair. Pass only images: images_of(X) splits (image, label) pairs; for "
+            "(path, label) pairs, pass [path for path, _ in X]."
         )
     return f"{name} is {shortened(item)} of type {type(item).__name__}. {EXPECTED}."
 
 
 BYTES_ARRAY = (
-    "X is an array of fixed-width bytes (dtype S), which drops zeros at the end of a photo. Pass "
-    "a list of bytes; if these are names of files, [os.fsdecode(name) for name in X]."
+    "X is an array of fixed-width bytes (dtype S), which drops zeros at the end of a photo. "
+    "Pass a list of bytes; if these are file names, [os.fsdecode(name) for name in X]."
 )
 
 

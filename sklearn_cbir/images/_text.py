@@ -120,7 +120,7 @@ class Text:
     def __float__(self) -> float:
         # What reads rows of numbers asks for this.
         raise TypeError(
-            f"{shortened(self)} is no row of numbers. Put a CNNFeatureExtractor with a network "
+            f"{shortened(self)} is not a row of numbers. Put a CNNFeatureExtractor with a network "
             "of words before this step, or pass rows of its encode_text."
         )
 
@@ -181,7 +181,7 @@ def _image_of(operand: Any) -> Any:
         return None
     if operand.ndim not in (2, 3):  # NumPy and pandas would say something else
         raise TypeError(
-            f"An array of shape {tuple(operand.shape)} is no image. Make a sum of each, such as "
+            f"An array of shape {tuple(operand.shape)} is not an image. Add to each, such as "
             "[photo + text for photo in X]."
         )
     return check_item(pixels_of(operand, "The image"), "The image")
@@ -222,7 +222,7 @@ def checked_words(words: object, name: str) -> str:
             f"{name} is {shortened(words)} of type {type(words).__name__}. Words are text (str)."
         )
     if not words.strip():
-        raise ValueError(f"{name} is {words!r}, which says nothing. Pass words.")
+        raise ValueError(f"{name} is {words!r}, which is empty. Pass words.")
     return str(words)  # text of NumPy as Python's
 
 

@@ -88,10 +88,10 @@ def _check_left(row_filter, k, excluded):
     """Raise unless a filter leaves in the `k` rows that each query wants."""
     n = len(row_filter)
     if k > n - (excluded is not None):
-        asks = ", of which a query is one and does not find itself" * (k == n)
+        asks = ", and a query is one of these rows, but does not find itself" * (k == n)
         raise ValueError(
-            f"n_neighbors={k}, but where leaves in {n} of {row_filter.n_rows} rows{asks}. Ask "
-            "for fewer, or leave more in."
+            f"n_neighbors={k}, but where matches {n} of {row_filter.n_rows} rows{asks}. Ask for "
+            "fewer results, or match more rows."
         )
 
 
@@ -104,9 +104,9 @@ def check_uncut(where: Any, X: Any, n: int) -> None:
     """
     if _num_samples(X) == n and as_mask(where, n) is not None:
         raise ValueError(
-            f"where is a mask of {n} bools, and there are {n} queries and {n} rows in the gallery: "
-            "it could be one of the queries, to which a search over parameters cuts it. Give ids "
-            "of the gallery instead, or call evaluate."
+            f"where is a mask of {n} bools, and there are {n} queries and {n} rows in the "
+            "gallery: it may belong to the queries, because a parameter search cuts arguments "
+            "to the queries. Pass ids of the gallery instead, or call evaluate."
         )
 
 
@@ -156,7 +156,7 @@ def as_array(X, name="X"):
     if isinstance(X, (str, os.PathLike)):
         raise ValueError(
             f"{name}={str(X)!r} is a path, not rows. Load it with np.load, or fit with "
-            "storage='memory_map' to search a .npy file as it is."
+            "storage='memory_map' to search a .npy file directly."
         )
     return as_numpy(X, name)
 
@@ -221,7 +221,7 @@ def check_finite(X, first=0, name="X"):
 def check_radius(radius, n_queries):
     """Return one radius per query, float64, of one number or one per query; infinity is one."""
     if radius is None:
-        raise ValueError("radius is None. Say within which distance to search, such as 0.2.")
+        raise ValueError("radius is None. Pass the largest distance, such as 0.2.")
     rule = f"Give one number of at least 0, or one for each of the {n_queries} queries."
     check_not_masked(radius, "radius")
     try:
@@ -229,7 +229,7 @@ def check_radius(radius, n_queries):
     except (TypeError, ValueError):  # lists of several lengths
         radii = np.asarray("")
     if radii.dtype.kind not in "iuf":
-        raise ValueError(f"radius={radius!r:.60} is no number. {rule}")
+        raise ValueError(f"radius={radius!r:.60} is not a number. {rule}")
     if radii.shape not in ((), (n_queries,)):
         raise ValueError(f"radius has shape {radii.shape}. {rule}")
     wrong = np.flatnonzero(~(radii.ravel() >= 0))  # NaN is none of them
@@ -237,5 +237,5 @@ def check_radius(radius, n_queries):
         where = (
             f"radius[{wrong[0]}]={radii[wrong[0]]}" if radii.ndim else f"radius={shortened(radius)}"
         )
-        raise ValueError(f"{where} is no distance. {rule}")
+        raise ValueError(f"{where} is not a distance. {rule}")
     return np.broadcast_to(radii.astype(np.float64), (n_queries,))

@@ -575,8 +575,8 @@ class EuclideanEngine(ExactEngine):
         if not np.isfinite(scaled).all():
             raise ValueError(
                 f"X holds {np.abs(rows).max():.3g}, too far beyond the gallery, whose largest "
-                f"number is about {1 / self.scale:.3g}, to be compared in {rows.dtype}. Scale the "
-                "rows alike before."
+                f"number is about {1 / self.scale:.3g}, to be compared in {rows.dtype}. Scale "
+                "all rows in the same way before."
             )
         return scaled
 

@@ -34,7 +34,7 @@ class Judged(NamedTuple):
     def positions(self, gallery: Gallery) -> Positions:
         """Return positions of the ids, ascending, each once: their order says nothing."""
         ids = check_ids(() if self.ids is None else self.ids, unique=False, name=self.name)
-        way_out = f"Give the rows of such photos as {self.name_of_rows}."
+        way_out = f"Pass the rows of such photos as {self.name_of_rows}."
         return np.unique(gallery.find(ids, way_out, self.name))
 
     def encoded(self, gallery: Gallery, positions: Positions, owner: str) -> np.ndarray:
@@ -62,15 +62,13 @@ def ask_like(
     """
     weight = check_real(unlike_weight, "unlike_weight", minimum=0, maximum=1)
     if weight == 1:
-        raise ValueError("unlike_weight=1 must be below 1, the weight of what is liked.")
+        raise ValueError("unlike_weight=1 must be below 1, the weight of the liked rows.")
     row_filter = None if where is None else gallery.filter(gallery.mask(where))
     liked_at, unliked_at = liked.positions(gallery), unliked.positions(gallery)
     _check_one_side(gallery, liked_at, unliked_at)
     positives = liked.encoded(gallery, liked_at, owner)
     if not len(positives):
-        raise ValueError(
-            "There is nothing to be like. Give one id of the gallery at least, or one row as X."
-        )
+        raise ValueError("Nothing is liked. Pass at least one id of the gallery, or one row as X.")
     negatives = unliked.encoded(gallery, unliked_at, owner)
     query = _combined(gallery, positives, negatives if weight else negatives[:0], weight)
     engine, excluded = gallery.engine.exact, np.concatenate([liked_at, unliked_at])
@@ -95,8 +93,8 @@ def _check_left(k: int, n: int, n_judged: int, of: str) -> None:
     """Raise unless `k` of `n` rows, `of` which kind, are left beside those that were judged."""
     if k > n - n_judged:
         raise ValueError(
-            f"n_neighbors={k}, but of {n} rows{of} {n - n_judged} are left without the {n_judged} "
-            "of ids and unlike. Ask for fewer."
+            f"n_neighbors={k}, but of {n} rows{of} {n - n_judged} are left without the "
+            f"{n_judged} of ids and unlike. Ask for fewer results."
         )
 
 
@@ -129,8 +127,8 @@ def _check_direction(mean: Floats, dtype: np.dtype) -> None:
     """Raise for a mean of rows of unit length that is zero, but for how they were rounded."""
     if np.linalg.norm(mean) < ERRORS_OF_ZERO * np.finfo(dtype).eps:
         raise ValueError(
-            "What is liked and what is not cancel each other: their weighted mean is zero, which "
-            "has no direction to search in. Give other rows, or another unlike_weight."
+            "The liked and unliked rows cancel each other: their weighted mean is zero, which "
+            "has no direction. Pass other rows, or another unlike_weight."
         )
 
 
@@ -142,8 +140,8 @@ def _query_of(metric: str, point: Floats, dtype: np.dtype) -> np.ndarray:
         query = point.astype(dtype)
     if not np.isfinite(query).all():
         raise ValueError(
-            f"What is liked is so far from what is not that their weighted mean, up to "
-            f"{np.abs(point).max():.3g}, does not fit into {dtype}. Lower unlike_weight, or scale "
-            "all rows before."
+            "The liked rows are so far from the unliked ones that their weighted mean, up to "
+            f"{np.abs(point).max():.3g}, does not fit into {dtype}. Lower unlike_weight, or "
+            "scale all rows before."
         )
     return query

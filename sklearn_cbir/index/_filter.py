@@ -110,8 +110,8 @@ def as_mask(where: Any, n: int) -> NDArray[np.bool_] | None:
         )
     if not mask.any():
         raise ValueError(
-            f"where leaves nothing to search: it is False for all {n} rows of the gallery. Leave "
-            "one in at least."
+            f"where matches no row: it is False for all {n} rows of the gallery. Match at least "
+            "one."
         )
     return mask
 
@@ -143,8 +143,8 @@ def _checked(listed):
     wrong = next((row for row, value in enumerate(listed) if not isinstance(value, BOOLS)), None)
     if wrong is not None:
         raise ValueError(
-            f"where[{wrong}] is {shortened(listed[wrong])}, among bools. A mask says True or "
-            "False of every row: fill in what is missing."
+            f"where[{wrong}] is {shortened(listed[wrong])}, among bools. A mask must be True or "
+            "False for every row: fill in the missing values."
         )
     return np.array(listed, dtype=bool)
 
@@ -153,7 +153,7 @@ def check_no_numbers_for_bools(ids: NDArray[Any], n: int) -> None:
     """Raise for ids that are a mask of `n` rows in numbers, by all appearances."""
     if len(ids) == n > 2 and all(id_ in (0, 1) for id_ in ids.tolist()):
         raise ValueError(
-            f"where holds nothing but 0 and 1, one for each of the {n} rows, of dtype {ids.dtype}: "
-            "these would be ids. For a mask give dtype bool, such as where == 1; for ids, each "
-            "once."
+            f"where holds nothing but 0 and 1, one for each of the {n} rows, of dtype "
+            f"{ids.dtype}: these count as ids. For a mask, pass dtype bool, such as where == 1; "
+            "for ids, pass each once."
         )

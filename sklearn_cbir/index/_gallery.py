@@ -116,8 +116,7 @@ class Gallery(Kept):
         ids = check_ids(where, unique=False, name="where")
         if not len(ids):
             raise ValueError(
-                "where is empty, which leaves nothing to search. Name one row of the gallery at "
-                "least."
+                "where is empty, so it matches no row. Name at least one row of the gallery."
             )
         check_no_numbers_for_bools(ids, len(self))
         return self.find(ids, name="where")
@@ -126,9 +125,9 @@ class Gallery(Kept):
         """Return the positions of ids that ask, in their order."""
         if isinstance(ids, Set):
             raise ValueError(f"ids={ids!r:.60} is a set, which has no order. Give a list.")
-        positions = self.find(check_ids(ids, unique=False), "Give the rows of such queries as X.")
+        positions = self.find(check_ids(ids, unique=False), "Pass the rows of such queries as X.")
         if not len(positions):
-            raise ValueError("ids is empty. Name one row of the gallery at least, or give X.")
+            raise ValueError("ids is empty. Name at least one row of the gallery, or pass X.")
         return positions
 
     def find_to_remove(self, ids):
@@ -145,8 +144,8 @@ class Gallery(Kept):
         engine = self.engine.relocate(place)
         if engine is None:
             raise ValueError(
-                f"place={str(place)!r}: the rows of this gallery are in memory, not in a file or "
-                "on a server. There is nothing to move: leave relocate out."
+                f"place={str(place)!r}: the rows of this gallery are in memory, not in a file "
+                "or on a server. There is nothing to relocate: leave this call out."
             )
         return replace(self, engine=engine)
 
@@ -154,8 +153,8 @@ class Gallery(Kept):
         """Return the error that the parameter of the retriever is not where the gallery is."""
         return ValueError(
             f"uri={shortened(uri)} was set after fit, but the gallery is at "
-            f"{self.engine.given_uri!r}. Call relocate(uri) if it was moved there, or fit again to "
-            "make one there."
+            f"{self.engine.given_uri!r}. Call relocate(uri) if you moved it there, or fit again "
+            "to make a new one there."
         )
 
     def remove(self, positions):
@@ -296,9 +295,9 @@ class GalleryIds(Kept):
                     names = sorted(known.__name__ for known in self._types)
                     of = f"of the type {' or '.join(names)},"
                 raise ValueError(
-                    f"{name}[{row}]={_shown(id_)} is not {of} such as "
-                    f"{_shown(self.values[0])}, as those of the gallery are: they can never be "
-                    "equal. Use one type for both."
+                    f"{name}[{row}]={_shown(id_)} is not {of} such as {_shown(self.values[0])}, "
+                    "like the ids of the gallery: they can never be equal. Use one type for "
+                    "both."
                 )
         return np.array(self._find(listed), dtype=np.int64)
 
@@ -432,8 +431,8 @@ def _check_repeats(keys, listed):
     row = next((i for i, key in enumerate(keys) if seen.setdefault(key, i) != i), None)
     if row is not None:
         raise ValueError(
-            f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[keys[row]]}]. Ids name one row "
-            "each: make them unique."
+            f"ids[{row}]={_shown(listed[row])} repeats ids[{seen[keys[row]]}]. Each id must "
+            "name one row: make them unique."
         )
 
 
@@ -452,8 +451,8 @@ def _of_numbers(listed, name):
 def _check_fit_together(low, high, name="ids"):
     if low < 0 and high >= 2**63:
         raise ValueError(
-            f"{name} hold {_shown(low)} and {_shown(high)}: no type of 64 bits has both. Use text "
-            "instead."
+            f"{name} hold {_shown(low)} and {_shown(high)}: no 64-bit type can hold both. Use "
+            "text instead."
         )
 
 

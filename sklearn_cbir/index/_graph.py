@@ -329,7 +329,7 @@ def _import_kernels():
         from sklearn_cbir.index import _graph_kernels
     except ImportError as error:
         raise ImportError(
-            f"The loops of a graph of rows cannot be compiled: {error} Use algorithm='exact'."
+            f"The loops for a graph of rows cannot be compiled: {error} Use algorithm='exact'."
         ) from error
     return _graph_kernels
 

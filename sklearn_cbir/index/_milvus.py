@@ -73,7 +73,7 @@ class MilvusEngine(Engine):
         self.verbose = verbose
         if not (isinstance(self.prefix, str) and re.fullmatch(NAME, self.prefix)):
             raise ValueError(
-                f"collection={shortened(self.prefix)} is no name of a collection. Use letters, "
+                f"collection={shortened(self.prefix)} is not a name of a collection. Use letters, "
                 "digits and underscores, not beginning with a digit."
             )
 
@@ -88,9 +88,8 @@ class MilvusEngine(Engine):
             self.rescorer = self.rescorer.build(extremes)._over(None)
             if self.metric == "euclidean" and abs(np.log2(self.rescorer.scale)) > 120:
                 raise ValueError(
-                    f"X holds numbers of about {1 / self.rescorer.scale:.3g}, and Euclidean "
-                    "distances between rows in single precision cannot be told. Scale all rows "
-                    "before."
+                    f"X holds numbers of about {1 / self.rescorer.scale:.3g}, too large or too "
+                    "small for Euclidean distances in single precision. Scale all rows before."
                 )
         first = self.encode(rows[:1])
         width = rows.shape[1] if self.metric == "hamming" else first.shape[1]
@@ -260,9 +259,9 @@ class MilvusEngine(Engine):
             wrong = len(keys) < len(sample) or (self._hash(rows) != self.row_hashes[sample]).any()
         if wrong:
             raise RuntimeError(
-                f"The collection {collection.name!r} of {collection.uri} has {n} rows and is not "
-                f"the one that this gallery of {len(self)} rows was saved with: something else "
-                "has changed it. Fit again."
+                f"The collection {collection.name!r} of {collection.uri} has {n} rows and is "
+                f"not the collection that this gallery of {len(self)} rows was saved with: "
+                "something else has changed it. Fit again."
             )
         collection.is_checked = True
 
@@ -287,8 +286,8 @@ class MilvusEngine(Engine):
             if not isinstance(error, ConnectionError):
                 raise
             raise ConnectionError(
-                f"{error} It had acknowledged {sent} of {len(rows)} new rows, of which none is in "
-                "the gallery: rows come in all or not at all."
+                f"{error} It had confirmed {sent} of {len(rows)} new rows. None of them is in "
+                "the gallery: all rows are added, or none."
             ) from error
         return keys, hashes
 

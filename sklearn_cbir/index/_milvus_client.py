@@ -41,14 +41,15 @@ def check_address(uri):
         "such as uri='http://127.0.0.1:19530'."
     )
     if not isinstance(uri, (str, os.PathLike)) or not os.fspath(uri):
-        raise ValueError(f"algorithm='milvus' needs to know where the gallery lives. {ways}")
+        raise ValueError(f"algorithm='milvus' needs the place of the gallery. {ways}")
     uri = os.fspath(uri)
     if uri.endswith(".db") and "://" not in uri:
         return os.path.abspath(uri)
     if "@" in uri:  # no message shows it
         raise ValueError(
-            "The uri holds a password, which would be stored with the estimator. Set the "
-            f"environment variables {TOKEN}='user:password' and {TOKEN_FOR}, the address, instead."
+            "The uri contains a password, which would be stored with the estimator. Set the "
+            f"environment variables {TOKEN}='user:password' and {TOKEN_FOR}, the address, "
+            "instead."
         )
     parts = urlsplit(uri)
     if parts.scheme not in SCHEMES or not parts.hostname:
@@ -224,9 +225,9 @@ def _token(address):
     token, known = os.environ.get(TOKEN, ""), os.environ.get(TOKEN_FOR, "")
     if token and not known:
         raise PermissionError(
-            f"{TOKEN} is set, but not for which server: whoever wrote a file that a gallery was "
-            f"loaded from chose its address, {address}. If the token is for it, set {TOKEN_FOR} to "
-            f"{address!r}; if not, to the server that it is for, or take {TOKEN} away."
+            f"{TOKEN} is set, but not the server that it is for, and the address of this gallery, "
+            f"{address}, may come from another's file. If the token is for it, set {TOKEN_FOR} "
+            f"to {address!r}; if not, set it to the right server, or remove {TOKEN}."
         )
     return token if known.rstrip("/") == address.rstrip("/") else ""
 
@@ -261,15 +262,15 @@ def _open_file(path):
 
 def _check_fork(address):
     if is_local(address):
-        reason = "is open in the process that this one was forked from"
+        reason = "is open in the parent process"
         raise ConnectionError(_one_process(address, reason))
 
 
 def _one_process(path, reason):
     return (
-        f"{path} {reason}, and a local file serves one process at a time. End the other, or serve "
-        f"the file to all of them: milvus-lite server --data-dir {path} --host 127.0.0.1 "
-        "--port 19530, and uri='http://127.0.0.1:19530'."
+        f"{path} {reason}, and a local file serves one process at a time. End the other "
+        f"process, or serve the file to all of them: milvus-lite server --data-dir {path} "
+        "--host 127.0.0.1 --port 19530, and uri='http://127.0.0.1:19530'."
     )
 
 

@@ -66,8 +66,8 @@ class Collection(Kept):
         if self._ownership.process != os.getpid():
             if not self._ownership.is_kept:
                 raise RuntimeError(
-                    f"This gallery (collection {self.name!r}) was fitted in the process that this "
-                    "one was forked from, which will drop it. Save it there first, or fit here."
+                    f"This gallery (collection {self.name!r}) was fitted in the parent process, "
+                    "which will drop it. Save it there first, or fit here."
                 )
             self._note(is_kept=True)
         return self._ownership
@@ -153,14 +153,14 @@ class Collection(Kept):
         """Raise if it is not there."""
         if server.is_local(self.uri) and not os.path.exists(self.uri):
             raise FileNotFoundError(
-                f"The file of this gallery, {self.uri}, is not there. Put it back, or say where it "
-                "is now with relocate(uri)."
+                f"The file of this gallery, {self.uri}, is missing. Put it back, or call "
+                "relocate(uri) with its new place."
             )
         if not self._call("has_collection", doing="looking for a collection"):
             raise RuntimeError(
                 f"{self.uri} has no collection {self.name!r}, in which this gallery was saved. "
-                "Check that it is the right server and database, say which is with "
-                "relocate(uri), or fit again."
+                "Check the server and database, call relocate(uri) with the right one, or fit "
+                "again."
             )
         self._call("load_collection", doing="loading a collection")
 

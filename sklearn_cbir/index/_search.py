@@ -228,13 +228,13 @@ def _warn_if_many(engine, ids, equal, has_ids):
         return
     which = "the queries"
     way = (
-        "pass X=None, or the same ids to fit and to score, which for a Pipeline retrieval_scorer "
-        "does. (Training scores, which HalvingGridSearchCV asks for unless "
-        "return_train_score=False, are of this kind.)"
+        "pass X=None, or pass the same ids to fit and to score; for a Pipeline, use "
+        "retrieval_scorer. (Training scores have this problem, too: set "
+        "return_train_score=False in HalvingGridSearchCV.)"
     )
     if has_ids:
         which = f"the {len(equal)} queries whose ids the gallery does not have"
-        way = f"spell their ids as those of the gallery, such as {shortened(ids.values[0])}."
+        way = f"spell their ids like those of the gallery, such as {shortened(ids.values[0])}."
     warnings.warn(
         f"{share:.0%} of {which} are equal to rows of the gallery, so they find themselves. To "
         f"leave each query out of its own results, {way}",

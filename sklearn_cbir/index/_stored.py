@@ -355,7 +355,7 @@ class HalfRows(Kept, RowStore):
             scaled = np.multiply(block, self.factor, dtype=np.float64)
             if np.abs(scaled).max() > HALF_MAX:
                 raise ValueError(
-                    f"X holds {np.abs(block).max():.3g}, more than half precision can hold beside "
+                    f"X holds {np.abs(block).max():.3g}, more than half precision can store in "
                     f"this gallery: {HALF_MAX / self.factor:.3g}. Fit again with all rows."
                 )
             values[part] = scaled
@@ -439,8 +439,8 @@ class RowFile(Kept, RowStore):
             store._find()
         except ChangedError as error:
             raise ValueError(
-                f"{store.path!r} is not the file on which this gallery was fitted: it holds "
-                "something else. Pass the file that was moved, or fit again."
+                f"{store.path!r} is not the file on which this gallery was fitted: its content "
+                "is different. Pass the moved file, or fit again."
             ) from error
         return store
 
@@ -511,11 +511,11 @@ class RowFile(Kept, RowStore):
             status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
-                f"The rows of this gallery are in {self.path!r}, which is not there. Put the file "
-                "back, say where it is now with relocate(path), or fit again with another."
+                f"The rows of this gallery are in {self.path!r}, which is missing. Put the file "
+                "back, call relocate(path) with its new place, or fit again with another file."
             ) from error
         if not stat.S_ISREG(status.st_mode):  # reading a device or a pipe may never end
-            raise OSError(f"{self.path!r} is no regular file, and no gallery was fitted on it.")
+            raise OSError(f"{self.path!r} is not a regular file, and no gallery was fitted on it.")
         if status.st_size != self.size:
             raise self.changed()
         return status
@@ -523,8 +523,8 @@ class RowFile(Kept, RowStore):
     def changed(self):
         """Return the error for a file of rows that has changed since the fit."""
         return ChangedError(
-            f"{self.path!r} has changed since this gallery was fitted on it. Put the file back as "
-            "it was, say where that is now with relocate(path), or fit again."
+            f"{self.path!r} has changed since this gallery was fitted on it. Put the original "
+            "file back, call relocate(path) with its new place, or fit again."
         )
 
 
@@ -556,7 +556,7 @@ def open_rows(X):
         try:
             X = np.lib.format.open_memmap(X, mode="r")
         except ValueError as error:
-            raise ValueError(f"X={str(X)!r} is no .npy file of numbers ({error}).") from error
+            raise ValueError(f"X={str(X)!r} is not a .npy file of numbers ({error}).") from error
     way = "Pass the path of a .npy file, or what numpy.load(path, mmap_mode='r') returns."
     if not isinstance(X, np.memmap) or X.filename is None:
         raise ValueError(f"storage='memory_map' searches rows in a file; X is in memory. {way}")

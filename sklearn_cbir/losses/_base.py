@@ -329,7 +329,7 @@ def fresh_loss(loss: str | LossFunction | type[LossFunction] | None) -> LossFunc
         fresh = copy.deepcopy(chosen)
     if is_of_torch(fresh, nn.NLLLoss, (F.nll_loss,)):
         raise ValueError(
-            f"{name_of_loss(fresh)} wants log-probabilities. Use torch.nn.CrossEntropyLoss()."
+            f"{name_of_loss(fresh)} needs log-probabilities. Use torch.nn.CrossEntropyLoss()."
         )
     return fresh
 

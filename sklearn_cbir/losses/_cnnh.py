@@ -143,7 +143,7 @@ def _label_sets(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     sets, counts = sets.flip(0), counts.flip(0)
     sets, counts = sets[sets.sum(dim=1) > 0], counts[sets.sum(dim=1) > 0]
     if not len(sets):
-        raise ValueError("No row of y has a label. CNNHLoss learns from labels: give some.")
+        raise ValueError("No row of y has a label. CNNHLoss learns from labels: label some rows.")
     frequent = counts.argsort(descending=True, stable=True)[:_MOST_LABEL_SETS].sort().values
     return sets[frequent], counts[frequent].double()
 

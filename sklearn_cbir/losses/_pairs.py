@@ -30,7 +30,7 @@ def euclidean_distances(features: torch.Tensor) -> torch.Tensor:
 
 
 class ContrastiveLoss(Loss):
-    """Pull rows that share a label together, push others `margin` apart [1]_.
+    """Move rows that share a label together, others `margin` apart [1]_.
 
     The mean over the pairs of a batch of ``D ** 2 / 2`` for similar and
     ``max(0, margin - D) ** 2 / 2`` for other rows, D being their Euclidean
@@ -78,7 +78,7 @@ class ContrastiveLoss(Loss):
 
 
 class MultilevelLoss(Loss):
-    """Codes as far apart as the cosine of their label vectors says [1]_.
+    """Codes with distances that follow the cosine of their label vectors [1]_.
 
     The similarity s of two rows is the cosine of their 0/1 label vectors, from
     0 to 1. Pairs with s below 0.01 or above 0.99 are hard ones, which get a

@@ -79,7 +79,7 @@ def cpf_loss(
 
 
 class CPFLoss(Loss):
-    """Consistent penalizing field: all classes are held to the same threshold [1]_.
+    """Consistent penalizing field: one threshold for all classes [1]_.
 
     Every class has a learned proxy. Features are pulled to the proxy of their
     class and pushed from those of other classes whose cosine exceeds `tau`,
@@ -150,8 +150,8 @@ class CPFLoss(Loss):
         self.psi: float = check_real(psi, "psi", minimum=-1, maximum=1)
         if psi > tau:
             raise ValueError(
-                f"psi={psi!r} is above tau={tau!r}: pushes between the two would have negative "
-                "costs. Use psi <= tau."
+                f"psi={psi!r} is above tau={tau!r}: between the two, the cost of separating "
+                "rows would be negative. Use psi <= tau."
             )
         self.sp: float = check_real(sp, "sp", minimum=0)
         self.sn: float = check_real(sn, "sn", minimum=0)

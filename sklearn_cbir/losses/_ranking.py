@@ -64,7 +64,7 @@ def _triplet_costs(
 
 
 class TripletLoss(Loss):
-    """Hold rows of other labels farther away than those that share a label [1]_.
+    """Keep rows with other labels farther away than rows that share one [1]_.
 
     A triplet of an anchor, a row that shares a label with it and one that does
     not costs ``max(0, margin + D(anchor, positive) - D(anchor, negative))``

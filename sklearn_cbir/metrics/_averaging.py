@@ -14,8 +14,8 @@ __all__ = ["mean_over_queries", "mean_per_class", "worst_queries"]
 
 WAY_OUT = (
     "In cross-validation this happens when the folds follow sorted rows: use "
-    "StratifiedKFold(shuffle=True), or, for classes that the gallery shall not hold, "
-    "ClassDisjointKFold with retrieval_scorer(gallery='queries')."
+    "StratifiedKFold(shuffle=True), or, if the gallery must not contain the classes of the "
+    "queries, ClassDisjointKFold with retrieval_scorer(gallery='queries')."
 )
 
 

@@ -13,7 +13,7 @@ __all__ = ["cluster_agreement", "pair_f1"]
 
 
 def pair_f1(y: ArrayLike, clusters: ArrayLike) -> float:
-    """F1 of "in the same cluster" as a guess at "of the same class", over all pairs.
+    """F1 of predicting "same class" from "same cluster", over all pairs.
 
     Parameters
     ----------

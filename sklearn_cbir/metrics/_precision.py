@@ -194,7 +194,7 @@ def weighted_mean_average_precision(
     sample_weight: ArrayLike | None = None,
     per_query: bool = False,
 ) -> float | Floats:
-    """Average precision where an item counts as often as it shares labels.
+    """Average precision in which an item counts once per shared label.
 
     The mean number of shared labels among the first ``t`` results (`acg_at_k`) at
     the rank ``t`` of every relevant item of the first `k`, averaged over those

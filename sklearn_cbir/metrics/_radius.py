@@ -127,7 +127,7 @@ def recall_in_radius(
     sample_weight: ArrayLike | None = None,
     per_query: bool = False,
 ) -> float | Floats:
-    """Share of the relevant items that lie within `radius`.
+    """Share of the relevant items that are within `radius`.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def mean_average_precision_in_radius(
     sample_weight: ArrayLike | None = None,
     per_query: bool = False,
 ) -> float | Floats:
-    """Average precision of what lies within `radius`, averaged over queries.
+    """Average precision of the items within `radius`, averaged over queries.
 
     With codes and ``radius=2`` this is the MAP@H<=2 of [1]_: the precision at the
     rank of every relevant item within the radius, divided by their number; 0 if

@@ -105,9 +105,9 @@ def check_distances(distances: Any) -> Sliced:
     distances = as_numpy(distances, "distances")
     if sparse.issparse(distances):
         raise ValueError(
-            f"distances is a sparse matrix of shape {distances.shape} that holds {distances.nnz} "
-            "of them; the others are not 0, but not known. Pass an array of all distances, or "
-            "score with NeighborsRetriever."
+            f"distances is a sparse matrix of shape {distances.shape} that holds "
+            f"{distances.nnz} of them; the others are unknown, not 0. Pass an array of all "
+            "distances, or score with NeighborsRetriever."
         )
     if hasattr(distances, "shape") and not isinstance(distances, np.ndarray):
         return distances
@@ -124,8 +124,8 @@ def read_block(distances: Sliced, rows: slice) -> np.ndarray:
     if block.dtype.kind == "f" and np.isnan(block.max(initial=-np.inf)):
         row, column = np.argwhere(np.isnan(block))[0]
         raise ValueError(
-            f"distances[{rows.start + row}, {column}] is NaN: it has no place in a ranking. "
-            "Look for NaN or zero vectors in what the distances were computed from."
+            f"distances[{rows.start + row}, {column}] is NaN: it cannot be ranked. Look for NaN "
+            "or zero vectors in the rows behind the distances."
         )
     return block
 
@@ -202,7 +202,7 @@ def check_radii(radii: ArrayLike) -> Floats:
         checked = np.empty(0)
     if checked.ndim != 1 or not len(checked) or not np.isfinite(checked).all():
         raise ValueError(
-            f"radii={shortened(radii)} must be a list of at least one finite number. To take "
-            "everything, give a radius larger than all distances."
+            f"radii={shortened(radii)} must be a list of at least one finite number. To include "
+            "everything, pass a radius larger than all distances."
         )
     return checked

@@ -91,8 +91,8 @@ def parse_metric(
         return name, None
     if not isinstance(name, str):
         raise ValueError(
-            f"scoring={shortened(name)} is no metric. Use a name such as 'map' or 'recall@1', or "
-            "a function of the labels of queries and gallery and their distances."
+            f"scoring={shortened(name)} is not a metric. Use a name such as 'map' or a function "
+            "of the labels of queries and gallery and their distances."
         )
     base, at, cutoff = name.partition("@")
     function = resolve(base.strip(), METRICS, "scoring", own="a function")
@@ -145,7 +145,7 @@ def evaluate(
     distances: Distances,
     **options: object,
 ) -> ArrayLike:
-    """Evaluate a metric by its name.
+    """Compute a metric by its name.
 
     Parameters
     ----------
@@ -196,8 +196,8 @@ def check_callable(function: Callable[..., object], **options: object) -> None:
         return
     except TypeError as error:
         raise ValueError(
-            f"scoring={shown_name(function)} is no function of y_queries, y_gallery and distances "
-            f"that returns one number per query: {error}. Set other parameters with "
+            f"scoring={shown_name(function)} is not a function of y_queries, y_gallery and "
+            f"distances with one number per query as result: {error}. Set other parameters with "
             "functools.partial."
         ) from error
 
@@ -274,8 +274,8 @@ def reads_order(scoring: str | Metric) -> bool:
         function = function.func
     if function is mean_average_precision_in_radius:
         raise ValueError(
-            "scoring='map_in_radius' ranks what lies within a distance, but rerank gives results "
-            "an order without distances. Use rerank=None, or another metric such as 'map@100'."
+            "scoring='map_in_radius' ranks results within a distance, but rerank orders "
+            "results without distances. Use rerank=None, or another metric such as 'map@100'."
         )
     return function not in (precision_in_radius, recall_in_radius, success_in_radius)
 

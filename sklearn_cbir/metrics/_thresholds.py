@@ -60,7 +60,7 @@ def threshold_f1(
     sample_weight: ArrayLike | None = None,
     per_query: bool = False,
 ) -> float | Floats:
-    """F1 of taking everything within one radius for the same.
+    """F1 of counting everything within one radius as the same.
 
     Per query ``2 |P & T| / (|P| + |T|)``, where P is what lies within the radius and
     T what is relevant [1]_. For a cosine threshold t give ``radius=1 - t``. The query

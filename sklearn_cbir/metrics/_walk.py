@@ -262,7 +262,7 @@ def _without_skipped(values, skipped, sample_weight):
     weights = check_weights(sample_weight, len(values))
     if np.isnan(values[~skipped]).all():
         raise ValueError(
-            f"no_hits='skip' leaves none of the {len(values)} queries: no result of any is "
-            "relevant. Use no_hits='zero'."
+            f"no_hits='skip' leaves none of the {len(values)} queries: none has a relevant "
+            "result. Use no_hits='zero'."
         )
     return values[~skipped], weights[~skipped]

@@ -146,8 +146,8 @@ class Protocol:
         lacking = [option for option, value in options.items() if value is REQUIRED]
         if lacking:
             raise ValueError(
-                f"protocol={name!r} needs {lacking[0]}, the rows of the official test part, such "
-                "as the field test of what a loader of sklearn_cbir.datasets returns."
+                f"protocol={name!r} needs {lacking[0]}, the rows of the official test part, "
+                "such as the field test in the result of a loader of sklearn_cbir.datasets."
             )
         return options
 
@@ -276,9 +276,9 @@ def _draw_per_class(
         rows = members[place][free[members[place]]]
         if len(rows) < n:
             raise ValueError(
-                f"{parameter}={n} rows of every class are wanted, but class "
-                f"{shortened(names.tolist()[place])} has {len(rows)} that are not drawn yet. Use "
-                f"a smaller {parameter}."
+                f"{parameter}={n} rows of every class are needed, but class "
+                f"{shortened(names.tolist()[place])} has {len(rows)} left. "
+                f"Use a smaller {parameter}."
             )
         chosen = rng.permutation(rows)[:n]
         free[chosen] = False

@@ -212,12 +212,13 @@ def _check_mask(where: Any, n_queries: int) -> NDArray[np.bool_]:
     mask = np.asarray(as_numpy(where, "where"))
     if mask.dtype != bool or mask.shape != (n_queries,):
         raise ValueError(
-            f"where is {mask.dtype} of shape {mask.shape}. With gallery='queries' it is a mask of "
-            f"one bool for each of the {n_queries} queries, which have no ids in a gallery."
+            f"where is {mask.dtype} of shape {mask.shape}. With gallery='queries' it is a mask "
+            f"of one bool for each of the {n_queries} queries; ids do not work, because there "
+            "is no gallery."
         )
     if not mask.any():
         raise ValueError(
-            f"where leaves nothing to search: it is False for all {n_queries} queries. In a "
+            f"where matches no row: it is False for all {n_queries} queries. In a parameter "
             "search, each test fold needs rows that may be found."
         )
     return mask
@@ -228,7 +229,7 @@ def _distances(rows: Any, mask: NDArray[np.bool_] | None) -> Sliced:
     if sparse.issparse(rows):
         raise ValueError(
             f"The estimator's transform gave a sparse matrix of shape {rows.shape}. Retrieval "
-            "needs a dense array: put TruncatedSVD, or a step that calls toarray, behind it."
+            "needs a dense array: add TruncatedSVD, or a step that calls toarray, after it."
         )
     rows = np.asarray(as_numpy(rows, "transform(X)"))
     if rows.dtype in (np.uint8, bool):

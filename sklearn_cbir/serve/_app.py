@@ -238,7 +238,9 @@ class Server:
         if radius is None:
             radius = await self.engine.run(lambda: self.search_of.duplicates_radius)
         if radius is None:
-            raise Failure(400, "radius is missing: the extractor has none of its own. Give one.")
+            raise Failure(
+                400, "radius is missing: the extractor has no radius of its own. Pass one."
+            )
         version = (await self.engine.run(self.search_of.catalogs.current)).version
         groups = self.duplicates_job.groups(version, radius, asked.where)
         if groups is None:
@@ -376,7 +378,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {
         404: "There is no such address.",
-        405: f"This address does not answer {request.method}.",
+        405: f"This address does not support {request.method}.",
     }
     message = said.get(error.status_code, f"{error.detail}.")
     return as_error(Failure(error.status_code, message, error.headers))

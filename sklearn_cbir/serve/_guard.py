@@ -107,8 +107,8 @@ class Guard:
         if len(given) != 1 or _without_port(given[0]) not in self.hosts:
             raise Failure(
                 421,
-                "The server does not go by this name. Open the address that it has printed, or "
-                "start it with --host NAME.",
+                "The server does not answer under this name. Open the address that it has "
+                "printed, or start it with --name HOST.",
             )
 
     def _entry(self, scope: Scope) -> Response | None:
@@ -155,7 +155,7 @@ class Guard:
 
 def on_fault(*_: object) -> Response:
     """Return the answer of a server that failed: it tells nothing of what happened."""
-    return as_error(Failure(500, "The server failed. What happened is in its own output."))
+    return as_error(Failure(500, "The server failed. Its own output has the details."))
 
 
 def _check_origin(scope: Scope, headers: Headers) -> None:
@@ -164,11 +164,15 @@ def _check_origin(scope: Scope, headers: Headers) -> None:
     for origin in headers.getlist("origin"):
         if origin.lower() not in own:
             raise Failure(
-                403, "Another site asks. Open the page at the address that the server has printed."
+                403,
+                "This request comes from another site. Open the page at the address that "
+                "the server has printed.",
             )
     is_link = headers.get("sec-fetch-mode") == "navigate" and scope["method"] in SAFE
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_link:
-        raise Failure(403, "Another site asks. Open the page at its own address.")
+        raise Failure(
+            403, "This request comes from another site. Open the page at its own address."
+        )
 
 
 def _without_port(host: str) -> str:

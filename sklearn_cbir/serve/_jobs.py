@@ -42,10 +42,10 @@ class SyncJob:
     def start(self, retry: bool) -> dict[str, Any]:
         """Begin a sync, and return how far it is."""
         if self.collection.read_only:
-            raise Failure(403, "The collection cannot be written, so that it cannot be synced.")
+            raise Failure(403, "The collection cannot be written, so it cannot be synced.")
         with self.lock:
             if self.state["state"] == "running":
-                raise Failure(409, "A sync runs already. Wait until it is done.")
+                raise Failure(409, "A sync is already running. Wait until it is done.")
             self.state = {"state": "running", "done": None, "total": None}
             self.since = time.monotonic()
             self.thread = Thread(target=self._run, args=(retry,), name="cbir-sync", daemon=True)
@@ -79,7 +79,7 @@ class SyncJob:
             logger.exception("The sync failed")
             found = {
                 "state": "failed",
-                "error": "The sync failed. What happened is in the output of the server.",
+                "error": "The sync failed. The output of the server has the details.",
             }
         with self.lock:
             self.state = {**found, "seconds": round(time.monotonic() - self.since, 1)}
@@ -134,7 +134,7 @@ class DuplicatesJob:
             found = Failure(400, str(error))
         except Exception:
             logger.exception("The search for near-duplicates failed")
-            found = Failure(500, "The search failed. What happened is in the server's own output.")
+            found = Failure(500, "The search failed. The output of the server has the details.")
         with self.lock:
             self.running = None
             self.found[asked] = found

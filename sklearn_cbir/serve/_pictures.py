@@ -179,7 +179,7 @@ class Pictures:
 
 def no_memory() -> Failure:
     """Return the failure of a photo that is too large for now."""
-    return Failure(503, "There is no memory for this photo now.")
+    return Failure(503, "There is not enough memory for this photo now.")
 
 
 def unreadable(error: Exception, content: bytes) -> Failure:
@@ -197,21 +197,23 @@ def source_of(number: int, path: str, roots: Iterable[str]) -> Source:
     real = os.path.realpath(path)
     if not any(_is_inside(real, root) for root in roots):
         raise Failure(
-            404, "The photo is a link to a file elsewhere, which is not shown. Copy it there."
+            404,
+            "The photo is a link to a file outside of the folders, which is not shown. "
+            "Copy the file into a folder.",
         )
     try:
         status = os.stat(real)
     except OSError as error:
         raise _gone(error) from None
     if not stat.S_ISREG(status.st_mode):
-        raise Failure(404, "The photo is no file any more. Sync the collection.")
+        raise Failure(404, "The photo is not a file any more. Sync the collection.")
     return Source(number, real, status.st_size, status.st_mtime_ns)
 
 
 def read(source: Source) -> bytes:
     """Return what is in the file of a photo, if nobody put another thing in its place meanwhile."""
     if source.size > LARGEST_FILE:
-        raise Failure(422, f"The file has {source.size:,} bytes, which is too large to be shown.")
+        raise Failure(422, f"The file has {source.size:,} bytes, which is too large to show.")
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         file = os.open(source.path, flags | getattr(os, "O_BINARY", 0))

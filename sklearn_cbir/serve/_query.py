@@ -76,7 +76,7 @@ def parse(body: bytes) -> Any:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        raise Failure(400, "The body is no JSON. Send an object, such as {}.") from None
+        raise Failure(400, "The body is not JSON. Send an object, such as {}.") from None
     if not isinstance(found, dict):
         raise Failure(400, "The body must be an object, such as {}.")
     return found
@@ -103,7 +103,7 @@ def query_of(body: Mapping[str, Any]) -> Query:
         raise Failure(400, f"Photo {min(both)} is in like and in unlike. Take it out of one.")
     has_liked = query.like or query.upload or query.region or query.words
     if query.unlike and not has_liked:
-        raise Failure(400, "unlike alone finds nothing. Say by like what photos are to be like.")
+        raise Failure(400, "unlike alone finds nothing. Add photos to like.")
     return query
 
 
@@ -125,7 +125,7 @@ def page_of(given: Mapping[str, int], limit: int) -> Page:
         raise Failure(
             400,
             f"offset + limit is {page.offset + page.limit:,}, but only {MOST_RESULTS:,} results "
-            "can be paged through. Narrow the search.",
+            "can be shown. Narrow the search.",
         )
     return page
 
@@ -135,7 +135,7 @@ def _checked(body: Mapping[str, Any], checks: Mapping[str, Callable[[str, Any], 
     for name in body:
         if name not in checks:
             known = ", ".join(checks)
-            raise Failure(400, f"The part {shortened(name)} is not known. Use {known}.")
+            raise Failure(400, f"The part {shortened(name)} does not exist. Use {known}.")
     return {name: checks[name](name, body[name]) for name in body if body[name] is not None}
 
 
@@ -153,7 +153,7 @@ def _numbers(name: str, value: Any) -> tuple[int, ...]:
 
 def _upload(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > 64:
-        raise Failure(400, f"{name} is {shortened(value)}, which is no id of an upload.")
+        raise Failure(400, f"{name} is {shortened(value)}, which is not an id of an upload.")
     return value
 
 
@@ -163,7 +163,7 @@ def _words(name: str, value: Any) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Failure(400, f"{name} is no text of Unicode.") from None
+        raise Failure(400, f"{name} is not Unicode text.") from None
     return value.strip() or None
 
 
@@ -226,7 +226,9 @@ def _where(name: str, value: Any) -> Where:
         elif column == "years" and (wanted is None or _are_years(wanted)):
             where |= {} if wanted in (None, [None, None]) else {"taken": _years(*wanted)}
         elif column in ("folder", "label", "years"):
-            raise Failure(400, f"{name}.{column} is {shortened(wanted)}, which it cannot be.")
+            raise Failure(
+                400, f"{name}.{column} is {shortened(wanted)}, which is not a valid value."
+            )
         else:
             raise Failure(400, f"{name} has {shortened(column)}. Use folder, label and years.")
     return where

@@ -83,13 +83,12 @@ def run(
     is_local = host in ("127.0.0.1", "localhost", "::1")
     if not is_local and not token:
         raise ValueError(
-            f"host={host!r} can be reached by others, who need a token. Leave token=False out, or "
-            "serve on 127.0.0.1."
+            f"host={host!r} can be reached by others, so a token is needed. Leave token=False "
+            "out, or serve on 127.0.0.1."
         )
     if host in EVERYWHERE and not names:
         raise ValueError(
-            f"host={host!r} stands for all addresses of this machine. Give the one that it goes "
-            "by, or names=."
+            f"host={host!r} means all addresses of this machine. Pass one of them, or names=."
         )
     listening = _listening(host, port)
     secret = secrets.token_urlsafe(32) if token else None

@@ -236,8 +236,8 @@ class Search:
             if not self.has_words:
                 raise Failure(
                     400,
-                    "The network of this collection knows no words. Search by a photo, or make "
-                    "the collection with a network that was trained on words.",
+                    "The network of this collection does not understand words. Search with a "
+                    "photo, or make the collection with a network that was trained on words.",
                 )
             X.append(Text(query.words))
         where = query.where or None
@@ -295,7 +295,7 @@ def _known(catalog: Catalog, number: int) -> int:
     if at is None:
         raise no_photo(number)
     if not catalog.is_ready[at]:
-        raise Failure(400, f"Photo {number} cannot be read, so that nothing can be like it.")
+        raise Failure(400, f"Photo {number} cannot be read, so you cannot search with it.")
     return at
 
 

@@ -46,8 +46,8 @@ class Uploads:
                 return self.photos[name]
         raise Failure(
             404,
-            "The uploaded photo is gone: the server was started anew, or many were uploaded "
-            "since. Upload it again.",
+            "The uploaded photo is gone: the server was restarted, or many photos were "
+            "uploaded since. Upload it again.",
         )
 
     def drop(self, name: str) -> None:

@@ -3,7 +3,7 @@
 import { thumbnail } from "./api.js";
 import { button, icon, make, shownDistance } from "./dom.js";
 
-export const DISTANCE = "Distance: 0 is the same photo; the larger, the less alike";
+export const DISTANCE = "Distance: 0 is the same photo; larger is less similar";
 
 const SKELETONS = [1.5, 0.75, 1.33, 1, 1.5, 0.66, 1.33, 1.5, 0.75, 1, 1.33, 1.5];
 

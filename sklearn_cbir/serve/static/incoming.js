@@ -30,7 +30,7 @@ export function listen(take, say) {
     veil.hidden = true;
     const file = photoOf(event.dataTransfer);
     if (file) take(file, event.dataTransfer.files.length);
-    else say("That was no photo. Save it first, then drop the file.");
+    else say("This is not a photo. Save it first, then drop the file.");
   });
 }
 

@@ -79,7 +79,7 @@ const acts = {
   },
 
   also(photo) {
-    if (state.like.includes(photo.number)) return say(`${photo.name} is in the search already.`);
+    if (state.like.includes(photo.number)) return say(`${photo.name} is already in the search.`);
     const unlike = state.unlike.filter((one) => one !== photo.number);
     return judged({ like: [...state.like, photo.number].slice(-100), unlike });
   },
@@ -88,7 +88,7 @@ const acts = {
     if (!asks(state)) return say("Search first: click a photo to find more like it.");
     const like = state.like.filter((one) => one !== photo.number);
     const unlike = [...new Set([...state.unlike, photo.number])].slice(-100);
-    if (!asks({ ...state, like })) return say(`${photo.name} is all that is searched by.`);
+    if (!asks({ ...state, like })) return say(`${photo.name} is the only photo in the search.`);
     return judged({ like, unlike });
   },
 
@@ -325,7 +325,7 @@ function summary() {
   }
   if (state.view === "duplicates") {
     const groups = counted(shown.nGroups, "group");
-    return shown.nGroups ? `${counted(shown.n, "photo")} in ${groups} that are nearly the same.` : "";
+    return shown.nGroups ? `${counted(shown.n, "photo")} in ${groups} of near-duplicates.` : "";
   }
   const n = shown.photos.length;
   if (!n) return "";
@@ -418,9 +418,9 @@ function showEmpty() {
   } else if (state.view === "duplicates") {
     if (shown.nGroups) return;
     const isNarrowed = Object.keys(address.where(state)).length > 0;
-    const among = isNarrowed ? "Only photos that the filters leave in are compared. " : "";
+    const among = isNarrowed ? "Only photos that meet the filters are compared. " : "";
     const ways = isNarrowed ? [reset, toPhotos()] : [toPhotos()];
-    notice("No near-duplicates", `${among}A larger distance finds photos that are less alike.`, ways);
+    notice("No near-duplicates", `${among}A larger distance finds photos that are less similar.`, ways);
   } else if (!shown.photos.length) {
     showNoPhotos(reset);
   }
@@ -434,18 +434,18 @@ function showNoPhotos(reset) {
   if (!server.n_ready) {
     const ways = server.is_writable ? [button("Sync now", () => sync.start(), { className: "main" })] : [];
     const sentence = server.is_writable
-      ? "Sync takes in the photos of the folders."
+      ? "Sync adds the photos of the folders."
       : "Run cbir sync on the collection first: this page cannot write it.";
     notice("There are no photos yet", sentence, ways);
   } else if (state.max !== null && shown.n) {
-    notice("No photo is that near", "The largest distance leaves none.", [
+    notice("No photo is so near", "The largest distance leaves out all.", [
       button("Any distance", () => go({ max: null })),
     ]);
   } else if (address.countFilters(state)) {
     const undated = byYears() && nUndated() ? " Photos without a date are in no year." : "";
     notice("No photo is left", `No photo meets all of the filters.${undated}`, [reset]);
   } else {
-    notice("Nothing else to find", "All photos are in the search already.", [toPhotos()]);
+    notice("Nothing else to find", "All photos are already in the search.", [toPhotos()]);
   }
 }
 
@@ -466,8 +466,8 @@ async function showProblem(problem, keep = false) {
   if (problem.status === 404 && uploads.length && !(await areThere(uploads))) {
     const choose = button("Choose it again", () => at("file").click(), { className: "main" });
     const sentence =
-      "It was in the memory of the server, which was started again or has taken in many others since. Drop, paste or choose it again.";
-    return notice("The photo that you searched by is gone", sentence, [choose, toPhotos()], true);
+      "It was in the memory of the server, which was started again or has received many others since. Drop, paste or choose it again.";
+    return notice("The photo that you searched with is gone", sentence, [choose, toPhotos()], true);
   }
   const again = button("Try again", () => (keep ? more() : reload()), { className: "main" });
   const ways = problem.status === 401 ? [] : [again, ...(server ? [toPhotos()] : [])];
@@ -512,7 +512,7 @@ const NO_PHOTO = /^(audio|font|text|video)\/|^application\/(?!octet-stream)/;
 async function take(file, n = 1) {
   const other = button("Choose another photo", () => at("file").click());
   if (NO_PHOTO.test(file.type)) {
-    return notice("That is no photo", `${file.name} is not an image.`, [other], true);
+    return notice("This is not a photo", `${file.name} is not an image.`, [other], true);
   }
   if (file.size > server.limits.upload_bytes) {
     const most = `${Math.round(server.limits.upload_bytes / 2 ** 20)} MB`;
@@ -526,7 +526,7 @@ async function take(file, n = 1) {
     keepUploadName(upload, file.name);
     await search({ upload });
     isRead();
-    if (n > 1) say(`Of ${n} files, ${file.name} is searched by.`);
+    if (n > 1) say(`Searching with ${file.name}, one of ${n} files.`);
   } catch (problem) {
     isRead();
     const isLater = problem.status === 0 || problem.status === 503;

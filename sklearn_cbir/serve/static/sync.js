@@ -29,7 +29,7 @@ export class Sync {
     if (this.isFollowing) return;
     this.isFollowing = true;
     at("sync").disabled = true;
-    this.show("Looking through the folders…", {});
+    this.show("Reading the folders…", {});
     try {
       for (;;) {
         const now = await api.sync();
@@ -64,7 +64,7 @@ export class Sync {
 }
 
 function running({ done, total }) {
-  return total ? `${done.toLocaleString("en")} of ${counted(total, "photo")}` : "Looking through the folders…";
+  return total ? `${done.toLocaleString("en")} of ${counted(total, "photo")}` : "Reading the folders…";
 }
 
 function finished(report) {

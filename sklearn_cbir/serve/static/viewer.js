@@ -19,7 +19,7 @@ export class Viewer {
     this.listen();
   }
 
-  // `box`: the part that is searched by already; `isSearch`: something is searched by.
+  // `box`: the part that is already in the search; `isSearch`: something is searched by.
   show(photo, metric, { before, after, box, isSearch }) {
     const isOther = this.photo?.number !== photo.number;
     this.photo = photo;
@@ -77,7 +77,7 @@ export class Viewer {
     this.region.hidden = !box;
     at("viewer-region").textContent = box ? "Search by this part" : "Search by a part";
     at("region-hint").textContent = box
-      ? "Draw again for another part; a click beside it, or Esc, for none"
+      ? "Draw again for another part; a click outside of it, or Esc, for none"
       : "or draw a rectangle on the photo";
     if (!box) return;
     const [left, top, right, bottom] = box.map((one) => `${100 * one}%`);
