@@ -44,32 +44,31 @@ DESCRIPTORS: dict[str, Callable[[], Any]] = {"phash": PerceptualHash, "gist": GI
 class NearDuplicates(ClusterMixin, BaseEstimator):
     """Group photos that differ only in how they were saved, scaled or cropped.
 
-    Files of the same bytes are found first, and described once. Then photos are
-    linked whose descriptions lie within `radius` of each other, by exact search.
-    What links lead to, one after the other, is a group, so that the first and the last of
-    a long one may differ by more.
+    Files with the same bytes are found first, and described once. Then two photos are
+    linked if their descriptions are within `radius`, by exact search. All photos that
+    links connect, directly or through others, are one group, so the ends of a long
+    chain may differ by more.
 
     Parameters
     ----------
     descriptor : {"phash", "gist"} or transformer, default="phash"
-        What describes a photo: `PerceptualHash`, `GISTDescriptor`, or any
-        transformer of images. One that is fitted is used as it is, any other is
-        cloned and fitted to `X`, without labels. 2-D rows are used as they are, and
-        need no descriptor.
+        Describes a photo: `PerceptualHash`, `GISTDescriptor`, or any transformer of
+        images. A fitted one is used directly, any other is cloned and fitted on `X`,
+        without labels. 2-D rows are used directly, and need no descriptor.
 
     radius : float, default=None
-        Largest distance of two descriptions, itself included; a number of bits
-        under the Hamming distance. None is that of the descriptor, if it has one. Rows, and
-        other descriptors, need a number: look at pairs before you trust it.
+        Largest distance between two descriptions, included; a number of bits for the
+        Hamming distance. None means the radius of the descriptor, if it has one. Rows,
+        and other descriptors, need a number: look at pairs before you trust it.
 
     metric : {"cosine", "euclidean", "hamming"}, default=None
-        Distance. None is that of the descriptor, or else ``"hamming"`` for codes of
+        Distance. None means that of the descriptor, or else ``"hamming"`` for codes of
         {0, 1}, uint8, and ``"cosine"`` for floats. Rows need a name.
 
     n_jobs : int, default=None
-        Number of processes that describe photos: None is 1, or what
-        `joblib.parallel_config` says; -1 is all cores. Files are read, and codes
-        compared, in threads anyway. The result is the same.
+        Number of processes that describe photos: None means 1, or the setting of
+        `joblib.parallel_config`; -1 means all cores. Files are always read, and codes
+        compared, in threads. The result is the same.
 
     verbose : int, default=0
         Above 0, `fit` shows its progress.
@@ -84,16 +83,17 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         Positions of the photos of every group, ascending. Group ``i`` has the label ``i``.
 
     partition_ : ndarray of shape (n_samples,), int64
-        As `labels_`, but with a number of its own for each photo that is alone: what
-        `GroupKFold` takes as `groups`.
+        As `labels_`, but each photo without a duplicate has its own number: pass it to
+        `GroupKFold` as `groups`.
 
     keep_ : ndarray of shape (n_samples,), bool
-        Which photos to keep: all that are alone, and one of every group, that of most pixels,
-        then the largest file, then what is no link, then the first path, then the first. Rows
-        do not say how large a photo is: they have this only with `files`.
+        Which photos to keep: all without a duplicate, and one of every group. That one
+        has the most pixels; ties go to the largest file, then to one that is not a
+        link, then to the first path, then to the first. Rows have no size, so for them
+        this needs `files`.
 
     descriptor_ : transformer
-        What described the photos; None for rows.
+        The descriptor that was used; None for rows.
 
     metric_ : str
         Distance that was used.

@@ -43,10 +43,10 @@ BYTE = 8
 def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
     """Write a fitted network estimator as one ONNX file.
 
-    All that happens between pixels and the result of `transform` is inside:
-    normalization of colors, network, pooling, last layer, several scales, unit
-    length and signs. `OnnxExtractor` runs the file without torch, and so does
-    whatever else runs ONNX of opset 18, on phones and in browsers too.
+    It holds every step from pixels to the result of `transform`: normalization of
+    colors, network, pooling, last layer, several scales, unit length and signs.
+    `OnnxExtractor` runs the file without torch, and so does any program that runs ONNX
+    opset 18, also on phones and in browsers.
 
     Parameters
     ----------
@@ -60,15 +60,15 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
     Raises
     ------
     ValueError
-        If the estimator is none of these or was fitted on feature rows, if torch
-        cannot export a module of your own, or if the file would have more than
-        2 GB, which is the most that ONNX holds in one file.
+        If the estimator is not one of these or was fitted on feature rows, if torch
+        cannot export your own module, or if the file would have more than 2 GB, the
+        limit of one ONNX file.
 
     ImportError
         If onnx or onnxscript is not installed, or too old: the extra ``[export]``.
 
     OSError
-        If the file cannot be written. The previous one is as it was.
+        If the file cannot be written. The previous file is unchanged.
 
     See Also
     --------
@@ -88,8 +88,8 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
     among others size, resize_mode and interpolation, by which photos come to
     pixels, and name, tag and license of the backbone's weights.
 
-    What onnxruntime gives differs from what torch gives by rounding: less than
-    1e-5 of a vector's length, and bits whose projections are that close to 0.
+    Results of onnxruntime and torch differ by rounding: less than 1e-5 of a vector's
+    length, and bits whose projections are that close to 0.
 
     Examples
     --------

@@ -263,8 +263,8 @@ class NeighborsRetriever(
             path of a ``.npy`` file only with ``storage="memory_map"``.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
-            Labels that `score` needs: one per row, or 0/1 columns. Or targets of a
-            regressor behind this, which are held in `y_` and cannot be scored.
+            Labels for `score`: one per row, or 0/1 columns. Or targets of a regressor
+            that follows, which are kept in `y_` and cannot be scored.
 
         ids : array-like of shape (n_samples,), default=None
             What `predict` returns: unique text, whole numbers or other hashable
@@ -306,8 +306,7 @@ class NeighborsRetriever(
             Labels; needed if, and only if, the gallery has labels.
 
         ids : array-like of shape (n_samples,), default=None
-            Ids that the gallery does not have; needed if, and only if, it has ids
-            of the caller.
+            New ids; needed if, and only if, you passed ids to `fit`.
 
         Returns
         -------
@@ -354,13 +353,14 @@ class NeighborsRetriever(
         Parameters
         ----------
         place : str or path
-            The ``.npy`` file of ``storage="memory_map"``, whose whole content is compared,
-            or the `uri` of ``algorithm="milvus"``, of which a sample is; `uri` becomes it.
+            The ``.npy`` file of ``storage="memory_map"``, whose whole content is
+            compared, or the `uri` of ``algorithm="milvus"``, where a sample of rows is
+            compared; the parameter `uri` is set to it.
 
         Returns
         -------
         NeighborsRetriever
-            The retriever. After an error it is as before.
+            The retriever. After an error it is unchanged.
         """
         check_is_fitted(self)
         with self._changing:
@@ -413,30 +413,30 @@ class NeighborsRetriever(
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            Queries. None asks with the rows of the gallery that have the `ids`, or with
-            all of them, each left out of its own results.
+            Queries. None searches with the rows of the gallery that have the `ids`, or
+            with all rows, each left out of its own results.
 
         n_neighbors : int, default=None
-            Number of results; None means that of the retriever.
+            Number of results; None means `n_neighbors` of the retriever.
 
         return_distance : bool, default=True
             Whether to return the distances too.
 
         ids : array-like of shape (n_queries,), default=None
-            Ids of the queries. A query whose id the caller also gave to `fit` is
-            left out of its own results, so that with such ids one fewer is there.
-            Without `X`: ids of the gallery, as `ids_` has them, in any order.
+            Ids of the queries. A query whose id you also passed to `fit` is left out of
+            its own results, so with such ids there is one result fewer. Without `X`:
+            ids of the gallery, as in `ids_`, in any order.
 
         where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
-            Rows of the gallery that may be found; None means all. One bool for each, or
-            the ids of these rows in any order, a set too. What is left out does not
-            count; positions stay those of the whole gallery.
+            Rows of the gallery that may be found; None means all. One bool for each
+            row, or the ids of these rows in any order, also as a set. Positions are
+            still those of the whole gallery.
 
         Returns
         -------
         distances : ndarray of shape (n_queries, n_neighbors)
-            Nearest first (in the order of `rerank` if there is one); numbers of
-            bits under the Hamming distance. Only if `return_distance`.
+            Nearest first (with `rerank`, in its order); numbers of bits for the Hamming
+            distance. Only if `return_distance`.
 
         positions : ndarray of shape (n_queries, n_neighbors), int64
             Current positions in the gallery; at equal distance the smaller first.
@@ -493,19 +493,19 @@ class NeighborsRetriever(
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            Queries. None asks with the rows of the gallery that have the `ids`, or with
-            all of them, each left out of its own results.
+            Queries. None searches with the rows of the gallery that have the `ids`, or
+            with all rows, each left out of its own results.
 
         radius : float or array-like of shape (n_queries,)
-            Largest distance, itself included, or one per query: a number of bits under
-            the Hamming distance. Infinity finds all rows. It is compared with distances
-            in double precision, as `kneighbors` returns them.
+            Largest distance, included, or one per query: a number of bits for the
+            Hamming distance. Infinity finds all rows. It is compared with distances in
+            double precision, as `kneighbors` returns them.
 
         return_distance : bool, default=True
             Whether to return the distances too.
 
         sort_results : bool, default=False
-            Whether the nearest come first; otherwise the smaller positions do.
+            Whether the nearest come first; otherwise the smallest positions.
 
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries, as in `kneighbors`.
@@ -567,41 +567,42 @@ class NeighborsRetriever(
     ) -> tuple[Found, Positions]:
         """Find rows similar to some and not to others: relevance feedback [1]_.
 
-        All that is given makes one query, and what has an id is left out of its results.
-        Floats are Rocchio's: the mean of what is liked less `unlike_weight` times that
-        of what is not, of rows of unit length under the cosine distance. It ranks rows by
-        their mean distance to what is liked less `unlike_weight` times that to what is
-        not. So it does under the Euclidean distance, for the squares, once it is
-        divided by ``1 - unlike_weight``. Codes vote, bit by bit: a bit is 1 if
-        the share of those liked that have it is above a half by more than
-        `unlike_weight` times that of the others, and 0 at a tie. The search is exact,
-        whatever `algorithm` is.
+        All arguments make one query, and rows with an id are left out of its results.
+        For floats it is Rocchio's: the mean of the liked rows less `unlike_weight`
+        times the mean of the others (of unit length for the cosine distance). Results
+        are ranked by their mean distance to the liked rows, less `unlike_weight` times
+        that to the others. This also holds for squared Euclidean distances, after a
+        division by ``1 - unlike_weight``. For codes, each bit is a vote: it is 1 if the
+        share of liked rows with a 1 is above a half by more than `unlike_weight` times
+        that of the others, and 0 at a tie. The search is exact, whatever `algorithm`
+        is.
 
         Parameters
         ----------
         ids : array-like of shape (n_liked,) or set, default=()
-            Ids of rows to be like, in any order; one named twice counts once.
+            Ids of liked rows, in any order; an id that is there twice counts once.
 
         unlike : array-like of shape (n_unliked,) or set, default=()
-            Ids of rows not to be like. None may be in both.
+            Ids of disliked rows. No id may be in both.
 
         X : array-like of shape (n_rows, n_features), default=None
-            Rows to be like that are not in the gallery. One that is, is not left out.
+            Liked rows that are not in the gallery. If a row is in the gallery, it is
+            not left out.
 
         unlike_X : array-like of shape (n_rows, n_features), default=None
-            Rows not to be like that are not in the gallery.
+            Disliked rows that are not in the gallery.
 
         unlike_weight : float, default=0.5
-            What the mean of `unlike` and `unlike_X` weighs beside that of `ids` and `X`,
-            from 0 to below 1. 0 leaves them out of the results and does nothing more.
-            [2]_ calls ``0.15 / 0.75``, which is 0.2, usual for text.
+            Weight of the mean of `unlike` and `unlike_X`, from 0 to below 1; the mean
+            of `ids` and `X` has weight 1. 0 only leaves them out of the results. [2]_
+            calls ``0.15 / 0.75``, which is 0.2, usual for text.
 
         n_neighbors : int, default=None
-            Number of results; None means that of the retriever.
+            Number of results; None means `n_neighbors` of the retriever.
 
         where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
-            Rows of the gallery that may be found, as in `kneighbors`; what is liked and
-            what is not may be outside.
+            Rows of the gallery that may be found, as in `kneighbors`; liked and
+            disliked rows may be others.
 
         Returns
         -------
@@ -614,9 +615,9 @@ class NeighborsRetriever(
         Raises
         ------
         ValueError
-            If nothing is liked, an id is not in the gallery or on both sides, what is
-            liked and what is not cancel each other under the cosine distance, or fewer
-            than `n_neighbors` rows are left.
+            If nothing is liked, an id is not in the gallery or is in both, liked and
+            disliked rows cancel each other for the cosine distance, or fewer than
+            `n_neighbors` rows are left.
 
         References
         ----------
@@ -659,30 +660,30 @@ class NeighborsRetriever(
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            Queries. None asks with the rows of the gallery that have the `ids`, or with
-            all of them, each left out of its own results.
+            Queries. None searches with the rows of the gallery that have the `ids`, or
+            with all rows, each left out of its own results.
 
         y : array-like of shape (n_queries,) or (n_queries, n_labels), default=None
-            Labels of the queries; None means their own of the gallery if `X` is None.
+            Labels of the queries; None means those of the gallery if `X` is None.
 
         sample_weight : array-like of shape (n_queries,), default=None
             Weights of the queries.
 
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries, as in `kneighbors`. A warning counts queries that are
-            equal to rows of the gallery, but were given no id of it.
+            equal to rows of the gallery, but do not have their ids.
 
         where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
-            Rows of the gallery that may be found, as in `kneighbors`. No others are
-            ranked, or relevant. Searches over parameters cut a mask of the length of
-            their data to the queries of a fold, so a mask is refused if there are as
-            many queries as rows in the gallery; `evaluate` takes it.
+            Rows of the gallery that may be found, as in `kneighbors`. Only these are
+            ranked or relevant. Parameter searches cut a mask of the length of their
+            data to the queries of a fold, so a mask is refused if there are as many
+            queries as rows in the gallery; `evaluate` takes it.
 
         Returns
         -------
         float
-            Larger is better. Queries that have nothing relevant in the gallery are
-            left out; a warning counts them.
+            Larger is better. Queries without anything relevant in the gallery are left
+            out; a warning counts them.
 
         Raises
         ------
@@ -740,7 +741,7 @@ class NeighborsRetriever(
             Weights of the queries in the mean.
 
         scoring : str, callable or list of them, default=None
-            Metrics, as in the constructor; None means that of the retriever.
+            Metrics, as in the constructor; None means `scoring` of the retriever.
 
         ids : array-like of shape (n_queries,), default=None
             Ids of the queries, as in `score`.
@@ -778,14 +779,13 @@ class NeighborsRetriever(
         Parameters
         ----------
         ids : array-like of shape (n_rows,), default=None
-            Ids of the gallery, as `ids_` has them, in any order; None means all.
+            Ids of the gallery, as in `ids_`, in any order; None means all.
 
         Returns
         -------
         ndarray of shape (n_rows, n_features_in_)
-            Rows as they are compared: of unit length under the cosine distance; in
-            half precision, rounded, as float32; {0, 1} of type uint8 under the
-            Hamming distance.
+            Rows as they are compared: of unit length for the cosine distance; rounded,
+            as float32, in half precision; {0, 1} as uint8 for the Hamming distance.
 
         Examples
         --------

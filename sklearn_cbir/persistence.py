@@ -100,9 +100,9 @@ NOT_SAVED = {"_skl_callbacks", "memory"}
 def save(estimator: BaseEstimator, path: PathLike, modules: "Modules" = None) -> None:
     """Write an estimator or a pipeline to one file, without pickle.
 
-    Whoever loads it need not trust whoever wrote it. An existing file is replaced
-    once the new one is written in full; until then it stays as it was. The
-    ``memory`` of a pipeline and callbacks are left out.
+    You can load it without trusting the person who wrote it. An existing file is
+    replaced only when the new one is complete. The ``memory`` of a pipeline and
+    callbacks are left out.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def save(estimator: BaseEstimator, path: PathLike, modules: "Modules" = None) ->
         the message names it.
 
     OSError
-        If the file cannot be written. The previous one is as it was.
+        If the file cannot be written. The previous file is unchanged.
 
     See Also
     --------
@@ -175,9 +175,9 @@ def save(estimator: BaseEstimator, path: PathLike, modules: "Modules" = None) ->
 def load(path: PathLike, modules: "Modules" = None) -> Any:
     """Read a file of `save`, without pickle.
 
-    Nothing in the file is executed, and it cannot name a class but estimators of
-    this package, a few of scikit-learn's, and what `modules` names. A file of any
-    other kind is refused, whatever its name.
+    No code in the file is executed. The file can only name estimators of this package,
+    a few of scikit-learn's, and `modules`. A file of any other kind is refused,
+    whatever its name.
 
     Parameters
     ----------
@@ -185,12 +185,12 @@ def load(path: PathLike, modules: "Modules" = None) -> Any:
         File that `save` wrote.
 
     modules : list of classes or dict of str to callable, default=None
-        What was given to `save`: a file can ask for nothing else.
+        The same as for `save`: a file can request nothing else.
 
     Returns
     -------
     estimator
-        As it was saved: it gives the same answers, bit by bit.
+        The saved estimator, which gives the same answers, bit by bit.
 
     Raises
     ------

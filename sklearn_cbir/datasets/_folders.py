@@ -55,10 +55,10 @@ def load_image_folder(
 ) -> ImageFolder:
     """List the images of a folder; its sub-folders are the classes.
 
-    Nothing is read: the paths go to any estimator as they are. An image
-    belongs to the class of the top sub-folder it lies in, however deep. The
-    order depends on the names alone, so it is the same on every machine. Links
-    to folders are followed, and list what they lead to once in every class.
+    Nothing is read: pass the paths to any estimator. The class of an image is its top
+    sub-folder, however deep it is. The order depends only on the names, so it is the
+    same on every machine. Links to folders are followed, and a linked image is listed
+    once in every class.
 
     Parameters
     ----------
@@ -70,17 +70,16 @@ def load_image_folder(
         such as a photo library with images beside its sub-folders.
 
     exclude : sequence of str, default=None
-        Patterns of what is left out, with ``*``, ``?`` and ``[...]``, in any
-        case: names of files and folders, or, with a slash, paths below
-        `folder` (absolute ones too; ``**/`` is any folder). None takes
-        ``IGNORED_NAMES``: what is hidden, and what servers and programs keep
-        beside photos (thumbnails, trash); to add to them pass
-        ``(*IGNORED_NAMES, "out")``. An empty sequence leaves out nothing.
+        Patterns to leave out, with ``*``, ``?`` and ``[...]``, in any case: names of
+        files and folders, or, with a slash, paths below `folder` (also absolute ones;
+        ``**/`` is any folder). None takes ``IGNORED_NAMES``: hidden files, and files
+        that servers and programs keep next to photos (thumbnails, trash); to add
+        patterns, pass ``(*IGNORED_NAMES, "out")``. An empty sequence leaves out
+        nothing.
 
     shuffle : bool, default=True
-        Whether to shuffle; False sorts by class and path. Splitters that do
-        not shuffle, as scikit-learn's take by default, would put whole
-        classes apart.
+        Whether to shuffle; False sorts by class and path. Then splitters that do not
+        shuffle, such as scikit-learn's default, would separate whole classes.
 
     random_state : int, RandomState instance or None, default=0
         Seed of the order.

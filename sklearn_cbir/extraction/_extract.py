@@ -49,9 +49,8 @@ def extract(
 ) -> FeatureShards:
     """Transform images into files, shard by shard, on all workers of joblib.
 
-    A call that was cut off, at whatever moment, is continued by the same call:
-    finished shards are kept, and none is ever half written. A folder of another
-    estimator or of other images is refused.
+    The same call continues an interrupted one: finished shards are kept, and no shard
+    is ever half written. A folder of another estimator or of other images is refused.
 
     Parameters
     ----------
@@ -60,28 +59,27 @@ def extract(
         dense row per image: features, embeddings or codes.
 
     X : images or array-like of shape (n_samples, n_features)
-        What `estimator` transforms: paths, arrays or PIL images, or rows. Paths are
-        opened by the workers. `Images` keep their limit of pixels.
+        Input of `estimator`: paths, arrays or PIL images, or rows. The workers open the
+        paths. `Images` keep their limit of pixels.
 
     folder : str or path
-        Where the shards go; made if it does not exist. Workers on other machines
-        must see it under the same absolute path.
+        Folder for the shards; made if it does not exist. Workers on other machines must
+        reach it under the same absolute path.
 
     shard_size : int, default=1024
         Images per shard. A multiple of the estimator's ``batch_size`` gives the
         bits that one `transform` of everything would give.
 
     on_error : {"raise", "skip"}, default="raise"
-        Whether an image that cannot be read is an error that names it, or has no
-        row in the result, which lists it in ``skipped``, and a warning says how
-        many; rows of a table without a path (None, NaN, empty text) too. A photo
-        whose file only could not be fetched (no permission, a share that was
-        gone), and one whose file has changed, is tried again by the same call;
-        rows that were made stay while their files are away.
+        ``"raise"``: an image that cannot be read is an error that names it. ``"skip"``:
+        it gets no row, is listed in ``skipped``, and a warning counts such images; so
+        are rows of a table without a path (None, NaN, empty text). If a file only could
+        not be reached (no permission, a missing share), or has changed, the same call
+        tries it again; finished rows stay while their files are away.
 
     on_change : {"raise", "extract"}, default="raise"
-        What to do if files have changed, in size or time, since their shards were
-        written: an error that names them, or those shards are made again.
+        If files have changed, in size or time, since their shards were written: raise
+        an error that names them, or make those shards again.
 
     n_jobs : int, default=None
         Number of workers: None is 1, or what `joblib.parallel_config` says; -1

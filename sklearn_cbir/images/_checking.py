@@ -158,20 +158,20 @@ def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
         0..255, uint16 0..65535, float 0..1 (rounded to 1/255). Arrays, series
         and data frames of one column work as sequences.
 
-        Any other object with a length and elements by position is a sequence
-        too, such as a column of the datasets library; its elements are asked
-        for when they are read, one at a time, and not kept.
+        Any other object with a length and elements by position is a sequence too, such
+        as a column of the datasets library; its elements are loaded one at a time, when
+        they are read, and not kept.
 
     max_pixels : int, default=None
-        Larger images are refused before they are decoded. The pixels that are
-        decoded count: a JPEG decodes itself at a half, a quarter or an eighth
-        where that is enough. None means 300,000,000, or the limit that `X` has
-        if it is `Images`. Pillow's own limit does not count.
+        Larger images are refused before they are decoded. The limit counts decoded
+        pixels: a JPEG can be decoded at a half, a quarter or an eighth where that is
+        enough. None means 300,000,000, or the limit of `X` if it is `Images`. Pillow's
+        own limit is not used.
 
     Returns
     -------
     Images
-        The images; arrays are referred to, not copied.
+        The images; arrays are not copied.
 
     Raises
     ------
@@ -192,23 +192,21 @@ def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
     not applied. JPEG, PNG, WebP, BMP, GIF, TIFF and, where `readable_extensions`
     has them, AVIF, HEIC and others are read, whatever the file is called.
 
-    An image with 16 bit per color that has none above 255 is refused, alone and
-    among others: all of it would be black, and it holds 8-bit values or must be
-    scaled.
+    An image with 16 bits per color and no value above 255 is refused, alone and among
+    others: it would be black. It holds 8-bit values, or must be scaled.
 
-    A PIL image as `PIL.Image.open` gave it is read as its file is, and left
-    unread, at the frame that it is at. Every PIL image is turned as the EXIF tag
-    says that it carries, and Pillow leaves that tag in the images that
-    ``convert``, ``resize``, ``crop``, ``rotate`` and others make. Turn photos by
-    `PIL.ImageOps.exif_transpose`, which takes the tag away: one turned by
-    ``rotate`` or ``transpose`` would be turned twice. A warning counts the new
-    images that carry such a tag.
+    A PIL image from `PIL.Image.open` is read like its file, at its current frame, and
+    is not loaded. Every PIL image is turned as its EXIF tag says, and Pillow keeps that
+    tag in the images that ``convert``, ``resize``, ``crop``, ``rotate`` and others
+    make. Turn photos with `PIL.ImageOps.exif_transpose`, which removes the tag: an
+    image turned by ``rotate`` or ``transpose`` would be turned twice. A warning counts
+    the new images with such a tag.
 
     Images above 50 million pixels are decoded one at a time.
 
     A truncated file is an error, unless another library has switched on
-    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``. A JPEG with altered bytes inside
-    may decode to other pixels, which nothing can notice.
+    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``. A JPEG with altered bytes inside may decode
+    to other pixels, which nothing can detect.
 
     Examples
     --------

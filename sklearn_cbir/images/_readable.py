@@ -41,16 +41,16 @@ def readable_images(
     Parameters
     ----------
     X : images
-        What any estimator of images takes. Rows of a table that name no image
-        (None, NaN, empty text) are left out too.
+        Images in any form that estimators take. Rows of a table without an image (None,
+        NaN, empty text) are left out too.
 
     *arrays : array-like of shape (n_samples, ...) or None
-        What belongs to the images: labels, ids, weights. None stays None.
+        One value per image: labels, ids, weights. None stays None.
 
     verify : {"decode", "header"}, default="decode"
-        ``"decode"`` decodes every image, a JPEG at an eighth of its size, so that
-        no later read fails, unless a file changes. ``"header"`` is faster and
-        finds what `fit` refuses before it trains.
+        ``"decode"`` decodes every image, a JPEG at an eighth of its size, so no later
+        read fails, unless a file changes. ``"header"`` is faster and finds the images
+        that `fit` refuses before it trains.
 
     progress : bool, default=False
         Whether to draw a progress bar.

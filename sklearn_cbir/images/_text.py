@@ -46,10 +46,9 @@ class Term(NamedTuple):
 class Text:
     """Words to search photos with, or a sum of words and photos.
 
-    It stands in `X` where photos are queries: in ``transform`` of a
-    `CNNFeatureExtractor` whose network knows words, and in ``predict`` of a
-    pipeline that begins with one, alone or among photos. A plain ``str`` there
-    stays the path of a photo.
+    Use it in `X` as a query: in ``transform`` of a `CNNFeatureExtractor` whose network
+    understands words, and in ``predict`` of a pipeline that begins with one, alone or
+    among photos. A plain ``str`` there is the path of a photo.
 
     ``+`` and ``-`` make sums of texts and photos, in which a plain ``str`` is a
     path too. The row of a sum is the sum of the unit rows of its terms, scaled
@@ -63,8 +62,8 @@ class Text:
     Attributes
     ----------
     terms : tuple of (sign, words, image)
-        What is added, in order. `sign` is 1 or -1. `words` are None of an
-        image, and `image` is None of words.
+        The terms, in order. `sign` is 1 or -1. `words` is None for an image, and
+        `image` is None for words.
 
     See Also
     --------
@@ -72,9 +71,9 @@ class Text:
 
     Notes
     -----
-    A photo in a sum is a path, an encoded photo (bytes), a PIL image or an
-    array. PIL images and arrays are referred to, not copied: leave them as they
-    are. Sums are equal if their terms are, in the same order.
+    A photo in a sum is a path, an encoded photo (bytes), a PIL image or an array. PIL
+    images and arrays are not copied: do not change them. Sums are equal if their terms
+    are equal, in the same order.
 
     Examples
     --------
