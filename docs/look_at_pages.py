@@ -167,9 +167,11 @@ def pages_of(folder: Path) -> list[str]:
 
 def faults_of(folder: Path, pages: list[str]) -> Iterator[Fault]:
     """Yield all faults of pages."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        sys.exit("There is no Chromium to look with: apt-get install chromium.")
     yield from faults_of_files(folder, pages)
     with sync_playwright() as playwright:
-        program = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield from faults_in_a_browser(browser, folder, pages)
         browser.close()
@@ -183,6 +185,8 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     folder = chosen.folder.resolve()
     pages = chosen.pages or pages_of(folder)
+    if not pages:
+        sys.exit(f"{folder} holds no pages. Build them first: python -m sphinx docs {folder}")
     n_faults = 0
     for fault in faults_of(folder, pages):
         n_faults += 1

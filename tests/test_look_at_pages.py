@@ -94,3 +94,12 @@ def test_what_only_a_browser_shows(site, look, capsys):
     assert lines[5][2] == "#here div.wide: all too wide (1 in all)"
     assert lines[-1] == ["7 pages, 6 faults"]
     assert look.main([str(folder), "right.html"]) == 0
+
+
+def test_what_is_missing_is_said(look, site, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="empty holds no pages. Build them first"):
+        look.main([str(tmp_path / "empty")])
+    monkeypatch.setattr(look.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="There is no Chromium"):
+        look.main([str(site("other.html", "<p>Part</p>"))])
