@@ -27,7 +27,7 @@ def algorithm(request):
     if name == "faiss":
         pytest.importorskip("faiss")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ENGINES[name], "rows_per_neighbor", 1)
+        patch.setattr(ENGINES[name].find("euclidean"), "rows_per_neighbor", 1)
         if kind == "graph":
             patch.setattr(_faiss, "GRAPH_FROM_ROWS", 1000)
         yield name
@@ -275,8 +275,9 @@ def test_only_what_may_be_asked_for_is_probed_for_filters(
     n_neighbors, rows_per_neighbor, reach, algorithm, rows, monkeypatch
 ):
     # The last n_neighbors of twice as many, in less time than all 3,000 rows are compared in.
-    monkeypatch.setattr(ENGINES[algorithm], "rows_per_neighbor", rows_per_neighbor)
-    monkeypatch.setattr(ENGINES[algorithm], "_shares_of_last", lambda *arguments: np.ones(5))
+    engine = ENGINES[algorithm].find("euclidean")
+    monkeypatch.setattr(engine, "rows_per_neighbor", rows_per_neighbor)
+    monkeypatch.setattr(engine, "_shares_of_last", lambda *arguments: np.ones(5))
     retriever = NeighborsRetriever(
         n_neighbors, algorithm=algorithm, recall_target=0.5, random_state=0
     )
@@ -341,3 +342,14 @@ def test_a_filtered_index_is_an_engine_of_what_is_left_in(fitted, rows, queries)
     assert len(grown) == len(engine) + 2
     assert len(grown.remove(np.arange(5))) == len(engine) - 3
     assert len(engine.remove(np.arange(5))) == len(engine) - 5
+
+
+def test_the_first_row_that_is_left_in_is_found_as_any_other(fitted, rows):
+    mask = np.random.default_rng(0).random(N) < 0.7
+    first = np.flatnonzero(mask)[0]
+    distances, positions = fitted.kneighbors(rows[[first, N - 1]], 5, where=mask)
+    filtered = fitted._gallery.engine._filtered[1]
+    assert isinstance(filtered, FilteredIndex)
+    assert (positions[0, 0], distances[0, 0]) == (first, 0)
+    near = rows[first] + np.zeros((40, 1), dtype=rows.dtype)
+    assert (fitted.kneighbors(near, 5, where=mask)[1][:, 0] == first).all()

@@ -446,3 +446,25 @@ def test_all_numbers_of_half_precision_are_read_as_they_are():
     np.testing.assert_array_equal(read(bits)[is_finite], numbers[is_finite].astype(np.float32))
     floats = np.array([-0.0, 1e-40, 3.25, 1e30])
     np.testing.assert_array_equal(read(floats), floats.astype(np.float32))
+
+
+def test_the_most_similar_groups_are_chosen_in_order():
+    rng = np.random.default_rng(0)
+    for n in (1, 3, 4, 5, 60):
+        for _ in range(20):
+            similarity = rng.integers(0, 30, n).astype(np.float32)
+            chosen = np.full(4, -1)
+            size = kernels.choose_groups(similarity, chosen)
+            assert size == min(n, 4)
+            expected = np.argsort(-similarity, kind="stable")[:size]
+            np.testing.assert_array_equal(chosen[:size], expected)
+
+
+@pytest.mark.parametrize("n_queries", [1, 3])
+def test_fewer_queries_than_columns_are_answered_by_codes_as_many_are(n_queries, rows, monkeypatch):
+    graph, order = with_codes(rows, monkeypatch)
+    queries = np.random.default_rng(1).normal(size=(60, 5)).astype(rows.dtype)
+    together = search(graph, rows, order, queries, 5, 9)
+    few = search(graph, rows, order, queries[:n_queries], 5, 9)
+    for one, other in zip(few, together):
+        np.testing.assert_array_equal(one, other[:n_queries])

@@ -296,6 +296,15 @@ def test_copies_zeros_and_rows_far_away_are_found_among_linked_ones(metric, dtyp
         np.testing.assert_array_equal(one, other)
 
 
+def test_rows_that_come_are_asked_for_as_many_neighbors_as_queries_are(fitted, rows):
+    retriever = copy.copy(fitted)
+    for row in range(N, N + 70):
+        retriever.partial_fit(rows[row : row + 1])
+    asked = engine_of(retriever).probe.asked
+    assert [len(found) for _, found, _ in asked] == [retriever.n_neighbors] * 2
+    assert all(np.isfinite(found).all() for _, found, _ in asked)
+
+
 def test_many_equal_rows_that_come_are_one_node(fitted, rows):
     retriever = copy.copy(fitted)
     retriever.partial_fit(np.repeat(rows[5:6], 300, axis=0))

@@ -332,3 +332,12 @@ def test_bad_parameters_of_codebook_losses_raise():
         OrthoHashLoss(margin=-1)
     with pytest.raises(ValueError, match="quantization_weight=-1 must be"):
         GreedyHashLoss(quantization_weight=-1)
+
+
+def test_codes_of_cnnh_begin_uniformly_between_minus_one_and_one():
+    start = _cnnh._start(2000, 16, seeded())
+    assert start.dtype == np.float64
+    assert -1 <= start.min() < -0.99
+    assert 0.99 < start.max() <= 1
+    assert abs(start.mean()) < 0.02
+    assert abs(start.var() - 1 / 3) < 0.01

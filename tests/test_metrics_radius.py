@@ -109,6 +109,18 @@ def test_f1_takes_the_nearest_up_to_a_number(rng):
     assert score(max_results=4) == score(max_results=9) == score()
 
 
+def test_f1_of_codes_takes_the_nearest_up_to_a_number(rng):
+    y_queries, y_gallery, *codes = coded(rng, graded=False)
+    packed = HammingDistances(*map(pack_codes, codes))
+    distances = (codes[0][:, None] != codes[1]).sum(axis=2)
+    for limit in (1, 3, 10):
+        options = {"radius": 5, "max_results": limit, "per_query": True}
+        found = threshold_f1(y_queries, y_gallery, packed, **options)
+        expected = threshold_f1(y_queries, y_gallery, distances, **options)
+        np.testing.assert_array_equal(found, expected)
+        assert (found != threshold_f1(y_queries, y_gallery, packed, radius=5, per_query=True)).any()
+
+
 def test_f1_of_a_curve_is_that_of_each_radius(rng):
     y, distances = rng.integers(0, 4, 30), rng.integers(0, 9, (30, 30)).astype(float)
     radii = np.array([3.0, 0.0, 8.0])

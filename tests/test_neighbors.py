@@ -112,6 +112,16 @@ def test_ids_given_to_fit_and_to_the_query_leave_it_out(rng):
     assert retriever.predict(gallery[[4]], ids=["4.jpg"])[0, 0] == f"{alone[0, 0]}.jpg"
 
 
+@pytest.mark.parametrize("first", [-(2**63), -1000, 2**63, 2**64 - 3])
+def test_ids_are_any_whole_numbers_of_64_bits(first, rng):
+    X, ids = rng.normal(size=(3, 4)), [first, first + 1, first + 2]
+    retriever = NeighborsRetriever(1).fit(X, ids=ids)
+    assert retriever.predict(X)[:, 0].tolist() == ids
+    for wrong in (-(2**63) - 1, 2**64):
+        with pytest.raises(ValueError, match=rf"ids\[1\]={wrong} does not fit into 64 bits"):
+            NeighborsRetriever(1).fit(X[:2], ids=[0, wrong])
+
+
 def test_counted_ids_leave_nothing_out(rng):
     gallery = make_rows(rng, 20)
     retriever = NeighborsRetriever(3).fit(gallery)

@@ -274,3 +274,14 @@ def test_lazy_distances_are_arrays_too(rng):
     assert len(distances) == 9
     assert np.asarray(distances).shape == np.asarray(distances, dtype=float).shape == (9, 9)
     np.testing.assert_array_equal(np.argmin(distances, axis=1)[:1], [0])
+
+
+def test_options_that_cannot_be_named_are_not_passed(rng):
+    y, distances = np.arange(20) % 4, rng.random((20, 20))
+
+    def no_names(y_queries, y_gallery, distances, exclude="default", /):
+        assert exclude == "default"
+        return np.ones(len(y_queries))
+
+    retriever = NeighborsRetriever(3).fit(distances, y)
+    assert (retriever.evaluate(scoring=no_names).per_query == 1).all()

@@ -45,7 +45,7 @@ DOCTESTS = "sklearn_cbir"  # one run for the examples of all docstrings
 # Tests that compare defaults with what is documented.
 OF_SIGNATURES = "tests/test_public_api.py::test_documented_defaults"
 # Test files that run the compiled loops as Python; in others they would take minutes.
-OF_LOOPS = ("test_graph", "test_metrics", "test_screen")
+OF_LOOPS = ("test_graph", "test_linking", "test_metrics", "test_screen")
 SECONDS_UNCOMPILED = 2  # of one of their tests
 
 

@@ -81,8 +81,8 @@ def from_half(typing_context, bits):
 
 
 def as_float(number):
-    """Return a number of a row: a float, or the bits of half precision."""
-    raise NotImplementedError  # compiled loops have the functions below in its place
+    """Return a number of a row, which may be the bits of one in half precision."""
+    return number.view(np.float16) if isinstance(number, np.uint16) else number
 
 
 @overload(as_float)
