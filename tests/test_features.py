@@ -191,9 +191,9 @@ def test_scales_are_refused_for_rows_and_for_networks_of_one_size(rng):
     trunk = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 8))
     extractor = CNNFeatureExtractor(trunk, image_size=32, max_epochs=1, batch_size=4)
     extractor.fit(images, y)
-    with pytest.raises(ValueError, match="does not take images of 32 x 32 pixels at scale 0.5"):
+    with pytest.raises(ValueError, match="cannot take images of 32 x 32 pixels at scale 0.5"):
         extractor.set_params(scales=(1, 0.5)).transform(images)
-    with pytest.raises(ValueError, match="does not take images of 32 x 32 pixels at scale 0.5"):
+    with pytest.raises(ValueError, match="cannot take images of 32 x 32 pixels at scale 0.5"):
         extractor.fit(images, y)
 
 

@@ -82,7 +82,7 @@ def from_half(typing_context, bits):
 
 def as_float(number):
     """Return a number of a row, which may be the bits of one in half precision."""
-    return number.view(np.float16) if isinstance(number, np.uint16) else number
+    return number.view(np.float16) if number.dtype == np.uint16 else number
 
 
 @overload(as_float)

@@ -77,8 +77,8 @@ def run(
     ...     try:
     ...         run(photos, host="192.168.1.5", token=False)
     ...     except ValueError as error:
-    ...         print(str(error)[:61])
-    host='192.168.1.5' can be reached by others, who need a token
+    ...         print(str(error).partition(". ")[0])
+    host='192.168.1.5' can be reached by others, so a token is needed
     """
     is_local = host in ("127.0.0.1", "localhost", "::1")
     if not is_local and not token:
