@@ -241,6 +241,23 @@ def test_the_neighbors_of_pynndescent_make_as_good_a_graph(by_pynndescent, exact
 
 
 @pytest.mark.ann
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_far_from_the_origin_are_entered_at_themselves(dtype, rows, queries, monkeypatch):
+    monkeypatch.setattr(_nndescent, "PAIRWISE_UP_TO_ROWS", 1000)
+    far, asked = ((50 + part).astype(dtype) for part in (rows, queries))
+    before = far.copy()
+    graph = NeighborsRetriever(10, metric="euclidean", algorithm="nndescent", random_state=0)
+    graph.fit(far)
+    np.testing.assert_array_equal(far, before)
+    engine = graph._gallery.engine
+    held = engine.index.entry_rows
+    np.testing.assert_array_equal(held, far[engine.indexed[engine.index.entry_points]])
+    np.testing.assert_allclose(engine.index.entry_squares, (held**2).sum(axis=1), rtol=1e-6)
+    exact = NeighborsRetriever(10, metric="euclidean", algorithm="exact").fit(far)
+    assert recall(graph.kneighbors(asked)[1], exact.kneighbors(asked)[1]) >= 0.95
+
+
+@pytest.mark.ann
 def test_thread_counts_are_restored(rows, monkeypatch, by_pynndescent):
     import numba
 

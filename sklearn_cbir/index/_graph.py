@@ -103,8 +103,12 @@ class NeighborGraph(Kept):
     }
 
     def __init__(self, starts, edges, entry_points, entry_rows):
-        self.starts, self.edges = starts, edges
-        self.entry_points, self.entry_rows = entry_points, entry_rows
+        self.starts, self.edges, self.entry_points = starts, edges, entry_points
+        self.enter_at(entry_rows)
+
+    def enter_at(self, entry_rows):
+        """Hold the rows of the entry points."""
+        self.entry_rows = entry_rows
         self.entry_squares = np.einsum("ij,ij->i", entry_rows, entry_rows)
 
     def renumber(self, rows):

@@ -89,8 +89,13 @@ class NNDescentEngine(ApproximateEngine):
         return self.index if LOOPS.once_it_pays(math.prod(queries.shape) * len(self)) else None
 
     def _make(self, rows):
+        is_large = len(rows) > PAIRWISE_UP_TO_ROWS
+        if is_large:  # for pynndescent, in place: no distance depends on where the middle is
+            rows -= rows.mean(axis=0)
         graph, order = link_rows(rows, self._find_neighbors)
         self.indexed = self.indexed[order]
+        if is_large:
+            graph.enter_at(self.rows[self.indexed[graph.entry_points]])
         return graph
 
     def _n_probe(self, n: int) -> int:
@@ -198,11 +203,11 @@ class NNDescentEngine(ApproximateEngine):
             distances, found = EXACT("euclidean").build(rows).query(rows, DEGREE + 1)
             return _without_self(found), distances**2
         nndescent = _import_nndescent()
-        centered = np.ascontiguousarray(rows - rows.mean(axis=0), dtype=np.float32)
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
         with _numba_threads(self.n_jobs) as n_threads, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             neighbors = nndescent(
-                centered,
+                rows,
                 metric="euclidean",
                 n_neighbors=DEGREE,
                 random_state=self.seed,
