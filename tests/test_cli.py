@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.pipeline import make_pipeline
 
 import sklearn_cbir
@@ -123,7 +124,11 @@ def test_an_index_is_made_in_the_folder_and_hidden(tmp_path, cbir):
     code, lines, told = cbir("index", root, "--features", "gist")
     assert (code, lines) == (0, [])
     assert "5 added" in told
-    assert str(root / ".cbir") in told
+    assert "5 photos, described by GISTDescriptor." in told
+    size = sum(path.stat().st_size for path in (root / ".cbir").iterdir()) / 1e6
+    assert f"The index is the hidden folder {root / '.cbir'} ({size:.1f} MB)." in told
+    search = re.search(r"cbir (search) PHOTO (--index) (\S+), or: cbir serve \3\n", told)
+    assert names(cbir("search", root / "4.png", *search.groups()[1:])[1])[0] == "4.png"
     with PhotoCollection.open(root / ".cbir") as collection:
         assert len(collection) == 5
         assert isinstance(collection.extractor, GISTDescriptor)
@@ -495,7 +500,11 @@ def test_duplicates_are_groups_with_the_one_to_keep_first(photos, cbir, found_by
     assert code == 0
     assert [(line[0], line[1]) for line in lines] == [("1", "0.0000")] * 3
     assert names(lines) == ["1.png", "twice.png", "thrice.png"]
-    assert "1 group" in told
+    assert told == "1 group of duplicates: 3 photos, 2 of them copies. Nothing is deleted.\n"
+    assert cbir("duplicates", "--where", "name=1.png,twice.png")[2] == (
+        "1 group of duplicates: 2 photos, 1 of them a copy. Nothing is deleted.\n"
+    )
+    assert cbir("duplicates", "--quiet")[2] == ""
     assert names(cbir("duplicates", "--others")[1]) == ["twice.png", "thrice.png"]
     assert json.loads(cbir("duplicates", "--json")[1][2][0])["group"] == 1
     assert found_bytes("duplicates", "--others", "-0", "--where", "folder=b") == b""  # alone there
@@ -508,9 +517,40 @@ def test_scores_are_of_labels(photos, tmp_path, cbir):
     assert cbir("score", "--metric", "precision@1")[1] == [[f"{expected:.4f}"]]
     found = json.loads(cbir("score", "--metric", "precision@1", "--json")[1][0][0])
     assert found == {"metric": "precision@1", "score": expected}
+    told = cbir("score")[2]
+    assert told == (
+        "mean average precision, over 4 photos that search for others with their label:\n"
+    )
+    assert cbir("score", "--metric", "precision@1")[2].startswith("precision@1, over 4 photos")
+    assert cbir("score", "--quiet")[2] == ""
     assert "best" in fails(cbir("score", "--metric", "best"))
     cbir("index", photos, "--index", tmp_path / "index", "--features", "gist")
     assert "--labels folder" in fails(cbir("score", tmp_path / "index"))
+
+
+def test_scores_of_labels_are_listed_the_lowest_first(photos, cbir):
+    write(photos / "alone" / "8.png", 8)
+    write(photos / "b" / "9.png", 9)
+    cbir("sync")
+    with PhotoCollection.open(photos / ".cbir") as collection:
+        with pytest.warns(UndefinedMetricWarning):
+            found = collection.evaluate()
+        with pytest.warns(UndefinedMetricWarning):
+            assert found.score == collection.score()
+        expected = dict(zip(found.classes.tolist(), found.per_class.tolist()))
+    code, lines, told = cbir("score", "--per-class")
+    assert code == 0
+    low, high = sorted(["a", "b"], key=expected.__getitem__)
+    assert expected[low] < expected[high]
+    assert lines == [[f"{expected[low]:.4f}", low], [f"{expected[high]:.4f}", high], ["-", "alone"]]
+    assert told.startswith(
+        "1 photo left out: no other photo has their label.\n"
+        f"mean average precision {found.score:.4f}, over 5 photos"
+    )
+    records = [json.loads(line[0]) for line in cbir("score", "--per-class", "--json")[1]]
+    assert records[0] == {"metric": "map", "label": low, "score": expected[low]}
+    assert records[2] == {"metric": "map", "label": "alone", "score": None}
+    assert cbir("score", "--per-class", "--quiet")[1:] == (lines, "")
 
 
 # Keeping up --------------------------------------------------------------------------------------
@@ -701,6 +741,13 @@ def test_a_network_is_used_as_its_weights_are(photos, tmp_path, cbir, weights):
     np.testing.assert_allclose(rows, alone.transform(paths), atol=1e-3)
     told = fails(cbir("duplicates", index))
     assert "--radius" in told
+    copy = write(photos / "copy.png", 0)
+    for command in re.findall(r"`cbir ([^`]*(?:phash|duplicates)[^`]*)`", told):
+        code, lines, _ = cbir(*shlex.split(command))
+        assert code == 0
+    assert sorted(names(lines)) == ["0.png", "copy.png"]
+    copy.unlink()
+    cbir("sync", index)
     assert cbir("duplicates", index, "--radius", 1e-9)[0] == 1
     assert "CNNFeatureExtractor('small')" in cbir("info", index)[1][3][0]
 

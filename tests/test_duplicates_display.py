@@ -65,6 +65,14 @@ def test_a_row_is_a_group_what_is_kept_first_and_then_the_furthest(paths):
     assert far[1] == far.max() > far[2] >= far[3]
 
 
+def test_one_other_photo_has_no_order(paths):
+    found = NearDuplicates().fit(paths)
+    assert "furthest first" in texts(DuplicatesDisplay.from_estimator(found, paths))
+    written = texts(DuplicatesDisplay.from_estimator(found, paths, groups=[1]))
+    assert "other" in written
+    assert "furthest first" not in written
+
+
 def test_what_is_kept_is_marked_by_color_and_sign(paths):
     display = DuplicatesDisplay.from_estimator(NearDuplicates().fit(paths), paths)
     kept, *others = display.axes_[0]

@@ -1,14 +1,19 @@
 """The commands: each opens an index, does one thing with it, and returns an exit code."""
 
+import math
 import os
+import shlex
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sklearn.exceptions import UndefinedMetricWarning
+
 from sklearn_cbir.cli._extractors import make_extractor
-from sklearn_cbir.cli._place import found_index, is_index, new_index
+from sklearn_cbir.cli._place import HIDDEN, found_index, is_index, new_index
 from sklearn_cbir.cli._printing import Results, counted, is_terminal, tell
 from sklearn_cbir.cli._query import as_query, as_where
 from sklearn_cbir.cli._sheet import check_sheet, draw_groups, draw_hits
@@ -60,8 +65,25 @@ def index(options: Namespace) -> int:
         if not n_photos:
             tell(f"There are no photos in {' or '.join(collection.roots)}.")
             return NOTHING
-        _say(options, f"The index of {counted(n_photos)} is in {place}")
+        about = collection.about()
+    _say_made(options, about)
     return FOUND
+
+
+def _say_made(options: Namespace, about: dict[str, Any]) -> None:
+    """Say what describes the photos, where the index is, and how to search it."""
+    place = about["path"]
+    kind = "hidden folder" if os.path.basename(place) == HIDDEN else "folder"
+    size = f"{_size(place) / 1e6:,.1f} MB"
+    _say(options, f"{counted(about['n_ready'])}, described by {about['extractor']}.")
+    _say(options, f"The index is the {kind} {place} ({size}).")
+    given = shlex.quote(os.path.dirname(place) if kind == "hidden folder" else place)
+    _say(options, f"Search it with: cbir search PHOTO --index {given}, or: cbir serve {given}")
+
+
+def _size(place: str) -> int:
+    """Return how many bytes an index has."""
+    return sum(entry.stat().st_size for entry in os.scandir(place))
 
 
 def _labels(options: Namespace) -> Any:
@@ -259,12 +281,7 @@ def duplicates(options: Namespace) -> int:
         where = as_where(options.where, collection.roots)
         extractor = options.radius is None and collection.extractor
         if options.radius is None and not hasattr(extractor, "near_duplicates"):
-            raise ValueError(
-                f"An index of {type(extractor).__name__} needs --radius, the largest distance "
-                "between two photos that count as the same: look at the first column of `cbir "
-                "search` for some pairs. An index made with --features phash or gist has its "
-                "own radius."
-            )
+            raise ValueError(_without_radius(collection, extractor))
         groups = collection.duplicates(options.radius, where)
         is_hamming = collection.metric == "hamming"
         for number, group in enumerate(groups, 1):
@@ -274,12 +291,31 @@ def duplicates(options: Namespace) -> int:
         if not groups:
             _say(options, "No photo is there twice.")
             return NOTHING
-        n_others = sum(map(len, groups)) - len(groups)
-        _say(options, f"{counted(len(groups), 'group')}, {counted(n_others)} beside the first.")
+        n_photos = sum(map(len, groups))
+        n_copies = n_photos - len(groups)
+        copies = "1 of them a copy" if n_copies == 1 else f"{n_copies:,} of them copies"
+        _say(
+            options,
+            f"{counted(len(groups), 'group')} of duplicates: {counted(n_photos)}, {copies}. "
+            "Nothing is deleted.",
+        )
         if options.sheet is not None:
             draw_groups(options.sheet, groups, _unit(collection))
             _say(options, f"Drew {options.sheet}")
     return FOUND
+
+
+def _without_radius(collection: PhotoCollection, extractor: Any) -> str:
+    """Return why an index has no duplicates by itself, and the commands that find them."""
+    place = shlex.quote(f"{collection.path}-phash")
+    folders = shlex.join(collection.roots)
+    return (
+        f"This index was made with {type(extractor).__name__}, for which a copy is hardly nearer "
+        "than another photo of the same thing. Make a second index, of perceptual hashes: `cbir "
+        f"index {folders} --features phash --index {place}`, and then `cbir duplicates {place}`. "
+        "Or add --radius here: the largest distance between two duplicates, as in the first "
+        "column of `cbir search`."
+    )
 
 
 def score(options: Namespace) -> int:
@@ -290,9 +326,25 @@ def score(options: Namespace) -> int:
                 "The photos of this index have no labels. Make an index with --labels folder "
                 "(the top folders are labels), or with --labels FILE, a CSV file."
             )
-        value = collection.score(options.metric, as_where(options.where, collection.roots))
+        where = as_where(options.where, collection.roots)
+        with warnings.catch_warnings(category=UndefinedMetricWarning, action="ignore"):
+            found = collection.evaluate(options.metric, where)
+    if n_alone := len(found.per_query) - len(found.worst):
+        _say(options, f"{counted(n_alone)} left out: no other photo has their label.")
     results = Results("json" if options.json else "text")
-    results.put((f"{value:.4f}",), {"metric": options.metric, "score": value})
+    metric = "mean average precision" if options.metric == "map" else options.metric
+    over = f"over {counted(len(found.worst))} that search for others with their label"
+    if not options.per_class:
+        _say(options, f"{metric}, {over}:")
+        results.put((f"{found.score:.4f}",), {"metric": options.metric, "score": found.score})
+        return FOUND
+    _say(options, f"{metric} {found.score:.4f}, {over}. Classes, the lowest first:")
+    for row in found.per_class.argsort(kind="stable"):  # NaN last
+        label, value = str(found.classes[row]), float(found.per_class[row])
+        is_known = not math.isnan(value)
+        columns = f"{value:.4f}" if is_known else "-", label
+        record = {"metric": options.metric, "label": label, "score": value if is_known else None}
+        results.put(columns, record)
     return FOUND
 
 
@@ -302,7 +354,7 @@ def info(options: Namespace) -> int:
         if options.unreadable:
             return _show_unreadable(options, collection)
         about = collection.about()
-    about["bytes"] = sum(entry.stat().st_size for entry in os.scandir(about["path"]))
+    about["bytes"] = _size(about["path"])
     if options.form == "json":
         Results("json").put((), about)
         return FOUND

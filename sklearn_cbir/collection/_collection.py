@@ -32,7 +32,7 @@ from sklearn_cbir.collection._creation import (
 )
 from sklearn_cbir.collection._hits import Hit, as_frame, hit_of, telling, worth
 from sklearn_cbir.collection._keeper import Values
-from sklearn_cbir.collection._labels import Labels, LabelsLike, as_about, check_labels
+from sklearn_cbir.collection._labels import NO_LABELS, Labels, LabelsLike, as_about, check_labels
 from sklearn_cbir.collection._listing import Root, as_place
 from sklearn_cbir.collection._lock import only_writer
 from sklearn_cbir.collection._network import check_is_local
@@ -64,6 +64,7 @@ from sklearn_cbir.collection._table import FOUND, Table
 from sklearn_cbir.collection._where import ALL, Where, as_condition, check_numbers, number_in
 from sklearn_cbir.duplicates import NearDuplicates
 from sklearn_cbir.images._faults import called
+from sklearn_cbir.index._evaluation import Evaluation
 from sklearn_cbir.index._stored import HalfRows
 from sklearn_cbir.neighbors import NeighborsRetriever
 from sklearn_cbir.persistence import load, save, saved_description, saved_digest
@@ -815,17 +816,31 @@ class PhotoCollection:
         ValueError
             If no photos have labels, or no two photos share one.
         """
-        with self._table.reading():
-            values = self._look().values
-            lines = [line for line in self._lines_with_rows(where) if line["label"] is not None]
-            if values is None or not lines:
-                raise ValueError(
-                    "There are no photos with labels. create(labels='folder') takes top "
-                    "folders as labels, and create(labels='labels.csv') reads a table."
-                )
-            rows = np.array([line["row"] for line in lines], dtype=np.int64)
-            retriever = self._fitted(values, rows, y=[line["label"] for line in lines])
-        return retriever.set_params(scoring=scoring).score()
+        return self._labelled(where).set_params(scoring=scoring).score()
+
+    def evaluate(self, scoring: str | Metric = "map", where: Where | None = None) -> Evaluation:
+        """Compute a metric per photo and per label, as `score` does, with the worst first.
+
+        Parameters
+        ----------
+        scoring : str or callable, default="map"
+            The metric, as in `score`.
+
+        where : dict, array-like of bool or of int, default=None
+            Which photos are queries and may be found, as in `score`.
+
+        Returns
+        -------
+        :class:`~sklearn.utils.Bunch`
+            As `NeighborsRetriever.evaluate` returns it; queries are the photos with labels,
+            in the order of their numbers.
+
+        Raises
+        ------
+        ValueError
+            If no photos have labels, or no two photos share one.
+        """
+        return self._labelled(where).evaluate(scoring=scoring)
 
     def items(self) -> dict[str, NDArray]:
         """Return the facts about all photos, in the order of their numbers.
@@ -1051,6 +1066,16 @@ class PhotoCollection:
         condition, bound = ALL if among is None else number_in(among)
         query = f"SELECT number FROM photo WHERE {condition} ORDER BY number"
         return self._table.integers(query, bound)
+
+    def _labelled(self, where: Where | None) -> NeighborsRetriever:
+        """Return a retriever over copies of the rows that have labels."""
+        with self._table.reading():
+            values = self._look().values
+            lines = [line for line in self._lines_with_rows(where) if line["label"] is not None]
+            if values is None or not lines:
+                raise ValueError(NO_LABELS)
+            rows = np.array([line["row"] for line in lines], dtype=np.int64)
+            return self._fitted(values, rows, y=[line["label"] for line in lines])
 
     def _fitted(self, values: Values, rows: Positions, **of_rows: Any) -> NeighborsRetriever:
         """Return a retriever over copies of some rows."""

@@ -16,6 +16,10 @@ from sklearn_cbir.collection._roots import as_path, from_index, near_or_there
 PATH, LABEL = "path", "label"  # columns
 SEPARATORS = (",", ";", "\t")
 SHOWN = 3  # lines that a warning shows
+NO_LABELS = (
+    "There are no photos with labels. create(labels='folder') takes top folders as labels, and "
+    "create(labels='labels.csv') reads a table."
+)
 
 LabelsLike: TypeAlias = Literal["folder"] | PathLike | tuple[PathLike, str] | None
 LabelOf: TypeAlias = Callable[[int, bytes], str | None]  # of a root and the path below it

@@ -370,7 +370,11 @@ class DuplicatesDisplay:
 
     def _titles(self) -> list[str]:
         """Return what stands above the first photo of every group, and above the others."""
-        others = "furthest first" if self.distances is not None else "others"
+        others = "others"
+        if all(len(members) == 2 for members in self.groups):
+            others = "other"
+        elif self.distances is not None:
+            others = "furthest first"
         return ["kept" if self.has_kept else "first", others]
 
     def _n_all(self) -> int:

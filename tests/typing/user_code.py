@@ -358,6 +358,7 @@ def keep_photos(folder: Path) -> None:
     assert_type(photos.duplicates(radius=0.1), list[list[Hit]])
     assert_type(photos.score("map"), float)
     assert_type(photos.retriever(ids="path"), NeighborsRetriever)
+    assert_type(photos.evaluate("precision@10").score, float)
     assert_type(photos.roots, list[str])
     assert_type(len(photos), int)
     print(photos.about()["n_photos"], photos.extractor, photos.metric)
