@@ -79,4 +79,5 @@ plt.show()
 # With more photos and time, train the whole network, ``timm/tf_efficientnet_lite0`` with
 # ``head_epochs=5, max_epochs=10`` in the place of ``loss=None``. On two cores this takes minutes
 # for a hundred photos; a GPU is many times faster. :doc:`/guide/losses` compares the losses, and
-# :doc:`/guide/backbones` says how training goes.
+# :doc:`/guide/backbones` says how training goes. To use the trained search without torch, pass all
+# of it to :func:`sklearn_cbir.to_onnx`: both networks become one file.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -41,7 +43,7 @@ BYTE = 8
 
 
 def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
-    """Write a fitted network estimator as one ONNX file.
+    """Write a fitted network, or those of a pipeline, as one ONNX file.
 
     It holds every step from pixels to the result of `transform`: normalization of
     colors, network, pooling, last layer, several scales, unit length and signs.
@@ -50,8 +52,10 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
 
     Parameters
     ----------
-    estimator : CNNFeatureExtractor, DeepHasher or CPFEmbedder
-        Fitted on images.
+    estimator : CNNFeatureExtractor, DeepHasher, CPFEmbedder or Pipeline
+        Fitted on images. Of a pipeline all steps are exported, one behind the other; a
+        retriever at its end is left out. The steps behind the first are networks
+        for rows, such as ``CNNFeatureExtractor(backbone=None)``.
 
     path : str or path
         File to write. Any name; nothing is appended. An existing file is
@@ -60,7 +64,8 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
     Raises
     ------
     ValueError
-        If the estimator is not one of these or was fitted on feature rows, if torch
+        If the estimator or a step is not one of these, if it was fitted on feature rows
+        and no step before it makes them, if torch
         cannot export your own module, or if the file would have more than 2 GB, the
         limit of one ONNX file.
 
@@ -107,34 +112,63 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
     >>> np.allclose(vectors, extractor.transform(images), atol=1e-5)
     True
     """
-    estimator = _check_estimator(estimator)
+    steps = _network_steps(estimator)
     _import_onnx()
     with shielded():
-        # A network of its own: tracing leaves nothing in that of the estimator.
-        network = rebuilt_network(estimator.__getstate__()["_network_state"])
-        _check_bytes(network)
-        description = _describe(estimator, network)
-        model = _traced(estimator, network, description)
+        # Networks of their own: tracing leaves nothing in those of the estimators.
+        networks = [rebuilt_network(step.__getstate__()["_network_state"]) for step in steps]
+        _check_bytes(networks)
+        description = _describe(steps, networks)
+        model = _traced(steps, networks, description)
     content = sealed(_without_traces(model).SerializeToString(), description)
     with replacement(path) as file:
         file.write(content)
 
 
-def _check_estimator(estimator: object) -> NetworkTransformer:
-    """Return a network estimator that was fitted on images."""
-    if not isinstance(estimator, NetworkTransformer):
-        way = ". Pass its network estimator, such as pipeline[0]" * hasattr(estimator, "steps")
+def _network_steps(estimator: object) -> list[NetworkTransformer]:
+    """Return network estimators of which the first takes images, each other one rows."""
+    steps = _steps_of(estimator)
+    if len(steps) > 1 and hasattr(steps[-1], "kneighbors"):
+        steps = steps[:-1]
+    for number, step in enumerate(steps):
+        if not isinstance(step, NetworkTransformer):
+            raise ValueError(_no_network(estimator, number, step))
+        check_is_fitted(step)
+    first, *later = cast("list[NetworkTransformer]", steps)
+    if hasattr(first, "n_features_in_"):
         raise ValueError(
-            f"estimator={shortened(estimator)} is not one of CNNFeatureExtractor, DeepHasher "
-            f"and CPFEmbedder, the only ones that can be exported{way}."
+            f"{type(first).__name__} was fitted on 2-D feature rows, and to_onnx exports "
+            "only networks for images. Fit it on images, or pass the pipeline whose first step "
+            "makes these rows of images."
         )
-    check_is_fitted(estimator)
-    if hasattr(estimator, "n_features_in_"):
+    if later and first._gives == "code":
         raise ValueError(
-            f"{type(estimator).__name__} was fitted on 2-D feature rows, and to_onnx exports "
-            "only networks for images. Fit it on images."
+            f"{type(first).__name__} gives codes, and a network behind it cannot be exported. "
+            "Export it alone."
         )
-    return estimator
+    return [first, *later]
+
+
+def _steps_of(estimator: Any) -> list[Any]:
+    """Return the steps of a pipeline, and of pipelines in it; of anything else, itself."""
+    if isinstance(estimator, FrozenEstimator):
+        return _steps_of(estimator.estimator)
+    if not isinstance(estimator, Pipeline):
+        return [estimator]
+    parts = [part for _, part in estimator.steps if part not in (None, "passthrough")]
+    return [step for part in parts for step in _steps_of(part)]
+
+
+def _no_network(estimator: object, number: int, step: object) -> str:
+    """Say that a step, or the estimator, cannot be exported."""
+    known = "CNNFeatureExtractor, DeepHasher and CPFEmbedder, the only ones that can be exported"
+    if step is estimator:
+        return f"estimator={shortened(estimator)} is not one of {known}."
+    way = f" Export the first {number} steps, pipeline[:{number}], and put the others behind "
+    return (
+        f"Step {number} of the pipeline, {shortened(step)}, is not one of {known}."
+        f"{f'{way}OnnxExtractor.' if number else ''}"
+    )
 
 
 def _import_onnx() -> None:
@@ -154,10 +188,14 @@ def _import_onnx() -> None:
             )
 
 
-def _check_bytes(network: Network) -> None:
+def _check_bytes(networks: Sequence[Network]) -> None:
     """Raise if the weights do not fit into one file; those for words stay out of it."""
     of_words = f"{WORDS}."
-    tensors = [*network.named_parameters(), *network.named_buffers()]
+    tensors = [
+        named
+        for network in networks
+        for named in (*network.named_parameters(), *network.named_buffers())
+    ]
     n_bytes = sum(tensor.nbytes for name, tensor in tensors if not name.startswith(of_words))
     if n_bytes > LARGEST_FILE:
         raise ValueError(
@@ -170,27 +208,29 @@ def _check_bytes(network: Network) -> None:
 # What the file says ----------------------------------------------------------------------------
 
 
-def _describe(estimator: NetworkTransformer, network: Network) -> Description:
-    reading = estimator._network_state["reading"]
-    size = reading["size"] or cast("tuple[int, ...]", estimator.image_shape_)[:2]
+def _describe(steps: Sequence[NetworkTransformer], networks: Sequence[Network]) -> Description:
+    """Return how the first step reads images, and what the last one gives."""
+    first, last, network = steps[0], steps[-1], networks[-1]
+    reading = first._network_state["reading"]
+    size = reading["size"] or cast("tuple[int, ...]", first.image_shape_)[:2]
     height, width = size if isinstance(size, tuple) else (size, size)
     resizing = Resizing.of(reading)
     version = importlib.import_module("sklearn_cbir").__version__
     return Description(
-        gives=estimator._gives,
+        gives=last._gives,
         width=network.width,
         size=(height, width),
         resize=reading["resize"],
         resize_mode=resizing.resize_mode,
         interpolation=resizing.interpolation,
         fill=resizing.fill,
-        scales=_scales(estimator),
+        scales=_scales(first),
         unit_length=network.unit_length,
-        outputs=OUTPUTS[estimator._gives],
-        feature_names=tuple(map(str, estimator.get_feature_names_out())),
-        estimator=type(estimator).__name__,
+        outputs=OUTPUTS[last._gives],
+        feature_names=tuple(map(str, last.get_feature_names_out())),
+        estimator=type(last).__name__,
         package=f"sklearn_cbir {version}",
-        backbone=_origin(cast(Trunk, network.trunk)),
+        backbone=_origin(cast(Trunk, networks[0].trunk)),
     )
 
 
@@ -212,13 +252,17 @@ def _scales(estimator: NetworkTransformer) -> tuple[float, ...]:
 class _Vectors(nn.Module):
     """What `transform` does with the pixels of a batch."""
 
-    def __init__(self, network: Network | MultiScale) -> None:
+    def __init__(self, network: Network | MultiScale, later: Sequence[Network]) -> None:
         super().__init__()
         self.network = network
+        self.later = nn.ModuleList(later)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return vectors (n, width) of uint8 images (n, height, width, 3)."""
-        return (self.network.embed(images.permute(0, 3, 1, 2)),)
+        vectors = self.network.embed(images.permute(0, 3, 1, 2))
+        for network in self.later:
+            vectors = cast(Network, network).embed(vectors)
+        return (vectors,)
 
 
 class _Codes(_Vectors):
@@ -236,11 +280,12 @@ class _Codes(_Vectors):
 
 
 def _traced(
-    estimator: NetworkTransformer, network: Network, description: Description
+    steps: Sequence[NetworkTransformer], networks: Sequence[Network], description: Description
 ) -> ModelProto:
-    """Return the ONNX model of a network, for any number of images."""
+    """Return the ONNX model of networks, one behind the other, for any number of images."""
+    estimator, (network, *later) = steps[0], networks
     seen = network if description.scales == (1.0,) else MultiScale(network, description.scales)
-    whole = (_Codes if description.gives == "code" else _Vectors)(seen).eval()
+    whole = (_Codes if description.gives == "code" else _Vectors)(seen, later).eval()
     images = torch.zeros(2, *description.size, 3, dtype=torch.uint8)
     try:
         with torch.no_grad(), _quiet():

@@ -199,6 +199,9 @@ def load(path: PathLike, modules: "Modules" = None) -> Any:
         of a newer format, or holds a module that `modules` does not build; the
         message names the path.
 
+    ImportError
+        If the estimator needs a package that is not installed, such as torch.
+
     See Also
     --------
     save : Write the file.
@@ -225,6 +228,12 @@ def load(path: PathLike, modules: "Modules" = None) -> Any:
             raise ValueError(f"{str(path)!r} {error}") from error
         except (MemoryError, OSError):  # a file that a gallery is in may be gone
             raise
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"{str(path)!r} needs {error.name}, which is not installed. Install it. To search "
+                "without torch, export the network with sklearn_cbir.to_onnx where torch is, and "
+                "save a pipeline of an OnnxExtractor."
+            ) from error
         except Exception as error:
             raise ValueError(
                 f"{str(path)!r} does not describe an estimator of this version "

@@ -10,10 +10,20 @@ import onnxruntime
 import pytest
 import torch
 from onnx_cases import CASES, IMAGES, LARGE_CASES, fitted
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
-from sklearn_cbir import CNNFeatureExtractor, DeepHasher, NeighborsRetriever, export, to_onnx
+from sklearn_cbir import (
+    CNNFeatureExtractor,
+    CPFEmbedder,
+    DeepHasher,
+    NeighborsRetriever,
+    OnnxExtractor,
+    export,
+    to_onnx,
+)
 from sklearn_cbir.codes import pack_codes
 
 NOISE = np.random.default_rng(1).integers(0, 256, (9, *IMAGES.shape[1:])).astype(np.uint8)
@@ -181,7 +191,52 @@ def test_weights_that_are_for_words_do_not_count_as_they_stay_out(monkeypatch):
     network.trunk = nn.Module()
     network.trunk.words = nn.Linear(100, 100)
     monkeypatch.setattr(export, "LARGEST_FILE", 1000)
-    export._check_bytes(network)
+    export._check_bytes([network])
+
+
+# Pipelines ------------------------------------------------------------------------------------
+
+
+LATER_STEPS = {
+    "vectors": lambda: CNNFeatureExtractor(None, n_components=6, max_epochs=1, random_state=0),
+    "unseen classes": lambda: CPFEmbedder(6, backbone=None, max_epochs=1, random_state=0),
+    "codes": lambda: DeepHasher(12, backbone=None, max_epochs=1, random_state=0),
+}
+
+
+@pytest.mark.parametrize("name", LATER_STEPS)
+def test_the_networks_of_a_pipeline_are_one_file_and_its_gallery_stays(name, tmp_path):
+    metric = "hamming" if name == "codes" else "cosine"
+    network = CNNFeatureExtractor("small", weights=None, loss=None, scales=(1, 0.5), random_state=0)
+    steps = network, "passthrough", FrozenEstimator(fitted(network)), NeighborsRetriever()
+    search = make_pipeline(network, LATER_STEPS[name](), NeighborsRetriever(3, metric=metric))
+    search = fitted(search)
+    path = tmp_path / "search.onnx"
+    to_onnx(search, path)
+    described = _description(path)
+    assert described["estimator"] == type(search[1]).__name__
+    assert described["scales"] == [1, 0.5]
+    assert described["backbone"]["name"] == "small"
+    _assert_equal(_Behind(search[0], search[1]), path, NOISE)
+    served = make_pipeline(OnnxExtractor(path), search[-1])
+    np.testing.assert_array_equal(served.predict(IMAGES), search.predict(IMAGES))
+    names = served[0].get_feature_names_out()
+    assert names.tolist() == search[1].get_feature_names_out().tolist()
+    to_onnx(make_pipeline(*steps[1:]), path)  # frozen, with a step that does nothing
+    _assert_equal(steps[2].estimator, path, NOISE)
+
+
+class _Behind:
+    """An estimator of rows behind one of images."""
+
+    def __init__(self, first, last):
+        self.first, self.last = first, last
+
+    def transform(self, images):
+        return self.last.transform(self.first.transform(images))
+
+    def project(self, images):
+        return self.last.project(self.first.transform(images))
 
 
 # What is refused -------------------------------------------------------------------------------
@@ -194,8 +249,17 @@ def test_what_has_no_network_of_images_is_refused(tmp_path):
         to_onnx(CNNFeatureExtractor(loss=None).fit(rows), path)
     with pytest.raises(ValueError, match="not one of CNNFeatureExtractor, DeepHasher"):
         to_onnx(NeighborsRetriever(), path)
-    with pytest.raises(ValueError, match=r"such as pipeline\[0\]"):
-        to_onnx(make_pipeline(DeepHasher(), NeighborsRetriever()), path)
+    extractor = fitted(CNNFeatureExtractor("small", weights=None, max_epochs=1))
+    whitened = make_pipeline(extractor, PCA(4), NeighborsRetriever())
+    with pytest.raises(ValueError, match=r"Step 1 of .*PCA.*first 1 steps, pipeline\[:1\]"):
+        to_onnx(whitened, path)
+    with pytest.raises(ValueError, match="pass the pipeline whose first step"):
+        to_onnx(make_pipeline(CNNFeatureExtractor(loss=None).fit(rows)), path)
+    hasher = fitted(DeepHasher(8, backbone="small", weights=None, max_epochs=1))
+    with pytest.raises(ValueError, match="DeepHasher gives codes.*Export it alone"):
+        to_onnx(make_pipeline(hasher, CNNFeatureExtractor(loss=None).fit(rows)), path)
+    with pytest.raises(ValueError, match="is not fitted yet"):
+        to_onnx(make_pipeline(extractor, DeepHasher(), NeighborsRetriever()), path)
     with pytest.raises(ValueError, match="is not fitted yet"):
         to_onnx(DeepHasher(), path)
     assert not path.exists()

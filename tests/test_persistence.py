@@ -704,3 +704,25 @@ def test_what_is_in_a_file_is_told_in_short(tmp_path):
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"search.cbir' is damaged, or was not written by save\."):
         saved_description(path)
+
+
+def test_a_package_that_is_missing_is_named_with_the_way_to_do_without(tmp_path):
+    path = tmp_path / "network.cbir"
+    images, y = make_shapes(12, n_classes=2, random_state=0)
+    save(CNNFeatureExtractor("small", weights=None, max_epochs=1).fit(images, y), path)
+    program = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        if name == 'torch':\n"
+        "            raise ModuleNotFoundError('No module named torch', name=name)\n"
+        "sys.meta_path.insert(0, Missing)\n"
+        "from sklearn_cbir.persistence import load\n"
+        f"try: load({str(path)!r})\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "network.cbir' needs torch, which is not installed" in done.stdout
+    assert "to_onnx" in done.stdout
