@@ -20,10 +20,11 @@ from PIL import Image, ImageEnhance
 
 from sklearn_cbir.datasets import load_image_folder
 
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
 folder = Path(tempfile.mkdtemp())
-paths = list(load_image_folder("photos/clothing").data)
+paths = list(load_image_folder(here / "photos/clothing").data)
 for number, path in enumerate(["hat/2.jpg", "shoes/4.jpg", "shirt/0.jpg"]):
-    photo = Image.open(Path("photos/clothing", path))
+    photo = Image.open(Path(here, "photos/clothing", path))
     edge = photo.crop((3, 3, photo.width - 3, photo.height - 3))
     copies = {
         "small": photo.resize((photo.width // 2, photo.height // 2)),

@@ -14,10 +14,13 @@ of the carton. Re-ranking uses that: it reorders the first results by what they 
 # For single objects, generalized-mean pooling is a good choice: it listens more to the places of a
 # photo where much is found than to the mean of all places. Every photo will search the others.
 
+from pathlib import Path
+
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/grocery")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/grocery")
 network = CNNFeatureExtractor(
     "timm/tf_efficientnet_lite0", weights="packaged", loss=None, pooling="gem"
 )

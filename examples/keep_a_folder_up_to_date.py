@@ -23,9 +23,10 @@ from PIL import Image
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.collection import PhotoCollection
 
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
 folder = Path(tempfile.mkdtemp(), "photos")
 for kind in ("hat", "pants", "shoes", "t-shirt"):
-    shutil.copytree(Path("photos/clothing", kind), folder / kind)
+    shutil.copytree(Path(here, "photos/clothing", kind), folder / kind)
 
 network = CNNFeatureExtractor("timm/tf_efficientnet_lite0", weights="packaged", loss=None)
 network.fit([Image.new("RGB", (64, 64))])
@@ -41,7 +42,7 @@ collection.close()
 # Ten photos of shirts have come, one photo is gone, and one was moved. ``sync`` looks at all
 # files, and reads the photos that it does not know.
 
-shutil.copytree("photos/clothing/shirt", folder / "shirt")
+shutil.copytree(here / "photos/clothing/shirt", folder / "shirt")
 (folder / "hat" / "0.jpg").unlink()
 (folder / "shoes" / "1.jpg").rename(folder / "shoes" / "black.jpg")
 
@@ -65,7 +66,8 @@ print(
 # ``where`` says which photos may be found: a folder, a label, a size, or the day on which a photo
 # was taken.
 
-for hit in collection.search(["photos/clothing/shirt/3.jpg"], k=4, where={"folder": "shirt"})[0]:
+query = here / "photos/clothing/shirt/3.jpg"
+for hit in collection.search([query], k=4, where={"folder": "shirt"})[0]:
     print(f"{hit.distance:.2f}", Path(hit.path).relative_to(folder).as_posix())
 
 # %%

@@ -14,12 +14,15 @@ dresses.
 # :meth:`~sklearn_cbir.NeighborsRetriever.evaluate` without queries lets every photo of the gallery
 # search the others. It returns the score of all, of each class, and of each query.
 
+from pathlib import Path
+
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/clothing")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/clothing")
 search = make_pipeline(
     CNNFeatureExtractor("timm/tf_efficientnet_lite0", weights="packaged", loss=None),
     NeighborsRetriever(),

@@ -14,12 +14,15 @@ product then needs one photo in the gallery.
 # ``photos/grocery`` holds 18 products, six photos of each. We train on 12 of them. The other six
 # come later.
 
+from pathlib import Path
+
 import numpy as np
 
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/grocery")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/grocery")
 products = np.unique(photos.target)
 new = np.isin(photos.target, products[::3])
 network = CNNFeatureExtractor("timm/tf_efficientnet_lite0", weights="packaged", loss=None)

@@ -15,13 +15,17 @@ memory.
 # Each piece of 24 x 24 pixels is described by the colors of its 4 x 4 parts, less their mean, so
 # that light does not matter.
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 from sklearn_cbir.datasets import load_image_folder
 
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
 rng = np.random.default_rng(0)
-paths = [*load_image_folder("photos/clothing").data, *load_image_folder("photos/grocery").data]
+folders = here / "photos/clothing", here / "photos/grocery"
+paths = [path for folder in folders for path in load_image_folder(folder).data]
 photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 origin = rng.integers(0, len(photos), 20_000)
 pieces = np.empty((20_000, 24, 24, 3), dtype=np.uint8)
@@ -40,7 +44,6 @@ print(rows.shape)
 # lie on a cluster.
 
 import tempfile
-from pathlib import Path
 
 from sklearn_cbir import NeighborsRetriever
 

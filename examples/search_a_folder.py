@@ -15,9 +15,12 @@ each other. So a photo can be searched with a photo, and nothing has to be train
 # their paths; ``labels=False`` says that the sub-folders mean nothing. Put the path of your own
 # folder there.
 
+from pathlib import Path
+
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/clothing", labels=False)
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/clothing", labels=False)
 print(len(photos.data), "photos")
 
 # %%
@@ -43,7 +46,7 @@ search.fit(photos.data, neighborsretriever__ids=photos.data)
 # ``predict`` takes photos and returns the ids of the nearest, nearest first. A photo of the
 # gallery finds itself, unless you say its id: then it is left out of its own results.
 
-query = "photos/clothing/shoes/4.jpg"
+query = str(here / "photos/clothing/shoes/4.jpg")
 for path in search.predict([query], ids=[query])[0]:
     print(path)
 

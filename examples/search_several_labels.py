@@ -13,11 +13,14 @@ more of them two photos share, the nearer they should be.
 #
 # The folders are named ``fruit_apple_granny-smith``, ``carton_milk_arla-standard-milk`` and so on.
 
+from pathlib import Path
+
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/grocery")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/grocery")
 binarizer = MultiLabelBinarizer()
 labels = binarizer.fit_transform([name.split("_") for name in photos.target])
 print(labels.shape, "three of them are 1 in every row:", set(labels.sum(axis=1).tolist()))

@@ -14,15 +14,17 @@ downloaded once.
 #
 # The pictures are drawings. ``local-dir:`` names the folder of a network of open_clip.
 
+from pathlib import Path
+
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.datasets import make_shapes
 
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
 drawings, kinds = make_shapes(200, n_classes=8, random_state=1)
-network = CNNFeatureExtractor(
-    "open_clip/local-dir:../tests/data/shapes_clip", weights="pretrained", loss=None
-)
+folder = here / "../tests/data/shapes_clip"
+network = CNNFeatureExtractor(f"open_clip/local-dir:{folder}", weights="pretrained", loss=None)
 search = make_pipeline(network, NeighborsRetriever(n_neighbors=5))
 search.fit(drawings)
 

@@ -14,13 +14,16 @@ labels, so that photos of one class differ in few bits.
 # The rows of an untrained network are what we start from. :class:`~sklearn_cbir.DeepHasher` with
 # ``backbone=None`` learns codes on them; with a backbone it would train that, too.
 
+from pathlib import Path
+
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import CNNFeatureExtractor, DeepHasher, NeighborsRetriever
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/clothing")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/clothing")
 network = CNNFeatureExtractor("timm/tf_efficientnet_lite0", weights="packaged", loss=None)
 rows = network.fit_transform(photos.data)
 train, test, y_train, y_test, photos_train, photos_test = train_test_split(

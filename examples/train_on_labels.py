@@ -14,11 +14,14 @@ takes some seconds.
 # Three of ten photos of every class are queries. They are not trained on, so they tell how well
 # the search works on photos that it has not seen.
 
+from pathlib import Path
+
 from sklearn.model_selection import train_test_split
 
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/clothing")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/clothing")
 gallery, queries, y_gallery, y_queries = train_test_split(
     photos.data, photos.target, test_size=0.3, stratify=photos.target, random_state=0
 )

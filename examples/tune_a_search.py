@@ -13,10 +13,13 @@ that were held out decide. A search is a scikit-learn pipeline, so
 #
 # The network is not changed here, so each photo goes through it once, before the grid search.
 
+from pathlib import Path
+
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/clothing")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/clothing")
 network = CNNFeatureExtractor("timm/tf_efficientnet_lite0", weights="packaged", loss=None)
 rows = network.fit_transform(photos.data)
 print(rows.shape)

@@ -10,12 +10,15 @@ losses. They are called as ours are, so each of them trains a search here: pass 
 # Rows of photos
 # --------------
 
+from pathlib import Path
+
 from sklearn.model_selection import train_test_split
 
 from sklearn_cbir import CNNFeatureExtractor
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/grocery")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/grocery")
 network = CNNFeatureExtractor("timm/tf_efficientnet_lite0", weights="packaged", loss=None)
 rows = network.fit_transform(photos.data)
 train, test, y_train, y_test, photos_train, photos_test = train_test_split(

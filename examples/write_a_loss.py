@@ -15,6 +15,8 @@ can be trained, tuned and compared with those that are there.
 # another class, by a margin. ``outputs`` are the rows of the batch, of unit length, and ``y`` the
 # numbers of their classes.
 
+from pathlib import Path
+
 import torch
 
 
@@ -47,7 +49,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn_cbir import CNNFeatureExtractor, NeighborsRetriever
 from sklearn_cbir.datasets import load_image_folder
 
-photos = load_image_folder("photos/clothing")
+here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook is no file
+photos = load_image_folder(here / "photos/clothing")
 network = CNNFeatureExtractor("timm/tf_efficientnet_lite0", weights="packaged", loss=None)
 rows = network.fit_transform(photos.data)
 train, test, y_train, y_test, photos_train, photos_test = train_test_split(
