@@ -65,10 +65,10 @@ def _faults(report, name=""):
 
 
 def _readme_example():
-    """Return the Python code of README, and the types of the two names that its reader has."""
+    """Return the Python code of README."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     assert len(blocks) == 2
-    return "\n".join(["query_paths: list[str] = []", "query_labels: list[str] = []", *blocks])
+    return "\n".join(blocks)
 
 
 @pytest.fixture(scope="module")
