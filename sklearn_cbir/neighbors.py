@@ -756,7 +756,7 @@ class NeighborsRetriever(
             relevant; ``classes`` and ``per_class``: labels and their means;
             ``worst``: positions of all scored queries, worst first. A notebook shows
             the mean, the lowest classes and the worst queries, with their photos
-            where ids are file names.
+            where ids are file names; `print` shows one line.
 
         Examples
         --------

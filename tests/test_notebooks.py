@@ -273,7 +273,7 @@ def test_duplicates_of_an_estimator_are_not_drawn_if_nobody_wants_it(paths):
     )
     page = page_of(display)
     assert page.grays == approximately([0, 40])
-    assert [text for text in page.texts if text] == ["first", "furthest first", "0.000"]
+    assert [text for text in page.texts if text] == ["first", "other", "0.000"]
     assert plt.get_fignums() == []
     assert not hasattr(display, "figure_")
 
@@ -344,12 +344,33 @@ def test_an_evaluation_is_the_dictionary_that_it_was(paths):
     assert isinstance(result, Bunch)
     assert list(result) == ["score", "per_query", "classes", "per_class", "worst"]
     assert dict(**result).keys() == result.keys() == set(dir(result))
-    assert repr(result) == dict.__repr__(result)
     several = search_of(paths).evaluate(scoring=["map", "recall@1"])
     assert isinstance(several, dict)
     assert list(several) == ["map", "recall@1"]
     assert repr(several) == repr(dict(several))
     assert several == dict(several)
+
+
+def test_an_evaluation_prints_as_one_line(paths):
+    result = search_of(paths, ["a", "a", "a", "b", "b", "a"]).evaluate(scoring="precision@1")
+    line = (
+        "<precision@1 0.5833, the mean over 6 queries; lowest classes: 'b' 0.5000, 'a' 0.6250; "
+        "keys: score, per_query, classes, per_class, worst>"
+    )
+    assert repr(result) == str(result) == repr(pickle.loads(pickle.dumps(result))) == line
+    del result["worst"]
+    assert repr(result) == dict.__repr__(result)
+
+
+def test_many_classes_and_odd_names_print_as_one_short_line(rng):
+    y = np.repeat([f"{'x' * 300}\n{i}" for i in range(50)], 2)
+    line = repr(NeighborsRetriever().fit(rng.normal(size=(100, 3)), y).evaluate())
+    assert len(line) < 500
+    assert "\n" not in line
+    assert "lowest classes of 50: 'x" in line
+    with pytest.warns(UserWarning, match="2 of 6 queries"):
+        result = search_of(None, [0, 0, 1, 1, 2, 3]).evaluate()
+    assert "the mean over 4 queries; left out: 2 queries with nothing relevant; " in repr(result)
 
 
 def test_an_evaluation_shows_the_same_after_a_pickle(paths):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike
 
 from sklearn_cbir._bunch import Bunch
 from sklearn_cbir._typing import Floats, Labels, Metric, Positions
+from sklearn_cbir._validation import shortened
 from sklearn_cbir.metrics import mean_over_queries, mean_per_class, worst_queries
 
 MOST_QUERIES = 8  # that are shown, of the worst
+FEW_CLASSES = 3  # in one line
 
 
 class Shown(NamedTuple):
@@ -33,6 +35,15 @@ class Evaluation(Bunch):
     per_class: Floats
     worst: Positions
 
+    def __repr__(self) -> str:
+        if not self.keys() >= KEYS:
+            return super().__repr__()
+        few = lowest_classes(self, FEW_CLASSES)
+        rest = f" of {len(self.classes):,}" * (len(self.classes) > len(few))
+        lowest = ", ".join(f"{shortened(label)} {mean}" for label, mean in few)
+        told = told_of(self, self.__dict__.get("_shown"))
+        return f"<{told}; lowest classes{rest}: {lowest}; keys: {', '.join(self)}>"
+
     def _repr_html_(self) -> str | None:
         from sklearn_cbir.index._report import page_of_evaluation  # reading photos loads Pillow
 
@@ -44,6 +55,8 @@ class Evaluation(Bunch):
         if isinstance(shown, Shown):
             self.__dict__["_shown"] = shown
 
+
+KEYS = frozenset(Evaluation.__annotations__)
 
 if TYPE_CHECKING:
     Results = dict[Any, Evaluation]
@@ -85,6 +98,31 @@ def summarize_scores(
     labels = [_label(label) for label in y[first]]
     found.__dict__["_shown"] = Shown(metric_name(metric), ids, labels)
     return found
+
+
+def told_of(result: Mapping[str, Any], shown: Shown | None) -> str:
+    """Return the mean of a metric, and over how many queries, as text."""
+    n, n_scored = len(result["per_query"]), len(result["worst"])
+    name = "score" if shown is None else shown.metric
+    text = f"{name} {result['score']:.4f}, the mean over {counted(n_scored, 'query')}"
+    if n_scored < n:
+        text += f"; left out: {counted(n - n_scored, 'query')} with nothing relevant"
+    return text
+
+
+def lowest_classes(result: Mapping[str, Any], n: int) -> list[tuple[Any, str]]:
+    """Return the classes with the lowest means, and these as text."""
+    order = np.argsort(result["per_class"], kind="stable")[:n]  # NaN last
+    means = [f"{mean:.4f}" for mean in result["per_class"][order]]
+    labels = result["classes"][order].tolist()
+    return [(label, mean.replace("nan", "-")) for label, mean in zip(labels, means)]
+
+
+def counted(n: int, what: str) -> str:
+    """Return a number and the word for what is counted."""
+    several = {"class": "classes", "query": "queries"}
+    *before, word = what.split()
+    return " ".join([f"{n:,}", *before, word if n == 1 else several.get(word, f"{word}s")])
 
 
 def ids_by_query(

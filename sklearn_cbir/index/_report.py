@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
 from sklearn_cbir._html import (
     SIDE,
     cell,
@@ -21,9 +19,15 @@ from sklearn_cbir._html import (
     thumbnail,
 )
 from sklearn_cbir.images import ImageReadError, check_images
-from sklearn_cbir.index._evaluation import MOST_QUERIES, Evaluation, Shown
+from sklearn_cbir.index._evaluation import (
+    KEYS,
+    MOST_QUERIES,
+    Shown,
+    counted,
+    lowest_classes,
+    told_of,
+)
 
-KEYS = frozenset(Evaluation.__annotations__)
 MOST_CLASSES = 10
 MOST_METRICS = 30
 
@@ -32,12 +36,7 @@ def page_of_evaluation(result: Mapping[str, Any], shown: Shown | None) -> str | 
     """Return the page of one metric, or None for what lacks its keys."""
     if not result.keys() >= KEYS:
         return None
-    n, n_scored = len(result["per_query"]), len(result["worst"])
-    name = "score" if shown is None else shown.metric
-    text = f"{name} {result['score']:.4f}, the mean over {_count(n_scored, 'query')}"
-    if n_scored < n:
-        text += f"; left out: {_count(n - n_scored, 'query')} with nothing relevant"
-    return page(paragraph(text), *_classes(result), *_queries(result, shown))
+    return page(paragraph(told_of(result, shown)), *_classes(result), *_queries(result, shown))
 
 
 def page_of_evaluations(results: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -52,16 +51,12 @@ def page_of_evaluations(results: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 def _classes(result: Mapping[str, Any]) -> list[str]:
     """Return the table of the classes with the lowest means."""
-    classes, means = result["classes"], result["per_class"]
-    order = np.argsort(means, kind="stable")[:MOST_CLASSES]  # NaN last
-    rows = [
-        cell(escaped(classes[row])) + cell("-" if np.isnan(means[row]) else f"{means[row]:.4f}")
-        for row in order
-    ]
+    lowest = lowest_classes(result, MOST_CLASSES)
+    rows = [cell(escaped(label)) + cell(mean) for label, mean in lowest]
     return [
         paragraph("Lowest classes"),
         table(rows, ["class", "mean"]),
-        *_more(len(classes) - len(rows), "class"),
+        *_more(len(result["classes"]) - len(rows), "class"),
     ]
 
 
@@ -97,13 +92,6 @@ def _photos(ids: Sequence[str]) -> list[str] | None:
     ]
 
 
-def _count(n: int, what: str) -> str:
-    """Return a number and the word for what is counted."""
-    several = {"class": "classes", "query": "queries"}
-    *before, word = what.split()
-    return " ".join([f"{n:,}", *before, word if n == 1 else several.get(word, f"{word}s")])
-
-
 def _more(n: int, what: str) -> list[str]:
     """Return a line that says how many more there are."""
-    return [paragraph(f"and {_count(n, f'more {what}')}")] if n > 0 else []
+    return [paragraph(f"and {counted(n, f'more {what}')}")] if n > 0 else []
