@@ -132,8 +132,9 @@ class CNNFeatureExtractor(NetworkTransformer):
         `pooling` of one's own, after which words and images no longer agree.
 
     loss : str, torch.nn.Module or None, default="squared_hinge"
-        A name of `sklearn_cbir.losses.LOSSES` or any module called as
-        ``loss(outputs, y)``. None trains nothing: the network is used as it is
+        A name of `sklearn_cbir.losses.LOSSES` or any module or function called as
+        ``loss(outputs, y)``. Pass an object with your settings: a class is called
+        without arguments. None trains nothing: the network is used as it is
         and feature rows pass unchanged but for their length.
 
     augment : {"auto", "crop"}, callable or None, default="auto"

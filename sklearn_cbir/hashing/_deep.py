@@ -133,8 +133,9 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         the backbone's.
 
     loss : str or torch.nn.Module, default="dfeh"
-        A name of `sklearn_cbir.losses.LOSSES` or any module called as
-        ``loss(outputs, y)`` that does not want one output per class.
+        A name of `sklearn_cbir.losses.LOSSES` or any module or function called as
+        ``loss(outputs, y)`` that does not want one output per class. Pass an object
+        with your settings: a class is called without arguments.
 
     augment : {"auto", "crop"}, callable or None, default="auto"
         How training images are changed at random: "auto" crops and flips left-right,
