@@ -500,9 +500,12 @@ def test_duplicates_are_groups_with_the_one_to_keep_first(photos, cbir, found_by
     assert code == 0
     assert [(line[0], line[1]) for line in lines] == [("1", "0.0000")] * 3
     assert names(lines) == ["1.png", "twice.png", "thrice.png"]
-    assert told == "1 group of duplicates: 3 photos, 2 of them copies. Nothing is deleted.\n"
+    assert (
+        told
+        == "1 group of likely duplicates: 3 photos, 2 of them likely copies. Nothing is deleted.\n"
+    )
     assert cbir("duplicates", "--where", "name=1.png,twice.png")[2] == (
-        "1 group of duplicates: 2 photos, 1 of them a copy. Nothing is deleted.\n"
+        "1 group of likely duplicates: 2 photos, 1 of them a likely copy. Nothing is deleted.\n"
     )
     assert cbir("duplicates", "--quiet")[2] == ""
     assert names(cbir("duplicates", "--others")[1]) == ["twice.png", "thrice.png"]

@@ -27,7 +27,6 @@ STAND_INS = {
     '"timm/tf_efficientnet_lite0", weights="packaged"': '"small", weights=None, image_size=16',
     "DeepHasher(48)": "DeepHasher(48, max_epochs=1)",
     "StratifiedKFold(5": "StratifiedKFold(2",
-    '"query.jpg"': "photos.data[0]",
 }
 EVERY_MODULE = """
 import importlib, pkgutil, sklearn_cbir

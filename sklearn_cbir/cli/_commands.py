@@ -293,11 +293,11 @@ def duplicates(options: Namespace) -> int:
             return NOTHING
         n_photos = sum(map(len, groups))
         n_copies = n_photos - len(groups)
-        copies = "1 of them a copy" if n_copies == 1 else f"{n_copies:,} of them copies"
+        copies = "a likely copy" if n_copies == 1 else "likely copies"
         _say(
             options,
-            f"{counted(len(groups), 'group')} of duplicates: {counted(n_photos)}, {copies}. "
-            "Nothing is deleted.",
+            f"{counted(len(groups), 'group')} of likely duplicates: {counted(n_photos)}, "
+            f"{n_copies:,} of them {copies}. Nothing is deleted.",
         )
         if options.sheet is not None:
             draw_groups(options.sheet, groups, _unit(collection))
