@@ -713,7 +713,7 @@ def choices():
         ("No labels?", "an encoder as it is, loss=None"),
         ("Several labels\nper photo?", 'DeepHasher(loss="multilevel")'),
         ("New classes\nevery week?", "CPFEmbedder(...)"),
-        ("One label per photo,\nfixed classes?", 'CNNFeatureExtractor(\nloss="squared_hinge")'),
+        ("One label per photo,\nfixed classes?", 'CNNFeatureExtractor(None,\nloss="contrastive")'),
         ("Millions of photos?", "add codes: DeepHasher\nor ITQHasher"),
     ]
     figure, ax = canvas(WIDTH, 4.22)
