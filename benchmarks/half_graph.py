@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/half_graph.py [--n 20000] [--columns 128 512]
 
-Rows are of 200 clusters, under the cosine distance. Times are processor time of one thread,
+Rows are of 100 clusters, under the cosine distance. Times are processor time of one thread,
 medians of nine turns, in which the two storages take turns; recall@10 is that of 1,000 queries,
 against an exact search over the rows as they were given.
 """
@@ -12,10 +12,11 @@ import time
 
 import numpy as np
 
+from _search.data import clustered
 from sklearn_cbir import NeighborsRetriever
 
 STORAGES = ("copy", "float16")
-TURNS, N_QUERIES, N_ALONE = 9, 1000, 200
+TURNS, N_ALONE = 9, 200
 
 
 def main():
@@ -28,18 +29,9 @@ def main():
     )
     print("|---|---|---|---|---|---|")
     for n_columns in options.columns:
-        rows, queries = clusters(options.n, n_columns)
+        rows, queries = clustered(options.n, n_columns)
         for storage, cells in compared(rows, queries).items():
             print(f"| {options.n:,} x {n_columns} | {storage} | {' | '.join(cells)} |", flush=True)
-
-
-def clusters(n, n_columns):
-    """Return rows and queries of the same clusters."""
-    rng = np.random.default_rng(0)
-    centers = rng.normal(size=(200, n_columns))
-    noise = 0.7 * rng.normal(size=(n + N_QUERIES, n_columns))
-    rows = (centers[rng.integers(0, 200, n + N_QUERIES)] + noise).astype(np.float32)
-    return rows[:n], rows[n:]
 
 
 def compared(rows, queries):

@@ -327,7 +327,7 @@ def _vectors_of(
     batch_size: int,
     device: torch.device,
 ) -> NDArray[np.float32]:
-    """Return the vectors of some rows of a source."""
+    """Return the vectors of a few rows, without the threads of `infer`, which pay for many."""
     with network.placement.keep(network, device), torch.inference_mode():
         parts = [
             network.embed(source.read(rows[start : start + batch_size]).to(device)).float().cpu()

@@ -454,7 +454,7 @@ class ApproximateEngine(Engine):
 
     @abstractmethod
     def _make(self, rows: NDArray) -> Any:
-        """Return an index of `rows`."""
+        """Return an index of `rows`, a copy that may be changed."""
 
     def _admit(self, positions: NDArray) -> bool:
         """Add the rows at `positions` to the index, behind all others, if it can; say whether."""
