@@ -4,11 +4,12 @@
 
 All changes that cosmic-ray would make to the rooms are listed, N of them are drawn, and for each
 the tests that execute the changed line run on a copy of the last commit, quickest first, until one
-fails: some of them for all mutants, then all others for those that are left. What is left out, and
-why: `_mutations/listing.py` and `_mutations/recording.py`. Which test executes which line is
-recorded once and kept for as long as the package and the test file stay. Every result is written to
-OUT at once, so that a run that was cut off goes on. It needs `pip install cosmic-ray coverage`,
-beside what the tests need, and a system that can fork.
+fails: some of them for all mutants, again with ten times the time where that ran out, then all
+others for those that are left. What is left out, and why: `_mutations/listing.py` and
+`_mutations/recording.py`. Which test executes which line is recorded once and kept for as long as
+the package and the test file stay. Every result is written to OUT at once, so that a run that was
+cut off goes on. It needs `pip install cosmic-ray coverage`, beside what the tests need, and a
+system that can fork.
 """
 
 import argparse
@@ -37,7 +38,9 @@ ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a second for every mutant
 }
 # Most mutants fall by the quickest of the tests that execute them; the rest meet all others, too.
-FIRST_ROUND = {"most": 400, "seconds": 30}
+QUICKEST = {"most": 400, "seconds": 30}
+# Of each round: what came of its mutants before, its tests, and how slow these may become.
+ROUNDS = ((None, QUICKEST, 3), ("time", QUICKEST, 30), (None, {}, 3))
 SECONDS_TO_RECORD = 600  # for one test file
 
 
@@ -59,8 +62,9 @@ def main():
         loops = _record(pool, commit, of_loops, out / "lines", kernels)
         tests = Tests(trees[0], recorded), Tests(trees[0], loops)
         results = out / f"{commit}.jsonl"
-        for limits in (FIRST_ROUND, {}):
-            _run(pool, mutants, tests, kernels, results, limits)
+        for outcome, limits, patience in ROUNDS:
+            tries = _find_tries(mutants, tests, kernels, _read(results), outcome, limits, patience)
+            _run(pool, tries, results, patience)
     _report(mutants, results, trees[0], f"seed {options.seed}, commit {commit}")
 
 
@@ -126,7 +130,10 @@ def _record_file(file, only):
 
 
 def _try(mutant, tests, seconds, uncompiled):
-    """Return what came of one mutant: the test that failed, "time", "crash", or None."""
+    """Return what came of one mutant: the test that failed, "time", "crash", or None.
+
+    Time is out after `seconds` and what the first test needs to begin.
+    """
     path = Path(TREE, mutant.file)
     source, stamp = path.read_text(), path.stat()
     start = time.monotonic()
@@ -135,7 +142,7 @@ def _try(mutant, tests, seconds, uncompiled):
         # A time that no version had: what Python has compiled is not taken for this one's.
         later = stamp.st_mtime + 1 + int(time.time()) % 10**8
         os.utime(path, (later, later))
-        found = forking.forked(run_tests, (tests, uncompiled), TREE, 15 + 3 * seconds)
+        found = forking.forked(run_tests, (tests, uncompiled), TREE, 15 + seconds)
     finally:
         path.write_text(source)
         os.utime(path, (stamp.st_atime, stamp.st_mtime))
@@ -176,26 +183,32 @@ def _record(pool, commit, files, folder, kernels=None):
     return found
 
 
-def _run(pool, mutants, tests, kernels, results, limits):
-    """Try the mutants that no test has noticed yet; write each result as it comes."""
-    done = _read(results)
+def _find_tries(mutants, tests, kernels, done, outcome, limits, patience):
+    """Return the mutants of which `outcome` came before, with the tests that they are to meet."""
     tries = []
     for mutant in mutants:
         before = done.get(mutant.key, {"tests": 0, "found": None})
+        if before["found"] != outcome or (outcome == "time" and before["patience"] >= patience):
+            continue
         uncompiled = mutant.file in kernels
-        n_done = before["tests"]
-        if before["found"] is None:
-            chosen, seconds = tests[uncompiled].of(mutant, n_done, **limits)
-            if chosen or mutant.key not in done:
-                tries.append((seconds, n_done + len(chosen), mutant, chosen, uncompiled))
+        n_done = before["tests"] if outcome is None else 0
+        chosen, seconds = tests[uncompiled].of(mutant, n_done, **limits)
+        if chosen or mutant.key not in done:
+            tries.append((patience * seconds, n_done + len(chosen), mutant, chosen, uncompiled))
+    return sorted(tries, key=itemgetter(0))
+
+
+def _run(pool, tries, results, patience):
+    """Try mutants, and write each result as it comes."""
     waiting = {}
-    for seconds, n_tests, mutant, chosen, uncompiled in sorted(tries, key=itemgetter(0)):
+    for seconds, n_tests, mutant, chosen, uncompiled in tries:
         future = pool.submit(_try, mutant, chosen, seconds, uncompiled)
         waiting[future] = mutant, n_tests
     with results.open("a") as file:
         for number, future in enumerate(as_completed(waiting), 1):
             mutant, n_tests = waiting[future]
-            result = {"key": mutant.key, "tests": n_tests, **future.result()}
+            result = {"key": mutant.key, "tests": n_tests, "patience": patience}
+            result |= future.result()
             file.write(json.dumps(result) + "\n")
             file.flush()
             print(
