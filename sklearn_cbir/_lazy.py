@@ -4,7 +4,10 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LEFT_OUT = {"torch", "torchvision", "skorch"}  # where a network is run that was exported
 
 
 def lazy_exports(
@@ -19,7 +22,8 @@ def lazy_exports(
 
     def __getattr__(name: str) -> object:
         if name in origin:
-            value = getattr(importlib.import_module(origin[name]), name)
+            with explained(name):
+                value = getattr(importlib.import_module(origin[name]), name)
             importlib.import_module(package).__dict__[name] = value
             return value
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
@@ -31,6 +35,24 @@ def lazy_exports(
         return sorted({*origin, *(module.name for module in found if module.name[0] != "_")})
 
     return __getattr__, __dir__, sorted(origin)
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Say of a failed import, where it is torch that is missing, what to do."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in LEFT_OUT:
+            raise
+        raise ModuleNotFoundError(
+            f"{name} needs {missing}, which is not installed. Run: pip install torch torchvision "
+            "skorch. To compute vectors without torch, export the network with "
+            "sklearn_cbir.to_onnx where torch is, and use an OnnxExtractor (cbir index "
+            "--extractor FILE).",
+            name=error.name,
+        ) from error
 
 
 def _names_in(stub: bytes, package: str) -> dict[str, str]:

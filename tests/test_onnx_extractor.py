@@ -379,6 +379,9 @@ try:
     sklearn_cbir.CNNFeatureExtractor
 except ModuleNotFoundError as error:
     assert error.name in Missing.NAMES
+    assert str(error).startswith("CNNFeatureExtractor needs torch, which is not installed. Run: ")
+else:
+    raise AssertionError("There is torch.")
 print([name for name in sys.modules if name.partition(".")[0] in Missing.NAMES])
 """
 

