@@ -356,6 +356,7 @@ def test_tables_of_groceries(papers, folder, tmp_path, table, columns):
     more = "--weights-dir", tmp_path, "--image-size", 64, "--backbone", "squeezenet1_0"
     text = run(papers, table, data, tmp_path, *more)
     assert columns in text
+    assert "untrained" in text
     assert "| chance | 0." in text
     assert "By map" in text
 

@@ -21,11 +21,12 @@ from _papers._compare import (
     trial_of,
     verdicts,
 )
+from _papers.zero_shot import UNTRAINED
 from sklearn_cbir.metrics import evaluate
 from sklearn_cbir.model_selection import split_group_folds
 from sklearn_cbir.whitening import LearnedWhitening
 
-UNTRAINED, EQUAL, STAIRCASE = "untrained", "equal distances (delta = 0)", "staircase"
+EQUAL, STAIRCASE = "equal distances (delta = 0)", "staircase"
 MARGIN = {"loss__margin": uniform(0.6, 0.5)}
 # What is a row's own, and what its settings are drawn from: the margin is tuned for all.
 LOSSES = {

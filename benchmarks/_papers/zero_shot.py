@@ -54,13 +54,19 @@ PML = {
     "multi-similarity": "multi_similarity",
 }
 PROXIES = ("ArcFace", "ProxyNCA")
-PAIRS = [("CPF", name) for name in RANGES if name != "CPF"]
+UNTRAINED = "untrained"
+DECIDING = [("CPF", name) for name in RANGES if name != "CPF"]
+PAIRS = [*DECIDING, ("CPF", UNTRAINED)]
 
 
-def rows_of(n_classes, constants=None):
-    """Return one row per loss, CPF last; with `constants` CPF has these, and they are not drawn."""
+def rows_of(n_classes, constants=None, pretrained=False):
+    """Return one row per loss, CPF last; with `constants` CPF has these, and they are not drawn.
+
+    Of a `pretrained` network the first row has the features as they are.
+    """
     proxies = {"loss__num_classes": n_classes, "loss__embedding_size": COMPONENTS}
-    rows = []
+    as_it_is = partial(extractor, None, lr=1e-3, n_components=None)
+    rows = [Row(UNTRAINED, as_it_is, seeds=1)] if pretrained else []
     for name, drawn in RANGES.items():
         ranges = {"lr": RATES} | drawn
         make = partial(extractor, PML.get(name, name), **(proxies if name in PROXIES else {}))
@@ -224,10 +230,10 @@ def _compared(task, part, estimator):
 def run(cells, task, options, settings, constants=None, columns=COLUMNS):
     """Fill the table: every loss on the same net, trials, epochs and seeds."""
     n_classes = len(np.unique(task.y[task.final.train]))
-    rows = rows_of(n_classes, constants)
+    rows = rows_of(n_classes, constants, pretrained=settings["weights"] is not None)
     settings = {"batch_size": 90, "n_per_class": 2} | settings
     tuning = settings | {"max_epochs": trial_of(options.epochs, task)}
     final = settings | {"max_epochs": options.epochs}
-    budgets = {"final": final, "tuning": tuning, "deciding": PAIRS}
+    budgets = {"final": final, "tuning": tuning, "deciding": DECIDING}
     results = compare(cells, rows, task, Plan.of(options), **budgets)
     return report(results, task, [*columns, "cpu_seconds"], first="loss", pairs=PAIRS)
