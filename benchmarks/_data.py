@@ -131,21 +131,30 @@ class NotRun(Exception):
     """A cell is not there, and its row is not one of those to run, or it does not fit."""
 
 
+# Where these are the same, a cell comes out the same once more, to the digits that are printed.
+PLACE = ("cpu", "gpu", "threads", "torch")
+PRINTED = 5e-5
+TIMES = ("seconds", "cpu_seconds", "training_seconds")
+
+
 class Cells:
     """Finished results in one JSON file; a cell that is there is not run again.
 
     `rows` are the names of the rows to run, None for all; of the others only what is finished
     is shown. After `until`, a time of `time.monotonic`, no cell begins, and before it none that
     would end later by the times of the cells of its kind. `missing` has what was not run for that,
-    and `problems` collects what makes the command fail once its table is printed.
+    and `problems` collects what makes the command fail once its table is printed. With `again`
+    nothing new is run, but seed 0 of every row once more, and `compared` says what came of it.
     """
 
-    def __init__(self, path, rows=None, until=math.inf):
+    def __init__(self, path, rows=None, until=math.inf, again=False):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.cells = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.rows = rows
         self.until = until
+        self.again = again
+        self.compared = []
         self.known_rows = []
         self.missing = []
         self.problems = []
@@ -170,8 +179,11 @@ class Cells:
         cell, which is kept beside the first. Cells of one `kind` take about as long.
         """
         key = cell_key(name, settings)
-        if key not in self.cells:
-            if not self._may_run:
+        if key in self.cells:
+            if self.again and self._may_run and name.endswith(", seed 0"):
+                self._compare(key, function(*args))
+        else:
+            if self.again or not self._may_run:
                 raise NotRun(key)
             if not self._fits(kind):
                 self.missing.append(name)
@@ -191,6 +203,21 @@ class Cells:
         self._shown.append(key)
         return self.cells[key]
 
+    def _compare(self, key, result):
+        """Note by how much a cell has changed; where it ran in the same place, that is a fault."""
+        before, here = self.cells[key], environment()
+        differences = {
+            abs(value - result[name]): name
+            for name, value in before.items()
+            if isinstance(value, float) and name not in TIMES
+        }
+        largest = max(differences)
+        is_same = all(before["environment"].get(fact) == here[fact] for fact in PLACE)
+        text = f"{key}: {differences[largest]} differs by {largest:.6f}"
+        self.compared.append(f"{text}, in {'the same' if is_same else 'another'} environment.")
+        if is_same and not largest < PRINTED:
+            self.problems.append(f"{text} in the same environment.")
+
     def _fits(self, kind):
         """Return whether a cell ends in time, by the median of its kind; an unknown kind does."""
         left = self.until - time.monotonic()
@@ -200,8 +227,8 @@ class Cells:
     def origin(self):
         """Return where, when and how long the cells ran that were asked for, as text."""
         shown = [self.cells[key] for key in dict.fromkeys(self._shown)]
-        minutes = sum(cell["seconds"] for cell in shown) / 60
-        parts = [f"{len(shown)} cells, {minutes:.1f} minutes"]
+        minutes = sum(cell["cpu_seconds"] for cell in shown) / 60
+        parts = [f"{len(shown)} cells, {minutes:.1f} processor minutes"]
         for fact in ("commit", "date", "cpu", "cores", "threads", "gpu", "torch"):
             values = {cell["environment"].get(fact) for cell in shown} - {None}
             if values:

@@ -8,6 +8,9 @@ that was cut off goes on, with the cell that it was cut off in from its beginnin
 prints a Markdown table, and where its cells ran. A cell belongs to its settings, its data, its
 precision and its device: under others, such as more epochs, it is another one, kept beside the
 first. With --rows, only these rows are run, and the table shows them and what else is finished.
+With --again, nothing new is run, but seed 0 of the rows is trained once more, and the command fails
+if other digits come out than the table shows: with the same torch and threads on the same kind of
+processor they are the same.
 
 All tables have the same rules. Twelve settings of every row, the rate among them, are drawn once
 from its own ranges and tried, each for an eighth of a training, on images that ask nothing in the
@@ -486,6 +489,7 @@ def parse(arguments=None):
     parser.add_argument("--full", action="store_true", help="every length, network and variant")
     parser.add_argument("--core", action="store_true", help="the rows that decide, three seeds")
     parser.add_argument("--rows", nargs="+", help="run only these, by their names in the table")
+    parser.add_argument("--again", action="store_true", help="train finished cells once more")
     parser.add_argument("--tables", nargs="+", choices=TABLES, help="of all: only these")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--train-data", type=Path, help="labelled places, for lrml-oxford5k etc.")
@@ -502,6 +506,8 @@ def parse(arguments=None):
     for name in needed:
         if getattr(options, name) is None:
             parser.error(f"{options.table} needs --{name.replace('_', '-')}.")
+    if options.table == "all" and options.again:
+        parser.error("--again is for one table.")
     return options if options.table == "all" else of_table(options, options.table)
 
 
@@ -520,7 +526,8 @@ def main(arguments=None):
         if options.table == "all":
             run_all(options)
         else:
-            cells = Cells(options.out / f"{options.table}.json", options.rows)
+            path = options.out / f"{options.table}.json"
+            cells = Cells(path, options.rows, again=options.again)
             run_table(cells, options)
             _fail(cells)
 
@@ -532,7 +539,7 @@ def run_table(cells, options):
     with one_precision(options.precision):
         text = TABLES[options.table][0](cells, options)
     how = f"Networks are trained in {options.precision} on {options.device}."
-    text = f"{text}\n\n{how} {cells.origin()}"
+    text = "\n\n".join([text, f"{how} {cells.origin()}", *cells.compared])
     (options.out / f"{options.table}.md").write_text(text + "\n")
     print(f"\n{text}", flush=True)
 

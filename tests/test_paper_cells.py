@@ -152,6 +152,36 @@ def test_what_does_not_fit_is_not_begun_and_is_listed(compare, data, task, tmp_p
     assert "better" not in text
 
 
+def test_once_more_the_same_digits_come_out_and_nothing_new_is_run(compare, data, task, tmp_path):
+    run(compare, data, task, tmp_path, rows=("first",))
+    path = tmp_path / "cells.json"
+    before = path.read_bytes()
+    cells = data.Cells(path, again=True)
+    given = rows_of(compare, "first", "new")
+    results = compare.compare(cells, given, task, compare.Plan(), final={})
+    assert [len(results[name]) for name in ("first", "new")] == [3, 0]
+    assert cells.problems == []
+    assert len(cells.compared) == 1
+    assert cells.compared[0].endswith("differs by 0.000000, in the same environment.")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("fact", "value", "n_problems"), [("cpu", "other", 0), (None, None, 1)])
+def test_other_digits_are_a_fault_in_the_same_environment_alone(
+    compare, data, task, tmp_path, fact, value, n_problems
+):
+    _, cells = run(compare, data, task, tmp_path, rows=("first",))
+    changed = next(cell for key, cell in cells.cells.items() if ", seed 0 [" in key)
+    changed["recall@1"] += 0.001
+    if fact is not None:
+        changed["environment"][fact] = value
+    cells.path.write_text(json.dumps(cells.cells))
+    cells = data.Cells(cells.path, again=True)
+    compare.compare(cells, rows_of(compare, "first"), task, compare.Plan(), final={})
+    assert "recall@1 differs by 0.001000" in cells.compared[0]
+    assert len(cells.problems) == n_problems
+
+
 def test_a_cell_longer_than_what_is_left_is_not_begun(data, tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(data.time, "monotonic", lambda: clock[0])

@@ -294,7 +294,7 @@ def _shared(options):
     return {
         "backbone": options.backbone,
         "image_size": options.image_size,
-        "checkpoints": options.out / "checkpoints",
+        "checkpoints": None if options.again else options.out / "checkpoints",
     }
 
 
