@@ -144,7 +144,7 @@ class Cells:
     is shown. After `until`, a time of `time.monotonic`, no cell begins, and before it none that
     would end later by the times of the cells of its kind. `missing` has what was not run for that,
     and `problems` collects what makes the command fail once its table is printed. With `again`
-    nothing new is run, but seed 0 of every row once more, and `compared` says what came of it.
+    nothing new is run, but seed 0 of every row once more, and `compared` says what came of each.
     """
 
     def __init__(self, path, rows=None, until=math.inf, again=False):
@@ -154,7 +154,7 @@ class Cells:
         self.rows = rows
         self.until = until
         self.again = again
-        self.compared = []
+        self.compared = {}
         self.known_rows = []
         self.missing = []
         self.problems = []
@@ -180,7 +180,8 @@ class Cells:
         """
         key = cell_key(name, settings)
         if key in self.cells:
-            if self.again and self._may_run and name.endswith(", seed 0"):
+            is_asked = self.again and self._may_run and name.endswith(", seed 0")
+            if is_asked and key not in self.compared:  # rows that get more seeds come twice
                 self._compare(key, function(*args))
         else:
             if self.again or not self._may_run:
@@ -206,17 +207,15 @@ class Cells:
     def _compare(self, key, result):
         """Note by how much a cell has changed; where it ran in the same place, that is a fault."""
         before, here = self.cells[key], environment()
-        differences = {
-            abs(value - result[name]): name
-            for name, value in before.items()
-            if isinstance(value, float) and name not in TIMES
-        }
-        largest = max(differences)
+        names = [of for of, value in before.items() if isinstance(value, float)]
+        names = [of for of in names if of not in TIMES]
+        differences = np.abs([before[of] - result[of] for of in names])
+        largest = differences.argmax()  # the first NaN, where there is one
+        text = f"{names[largest]} differs by {differences[largest]:.6f}"
         is_same = all(before["environment"].get(fact) == here[fact] for fact in PLACE)
-        text = f"{key}: {differences[largest]} differs by {largest:.6f}"
-        self.compared.append(f"{text}, in {'the same' if is_same else 'another'} environment.")
-        if is_same and not largest < PRINTED:
-            self.problems.append(f"{text} in the same environment.")
+        self.compared[key] = f"{text}, in {'the same' if is_same else 'another'} environment"
+        if is_same and not differences[largest] < PRINTED:
+            self.problems.append(f"{key}: {self.compared[key]}.")
 
     def _fits(self, kind):
         """Return whether a cell ends in time, by the median of its kind; an unknown kind does."""

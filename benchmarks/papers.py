@@ -539,7 +539,8 @@ def run_table(cells, options):
     with one_precision(options.precision):
         text = TABLES[options.table][0](cells, options)
     how = f"Networks are trained in {options.precision} on {options.device}."
-    text = "\n\n".join([text, f"{how} {cells.origin()}", *cells.compared])
+    again = [f"{key}: {what}." for key, what in cells.compared.items()]
+    text = "\n\n".join([text, f"{how} {cells.origin()}", *again])
     (options.out / f"{options.table}.md").write_text(text + "\n")
     print(f"\n{text}", flush=True)
 

@@ -152,17 +152,29 @@ def test_what_does_not_fit_is_not_begun_and_is_listed(compare, data, task, tmp_p
     assert "better" not in text
 
 
-def test_once_more_the_same_digits_come_out_and_nothing_new_is_run(compare, data, task, tmp_path):
-    run(compare, data, task, tmp_path, rows=("first",))
+def test_once_more_the_same_digits_come_out_and_nothing_new_is_run(
+    compare, data, task, tmp_path, monkeypatch
+):
+    deciding = [("first", "second")]  # close, so that there are five seeds
+    run(compare, data, task, tmp_path, deciding=deciding)
     path = tmp_path / "cells.json"
     before = path.read_bytes()
+    trained = []
+    measured = compare._measured
+    monkeypatch.setattr(
+        compare, "_measured", lambda *given: trained.append(given) or measured(*given)
+    )
     cells = data.Cells(path, again=True)
-    given = rows_of(compare, "first", "new")
-    results = compare.compare(cells, given, task, compare.Plan(), final={})
-    assert [len(results[name]) for name in ("first", "new")] == [3, 0]
+    rows = rows_of(compare, "first", "second", "new")
+    results = compare.compare(cells, rows, task, compare.Plan(), final={}, deciding=deciding)
+    numbers = [len(results[name]) for name in ("first", "second", "new")]
+    assert numbers == [5, 5, 0]
+    assert len(trained) == 2
     assert cells.problems == []
-    assert len(cells.compared) == 1
-    assert cells.compared[0].endswith("differs by 0.000000, in the same environment.")
+    assert len(cells.compared) == 2
+    assert all(
+        of.endswith("by 0.000000, in the same environment") for of in cells.compared.values()
+    )
     assert path.read_bytes() == before
 
 
@@ -178,7 +190,7 @@ def test_other_digits_are_a_fault_in_the_same_environment_alone(
     cells.path.write_text(json.dumps(cells.cells))
     cells = data.Cells(cells.path, again=True)
     compare.compare(cells, rows_of(compare, "first"), task, compare.Plan(), final={})
-    assert "recall@1 differs by 0.001000" in cells.compared[0]
+    assert "recall@1 differs by 0.001000" in next(iter(cells.compared.values()))
     assert len(cells.problems) == n_problems
 
 
