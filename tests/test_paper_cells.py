@@ -152,6 +152,19 @@ def test_what_does_not_fit_is_not_begun_and_is_listed(compare, data, task, tmp_p
     assert "better" not in text
 
 
+def test_rows_at_an_end_of_the_rates_that_were_tried_are_named(compare):
+    def chosen(lr):
+        trials = [{"setting": {"lr": tried, "weight": 1.0}} for tried in (0.1, 0.001, 0.01)]
+        return [{"setting": {"lr": lr, "weight": 1.0}, "trials": trials}]
+
+    rows = {"low": chosen(0.001), "inside": chosen(0.01), "high": chosen(0.1), "not run": []}
+    rows["untrained"] = [{"setting": {}, "trials": []}]
+    rows["fixed"] = [{"setting": {"lr": 0.1}, "trials": []}]
+    text = compare.rates_at_an_end(rows)
+    assert text == "At an end of the rates that were tried: low (lowest), high (highest)."
+    assert compare.rates_at_an_end({"inside": rows["inside"]}) == ""
+
+
 def test_once_more_the_same_digits_come_out_and_nothing_new_is_run(
     compare, data, task, tmp_path, monkeypatch
 ):

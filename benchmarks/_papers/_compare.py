@@ -311,7 +311,24 @@ def _plain(value):
 def report(results, task, columns, *, first="method", paper=None, pairs=()):
     """Return the table with what a row that knows nothing has, and the verdicts on its pairs."""
     lines = table(results, columns, first=first, paper=paper, chance=chance_of(task))
-    return "\n\n".join(part for part in (lines, verdicts(results, task, pairs)) if part)
+    parts = lines, rates_at_an_end(results), verdicts(results, task, pairs)
+    return "\n\n".join(part for part in parts if part)
+
+
+def rates_at_an_end(results):
+    """Return which rows chose the lowest or highest rate that was tried; "" if none did.
+
+    Such a row may be better at a rate that its range does not hold.
+    """
+    found = []
+    for name, records in results.items():
+        trials = records[0].get("trials", []) if records else []
+        rates = sorted(trial["setting"]["lr"] for trial in trials if "lr" in trial["setting"])
+        if len(rates) > 1:
+            ends = {rates[0]: "lowest", rates[-1]: "highest"}
+            end = ends.get(records[0]["setting"]["lr"])
+            found += [f"{name} ({end})"] if end else []
+    return f"At an end of the rates that were tried: {', '.join(found)}." if found else ""
 
 
 def chance_of(task):

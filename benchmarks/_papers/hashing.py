@@ -17,6 +17,7 @@ from _papers._compare import (
     chance_of,
     compare,
     described,
+    rates_at_an_end,
     report,
     shown,
     spread,
@@ -254,7 +255,7 @@ def run(cells, task, options, paper):
         fill(kept, bits, plan=replace(plan, rates=()))
     at_48 = {name: records for (name, bits), records in results.items() if bits == 48}
     pairs = [("dfeh", name) for name in others] + SAME_PAIRS
-    parts = by_length(results, task, paper), verdicts(at_48, task, pairs)
+    parts = by_length(results, task, paper), rates_at_an_end(at_48), verdicts(at_48, task, pairs)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -601,7 +602,8 @@ def goal(cells, task, options):
         found = compare(cells, rows, task, of_length, deciding=[GOAL], **budgets)
         results |= {(name, bits): records for name, records in found.items()}
     at_48 = {name: records for (name, bits), records in results.items() if bits == 48}
-    parts = by_length(results, task, CIFAR10_PAPER), verdicts(at_48, task, [GOAL])
+    compared = rates_at_an_end(at_48), verdicts(at_48, task, [GOAL])
+    parts = by_length(results, task, CIFAR10_PAPER), *compared
     return "\n\n".join(part for part in parts if part)
 
 
@@ -617,7 +619,7 @@ def second_set(cells, task, options):
     """Return the codes of six losses on features of a frozen network, at 12 and 48 bits."""
     plan = Plan.of(options)
     rows = [
-        deep_row(name, name, make=of_features, rates=loguniform(1e-3, 1e-1)) for name in ROW_LOSSES
+        deep_row(name, name, make=of_features, rates=loguniform(1e-4, 1e-1)) for name in ROW_LOSSES
     ]
     rows.insert(
         2, deep_row(ONLY_PAIRS, "dfeh", make=features_without_balance, rates=rows[0].ranges["lr"])

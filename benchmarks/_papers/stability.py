@@ -21,7 +21,7 @@ PAIRS = [(LOSSES[1], LOSSES[0])]
 IN_LOSS, IN_MAP = "epochs to 99 % of the way in loss", "in held-out mAP"
 COLUMNS = (IN_LOSS, IN_MAP)
 RATES = loguniform(1e-4, 1e-2)  # constant ones
-HEAD_RATES = loguniform(1e-4, 1e-1)
+HEAD_RATES = loguniform(1e-4, 1)
 BATCH = 32
 
 
