@@ -252,17 +252,17 @@ class NetworkTransformer(
             the backbone.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
+            Labels of one type, or 0/1 columns, dense or sparse. Rows of zeros
             are unlabeled and left out; -1 is a class like any other. A single
             column holds one label per row: 0 and 1 in it are two classes.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of every row in the loss, at least 0; rows of weight 0 are
-            left out as if they were not there. Only for losses that take
-            weights, see `sklearn_cbir.losses.takes_sample_weight`. A batch
-            costs the weighted mean of its rows, so that a row of weight 2
-            counts as two rows do that always come in one batch; which rows
-            come into a batch, and how often, does not depend on weights.
+            left out. Only for losses that take weights, see
+            `sklearn_cbir.losses.takes_sample_weight`. The loss of a batch is
+            the weighted mean over its rows, so a row of weight 2 counts like
+            two equal rows in the same batch. How batches are drawn does not
+            depend on weights.
 
         Returns
         -------
@@ -272,11 +272,12 @@ class NetworkTransformer(
         Raises
         ------
         ValueError
-            For unreadable images (ImageReadError, whose `faults` are all of
-            them, with index, path and reason), bad labels or bad parameters;
-            before training starts where that is possible.
+            For unreadable images (ImageReadError, whose `faults` list all of
+            them with index, path and reason), bad labels or bad parameters;
+            if possible, before training starts.
         FloatingPointError
-            If the loss becomes infinite or NaN; names epoch, batch and rate.
+            If the loss or the weights become infinite or NaN; the message names
+            epoch, batch and learning rate.
         """
         before = vars(self).copy()
         try:
@@ -294,10 +295,10 @@ class NetworkTransformer(
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            What `fit` takes: images of any kind and size if it was fitted on
-            images, else rows. After a fit on arrays, without image_size,
-            images of another size are resized until they just cover that of
-            the arrays, and the middle is cut out.
+            As for `fit`: images of any kind and size if it was fitted on
+            images, else rows. After a fit on arrays without `image_size`,
+            images of another size are resized until they just cover the size
+            of the arrays, and cropped to their middle.
 
         Returns
         -------
@@ -330,7 +331,8 @@ class NetworkTransformer(
         Raises
         ------
         ImageReadError
-            If an image can no longer be read after the training, which is kept.
+            If an image can no longer be read after the training. The estimator
+            stays fitted.
         """
         before = vars(self).get("_network_state")
         try:
@@ -339,8 +341,8 @@ class NetworkTransformer(
             if vars(self).get("_network_state") is before:
                 raise
             note = (
-                f"This was noticed after the training, which is kept: {type(self).__name__} is "
-                "fitted, and its transform can be called again."
+                f"This happened after the training, which is kept: {type(self).__name__} is "
+                "fitted, and you can call its transform again."
             )
             raise noted(error, note) from error
 

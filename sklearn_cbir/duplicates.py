@@ -76,8 +76,8 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,), int64
-        Number of the group of every photo, counted by the first photos of the groups;
-        -1 for a photo that is alone.
+        Number of the group of every photo, in the order of the first photos of the
+        groups; -1 for a photo without a duplicate.
 
     groups_ : list of ndarray of shape (n_members,), int64
         Positions of the photos of every group, ascending. Group ``i`` has the label ``i``.
@@ -102,14 +102,14 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         Radius that was used.
 
     n_features_in_ : int
-        Numbers per row, if `X` were 2-D rows.
+        Numbers per row, if `X` was 2-D rows.
 
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the columns, if `X` had such.
+        Names of the columns, if `X` had names.
 
     See Also
     --------
-    NeighborsRetriever : Compares a new photo with those that are there.
+    NeighborsRetriever : Compares a new photo with a gallery.
 
     Examples
     --------
@@ -168,9 +168,9 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
             Not used.
 
         files : images, default=None
-            The photos that rows describe, paths above all: those of the same bytes
-            are in one group, and `keep_` says which to keep. With images as `X`,
-            the photos that these were made from. For the last step of a pipeline,
+            The photos that the rows describe, best as paths: photos with the same
+            bytes are in one group, and `keep_` is available. If `X` holds images,
+            the photos from which they were made. For the last step of a pipeline,
             ``fit(paths, nearduplicates__files=paths)``.
 
         Returns
@@ -181,11 +181,11 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         Raises
         ------
         ImageReadError
-            If photos cannot be read; its `faults` are all of them.
+            If photos cannot be read; its `faults` list all of them.
 
         ValueError
-            If rows come without `metric` or `radius`, or not as `metric` takes them, or
-            `files` are not as many as `X`.
+            If rows come without `metric` or `radius`, if they do not fit `metric`, or if
+            `files` and `X` differ in number.
         """
         check_verbose(self.verbose)
         self._check_distance()
@@ -225,7 +225,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         return self.fit(X, files=files).labels_
 
     def leaks(self, groups: LabelsLike) -> Positions:
-        """Return the pairs of photos of one group that are in different sets.
+        """Return the pairs of photos that are in one group, but in different sets.
 
         Parameters
         ----------
@@ -240,8 +240,8 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If `groups` are not one value per photo, or the pairs are more than 100
-            million: the radius is too large then.
+            If `groups` does not hold one value per photo, or if there are more than 100
+            million pairs: then the radius is too large.
 
         Examples
         --------

@@ -45,10 +45,10 @@ THRESHOLD_ROWS = 2000  # at most so many images choose the threshold
 class CPFEmbedder(NetworkTransformer):
     """Embeddings trained with the consistent penalizing field loss.
 
-    Unit-length embeddings for retrieval among classes that were never trained
-    on. The CPF loss [1]_ holds all classes to the same cosine threshold, so
-    that one number, `threshold_`, tells whether two images show the same
-    thing. ``CPFEmbedder(**CPF_CONSTANTS["cub"])``, with the table of
+    Unit-length embeddings for retrieval among new classes, which are not in
+    the training data. The CPF loss [1]_ holds all classes to the same cosine
+    threshold, so one number, `threshold_`, decides whether two images show the
+    same thing. ``CPFEmbedder(**CPF_CONSTANTS["cub"])``, with the table of
     `sklearn_cbir.losses`, has the values of [1]_ for a data set.
 
     Parameters come in five groups, in this order:
@@ -71,41 +71,40 @@ class CPFEmbedder(NetworkTransformer):
 
     backbone : str, torch.nn.Module or None, default=None
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
-        classification model of torchvision by name, one of timm's as
-        ``"timm/NAME"``, the images' half of one of open_clip's as
+        classification model of torchvision by name, a model of timm as
+        ``"timm/NAME"``, the image tower of a model of open_clip as
         ``"open_clip/NAME"``, or a module of your own, which is copied and never
         trained in place. None is a small built-in net for images of about 28 to
-        64 px. 2-D rows train a small MLP instead.
+        64 px. For 2-D rows, a small MLP is trained instead.
 
     weights : {"pretrained", "imagenet", "packaged"}, tag, path or None, default=None
-        Where the backbone's weights come from: the library that its name belongs
-        to, a Python package that holds them, for
-        ``"timm/tf_efficientnet_lite0"`` that of the extra ``demo``, a tag of
-        open_clip's, a file with a state dict, or None for random ones;
-        "imagenet" is an older word for "pretrained". Built-in nets have no
-        pretrained weights. A module of your own keeps the weights that it has. A
-        file counts as pretrained, for a name as for a module. A module without a
-        file does too, unless this is None or its batch norms are all fresh, with
-        means of 0 and variances of 1; without batch norms nothing tells.
+        Where the backbone's weights come from. "pretrained", or its older name
+        "imagenet": the library of its name. "packaged": a Python package, for
+        ``"timm/tf_efficientnet_lite0"`` the one of the extra ``demo``. Else a tag
+        of open_clip, a file with a state dict, or None for random weights.
+        Built-in nets have no pretrained weights. A module of your own keeps its
+        weights. None does not count as pretrained, and neither does a module
+        without a file if it has batch norms and all are new (means 0, variances
+        1); everything else does.
 
     pooling : {"auto", "avg", "max", "gem"}, default="auto"
-        How a feature map becomes a vector; "auto" is the backbone's own way.
+        How to make a vector from a feature map; "auto" is the backbone's own way.
 
     image_size : int, default=None
-        Side in px that images are resized and cropped to; None takes the
-        backbone's own size, or for a net of any size the size of the arrays
-        and 64 px for files.
+        Side in px that images are resized and cropped to. None takes the
+        backbone's own size; for a net that takes any size, the size of the
+        arrays, and 64 px for files.
 
     resize_size : int or "source", default=None
-        Side in px that an image is resized to before its middle, of
-        ``image_size``, is cut out: the shorter side, both or the longer one, as
-        the weights expect. None is ``image_size``, which cuts off least.
-        "source" is what the source of the weights itself resizes to: images are
-        those of its own transform then.
+        Side in px that an image is resized to before it is cropped to its middle,
+        of `image_size`: the shorter side, both or the longer one, as the weights
+        expect. None is `image_size`, which cuts off least. "source" is the size
+        of the transform that was published with the weights: images are then
+        prepared as that transform does.
 
     mean, std : sequence of 3 floats, default=None
-        Normalization of pixels in [0, 1] for a module of your own; None takes
-        the backbone's.
+        Mean and standard deviation of pixels in [0, 1], for a module of your own;
+        None takes the backbone's.
 
     tau : float, default=0.38
         Cosine above which the proxy of another class pushes. [1]_: 0.38 for
@@ -131,154 +130,153 @@ class CPFEmbedder(NetworkTransformer):
         Smoothing of the ratio.
 
     threshold_fraction : float, default=0.1
-        Share of the classes, at least two, that are left out of training and
-        choose `threshold_`; 0 chooses it on the training images, where it
-        comes out too high for new classes. That is done too with fewer than
-        four classes, with a warning, and with multi-label targets.
+        Share of the classes, at least two, that `fit` leaves out of training to
+        choose `threshold_` on them. 0 chooses it on the training images, which
+        gives a threshold that is too high for new classes. `fit` does the same
+        with too few classes, with a warning, and with multi-label targets.
 
     augment : {"auto", "crop"}, callable or None, default="auto"
         How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
-        returns one uint8 tensor (3, height, width), and keeps nothing from call
-        to call; generators that it draws from are seeded for every batch.
+        returns one uint8 tensor (3, height, width), and must not keep state between
+        calls; the generators that it draws from are seeded for every batch.
 
     mixup : float, default=0.0
         Above 0, training images and their labels are mixed in pairs, by a share
         drawn from Beta(mixup, mixup). [1]_: 0.35 for Shopee.
 
     batch_size : int, default=90
-        How many images a step trains on, and a batch of `transform` holds.
+        How many images one training step, or one batch of `transform`, takes.
 
     sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
             default="auto"
-        "balanced" draws classes, then images of each, all classes and all
-        images of a class equally often over all epochs, so that most of a
-        class far larger than the others may never be used; "auto" does so
-        for losses that compare images with each other.
-        "class_random" draws both with replacement. "mined" makes tuples of an
-        image, one of its class, and the nearest ones of other classes in a
-        pool, at most one of each; the network as it is before every epoch
-        says which are near. Their number is the ``n_negatives`` of the loss,
-        or 5.
+        How batches are drawn. "uniform" shuffles all images. "balanced" draws
+        classes, then images of each: over all epochs all classes come equally
+        often, and all images of a class, so most images of a very large class
+        may never be used. "auto" is "balanced" for losses that compare images
+        with each other, else "uniform". "class_random" draws classes and images
+        with replacement. "mined" makes tuples: an image, another of its class,
+        and its nearest ones of other classes in a pool, at most one per class.
+        Before every epoch, the network computes which are near. A tuple has as
+        many of them as the ``n_negatives`` of the loss says, or 5.
 
     n_per_class : int, default=2
-        How many images of a class a balanced or class-random batch holds; None
-        means an equal share of the batch for every class, but at least 4.
+        How many images of a class are in a batch of "balanced" or "class_random".
+        None means an equal share of the batch for every class, but at least 4.
 
     pool_size : int, default=20000
-        At most so many training images, drawn anew for every epoch, are
-        searched by ``sampling="mined"``.
+        Size of the pool that ``sampling="mined"`` searches: at most so many
+        training images, drawn again for every epoch.
 
     head_epochs : int, default=None
         How many epochs train the head alone, with the trunk frozen, before
-        `max_epochs` train all of it; None means 5 with pretrained weights, and 0
-        without them and where `fit` goes on.
+        `max_epochs` train the whole network. None means 5 with pretrained weights,
+        and 0 without them or if `fit` goes on.
 
     max_epochs : int, default=30
-        Epochs in which everything is trained; 0 trains the head alone, for
+        Epochs that train the whole network. 0 trains the head alone, for
         `head_epochs`, and leaves the trunk as it is.
 
     optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
         "sgd" has Nesterov momentum 0.9.
 
     lr : float, default=0.001
-        The highest rate at which the new layers learn.
+        Highest learning rate of the new layers.
 
     trunk_lr : float, default=None
-        The highest rate at which the trunk learns; None means ``lr``, or a
-        tenth of it with pretrained weights.
+        Highest learning rate of the trunk; None means `lr`, or a tenth of it with
+        pretrained weights.
 
     loss_lr : float, default=None
-        The highest rate at which parameters of the loss, such as proxies, learn;
-        None means ``lr``.
+        Highest learning rate of the parameters of the loss, such as proxies; None
+        means `lr`.
 
     weight_decay : float, default=0.0004
-        How strongly weight matrices decay in every step; biases, norms and
-        parameters of the loss do not decay.
+        Decay of weight matrices in every step. Biases, norms and parameters of
+        the loss do not decay.
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
-        How rates change over the steps of a phase.
+        How learning rates change over the steps of a phase.
 
     early_stopping : bool, default=False
-        Hold out images, stop when their loss no longer falls and keep the
+        Hold out images, stop when their loss no longer falls, and keep the
         best weights.
 
     validation_fraction : float, default=0.1
         Share of every class that early stopping holds out, rounded; a class
-        keeps at least 2 images in training (1 under a classification loss).
-        Of 0/1 columns, a share of the rows, and no row with a label that would
-        keep fewer.
+        keeps at least 2 images in training (1 with a classification loss).
+        With 0/1 columns, it is a share of the rows, and no row is held out if
+        one of its labels would keep fewer images.
 
     n_iter_no_change : int, default=5
-        After how many epochs without improvement early stopping ends the
-        training.
+        Early stopping ends the training after so many epochs without
+        improvement.
 
     tol : float, default=1e-4
-        Smallest fall of the loss that counts as an improvement.
+        Smallest decrease of the loss that counts as an improvement.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from the network, and from the proxies or codes of
-        the loss, that an earlier `fit` of this object has left; `weights` are
-        not read again. Classes, kind and size of the input and the layers must
-        be the same. Optimizer, schedule and seed start anew; `n_iter_` and
-        `history_` go on.
+        Whether `fit` goes on from the last `fit` of this object: from its network,
+        and from the proxies or codes of its loss. `weights` are not read again.
+        Classes, layers, and kind and size of the input must be the same.
+        Optimizer, schedule and seed start again; `n_iter_` and `history_` go on.
 
     checkpoint_dir : path, default=None
-        Folder for one file per combination of parameters and data, replaced
-        after every epoch; a fit that was cut off goes on from it, and one that
-        was finished is not repeated.
+        Folder for checkpoints, one file per combination of parameters and data,
+        replaced after every epoch. If `fit` was interrupted, the same call goes on
+        from the file; if it had finished, it is not repeated.
 
     num_workers : int, default=0
-        How many processes load images. They change no bit of the network, and
-        are started once per fit; 0 is used inside processes of joblib and the
-        like.
+        How many processes load images. They start once per fit, and the network
+        is the same, bit by bit, for any number. In worker processes, such as those
+        of joblib, 0 is used.
 
     autocast : bool, default=False
         Train in bfloat16 where that is safe: faster on processors and GPUs
-        that have it, slightly less exact. On a processor where it is slower,
-        which is measured once, `fit` trains in float32, with a warning.
-        `transform` stays in float32.
+        that support it, and slightly less exact. On a processor, this is measured
+        once; if bfloat16 is slower, `fit` trains in float32, with a warning.
+        `transform` always computes in float32.
 
     device : str, default="auto"
-        Where torch computes; "auto" prefers a GPU and is resolved whenever it is
-        used.
+        Where torch computes; "auto" prefers a GPU and is resolved in every call.
 
     runtime : {"auto", "torch", "openvino"}, default="auto"
-        What computes in `transform` on a processor; torch alone trains, and
-        computes on GPUs. "openvino", of the extra ``[openvino]``, is faster once
-        it has taken a second or two to convert the network. "auto" takes it where
-        it is installed, once 400 images of 224 px, or as many pixels, were asked
-        for, and never for a backbone or `pooling` of your own. Results are torch's
-        but for 1e-5 of their length. Torch computes where OpenVINO cannot.
+        Library that computes `transform` on a processor. Training, and `transform`
+        on GPUs, always use torch. "openvino" needs the extra ``[openvino]``. It is
+        faster, after a second or two to convert the network; its vectors differ
+        from torch's by at most 1e-5 of their length, and torch computes if it
+        cannot. "auto" uses it if it is installed and `transform` was asked for 400
+        images of 224 px in all, or as many pixels, but never for a backbone or
+        `pooling` of your own.
 
     random_state : int, RandomState instance or None, default=None
-        Seeds everything random, augmentations and losses of your own
-        included; equal seeds give equal bits at the same number of torch
-        threads. Global generators are seeded meanwhile, and put back.
+        Seed of everything random, also in your own augmentations and losses. Equal
+        seeds give equal bits with the same number of torch threads. Global
+        generators are seeded during `fit`, and restored after it.
 
     verbose : int, default=0
-        Above 0, progress bars are drawn on standard error.
+        Above 0, progress bars appear on standard error.
 
     Attributes
     ----------
     threshold_ : float
-        Cosine above which two images show the same thing: the one with the
-        highest mean F1 over the images of the held-out classes. As a radius
-        under ``metric="cosine"`` it is ``1 - threshold_``.
+        Cosine above which two images show the same thing: the threshold with the
+        highest mean F1 over the images of the held-out classes. The radius for
+        ``metric="cosine"`` is ``1 - threshold_``.
 
     history_ : list of dict
-        Tells of every epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
-        "seconds", and "valid_loss" under early stopping.
+        One dict per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        "seconds", and with early stopping "valid_loss".
 
     n_iter_ : int
-        How many epochs were trained, under ``warm_start=True`` by all fits.
+        Number of trained epochs; with ``warm_start=True``, of all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
 
     runtime_ : str
-        What `runtime` stands for on this machine, "torch" or "openvino"; "torch"
-        once the network could not be converted.
+        The runtime in use on this machine, "torch" or "openvino"; "torch" after a
+        conversion of the network has failed.
 
     n_features_out_ : int
         Length of the vectors.

@@ -43,34 +43,34 @@ BYTE = 8
 
 
 def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
-    """Write a fitted network, or those of a pipeline, as one ONNX file.
+    """Write a fitted network, or the networks of a pipeline, as one ONNX file.
 
-    It holds every step from pixels to the result of `transform`: normalization of
+    The file holds every step from pixels to the result of `transform`: normalization of
     colors, network, pooling, last layer, several scales, unit length and signs.
-    `OnnxExtractor` runs the file without torch, and so does any program that runs ONNX
+    `OnnxExtractor` runs it without torch, and so does any program that runs ONNX
     opset 18, also on phones and in browsers.
 
     Parameters
     ----------
     estimator : CNNFeatureExtractor, DeepHasher, CPFEmbedder or Pipeline
-        Fitted on images. Of a pipeline all steps are exported, one behind the other; a
-        retriever at its end is left out. The steps behind the first are networks
-        for rows, such as ``CNNFeatureExtractor(backbone=None)``.
+        Fitted on images. Of a pipeline, all steps are exported, but not a retriever at
+        its end. The steps after the first must be networks for rows, such as
+        ``CNNFeatureExtractor(backbone=None)``.
 
     path : str or path
         File to write. Any name; nothing is appended. An existing file is
-        replaced once the new one is written in full.
+        replaced only when the new one is complete.
 
     Raises
     ------
     ValueError
         If the estimator or a step is not one of these, if it was fitted on feature rows
-        and no step before it makes them, if torch
-        cannot export your own module, or if the file would have more than 2 GB, the
-        limit of one ONNX file.
+        and no step before it makes them, if torch cannot export your own module, or if
+        the file would be larger than 2 GB, the limit of ONNX.
 
     ImportError
-        If onnx or onnxscript is not installed, or too old: the extra ``[export]``.
+        If onnx or onnxscript is not installed or too old; they are in the extra
+        ``[export]``.
 
     OSError
         If the file cannot be written. The previous file is unchanged.
@@ -81,20 +81,19 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
 
     Notes
     -----
-    The one input is ``images``, uint8 of shape (n, height, width, 3), RGB, for
-    any n: what `sklearn_cbir.images` reads. Height and width are those that the
-    network was fitted with. The outputs are ``vectors``, float32 of shape
-    (n, width), or, of a hasher, ``codes``, uint8 of 0 and 1 (n, n_bits);
-    ``packed``, the same bits, 8 in a byte from the lowest on, filled up to whole
-    64-bit words as `pack_codes` does; and ``projections``, float32, whose signs
-    they are.
+    The only input is ``images``, uint8 of shape (n, height, width, 3), RGB, for
+    any n, as `sklearn_cbir.images` reads them. Height and width are those of the
+    fit. The output is ``vectors``, float32 of shape (n, width). A hasher has three
+    outputs instead: ``codes``, uint8 of 0 and 1 (n, n_bits); ``packed``, the same
+    bits, 8 per byte, lowest bit first, padded to whole 64-bit words as
+    `pack_codes` does; and ``projections``, float32, whose signs are the bits.
 
-    The metadata of the file hold a description under ``sklearn_cbir``, in JSON:
-    among others size, resize_mode and interpolation, by which photos come to
-    pixels, and name, tag and license of the backbone's weights.
+    The metadata of the file hold a description under ``sklearn_cbir``, in JSON.
+    It says how to make pixels of photos (size, resize_mode, interpolation), and
+    holds name, tag and license of the backbone's weights.
 
     Results of onnxruntime and torch differ by rounding: less than 1e-5 of a vector's
-    length, and bits whose projections are that close to 0.
+    length; bits may differ if their projections are that close to 0.
 
     Examples
     --------
@@ -143,7 +142,7 @@ def _network_steps(estimator: object) -> list[NetworkTransformer]:
         )
     if later and first._gives == "code":
         raise ValueError(
-            f"{type(first).__name__} gives codes, and a network behind it cannot be exported. "
+            f"{type(first).__name__} gives codes, and a network after it cannot be exported. "
             "Export it alone."
         )
     return [first, *later]
@@ -164,7 +163,7 @@ def _no_network(estimator: object, number: int, step: object) -> str:
     known = "CNNFeatureExtractor, DeepHasher and CPFEmbedder, the only ones that can be exported"
     if step is estimator:
         return f"estimator={shortened(estimator)} is not one of {known}."
-    way = f" Export the first {number} steps, pipeline[:{number}], and put the others behind "
+    way = f" Export the first {number} steps, pipeline[:{number}], and put the others after "
     return (
         f"Step {number} of the pipeline, {shortened(step)}, is not one of {known}."
         f"{f'{way}OnnxExtractor.' if number else ''}"
@@ -199,7 +198,7 @@ def _check_bytes(networks: Sequence[Network]) -> None:
     n_bytes = sum(tensor.nbytes for name, tensor in tensors if not name.startswith(of_words))
     if n_bytes > LARGEST_FILE:
         raise ValueError(
-            f"The network has {n_bytes / 2**30:.1f} GB of weights, and a file of ONNX holds at "
+            f"The network has {n_bytes / 2**30:.1f} GB of weights, and an ONNX file holds at "
             "most 2 GB. Export a smaller backbone, or save the estimator with "
             "sklearn_cbir.persistence.save."
         )

@@ -1,4 +1,4 @@
-"""OnnxExtractor: images to vectors or codes by a file of `to_onnx`, without torch."""
+"""OnnxExtractor: images to vectors or codes with a file of `to_onnx`, without torch."""
 
 import os
 from collections.abc import Sequence
@@ -35,16 +35,16 @@ LOADING = ProcessLock()  # one session is enough for all threads
 class OnnxExtractor(TransformerMixin, BaseEstimator):
     """Vectors or codes of images, from a network that was exported to a file.
 
-    It gives what the estimator gave that `to_onnx` has exported, and needs
-    onnxruntime (the extra ``[onnx]``) instead of torch. Nothing is learned:
-    it transforms as soon as it is made.
+    It gives the results of the estimator that `to_onnx` has exported, and needs
+    onnxruntime (the extra ``[onnx]``) instead of torch. It learns nothing, so
+    you can call `transform` without `fit`.
 
     Parameters
     ----------
     path : str or path
-        File of `sklearn_cbir.export.to_onnx`. It is read once, when it is first
-        needed. Copies, clones, pickles and files of `persistence` hold its
-        bytes, and do not need it any more.
+        File of `sklearn_cbir.export.to_onnx`. It is read once, at first use.
+        Copies, clones, pickles and files of `persistence` contain its bytes, and
+        no longer need it.
 
     batch_size : int, default=32
         How many images are read and computed at a time.
@@ -53,12 +53,12 @@ class OnnxExtractor(TransformerMixin, BaseEstimator):
         How many threads compute; None means one per core that this process has.
 
     providers : sequence of str, default=None
-        What onnxruntime computes with, in this order, such as
-        ``["CUDAExecutionProvider", "CPUExecutionProvider"]``; None is the
+        Execution providers of onnxruntime, in order of preference, such as
+        ``["CUDAExecutionProvider", "CPUExecutionProvider"]``; None means the
         processor.
 
     verbose : int, default=0
-        Above 0, a progress bar is drawn on standard error.
+        Above 0, a progress bar appears on standard error.
 
     See Also
     --------
@@ -66,10 +66,10 @@ class OnnxExtractor(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    A file is looked at before it is run. It must be whole, unchanged since it
-    was written, and consist of ONNX's own operators: code, libraries and other
-    files cannot be named in it. Whoever wrote it still decides what is computed,
-    for how long and in how much memory, and onnxruntime must bear any network.
+    The file is checked before it runs. It must be complete, unchanged since it
+    was written, and use only the standard operators of ONNX: it cannot name code,
+    libraries or other files. But its author still decides what it computes, and
+    how much time and memory that takes; onnxruntime must cope with any network.
 
     Examples
     --------
@@ -134,8 +134,8 @@ class OnnxExtractor(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For bad parameters, unreadable images, and a file that `to_onnx` has
-            not written, or that is damaged.
+            For bad parameters, unreadable images, and a file that is damaged or
+            that `to_onnx` did not write.
 
         ImportError
             If onnxruntime is not installed.
@@ -151,7 +151,7 @@ class OnnxExtractor(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : images
-            What `fit` takes.
+            As for `fit`.
 
         Returns
         -------

@@ -115,16 +115,16 @@ def save(estimator: BaseEstimator, path: PathLike, modules: "Modules" = None) ->
         File to write. Any name; nothing is appended.
 
     modules : list of classes or dict of str to callable, default=None
-        Classes of your own torch modules in `estimator`, each of which is
-        called without arguments to build a module; or names, and functions
+        Classes of your own torch modules in `estimator`; each is called
+        without arguments to build a module. Or a dict of names, and functions
         without arguments that build one. The file holds the name and the
-        tensors of the state dict. `load` needs the same.
+        tensors of the state dict. `load` needs the same `modules`.
 
     Raises
     ------
     ValueError
-        If a parameter or an attribute is neither plain nor an array nor one of
-        the objects above, such as a torch module that is not among `modules`;
+        If a parameter or an attribute is not a plain value, an array or one of
+        the objects above, for example a torch module that is not in `modules`;
         the message names it.
 
     OSError
@@ -185,7 +185,7 @@ def load(path: PathLike, modules: "Modules" = None) -> Any:
         File that `save` wrote.
 
     modules : list of classes or dict of str to callable, default=None
-        The same as for `save`: a file can request nothing else.
+        As for `save`. A file can use no other modules.
 
     Returns
     -------
@@ -195,8 +195,8 @@ def load(path: PathLike, modules: "Modules" = None) -> Any:
     Raises
     ------
     ValueError
-        If the file was not written by `save`, is truncated, has changed since, is
-        of a newer format, or holds a module that `modules` does not build; the
+        If `save` did not write the file, if it is truncated, has changed since, has
+        a newer format, or holds a module that `modules` does not build; the
         message names the path.
 
     ImportError

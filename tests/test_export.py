@@ -181,7 +181,7 @@ def test_more_than_a_file_of_onnx_holds_is_refused_before_it_is_traced(
     hasher, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(export, "LARGEST_FILE", 1000)
-    with pytest.raises(ValueError, match=r"of weights, and a file of ONNX holds at most 2 GB"):
+    with pytest.raises(ValueError, match=r"of weights, and an ONNX file holds at most 2 GB"):
         to_onnx(hasher, tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""`PhotoCollection`: the face of a collection, which asks the table and searches the rows."""
+"""`PhotoCollection`, the public class of a collection: it reads the table and searches the rows."""
 
 import json
 import os
@@ -245,15 +245,16 @@ class PhotoCollection:
             If there is a collection in the folder, or something else.
 
         ValueError
-            If a root lies in another, the collection lies among the photos and is not
-            hidden, the extractor cannot be saved, or the table of labels has no such
+            If a root is inside another, if the collection is among the photos and not
+            hidden, if the extractor cannot be saved, or if the table of labels lacks these
             columns or cannot be read.
 
         OSError
-            If the folder of the collection is on a network file system. Photos may be.
+            If the folder of the collection is on a network file system. The photos may be
+            on one.
 
         ConnectionError
-            If `uri` is that of a server that does not answer.
+            If the server at `uri` does not answer.
         """
         folder = as_path(path)
         places = check_roots(roots, folder)
@@ -305,8 +306,8 @@ class PhotoCollection:
             Whether nothing is written.
 
         uri : str or path, default=None
-            Where the rows are now if they are on a server that has moved, or in a file of
-            milvus-lite that has; it is noted.
+            Where the rows are now, if their server or their file of milvus-lite has moved; the
+            collection stores it.
 
         modules : list of classes or dict of str to callable, default=None
             Classes of your own torch modules in the extractor.
@@ -322,22 +323,22 @@ class PhotoCollection:
             If there is no collection.
 
         ValueError
-            If it is of a newer format, or damaged: files of another size or beginning than
-            they had, or a last commit that is not what it was. `check` looks at all.
+            If it has a newer format, or is damaged: a file has another size or another
+            beginning, or the last commit has changed. `check` checks all data.
 
         PermissionError
-            If it cannot be written, and commits are left in its log.
+            If it cannot be written, but its log still holds commits.
 
         OSError
             If it is on a network file system and `read_only` is False.
 
         ConnectionError
-            If its rows are on a server that does not answer.
+            If the server of its rows does not answer.
         """
         return cls(path, read_only=read_only, uri=uri, modules=modules)
 
     def close(self) -> None:
-        """Give the files of the collection back; to leave a ``with`` block does so too."""
+        """Close the files of the collection; leaving a ``with`` block does the same."""
         if "_keeper" in vars(self):
             self._keeper.close()
         self._table.close()
@@ -371,13 +372,13 @@ class PhotoCollection:
 
     @property
     def version(self) -> int:
-        """A number that every commit raises, whoever writes: what was read before is still so."""
+        """Number that every commit of any process raises; if it is equal, so are the data."""
         with self._table.reading():
             return self._table.version()
 
     @property
     def extractor(self) -> Any:
-        """What makes rows of photos, loaded when it is first asked for."""
+        """The transformer that makes the rows of photos; loaded at first use."""
         return self._loaded()
 
     def about(self) -> dict[str, Any]:
@@ -695,8 +696,7 @@ class PhotoCollection:
     ) -> tuple[list[Floats], list[Positions]]:
         """Find photos similar to each of several, in one pass over the rows.
 
-        For many photos this takes a part of the time of `like`, which makes a `Hit` of each
-        result.
+        For many photos this is faster than `like`, which makes a `Hit` of each result.
 
         Parameters
         ----------
@@ -715,7 +715,7 @@ class PhotoCollection:
             For every number, the nearest first.
 
         found : list of ndarray of shape (k,), int64
-            The numbers of the photos that were found.
+            Numbers of the photos found.
 
         Raises
         ------
@@ -769,7 +769,7 @@ class PhotoCollection:
 
         See Also
         --------
-        sklearn_cbir.duplicates.NearDuplicates : Says what a group is.
+        sklearn_cbir.duplicates.NearDuplicates : Defines a group.
         """
         if radius is None:
             radius = getattr(self._loaded(), "near_duplicates", (None, None))[1]
@@ -795,7 +795,7 @@ class PhotoCollection:
         return sorted(found, key=lambda hits: min(hit.number for hit in hits))
 
     def score(self, scoring: str | Metric = "map", where: Where | None = None) -> float:
-        """Return how well photos find others with their label: each is a query once.
+        """Return how well photos find others with their label; each is a query once.
 
         Parameters
         ----------
@@ -849,9 +849,9 @@ class PhotoCollection:
         -------
         dict of str to ndarray of shape (n_photos,)
             ``number``, ``path``, ``folder`` and ``name``, ``label``, ``size`` in bytes,
-            ``width``, ``height``, ``taken``, ``state`` and ``reason``. What is not known is
-            -1, or empty text. ``state`` is ``"ready"``; ``"unreadable"``, for the ``reason``;
-            or ``"away"``, if the file could not be fetched.
+            ``width``, ``height``, ``taken``, ``state`` and ``reason``. Unknown values are
+            -1, or empty text. ``state`` is ``"ready"``, ``"unreadable"`` (``reason`` says
+            why), or ``"away"`` if the file could not be fetched.
         """
         with self._table.reading():
             places = {root.number: root.path for root in self._roots()}
@@ -878,13 +878,13 @@ class PhotoCollection:
     def retriever(self, ids: Literal["number", "path"] = "number") -> NeighborsRetriever:
         """Return a retriever over a copy of the rows, in memory.
 
-        It is what the collection is now: it can be scored, saved and given other parameters,
-        and follows no `sync`. It gives the distances of `search`.
+        It holds the collection as it is now, and no later `sync` changes it. You can score it,
+        save it and change its parameters. Its distances are those of `search`.
 
         Parameters
         ----------
         ids : {"number", "path"}, default="number"
-            Whether the ids are the numbers of the photos, or where they are.
+            Whether the ids are the numbers or the paths of the photos.
 
         Returns
         -------

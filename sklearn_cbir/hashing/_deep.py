@@ -46,8 +46,8 @@ def _check_hash_std(value: object, parameter: str) -> object:
 class DeepHasher(HasherMixin, NetworkTransformer):
     """Binary codes from a network with a hash layer.
 
-    A layer with one output per bit ends the network and the loss makes the
-    signs of its outputs alike for similar images. The default is the loss
+    The last layer of the network has one output per bit, and the loss makes
+    the signs of its outputs equal for similar images. The default is the loss
     of deep features enhance and semantic-preserving hashing, DFEH [1]_.
 
     Parameters come in five groups, in this order:
@@ -69,208 +69,206 @@ class DeepHasher(HasherMixin, NetworkTransformer):
 
     backbone : str, torch.nn.Module or None, default=None
         A built-in net (see `sklearn_cbir.backbones.BACKBONES`), any
-        classification model of torchvision by name, one of timm's as
-        ``"timm/NAME"``, the images' half of one of open_clip's as
+        classification model of torchvision by name, a model of timm as
+        ``"timm/NAME"``, the image tower of a model of open_clip as
         ``"open_clip/NAME"``, or a module of your own, which is copied and never
         trained in place. None is a small built-in net for images of about 28 to
-        64 px. 2-D rows train a small MLP instead.
+        64 px. For 2-D rows, a small MLP is trained instead.
 
     weights : {"pretrained", "imagenet", "packaged"}, tag, path or None, default=None
-        Where the backbone's weights come from: the library that its name belongs
-        to, a Python package that holds them, for
-        ``"timm/tf_efficientnet_lite0"`` that of the extra ``demo``, a tag of
-        open_clip's, a file with a state dict, or None for random ones;
-        "imagenet" is an older word for "pretrained". Built-in nets have no
-        pretrained weights. A module of your own keeps the weights that it has. A
-        file counts as pretrained, for a name as for a module. A module without a
-        file does too, unless this is None or its batch norms are all fresh, with
-        means of 0 and variances of 1; without batch norms nothing tells.
+        Where the backbone's weights come from. "pretrained", or its older name
+        "imagenet": the library of its name. "packaged": a Python package, for
+        ``"timm/tf_efficientnet_lite0"`` the one of the extra ``demo``. Else a tag
+        of open_clip, a file with a state dict, or None for random weights.
+        Built-in nets have no pretrained weights. A module of your own keeps its
+        weights. None does not count as pretrained, and neither does a module
+        without a file if it has batch norms and all are new (means 0, variances
+        1); everything else does.
 
     pooling : {"auto", "avg", "max", "gem"}, default="auto"
-        How a feature map becomes a vector; "auto" is the backbone's own way.
+        How to make a vector from a feature map; "auto" is the backbone's own way.
 
     enhance : {None, "se", "cbam", "conv"}, default=None
-        The feature enhancement layer of [1]_, which is only drawn there: what
-        it is and where it stands is inferred. Here it weighs or changes the
-        backbone's last feature map, before it is pooled: "se" weighs the
+        The feature enhancement layer of [1]_. The paper only draws it; what it is
+        and where it stands is inferred. Here it weights or changes the
+        backbone's last feature map, before pooling: "se" weights the
         channels (squeeze and excitation [2]_), "cbam" the channels and then
         the places (convolutional block attention [3]_), "conv" adds two 3 x 3
         convolutions. It starts as the identity and learns with the new
-        layers. None was chosen by measurement: on CIFAR-10 attention gained
-        nothing, and "conv" less than a larger backbone in the same time. Not
-        used for 2-D rows; needs a `pooling` other than "auto" for networks of
-        torchvision, which pool their maps themselves.
+        layers. The default is None because, measured on CIFAR-10, attention
+        gained nothing, and "conv" less than a larger backbone in the same time.
+        Not used for 2-D rows. Networks of torchvision pool their maps
+        themselves, so they need a `pooling` other than "auto".
 
     hash_layer : {"auto", "linear", "divided", "latent"}, default="auto"
-        The last layer. "linear": every bit sees all features. "divided": all
-        features are turned into 50 per bit, and every bit sees its own 50
-        (divide and encode [4]_). "latent": linear, started with biases of 1
-        and small weights, as in [5]_. "auto" is what the loss asks for:
-        "divided" for "dnnh", else "linear".
+        The last layer. "linear": every bit sees all features. "divided": a
+        layer makes 50 features per bit, and every bit sees only its own 50
+        (divide and encode [4]_). "latent": linear, with first biases of 1
+        and small first weights, as in [5]_. "auto" takes the layer of the
+        loss: "divided" for "dnnh", else "linear".
 
     hash_std : float, "auto" or None, default="auto"
         Standard deviation of the normal distribution from which a linear hash
-        layer draws its first weights; its biases start at 0. "auto" is what the
-        loss asks for: 0.01 for "dpsh", as the authors of other losses on bits
-        start ([6]_, [7]_), and else None, the start of torch's own layers. It
-        matters where features are long, as under ``pooling="max"``. Not used
-        for 2-D rows, and by no other hash layer than "linear".
+        layer draws its first weights; its biases start at 0. "auto" takes the
+        value of the loss: 0.01 for "dpsh", as the authors of other losses on bits
+        do ([6]_, [7]_), else None, the initialization of torch. It matters if
+        features are long, as with ``pooling="max"``. Only ``hash_layer="linear"``
+        uses it, and not for 2-D rows.
 
     image_size : int, default=None
-        Side in px that images are resized and cropped to; None takes the
-        backbone's own size, or for a net of any size the size of the arrays
-        and 64 px for files.
+        Side in px that images are resized and cropped to. None takes the
+        backbone's own size; for a net that takes any size, the size of the
+        arrays, and 64 px for files.
 
     resize_size : int or "source", default=None
-        Side in px that an image is resized to before its middle, of
-        ``image_size``, is cut out: the shorter side, both or the longer one, as
-        the weights expect. None is ``image_size``, which cuts off least.
-        "source" is what the source of the weights itself resizes to: images are
-        those of its own transform then.
+        Side in px that an image is resized to before it is cropped to its middle,
+        of `image_size`: the shorter side, both or the longer one, as the weights
+        expect. None is `image_size`, which cuts off least. "source" is the size
+        of the transform that was published with the weights: images are then
+        prepared as that transform does.
 
     mean, std : sequence of 3 floats, default=None
-        Normalization of pixels in [0, 1] for a module of your own; None takes
-        the backbone's.
+        Mean and standard deviation of pixels in [0, 1], for a module of your own;
+        None takes the backbone's.
 
     loss : str or torch.nn.Module, default="dfeh"
         A name of `sklearn_cbir.losses.LOSSES` or any module or function called as
-        ``loss(outputs, y)`` that does not want one output per class. Pass an object
+        ``loss(outputs, y)`` that does not need one output per class. Pass an object
         with your settings: a class is called without arguments.
 
     augment : {"auto", "crop"}, callable or None, default="auto"
         How training images are changed at random: "auto" crops and flips left-right,
         "crop" does not flip, for letters and the like. A callable takes and
-        returns one uint8 tensor (3, height, width), and keeps nothing from call
-        to call; generators that it draws from are seeded for every batch.
+        returns one uint8 tensor (3, height, width), and must not keep state between
+        calls; the generators that it draws from are seeded for every batch.
 
     batch_size : int, default=100
-        How many images a step trains on, and a batch of `transform` holds.
+        How many images one training step, or one batch of `transform`, takes.
 
     sampling : {"auto", "uniform", "balanced", "class_random", "mined"}, \
             default="auto"
-        "balanced" draws classes, then images of each, all classes and all
-        images of a class equally often over all epochs, so that most of a
-        class far larger than the others may never be used; "auto" does so
-        for losses that compare images with each other.
-        "class_random" draws both with replacement. "mined" makes tuples of an
-        image, one of its class, and the nearest ones of other classes in a
-        pool, at most one of each; the network as it is before every epoch
-        says which are near. Their number is the ``n_negatives`` of the loss,
-        or 5.
+        How batches are drawn. "uniform" shuffles all images. "balanced" draws
+        classes, then images of each: over all epochs all classes come equally
+        often, and all images of a class, so most images of a very large class
+        may never be used. "auto" is "balanced" for losses that compare images
+        with each other, else "uniform". "class_random" draws classes and images
+        with replacement. "mined" makes tuples: an image, another of its class,
+        and its nearest ones of other classes in a pool, at most one per class.
+        Before every epoch, the network computes which are near. A tuple has as
+        many of them as the ``n_negatives`` of the loss says, or 5.
 
     n_per_class : int, default=None
-        How many images of a class a balanced or class-random batch holds; None
-        means an equal share of the batch for every class, but at least 4.
+        How many images of a class are in a batch of "balanced" or "class_random".
+        None means an equal share of the batch for every class, but at least 4.
 
     pool_size : int, default=20000
-        At most so many training images, drawn anew for every epoch, are
-        searched by ``sampling="mined"``.
+        Size of the pool that ``sampling="mined"`` searches: at most so many
+        training images, drawn again for every epoch.
 
     head_epochs : int, default=None
         How many epochs train the head alone, with the trunk frozen, before
-        `max_epochs` train all of it; None means 5 with pretrained weights, and 0
-        without them and where `fit` goes on.
+        `max_epochs` train the whole network. None means 5 with pretrained weights,
+        and 0 without them or if `fit` goes on.
 
     max_epochs : int, default=30
-        Epochs in which everything is trained; 0 trains the head alone, for
+        Epochs that train the whole network. 0 trains the head alone, for
         `head_epochs`, and leaves the trunk as it is.
 
     optimizer : {"adamw", "adam", "sgd"} or torch optimizer class, default="adamw"
         "sgd" has Nesterov momentum 0.9.
 
     lr : float, default=0.003
-        The highest rate at which the new layers learn.
+        Highest learning rate of the new layers.
 
     trunk_lr : float, default=None
-        The highest rate at which the trunk learns; None means ``lr``, or a
-        tenth of it with pretrained weights.
+        Highest learning rate of the trunk; None means `lr`, or a tenth of it with
+        pretrained weights.
 
     loss_lr : float, default=None
-        The highest rate at which parameters of the loss, such as proxies, learn;
-        None means ``lr``.
+        Highest learning rate of the parameters of the loss, such as proxies; None
+        means `lr`.
 
     weight_decay : float, default=0.01
-        How strongly weight matrices decay in every step; biases, norms and
-        parameters of the loss do not decay.
+        Decay of weight matrices in every step. Biases, norms and parameters of
+        the loss do not decay.
 
     schedule : {"one_cycle", "cosine", "constant"}, default="one_cycle"
-        How rates change over the steps of a phase.
+        How learning rates change over the steps of a phase.
 
     early_stopping : bool, default=False
-        Hold out images, stop when their loss no longer falls and keep the
+        Hold out images, stop when their loss no longer falls, and keep the
         best weights.
 
     validation_fraction : float, default=0.1
         Share of every class that early stopping holds out, rounded; a class
-        keeps at least 2 images in training (1 under a classification loss).
-        Of 0/1 columns, a share of the rows, and no row with a label that would
-        keep fewer.
+        keeps at least 2 images in training (1 with a classification loss).
+        With 0/1 columns, it is a share of the rows, and no row is held out if
+        one of its labels would keep fewer images.
 
     n_iter_no_change : int, default=5
-        After how many epochs without improvement early stopping ends the
-        training.
+        Early stopping ends the training after so many epochs without
+        improvement.
 
     tol : float, default=1e-4
-        Smallest fall of the loss that counts as an improvement.
+        Smallest decrease of the loss that counts as an improvement.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from the network, and from the proxies or codes of
-        the loss, that an earlier `fit` of this object has left; `weights` are
-        not read again. Classes, kind and size of the input and the layers must
-        be the same. Optimizer, schedule and seed start anew; `n_iter_` and
-        `history_` go on.
+        Whether `fit` goes on from the last `fit` of this object: from its network,
+        and from the proxies or codes of its loss. `weights` are not read again.
+        Classes, layers, and kind and size of the input must be the same.
+        Optimizer, schedule and seed start again; `n_iter_` and `history_` go on.
 
     checkpoint_dir : path, default=None
-        Folder for one file per combination of parameters and data, replaced
-        after every epoch; a fit that was cut off goes on from it, and one that
-        was finished is not repeated.
+        Folder for checkpoints, one file per combination of parameters and data,
+        replaced after every epoch. If `fit` was interrupted, the same call goes on
+        from the file; if it had finished, it is not repeated.
 
     num_workers : int, default=0
-        How many processes load images. They change no bit of the network, and
-        are started once per fit; 0 is used inside processes of joblib and the
-        like.
+        How many processes load images. They start once per fit, and the network
+        is the same, bit by bit, for any number. In worker processes, such as those
+        of joblib, 0 is used.
 
     autocast : bool, default=False
         Train in bfloat16 where that is safe: faster on processors and GPUs
-        that have it, slightly less exact. On a processor where it is slower,
-        which is measured once, `fit` trains in float32, with a warning.
-        `transform` stays in float32.
+        that support it, and slightly less exact. On a processor, this is measured
+        once; if bfloat16 is slower, `fit` trains in float32, with a warning.
+        `transform` always computes in float32.
 
     device : str, default="auto"
-        Where torch computes; "auto" prefers a GPU and is resolved whenever it is
-        used.
+        Where torch computes; "auto" prefers a GPU and is resolved in every call.
 
     runtime : {"auto", "torch", "openvino"}, default="auto"
-        What computes in `transform` on a processor; torch alone trains, and
-        computes on GPUs. "openvino", of the extra ``[openvino]``, is faster once
-        it has taken a second or two to convert the network. "auto" takes it where
-        it is installed, once 400 images of 224 px, or as many pixels, were asked
-        for, and never for a backbone or `pooling` of your own. Results are torch's
-        but for 1e-5 of their length. Torch computes where OpenVINO cannot.
+        Library that computes `transform` on a processor. Training, and `transform`
+        on GPUs, always use torch. "openvino" needs the extra ``[openvino]``. It is
+        faster, after a second or two to convert the network; its vectors differ
+        from torch's by at most 1e-5 of their length, and torch computes if it
+        cannot. "auto" uses it if it is installed and `transform` was asked for 400
+        images of 224 px in all, or as many pixels, but never for a backbone or
+        `pooling` of your own.
 
     random_state : int, RandomState instance or None, default=None
-        Seeds everything random, augmentations and losses of your own
-        included; equal seeds give equal bits at the same number of torch
-        threads. Global generators are seeded meanwhile, and put back.
+        Seed of everything random, also in your own augmentations and losses. Equal
+        seeds give equal bits with the same number of torch threads. Global
+        generators are seeded during `fit`, and restored after it.
 
     verbose : int, default=0
-        Above 0, progress bars are drawn on standard error.
+        Above 0, progress bars appear on standard error.
 
     Attributes
     ----------
     history_ : list of dict
-        Tells of every epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
-        "seconds", and "valid_loss" under early stopping.
+        One dict per epoch: "epoch", "phase" ("head" or "all"), "loss", "lr",
+        "seconds", and with early stopping "valid_loss".
 
     n_iter_ : int
-        How many epochs were trained, under ``warm_start=True`` by all fits.
+        Number of trained epochs; with ``warm_start=True``, of all fits.
 
     classes_ : ndarray of shape (n_classes,)
         The labels seen by `fit`.
 
     runtime_ : str
-        What `runtime` stands for on this machine, "torch" or "openvino"; "torch"
-        once the network could not be converted.
+        The runtime in use on this machine, "torch" or "openvino"; "torch" after a
+        conversion of the network has failed.
 
     n_features_out_ : int
         Length of the vectors.
@@ -415,7 +413,7 @@ class DeepHasher(HasherMixin, NetworkTransformer):
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            What `fit` takes, of the same kind.
+            As for `fit`, of the same kind.
 
         Returns
         -------
