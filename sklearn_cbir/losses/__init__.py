@@ -1,17 +1,17 @@
 """Training losses: ``loss(outputs, y)`` is a scalar to minimize.
 
 `outputs` are (n, d); `y` holds class indices (n,) or rows of 0/1 labels (n, n_labels), and soft
-rows where a loss says ``soft_targets = True``. A row of zeros has no label and is left out.
-``output`` names what the last layer of the network must give: "classes", "features" or "bits";
-``hash_layer`` how bits are made, and ``hash_std`` how their weights start. A loss with
-``sample_weight = True`` is called with weights of the rows, ``loss(outputs, y,
-sample_weight=weights)``. ``sampling`` names how its batches are drawn, as that of the estimators
-does.
+rows if the loss has ``soft_targets = True``. A row of zeros has no label and is left out.
+Attributes of a loss say what it needs. ``output`` is the kind of the last layer of the network:
+"classes", "features" or "bits". ``hash_layer`` says how bits are made, ``hash_std`` how their
+weights start, and ``sampling`` how batches are drawn, as the parameter of the estimators does. A
+loss with ``sample_weight = True`` is called as ``loss(outputs, y, sample_weight=weights)``, with
+one weight per row.
 
-One that must know all labels beforehand has ``setup(*, n_outputs, y, generator)``, which is called
-once before training, with the number of outputs per row, all training labels, (n,) or (n,
-n_labels), and a `torch.Generator`, or None for torch's own. One that changes as it trains has
-``start_epoch(epoch, n_epochs)``. Any torch module with this signature works as well.
+A loss that must know all labels before training has ``setup(*, n_outputs, y, generator)``. It is
+called once, with the number of outputs per row, all training labels, (n,) or (n, n_labels), and a
+`torch.Generator`, or None for torch's own. A loss that changes during training has
+``start_epoch(epoch, n_epochs)``. Any torch module with these signatures works as well.
 """
 
 from sklearn_cbir.losses._base import (

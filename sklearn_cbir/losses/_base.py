@@ -1,4 +1,4 @@
-"""What all losses share, and what is asked of any loss, one of the user's own too."""
+"""What all losses share, and how to read what any loss needs, also a loss of the user."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ Made = TypeVar("Made", bound=torch.Tensor)
 
 
 class Loss(torch.nn.Module):
-    """Print the constructor's parameters, so that no search hides a margin."""
+    """Base of the losses; it prints the parameters of the constructor."""
 
     output: LastLayer
     sampling: Sampling
@@ -36,7 +36,7 @@ class Loss(torch.nn.Module):
 
 
 def on_labeled_rows(forward: Forward) -> Forward:
-    """Let a loss see only the rows of a batch that have a label; without any it costs 0."""
+    """Pass only the labeled rows of a batch to a loss; without any, the loss is 0."""
 
     @functools.wraps(forward)
     def forward_labeled(
@@ -135,18 +135,18 @@ def is_of_torch(
 
 
 def output_of(loss: LossFunction) -> LastLayer:
-    """What a loss expects from the last layer.
+    """Return the kind of last layer that a loss needs.
 
     Parameters
     ----------
     loss : callable
-        Any loss; its attribute ``output`` decides. Without one, torch's own
-        classification losses expect classes and anything else features.
+        Any loss; its attribute ``output`` decides. Without it, torch's own
+        classification losses need classes, and all others features.
 
     Returns
     -------
     {"classes", "features", "bits"}
-        One score per class, features of free width, or one output per bit.
+        One score per class, features of any width, or one output per bit.
 
     Examples
     --------
@@ -160,19 +160,19 @@ def output_of(loss: LossFunction) -> LastLayer:
 
 
 def sampling_of(loss: LossFunction) -> Sampling:
-    """How the batches of a loss are drawn.
+    """Return how to draw the batches for a loss.
 
     Parameters
     ----------
     loss : callable
-        Any loss; its attribute ``sampling`` decides. Without one, batches are
-        uniform for losses on classes, and else hold several rows per class.
+        Any loss; its attribute ``sampling`` decides. Without it, batches are
+        uniform for losses on classes, else balanced.
 
     Returns
     -------
     {"uniform", "balanced", "class_random", "mined"}
-        As `sampling` of the estimators that train a network, which ask the loss
-        under ``sampling="auto"``.
+        As `sampling` of the estimators that train a network; ``"auto"`` there
+        takes this value.
 
     Examples
     --------
@@ -185,12 +185,12 @@ def sampling_of(loss: LossFunction) -> Sampling:
 
 
 def hash_layer_of(loss: LossFunction) -> HashLayer:
-    """How a loss wants its bits made from the features.
+    """Return the hash layer that a loss needs.
 
     Parameters
     ----------
     loss : callable
-        Any loss; its attribute ``hash_layer`` decides. Without one, the layer
+        Any loss; its attribute ``hash_layer`` decides. Without it, the layer
         is linear.
 
     Returns
@@ -208,19 +208,19 @@ def hash_layer_of(loss: LossFunction) -> HashLayer:
 
 
 def hash_std_of(loss: LossFunction) -> float | None:
-    """Return the deviation that a loss wants a linear hash layer to start with, or None."""
+    """Return the standard deviation that a loss needs for a new linear hash layer, or None."""
     asked = getattr(loss, "hash_std", None)
     return None if asked is None else check_real(asked, "loss.hash_std", minimum=0)
 
 
 def takes_soft_targets(loss: LossFunction) -> bool:
-    """Whether rows of labels may hold shares of a label, as mixup makes them.
+    """Return whether a loss takes rows with shares of labels, as mixup makes them.
 
     Parameters
     ----------
     loss : callable
-        Any loss; its attribute ``soft_targets`` decides. Without one, torch's
-        own cross entropies take them and nothing else does.
+        Any loss; its attribute ``soft_targets`` decides. Without it, only
+        torch's own cross entropies take them.
 
     Returns
     -------
@@ -239,18 +239,18 @@ def takes_soft_targets(loss: LossFunction) -> bool:
 
 
 def takes_sample_weight(loss: LossFunction) -> bool:
-    """Whether a loss weighs the terms of its rows.
+    """Return whether a loss takes a weight for every row.
 
     Parameters
     ----------
     loss : callable
-        Any loss; its attribute ``sample_weight`` decides. Without one, it does
-        not.
+        Any loss; its attribute ``sample_weight`` decides. Without it, the loss
+        takes none.
 
     Returns
     -------
     bool
-        Whether it is called as ``loss(outputs, y, sample_weight=weights)``.
+        True if the call is ``loss(outputs, y, sample_weight=weights)``.
 
     Examples
     --------
@@ -262,14 +262,14 @@ def takes_sample_weight(loss: LossFunction) -> bool:
 
 
 class Demands(NamedTuple):
-    """What a loss demands of the network and of the batches."""
+    """What a loss needs from the network and from the batches."""
 
     output: LastLayer
     sampling: Sampling
 
 
 def demands_of(loss: LossFunction | None) -> Demands | None:
-    """Ask a loss once for all that a training must know; None demands nothing."""
+    """Return all that a training must know of a loss; None for None."""
     return None if loss is None else Demands(output_of(loss), sampling_of(loss))
 
 
@@ -282,12 +282,12 @@ def _asked(loss: object, name: str, default: Any, options: tuple[str, ...]) -> A
 
 
 def name_of_loss(loss: object) -> str:
-    """Return how messages call a loss: by the name of a function, or by the class of an object."""
+    """Return the name of a loss for messages: of a function, or of the class of an object."""
     return getattr(loss, "__qualname__", type(loss).__name__)
 
 
 def call_of(loss: object, how: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Return ``function(*args, **kwargs)``; errors name the loss, and `how` that is called."""
+    """Return ``function(*args, **kwargs)``; errors name the loss, and `how` it is called."""
     try:
         return function(*args, **kwargs)
     except TypeError as error:  # of another signature, or no function at all
@@ -298,7 +298,7 @@ def call_of(loss: object, how: str, function: Callable[..., Any], *args: Any, **
 
 
 def fresh_loss(loss: str | LossFunction | type[LossFunction] | None) -> LossFunction | None:
-    """Return a loss to be trained, or None for None; the user's object is never trained.
+    """Return a new loss to train, or None for None; the user's object is never trained.
 
     Parameters
     ----------
@@ -337,7 +337,7 @@ def fresh_loss(loss: str | LossFunction | type[LossFunction] | None) -> LossFunc
 def set_up(
     loss: LossFunction, *, n_outputs: int, y: torch.Tensor, generator: torch.Generator
 ) -> None:
-    """Tell a loss all labels before the training, if it asks for them.
+    """Tell a loss all labels before the training, if it has `setup`.
 
     One of torch's own with weights of classes must have a weight for every output.
     """

@@ -26,8 +26,8 @@ from sklearn_cbir.losses._base import (
 class SoftmaxLoss(Loss):
     """Cross entropy of the softmax of the scores.
 
-    The baseline that [1]_ trains beside the squared hinge. Rows of 0/1
-    labels are shared out evenly among their labels.
+    The baseline of [1]_, next to the squared hinge. In rows of 0/1 labels,
+    each label of a row gets an equal share.
 
     References
     ----------
@@ -72,7 +72,7 @@ def squared_hinge_loss(
     Parameters
     ----------
     scores : tensor of shape (n, n_classes)
-        No softmax before it: scores between 0 and 1 never meet the margin.
+        Without a softmax: scores between 0 and 1 never reach the margin.
 
     targets : tensor of shape (n, n_classes)
         1 for the classes of a row, 0 for the others.
@@ -102,19 +102,19 @@ class SquaredHingeLoss(Loss):
     ----------
     form : {"ovr", "ovr_mean", "crammer_singer", "crammer_singer_max"}, \
             default="ovr"
-        One class against the rest, summed over the classes, as in [2]_; the
-        same averaged over the classes, as Keras does; or the difference to
-        the score of the right class, ``max(0, 1 + s_j - s_y) ** 2``, summed
-        over the wrong classes j or for the worst of them. Which one [1]_ uses
-        is not known.
+        "ovr": one class against the rest, summed over the classes, as in [2]_.
+        "ovr_mean": the mean over the classes, as in Keras. "crammer_singer":
+        the difference from the score of the right class, ``max(0, 1 + s_j -
+        s_y) ** 2``, summed over the wrong classes j. "crammer_singer_max": the
+        same for the worst of them. It is not known which one [1]_ uses.
 
     class_weight : None, "balanced" or array-like of shape (n_classes,), \
             default=None
-        Weight of the term of a row's own class, at least 0, classes being
-        sorted; a weight of the row itself is multiplied. "balanced" weighs,
-        for every class, its rows and all other rows alike, as scikit-learn does
-        for two classes: with many classes the others outvote the one. For the
-        forms of one class against the rest only.
+        Weight of the term of a row's own class, at least 0, in the order of the
+        sorted classes; it multiplies a weight of the row. "balanced" gives, for
+        every class, its rows and all other rows the same total weight, as
+        scikit-learn does for two classes; without it, many other classes outvote
+        the one. Only for "ovr" and "ovr_mean".
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Losses on bits from which a classifier, trained with the network, tells the labels."""
+"""Losses on bits: a classifier, trained with the network, predicts the labels from the bits."""
 
 import numpy.typing as npt
 import torch
@@ -19,7 +19,7 @@ from sklearn_cbir.losses._base import (
 
 
 class _ClassifierLoss(Loss):
-    """A linear classifier on what becomes of the outputs; the network gives one output per bit."""
+    """A linear classifier on bits, made from the outputs; the network has one output per bit."""
 
     output: LastLayer = "bits"
     sampling: Sampling = "uniform"
@@ -59,21 +59,21 @@ class DLBHCLoss(_ClassifierLoss):
     """Deep learning of binary hash codes: classify from sigmoid outputs [1]_.
 
     A linear classifier on ``sigmoid(outputs)``, trained with the network by
-    cross entropy and dropped afterwards. Only the loss: [1]_ ranks the images of a
-    Hamming radius again by another layer's features. Unlike in [1]_, which has
-    one class per image, rows of 0/1 labels are shared out evenly among their
-    labels. [1]_ starts the hash layer with biases of 1 and small weights and
-    gives the classifier ten times the rate:
+    cross entropy and dropped afterwards. This is only the loss of [1]_, which
+    also re-ranks the images within a Hamming radius by the features of another
+    layer. [1]_ has one class per image; here each 0/1 label of a row gets an
+    equal share. [1]_ starts the hash layer with biases of 1 and small weights,
+    and the classifier learns at ten times the rate:
     ``DeepHasher(loss="dlbhc", hash_layer="latent", loss_lr=10 * lr)``.
 
-    The two weights add the terms of SSDH, which the authors gave the method
-    later [2]_; there both are 1.
+    The two weights add the terms of SSDH, a later method of the authors [2]_;
+    there both are 1.
 
     Parameters
     ----------
     quantization_weight : float, default=0.0
-        Weight of the mean of ``0.25 - (h - 0.5) ** 2`` for sigmoid outputs h,
-        which is 0 where they are 0 or 1.
+        Weight of the mean of ``0.25 - (h - 0.5) ** 2`` for sigmoid outputs h;
+        the term is 0 if they are 0 or 1.
 
     balance_weight : float, default=0.0
         Weight of the mean over rows of ``(mean(h) - 0.5) ** 2``: as many ones
@@ -147,10 +147,10 @@ class GreedyHashLoss(_ClassifierLoss):
     """Greedy hash: classify from the bits themselves [1]_.
 
     A linear classifier without bias on the signs of the outputs, trained with
-    the network by cross entropy. Backwards the signs are passed over: the
-    gradient of a bit is that of its output. The term ``mean(abs(abs(u) - 1) **
-    3)`` holds the outputs near their signs. Unlike in [1]_, which has one class
-    per image, rows of 0/1 labels are shared out evenly among their labels.
+    the network by cross entropy. The backward pass skips the signs: an output
+    gets the gradient of its bit. The term ``mean(abs(abs(u) - 1) ** 3)`` keeps
+    the outputs u near their signs. [1]_ has one class per image; here each 0/1
+    label of a row gets an equal share.
 
     Parameters
     ----------

@@ -24,26 +24,25 @@ _MOST_LABEL_SETS = 1000  # stage 1 costs their square in memory and time
 class CNNHLoss(Loss):
     """Convolutional neural network hashing: learn codes of a factored similarity.
 
-    Stage 1, in `setup`, finds codes H of -1 and +1 whose products approach the
-    similarities S, +1 for rows that share a label and -1 for others: it
-    minimizes ``|S - H H' / n_bits| ** 2`` over one coordinate after another,
-    between -1 and 1, and rounds. Stage 2, the loss, is the
-    binary cross entropy between those bits and the sigmoids of the outputs.
+    Stage 1, in `setup`, finds codes H of -1 and +1 whose products approximate the
+    similarities S: +1 for rows that share a label, -1 for others. It minimizes
+    ``|S - H H' / n_bits| ** 2`` over one coordinate after another, between -1
+    and 1, and rounds. Stage 2, the loss, is the binary cross entropy between
+    these bits and the sigmoids of the outputs.
 
     Unlike in [1]_, stage 1 finds one code per class, weighted by its number of
-    images, which has the same optimum, since only labels enter S; its time grows
-    with the number of classes, not with its square. With several
-    labels per image it is one code per set of labels, of the 1,000 most
-    frequent ones; any other set is given the code of the set with the most
-    similar label vector. The variant
-    CNNH+ also classifies from the features before the hash layer, which a loss
-    on the outputs does not see; it is not offered.
+    images. The optimum is the same, since S depends only on labels, and the time
+    grows with the number of classes, not with its square. With several labels
+    per image, there is one code per set of labels, for the 1,000 most frequent
+    sets; any other set gets the code of the set with the most similar label
+    vector. The variant CNNH+ also classifies from the features before the hash
+    layer. A loss on the outputs cannot do that, so CNNH+ is not offered.
 
     Parameters
     ----------
     n_sweeps : int, default=5
-        Most passes of stage 1 over all coordinates; it stops at the first that
-        changes nothing.
+        Maximum number of passes of stage 1 over all coordinates; it stops after
+        a pass that changes nothing.
 
     Attributes
     ----------
@@ -51,8 +50,8 @@ class CNNHLoss(Loss):
         Target codes of -1 and +1; made by `setup`.
 
     label_sets : tensor of shape (n_sets, n_labels) or None
-        The labels they stand for, as vectors of unit length; None for more
-        than 1,000 classes, one code each in their order.
+        The labels of each code, as vectors of unit length. None with more than
+        1,000 classes: then each class has its own code, in their order.
 
     References
     ----------

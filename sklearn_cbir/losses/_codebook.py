@@ -1,4 +1,4 @@
-"""Losses on bits that give every class a code beforehand: ``loss(outputs, y)``."""
+"""Losses on bits with one fixed code per class, chosen before training: ``loss(outputs, y)``."""
 
 from math import comb
 from typing import Literal, get_args
@@ -32,11 +32,11 @@ def hash_centers(
 ) -> torch.Tensor:
     """Draw one code per class, far from each other.
 
-    Rows of a Hadamard matrix and of its negative where there is one that is
-    large enough: any two differ in half of the bits or in all. Else codes are
-    picked one by one, each as far as possible from those before it, from all
-    codes of up to 16 bits, or from random ones, with as many ones as zeros
-    where there are enough of these.
+    If there is a Hadamard matrix that is large enough, the codes are its rows and
+    their negatives: any two differ in half of the bits or in all. Else codes are
+    picked one by one, each as far as possible from those before it: from all
+    codes if they have up to 16 bits, else from random ones, with as many ones as
+    zeros if there are enough of these.
 
     Parameters
     ----------
@@ -161,26 +161,26 @@ class _CodebookLoss(Loss):
 
 
 class CSQLoss(_CodebookLoss):
-    """Central similarity quantization: every class has a code to be learned [1]_.
+    """Central similarity quantization: outputs learn the code of a class [1]_.
 
     The binary cross entropy between the bits of a row's center and ``(1 +
-    tanh(u)) / 2`` of its outputs u, plus a quantization term. A row with
-    several labels has the majority of their codes for a center, equation 2 of
-    [1]_, bits without a majority being those of one random code. Unlike
-    [1]_, which has Hadamard matrices for lengths of a power of 2 and else
-    random centers, see `hash_centers`.
+    tanh(u)) / 2`` of its outputs u, plus a quantization term. The center of a
+    row is the code of its class; with several labels, the majority of their
+    codes, equation 2 of [1]_, and bits without a majority come from one random
+    code. [1]_ takes Hadamard matrices if the length is a power of 2, else
+    random centers; for the codes here see `hash_centers`.
 
     Parameters
     ----------
     quantization_weight : float, default=0.0001
-        Weight of the quantization term, in the authors' code 0.05 unless a
-        command names another: 0.05 for their residual networks, 0.001, and
-        0.0001 for AlexNet with 64 bits.
+        Weight of the quantization term. In the authors' code, the default is
+        0.05; their commands have 0.05 for residual networks, 0.001, and 0.0001
+        for AlexNet with 64 bits.
 
     quantization : {"square", "log_cosh"}, default="square"
         The mean of ``(abs(tanh(u)) - 1) ** 2``, as in the authors' code, or of
-        ``log(cosh(abs(tanh(u)) - 1))``, as [1]_ prints. The authors' code can
-        also add a likelihood of pairs, which their commands leave out.
+        ``log(cosh(abs(tanh(u)) - 1))``, as in [1]_. The authors' code can also
+        add a likelihood of pairs, but their commands do not use it.
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ class CSQLoss(_CodebookLoss):
         Codes of -1 and +1; made by `setup`.
 
     ties : tensor of shape (n_bits,)
-        The random code.
+        The random code, for bits without a majority.
 
     References
     ----------
@@ -252,13 +252,13 @@ class CSQLoss(_CodebookLoss):
 
 
 class OrthoHashLoss(_CodebookLoss):
-    """One loss for all: the cosine with the code of the right class is largest.
+    """One loss for all: make the cosine with the code of the right class the largest.
 
     Cross entropy of ``scale (cos(u, c) - margin t)`` for outputs u, the codes c
     of all classes and t = 1 for a row's own class, else 0: equation 6 of [1]_.
     Unlike in [1]_, the outputs are not batch-normalized, since bits here are the
-    signs of the outputs themselves; see `hash_centers` for the codes. Rows of
-    0/1 labels are shared out evenly among their labels, as in [1]_.
+    signs of the outputs themselves; see `hash_centers` for the codes. Each 0/1
+    label of a row gets an equal share, as in [1]_.
 
     Parameters
     ----------
@@ -266,8 +266,8 @@ class OrthoHashLoss(_CodebookLoss):
         Factor of the cosines.
 
     margin : float, default=0.2
-        What the cosine with the right code has to be larger by. The authors'
-        code: 0.2, and 0.3 for CIFAR-10.
+        Amount by which the cosine with the right code must be larger. The
+        authors' code has 0.2, and 0.3 for CIFAR-10.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ def squared_distances(outputs: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     tensor of shape (n, n)
-        In float64 wherever the device has it.
+        In float64 if the device supports it.
 
     Examples
     --------
@@ -59,8 +59,8 @@ def pair_mean(
         Which pairs are similar.
 
     similar_weight : None, "balanced" or float, default=None
-        Weight of a similar pair, where a dissimilar one has 1; None counts
-        all pairs alike; "balanced" gives half of the mean to each kind.
+        Weight of a similar pair; a dissimilar pair has weight 1. None: all pairs
+        have weight 1. "balanced": each kind makes half of the mean.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def mean_of_kinds(
     dissimilar: torch.Tensor,
     similar_weight: SimilarWeight,
 ) -> torch.Tensor:
-    """Return the mean cost of two kinds of pairs, weighed as in `pair_mean`."""
+    """Return the mean cost of two kinds of pairs, weighted as in `pair_mean`."""
     similar_cost = torch.where(similar, costs, 0).sum()
     dissimilar_cost = torch.where(dissimilar, costs, 0).sum()
     n_similar, n_dissimilar = similar.sum().float(), dissimilar.sum().float()
@@ -113,7 +113,7 @@ def contrastive_loss(
     margin: float,
     similar_weight: SimilarWeight = None,
 ) -> torch.Tensor:
-    """Half the mean over pairs: pull similar ones together, push others apart.
+    """Return half the mean cost of pairs: similar rows attract, others repel.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def contrastive_loss(
         Real outputs.
 
     similar : bool tensor of shape (n, n)
-        Which rows belong together.
+        Which pairs are similar.
 
     margin : float
         Squared distance beyond which a dissimilar pair costs nothing.
@@ -176,7 +176,7 @@ def quantization_loss(outputs: torch.Tensor, norm: Norm = "l1") -> torch.Tensor:
 def balance_loss(
     outputs: torch.Tensor, axis: Axis = "code", reduction: BitReduction = "mean"
 ) -> torch.Tensor:
-    """Square of the mean output: as many +1 as -1.
+    """Square of the mean output, which is 0 for as many +1 as -1.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def balance_loss(
         Real outputs.
 
     axis : {"code", "bit"}, default="code"
-        Within each row, or within each column of the batch.
+        Mean of each row, or of each column of the batch.
 
     reduction : {"mean", "sum"}, default="mean"
         The mean of the squares, or n_bits times that: their sum over the bits,
@@ -224,8 +224,8 @@ class DSHLoss(Loss):
 
     quantization_reduction : {"pair", "sample"}, default="pair"
         "pair" adds the quantization of both rows to every pair, as [1]_ does;
-        "sample" adds that of every row once, half as much, as the authors'
-        code does.
+        "sample" adds the quantization of every row once, which is half as much,
+        as the authors' code does.
 
     References
     ----------
@@ -273,11 +273,11 @@ class DSHLoss(Loss):
 class DFEHLoss(Loss):
     """Contrastive, quantization and balance terms of semantic-preserving hashing.
 
-    The loss of deep features enhance and semantic-preserving hashing [1]_, of
-    which the three terms and the weight 0.01 are known. Its equations are not:
-    their form here is inferred from the papers that [1]_ names, DSH [2]_ for
-    the pairs and the quantization, SSDH [3]_ for the balance. It holds no
-    classification term. Rows are similar if they share a label.
+    The loss of deep features enhance and semantic-preserving hashing [1]_. Its
+    three terms and the weight 0.01 are known, its equations are not: their form
+    here is inferred from the papers that [1]_ names, DSH [2]_ for the pairs and
+    the quantization, SSDH [3]_ for the balance. There is no classification
+    term. Rows are similar if they share a label.
 
     Parameters
     ----------
@@ -295,25 +295,25 @@ class DFEHLoss(Loss):
         Absolute or squared differences from -1 and +1.
 
     balance : {"code", "bit"}, default="code"
-        Where ones and zeros shall be equally many: in each code, or in each bit
-        over the batch.
+        Whether each code should have as many ones as zeros, or each bit, over
+        the batch.
 
     similar_weight : None, "balanced" or float, default=2.0
-        Weight of a similar pair, where a dissimilar one has 1; None counts
-        all pairs alike, as [1]_ does; "balanced" gives half of the mean to
-        each kind. Unlike [1]_: on CIFAR-10 a weight of 1 learns much more
-        slowly, and larger ones pull classes that look alike together.
+        Weight of a similar pair; a dissimilar pair has weight 1. None: all pairs
+        have weight 1, as in [1]_. "balanced": each kind makes half of the mean.
+        The default differs from [1]_: on CIFAR-10 a weight of 1 learns much more
+        slowly, and larger ones pull classes together that look alike.
 
     squash : {None, "tanh"}, default=None
-        What the outputs go through first. Unlike [1]_, which has none.
+        Function of the outputs before all terms; [1]_ has none.
 
     balance_reduction : {"sum", "mean"}, default="sum"
-        "sum" adds the squares of mean outputs up over the bits, as the
-        quantization term adds its differences; "mean" is n_bits times less.
-        The square of a code's sum is "sum" with n_bits times the weight. Which
-        of them [1]_ means is not known. At equal weights, "sum" pulls 0.3 to
-        1.0 times as hard as the quantization term at 12 to 48 bits, "mean"
-        0.006 to 0.09 times, which changes nothing.
+        "sum" adds the squares of mean outputs over the bits, as the quantization
+        term adds its differences; "mean" is n_bits times smaller. The square of
+        a code's sum is "sum" with n_bits times the weight. It is not known which
+        of them [1]_ means. At equal weights and 12 to 48 bits, "sum" pulls 0.3 to
+        1.0 times as hard as the quantization term, and "mean" 0.006 to 0.09
+        times, which has no effect.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Losses on bits that take a pair's similarity for the outcome of a trial."""
+"""Losses on bits: the likelihood of the similarity of pairs."""
 
 import math
 from typing import Literal, get_args
@@ -19,22 +19,21 @@ class DPSHLoss(Loss):
     """Deep pairwise-supervised hashing: likelihood of pairs plus quantization.
 
     With ``t = u v / 2`` for outputs u and v, a pair costs ``log(1 + exp(t)) -
-    s t``, s being 1 if the rows share a label and 0 otherwise, as in
-    [1]_. Unlike in [1]_, both rows of a pair come from the batch, where [1]_
-    compares a batch with stored outputs of all training images; and both terms
-    are means, not sums.
+    s t``, as in [1]_, where s is 1 if the rows share a label, else 0. Unlike in
+    [1]_, both terms are means, not sums, and both rows of a pair come from the
+    batch: [1]_ compares a batch with stored outputs of all training images.
 
-    Large outputs at the start cost so much that they all shrink to 0, where
-    nothing is learned any more. So the loss asks `DeepHasher` for small weights
-    of the hash layer, by ``hash_std = 0.01``.
+    Large outputs at the start cost so much that they all shrink to 0, and then
+    nothing more is learned. So the loss requires small first weights of the
+    hash layer of `DeepHasher`, by ``hash_std = 0.01``.
 
     Parameters
     ----------
     quantization_weight : float, default=0.1
         Weight of the mean square of the differences between outputs and bits.
-        It is ``eta n_bits / (n - 1)`` of [1]_, which sums over n training images
-        and over all ordered pairs of them: eta = 10 there is 0.1 here for about
-        ``100 n_bits`` images.
+        With eta of [1]_, it is ``eta n_bits / (n - 1)``, because [1]_ sums over n
+        training images and over all their ordered pairs: eta = 10 there is 0.1
+        here for about ``100 n_bits`` images.
 
     References
     ----------
@@ -73,11 +72,11 @@ class HashNetLoss(Loss):
     """HashNet: a weighted likelihood of pairs whose tanh sharpens as it trains.
 
     With ``h = tanh(beta u)`` for outputs u, a pair costs ``log(1 + exp(alpha h
-    h')) - s alpha h h'``. Similar and dissimilar pairs weigh alike as a whole,
-    and with several labels per row a similar pair also weighs the share of
-    labels in common, as in [1]_. Unlike in [1]_, the pairs are
-    all of one batch, not those between two batches. The authors' code leaves
-    the weights out unless it is told the number of classes.
+    h')) - s alpha h h'``. As in [1]_, all similar pairs together weigh as much as
+    all dissimilar ones, and with several labels per row, the weight of a similar
+    pair also has the share of common labels as a factor. Unlike in [1]_, all
+    pairs are within one batch, not between two batches. The authors' code has
+    these weights only if you give it the number of classes.
 
     Parameters
     ----------
@@ -87,9 +86,8 @@ class HashNetLoss(Loss):
 
     final_beta : float, default=7.0
         Factor of the outputs in the last epoch. It grows from 1 as the square
-        root of the epoch. The authors' code reaches 7.1. Unlike there, it
-        changes between epochs, not every 200 steps; 1 leaves it alone, and
-        1e6 is the most.
+        root of the epoch. The authors' code reaches 7.1, and changes it every 200
+        steps, not between epochs. 1 keeps it constant; the maximum is 1e6.
 
     Attributes
     ----------
@@ -122,12 +120,12 @@ class HashNetLoss(Loss):
         self.beta: float = 1.0
 
     def start_epoch(self, epoch: int, n_epochs: int) -> None:
-        """Set the sharpness of an epoch; it does not depend on earlier calls.
+        """Set `beta` for an epoch; it does not depend on earlier calls.
 
         Parameters
         ----------
         epoch : int
-            Counted from 0.
+            Number of the epoch, counted from 0.
 
         n_epochs : int
             Number of epochs of the whole training.
@@ -150,29 +148,29 @@ class HashNetLoss(Loss):
 class DCHLoss(Loss):
     """Deep Cauchy hashing: similar codes within a small Hamming radius.
 
-    With ``d = n_bits (1 - cos(h, h')) / 2`` for ``h = tanh(u)`` of outputs u,
-    the relaxed Hamming distance, a similar pair costs ``log(1 + d / gamma)``
-    and another one ``log(1 + gamma / d)``, weighted as in `HashNetLoss`; every
+    With ``h = tanh(u)`` for outputs u, ``d = n_bits (1 - cos(h, h')) / 2`` is the
+    relaxed Hamming distance. A similar pair costs ``log(1 + d / gamma)`` and a
+    dissimilar pair ``log(1 + gamma / d)``, weighted as in `HashNetLoss`; every
     row adds ``log(1 + d(abs(h), 1) / gamma)``, as in [1]_. The authors' code
-    differs, and is ``form="code"``.
+    differs; ``form="code"`` is as there.
 
     Parameters
     ----------
     gamma : float, default=20.0
-        Scale of the Cauchy distribution, in bits: the smaller, the more the
-        loss cares for the nearest codes only. [1]_ tries 2 to 50; the authors'
-        code has 20.
+        Scale of the Cauchy distribution, in bits: the smaller, the more the loss
+        depends on the nearest codes only. [1]_ tries 2 to 50; the authors' code
+        has 20.
 
     quantization_weight : float, default=0.1
         Weight of the mean quantization cost of a row; [1]_ chooses it by
-        cross-validation, and the authors' code has 0. 0.1 is that of a port.
+        cross-validation, the authors' code has 0, and a port of it 0.1.
 
     form : {"paper", "code"}, default="paper"
-        "code" takes the squared Euclidean distance of h and h' plus 0.001 for
-        d, the mean of ``(abs(h) - 1) ** 2`` for the quantization, and the plain
-        mean of the pairs' costs, in which a dissimilar pair weighs 1 and a
-        similar one the number of all pairs by that of similar ones, rows with
-        themselves counted.
+        "code" has other definitions: d is the squared Euclidean distance of h and
+        h' plus 0.001, and the quantization is the mean of ``(abs(h) - 1) ** 2``.
+        It takes the plain mean of the costs of pairs, where a dissimilar pair has
+        weight 1, and a similar pair the number of all pairs divided by the number
+        of similar pairs; both include the pairs of a row with itself.
 
     References
     ----------

@@ -24,10 +24,10 @@ def staircase_loss(
     step: float = 0.05,
     positive_margin: float = 0.0,
 ) -> torch.Tensor:
-    """Cost of tuples whose negative of rank r belongs at ``margin + r step``.
+    """Cost of tuples if the negative of rank r should be at ``margin + r step``.
 
-    Half the square of what the positive is too far, plus half the squares of
-    what the negatives are too near.
+    Half the squared distance by which the positive is too far, plus half the
+    squared distances by which the negatives are too near.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def staircase_loss(
         Distance of every query from its positive.
 
     negatives : tensor of shape (n_tuples, n_negatives)
-        Distances from its negatives, in any order; infinite for none.
+        Distances from its negatives, in any order; infinite if one is missing.
 
     margin, step, positive_margin : float, default=0.85, 0.05, 0.0
         As in `LRMLLoss`.
@@ -67,7 +67,7 @@ def ranked_list_loss(
     temperature: float = 10.0,
     negative_weight: float = 0.5,
 ) -> torch.Tensor:
-    """Cost of tuples whose nearer negatives weigh more, with one common distance.
+    """Cost of tuples with one boundary for all negatives; nearer ones weigh more.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def ranked_list_loss(
         Distance of every query from its positive.
 
     negatives : tensor of shape (n_tuples, n_negatives)
-        Distances from its negatives, in any order; infinite for none.
+        Distances from its negatives, in any order; infinite if one is missing.
 
     boundary, gap, temperature, negative_weight : float, default=1.2, 0.4, 10.0, 0.5
         As in `LRMLLoss`.
@@ -101,63 +101,63 @@ def ranked_list_loss(
 
 
 class LRMLLoss(Loss):
-    """Learning to rank and multiple loss: a rank decides how far a negative goes.
+    """Learning to rank and multiple loss: the rank of a negative sets its distance.
 
-    Tuples of a query, one positive and five negatives are formed in the batch
-    from the labels. What [1]_ states is that number and that negatives of
-    different rank belong at different distances. Its equations are not known:
-    "staircase" is the contrastive loss of [2]_ with a margin that grows by
-    rank, "ranked_list" has the weights of [3]_. With the staircase the nearest
+    From the labels, the loss forms tuples within the batch: a query, one positive
+    and five negatives. [1]_ states this number, and that negatives of different
+    rank belong at different distances; its equations are not known. "staircase"
+    is the contrastive loss of [2]_ with a margin that grows with the rank,
+    "ranked_list" has the weights of [3]_. With the staircase the nearest
     negative has the smallest margin, so negatives spread out; ``step=0`` is
-    the contrastive loss of [2]_ exactly. Distances are Euclidean, of features
-    of unit length, which `CNNFeatureExtractor` gives.
+    exactly the contrastive loss of [2]_. Distances are Euclidean, between
+    features of unit length, as `CNNFeatureExtractor` gives them.
 
-    A batch has a tuple for every ordered pair of rows that share a label: their
-    mean is what a positive drawn at random costs on average. Unlike in [2]_,
-    whose positives are drawn and whose negatives come from a pool: with
-    ``sampling="mined"`` an estimator makes batches of such tuples, and what else
-    shares a batch with them counts too.
+    A batch has a tuple for every ordered pair of rows that share a label; their
+    mean is the expected cost of a random positive. In [2]_, positives are drawn
+    at random and negatives come from a pool. With ``sampling="mined"`` an
+    estimator makes batches of such tuples, but the other rows of the batch
+    count too.
 
     Parameters
     ----------
     form : {"staircase", "ranked_list"}, default="staircase"
-        Which cost a tuple has: `staircase_loss` or `ranked_list_loss`.
+        Cost of a tuple: `staircase_loss` or `ranked_list_loss`.
 
     margin : float, default=0.85
-        Distance at which the nearest negative belongs, for "staircase".
+        Distance from which the nearest negative costs nothing, for "staircase".
 
     step : float, default=0.05
-        How much that grows with each rank. ``margin + step (n_negatives - 1)``
-        should stay below 1.41, the distance of random rows.
+        How much the margin grows with each rank. ``margin + step (n_negatives -
+        1)`` should stay below 1.41, the distance of random rows.
 
     positive_margin : float, default=0.0
-        Distance within which a positive costs nothing, for "staircase".
+        Distance up to which a positive costs nothing, for "staircase".
 
     boundary : float, default=1.2
         Distance from which a negative costs nothing, for "ranked_list".
 
     gap : float, default=0.4
-        How far inside that boundary positives belong, for "ranked_list".
+        How far inside the boundary positives should be, for "ranked_list".
 
     temperature : float, default=10.0
-        How much more near negatives weigh, for "ranked_list".
+        How much more the nearer negatives weigh, for "ranked_list".
 
     negative_weight : float, default=0.5
         Share of the negatives in the cost, for "ranked_list".
 
     n_negatives : int, default=5
-        Negatives of a tuple; all there are if there are fewer.
+        Negatives per tuple; if there are fewer, all of them.
 
     negatives : {"hardest", "bottom"}, default="hardest"
-        The nearest or the farthest ones. The "bottom five ranked by
-        similarity" of [1]_ can mean either; "bottom" ones cost almost nothing.
+        The nearest negatives, or the farthest ones. The "bottom five ranked by
+        similarity" of [1]_ can mean either; the farthest cost almost nothing.
 
     one_per_class : bool, default=True
         Whether to use at most one negative of each class, or of each set of
         labels, as in [2]_.
 
     reduction : {"mean", "sum"}, default="mean"
-        Over the tuples. The code of [2]_ sums.
+        Mean or sum over the tuples. The code of [2]_ sums.
 
     References
     ----------

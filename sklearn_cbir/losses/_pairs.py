@@ -1,4 +1,4 @@
-"""Losses over the pairs of a batch, by how many labels two rows share."""
+"""Losses over the pairs of a batch, by the number of labels that two rows share."""
 
 from typing import Literal, get_args
 
@@ -30,12 +30,12 @@ def euclidean_distances(features: torch.Tensor) -> torch.Tensor:
 
 
 class ContrastiveLoss(Loss):
-    """Move rows that share a label together, others `margin` apart [1]_.
+    """Move rows together that share a label, and others `margin` apart [1]_.
 
-    The mean over the pairs of a batch of ``D ** 2 / 2`` for similar and
-    ``max(0, margin - D) ** 2 / 2`` for other rows, D being their Euclidean
-    distance: equation 4 of [1]_. Unlike in the terms of `DSHLoss`, the
-    margin is one of distances, not of squared ones.
+    The mean over the pairs of a batch: ``D ** 2 / 2`` for similar rows and
+    ``max(0, margin - D) ** 2 / 2`` for others, where D is their Euclidean
+    distance: equation 4 of [1]_. Unlike in `DSHLoss`, the margin is a distance,
+    not a squared distance.
 
     Parameters
     ----------
@@ -44,9 +44,8 @@ class ContrastiveLoss(Loss):
         unit length, which `CNNFeatureExtractor` gives, are at most 2 apart.
 
     similar_weight : None, "balanced" or float, default=None
-        Weight of a similar pair, where a dissimilar one has 1; None counts
-        all pairs alike; "balanced" gives half of the mean to each kind.
-        Unlike [1]_, which has no such weight.
+        Weight of a similar pair; a dissimilar pair has weight 1. None: all pairs
+        have weight 1, as in [1]_. "balanced": each kind makes half of the mean.
 
     References
     ----------
@@ -81,44 +80,44 @@ class MultilevelLoss(Loss):
     """Codes with distances that follow the cosine of their label vectors [1]_.
 
     The similarity s of two rows is the cosine of their 0/1 label vectors, from
-    0 to 1. Pairs with s below 0.01 or above 0.99 are hard ones, which get a
-    likelihood; the others are soft ones, whose inner product is fitted to s.
-    That s is stated in [1]_. The loss on it is not: the forms are those of two
-    papers that use the same similarity. The mean is over all ordered pairs,
-    each row with itself included.
+    0 to 1. Pairs with s below 0.01 or above 0.99 are hard and get a likelihood;
+    the others are soft, and their inner product is fitted to s. [1]_ states this
+    s, but not the loss on it: the forms "idhn" and "isdh" are from two papers
+    that use the same similarity. The mean is over all ordered pairs, including
+    each row with itself.
 
     Parameters
     ----------
     form : {"idhn", "isdh", "cosine"}, default="idhn"
         With ``w = beta u v / n_bits`` for outputs u and v: "idhn" [2]_ has
         ``log(1 + exp(w)) - s w`` for hard pairs and ``gamma n_bits ((u v /
-        n_bits + 1) / 2 - s) ** 2`` for soft ones. "isdh" [3]_ has gamma times
-        that for hard pairs and ``(s - sigmoid(w)) ** 2`` for soft ones.
-        "cosine" fits ``(cos(u, v) + 1) / 2`` to s by least squares for all
+        n_bits + 1) / 2 - s) ** 2`` for soft ones. "isdh" [3]_ has ``gamma (log(1
+        + exp(w)) - s w)`` for hard pairs and ``(s - sigmoid(w)) ** 2`` for soft
+        ones. "cosine" fits ``(cos(u, v) + 1) / 2`` to s by least squares for all
         pairs.
 
     beta : float, default=5.0
         Steepness of the likelihood.
 
     gamma : float, default=None
-        Weight as above; None means 0.1 for "idhn" and 10 for "isdh", as in
-        their authors' code.
+        Weight gamma in `form`; None means 0.1 for "idhn" and 10 for "isdh", as in
+        the code of their authors.
 
     quantization_weight : float, default=0.1
         Weight of the mean distance of all outputs from -1 or +1.
 
     squash : {"softsign", "tanh", None}, default="softsign"
-        What the outputs go through first, as in [2]_; [1]_ does not say.
+        Function of the outputs before all terms, as in [2]_; [1]_ does not say.
 
     similarity : {"cosine", "binary"}, default="cosine"
-        "binary" takes s = 1 for rows that share a label and 0 for others. That
-        [1]_ compares itself with this is not known: its abstract says "reference
-        models".
+        "binary" takes s = 1 for rows that share a label and 0 for others. It is
+        not known whether [1]_ compares itself with this: its abstract says only
+        "reference models".
 
     similar_weight : None, "balanced" or float, default=None
-        Weight of a pair that shares a label, where another one has 1; None counts
-        all pairs alike; "balanced" gives half of the mean to each kind. Unlike
-        [1]_, as far as is known.
+        Weight of a pair that shares a label; any other pair has weight 1. None:
+        all pairs have weight 1. "balanced": each kind makes half of the mean. As
+        far as is known, [1]_ has no such weight.
 
     References
     ----------

@@ -36,7 +36,7 @@ def cpf_loss(
     b: float = 2.0,
     weights: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
-    """Consistent penalizing field of cosines: one minus a soft F1 of the batch.
+    """Consistent penalizing field of cosines: 1 minus a soft F1 of the batch.
 
     Parameters
     ----------
@@ -81,11 +81,11 @@ def cpf_loss(
 class CPFLoss(Loss):
     """Consistent penalizing field: one threshold for all classes [1]_.
 
-    Every class has a learned proxy. Features are pulled to the proxy of their
-    class and pushed from those of other classes whose cosine exceeds `tau`,
-    with weights that grow exponentially with the error. The loss is a ratio
-    over the whole batch, not a mean over its rows: it depends on the batch
-    size, and gradients of parts of a batch do not add up to that of the whole.
+    Every class has a learned proxy. The proxy of its class pulls a feature, and
+    proxies of other classes push it if their cosine exceeds `tau`, with weights
+    that grow exponentially with the error. The loss is a ratio over the whole
+    batch, not a mean over its rows: it depends on the batch size, and gradients
+    of parts of a batch do not add up to the gradient of the whole.
     ``CPFLoss(**CPF_CONSTANTS["cub"])`` has the values of [1]_ for a data set.
 
     Parameters
@@ -111,7 +111,7 @@ class CPFLoss(Loss):
     Attributes
     ----------
     proxies : Parameter of shape (n_classes, n_outputs)
-        Made by `setup`, trained with the network, of any length.
+        The proxies, of any length; made by `setup` and trained with the network.
 
     References
     ----------

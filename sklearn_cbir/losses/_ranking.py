@@ -1,4 +1,4 @@
-"""Losses over the triplets of a batch: who is nearer to whom."""
+"""Losses over the triplets of a batch: the positive should be nearer than the negative."""
 
 from typing import Literal, get_args
 
@@ -22,11 +22,11 @@ def triplet_loss(distances: torch.Tensor, relevance: torch.Tensor, margin: float
         Distance of every row from every row.
 
     relevance : tensor of shape (n, n)
-        Row i, j and k are a triplet where ``relevance[i, j] > relevance[i,
-        k]``, none of them being the same row.
+        Rows i, j and k, all different, are a triplet if ``relevance[i, j] >
+        relevance[i, k]``.
 
     margin : float
-        How much farther row k has to be than row j.
+        How much farther row k must be than row j.
 
     Returns
     -------
@@ -66,23 +66,23 @@ def _triplet_costs(
 class TripletLoss(Loss):
     """Keep rows with other labels farther away than rows that share one [1]_.
 
-    A triplet of an anchor, a row that shares a label with it and one that does
-    not costs ``max(0, margin + D(anchor, positive) - D(anchor, negative))``
-    with squared Euclidean distances D, equation 3 of [1]_. The loss is the
-    mean over the triplets of the batch.
+    A triplet is an anchor, a positive row that shares a label with it, and a
+    negative row that does not. It costs ``max(0, margin + D(anchor, positive) -
+    D(anchor, negative))`` with squared Euclidean distances D, equation 3 of
+    [1]_. The loss is the mean over the triplets of the batch.
 
     Parameters
     ----------
     margin : float, default=0.2
         Difference of squared distances from which a triplet costs nothing.
-        Features of unit length, which `CNNFeatureExtractor` gives, have at
-        most 4.
+        For features of unit length, as `CNNFeatureExtractor` gives them, it is
+        at most 4.
 
     triplets : {"semihard", "all", "hardest"}, default="semihard"
-        "semihard" takes for every pair of anchor and positive the nearest
-        negative that is farther than the positive, or the farthest if there
-        is none [1]_; "all" takes every triplet; "hardest" the farthest positive
-        and the nearest negative of every anchor [2]_.
+        "semihard" takes, for every pair of anchor and positive, the nearest
+        negative that is farther than the positive, or the farthest negative if
+        there is none [1]_. "all" takes every triplet. "hardest" takes the farthest
+        positive and the nearest negative of every anchor [2]_.
 
     References
     ----------
@@ -143,11 +143,11 @@ class DNNHLoss(Loss):
     row shares more labels with the anchor than the far one does. The mean is
     over all triplets of the batch.
 
-    The divide-and-encode module of [1]_, in which every bit sees its own slice
-    of the features, is a network's last layer: `DeepHasher` has one for this
-    loss, which asks for it by ``hash_layer = "divided"``. Unlike in [1]_, the
-    features are 50 per bit made by a linear layer of the pooled maps, not the
-    means of a last convolution's maps.
+    In the divide-and-encode module of [1]_, every bit sees its own slice of the
+    features. It is the last layer of the network: `DeepHasher` uses it for this
+    loss, which has ``hash_layer = "divided"``. Unlike in [1]_, a linear layer
+    makes the features from the pooled maps, 50 per bit; in [1]_ they are the
+    means of the maps of a last convolution.
 
     Parameters
     ----------
@@ -155,10 +155,11 @@ class DNNHLoss(Loss):
         Difference of squared distances from which a triplet costs nothing.
 
     threshold_width : float, default=0.5
-        Half the width around 0.5 within which v passes; below it becomes 0 and
-        above it 1, without a gradient. 0.5 passes everything, as the public
-        re-implementation by others does (HYPJUDY/caffe-dnnh); the width in
-        [1]_ is not known, and code of its authors was not found.
+        Half the width of the interval around 0.5 in which v is unchanged; v
+        becomes 0 below it and 1 above it, without a gradient. 0.5 changes
+        nothing, like the public re-implementation by others
+        (HYPJUDY/caffe-dnnh). The width in [1]_ is not known, and we found no code
+        of its authors.
 
     References
     ----------

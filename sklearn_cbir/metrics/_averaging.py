@@ -25,7 +25,7 @@ def mean_over_queries(values: ArrayLike, sample_weight: ArrayLike | None = None)
     Parameters
     ----------
     values : array-like of shape (n_queries,)
-        A metric per query, NaN where nothing in the gallery is relevant.
+        A metric per query, NaN for a query with nothing relevant in the gallery.
 
     sample_weight : array-like of shape (n_queries,), default=None
         Non-negative weights of the queries.
@@ -33,7 +33,7 @@ def mean_over_queries(values: ArrayLike, sample_weight: ArrayLike | None = None)
     Returns
     -------
     float
-        The (weighted) mean of what is not NaN; a warning counts what is.
+        The (weighted) mean of the values that are not NaN; a warning counts the others.
 
     Raises
     ------
@@ -119,13 +119,12 @@ def worst_queries(values: ArrayLike, n: int = 10) -> Positions:
         A metric per query (``per_query=True``); NaN is left out.
 
     n : int, default=10
-        How many, at most.
+        Maximum number of queries.
 
     Returns
     -------
     ndarray of shape (min(n, n_defined),), int64
-        Positions of queries, worst first; at equal values the earlier comes
-        first.
+        Positions of queries, the worst first; of equal values the earlier query.
 
     Examples
     --------

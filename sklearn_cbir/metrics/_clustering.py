@@ -60,23 +60,23 @@ def cluster_agreement(
 ) -> tuple[float, float]:
     """Cluster embeddings by k-means and compare the clusters with the classes.
 
-    What papers on metric learning call NMI and F1. Both depend on where k-means
-    starts, so compare means over several seeds.
+    Papers on metric learning call these two numbers NMI and F1. Both depend on the
+    start of k-means, so compare means over several seeds.
 
     Parameters
     ----------
     embeddings : array-like of shape (n, n_features)
-        Rows, of unit length as a rule.
+        Rows, usually of unit length.
 
     y : array-like of shape (n,)
         Labels.
 
     n_clusters : int, default=None
-        None means the number of classes in `y`. The code of CPF takes that of the
-        training classes.
+        Number of clusters; None means the number of classes in `y`. The code of CPF
+        takes the number of training classes.
 
     max_iter : int, default=20
-        Steps of k-means; 20 as in the code of CPF.
+        Maximum number of steps of k-means; 20 as in the code of CPF.
 
     random_state : int, RandomState instance or None, default=0
         Seed of k-means.

@@ -61,9 +61,9 @@ def hamming_mean_average_precision(
 ) -> float | Floats:
     """Mean average precision of binary codes by Hamming distance.
 
-    Equal to `mean_average_precision` of the distances, but from counts of how many
-    codes lie at each distance: nothing is sorted, and no matrix is formed. For other
-    metrics pass `codes.HammingDistances` in place of the distances.
+    Equal to `mean_average_precision` of the distances, but computed from the number
+    of codes at each distance: without sorting, and without a matrix. For other
+    metrics pass `codes.HammingDistances` instead of the distances.
 
     Parameters
     ----------

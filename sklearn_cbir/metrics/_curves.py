@@ -34,7 +34,7 @@ def precision_recall_curve(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
@@ -116,7 +116,7 @@ def radius_precision_recall_curve(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radii : array-like of shape (n_radii,)
         Largest distances, themselves included; for codes ``range(n_bits + 1)``.

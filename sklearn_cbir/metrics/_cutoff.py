@@ -54,7 +54,7 @@ def precision_at_k(
 ) -> float | Floats:
     """Share of the first `k` results that are relevant.
 
-    Divided by `k` also for a query that `exclude` leaves fewer results.
+    The divisor is `k` even if `exclude` leaves a query fewer results.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def precision_at_k(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     k : int, default=10
         Number of results that count; None means all.
@@ -137,9 +137,9 @@ def recall_at_k(
 ) -> float | Floats:
     """Share of the queries with something relevant among the first `k` results.
 
-    This is what papers on metric learning and on classes that were not trained on
-    call recall@k (elsewhere: hit rate, top-k accuracy, CMC at rank k). The share of
-    the relevant items that were found is `set_recall_at_k`.
+    Papers on metric learning and on unseen classes call this recall@k; other names
+    are hit rate, top-k accuracy, and CMC at rank k. For the share of the relevant
+    items that were found, see `set_recall_at_k`.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def recall_at_k(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     k : int, default=1
         Number of results that count; None means all.
@@ -234,7 +234,7 @@ def set_recall_at_k(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     k : int, default=10
         Number of results that count; None means all.
@@ -306,7 +306,7 @@ def acg_at_k(
 ) -> float | Floats:
     """Mean number of labels that the first `k` results share with the query [1]_.
 
-    Divided by `k` also for a query that `exclude` leaves fewer results.
+    The divisor is `k` even if `exclude` leaves a query fewer results.
 
     Parameters
     ----------
@@ -317,7 +317,7 @@ def acg_at_k(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     k : int, default=10
         Number of results that count; None means all.
@@ -407,7 +407,7 @@ def ndcg_at_k(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     k : int, default=None
         Number of results that count; None means all.

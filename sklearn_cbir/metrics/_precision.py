@@ -84,7 +84,7 @@ def mean_average_precision(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer. Also anything with that `shape` that gives such an
+        Smaller is nearer. Also any object with this `shape` that returns such an
         array for a slice of rows, such as `codes.HammingDistances` or a
         memory-mapped array.
 
@@ -92,21 +92,23 @@ def mean_average_precision(
         Number of results that count; None means all.
 
     denominator : {"relevant", "hits", "min_k"}, default="relevant"
-        What the sum is divided by: the number of relevant items in the gallery;
-        those among the first `k` (published mAP@5000 and mAP@1000 of hashing; a
-        single hit at rank 1 scores 1, no hit scores 0); or the smaller of `k` and
-        the number of relevant items. They differ only where `k` is given.
+        Divisor of the sum. "relevant": the number of relevant items in the gallery.
+        "hits": the number of those among the first `k` (published mAP@5000 and
+        mAP@1000 of hashing; a single hit at rank 1 scores 1, no hit scores 0).
+        "min_k": the smaller of `k` and the number of relevant items. They differ
+        only if `k` is given.
 
     no_hits : {"zero", "skip"}, default="zero"
-        What a query scores that has nothing relevant among the first `k`: 0, or
-        NaN, and it is left out of the mean, as in the code of HashNet [3]_. With
-        ties averaged, only the orders that find something then count.
+        Value of a query with nothing relevant among the first `k`. "zero": 0.
+        "skip": NaN, and the mean leaves it out, as in the code of HashNet [3]_; if
+        ties are averaged, only orders that find something relevant count.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
-        Average over all orders of equally distant items; take the smaller
-        gallery row first, as some published numbers do; or take first, or last,
-        those that share most labels: the bounds of all orders [2]_, except for
-        the denominator "hits" with a `k`.
+        Order of equally distant items. "average": the mean over all their orders.
+        "stable": the smaller gallery row first, as in some published numbers.
+        "optimistic", "pessimistic": those that share most labels first, or last;
+        these are the bounds over all orders [2]_, except for the denominator
+        "hits" with a `k`.
 
     exclude : array-like, default=None
         Gallery rows that are not ranked for a query: one row per query, shape
@@ -196,8 +198,8 @@ def weighted_mean_average_precision(
 ) -> float | Floats:
     """Average precision in which an item counts once per shared label.
 
-    The mean number of shared labels among the first ``t`` results (`acg_at_k`) at
-    the rank ``t`` of every relevant item of the first `k`, averaged over those
+    For every relevant item among the first `k`, at rank ``t``, take the mean number
+    of shared labels of the first ``t`` results (`acg_at_k`); then average over these
     items [1]_. With one label per item it is the mean average precision.
 
     Parameters
@@ -209,7 +211,7 @@ def weighted_mean_average_precision(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     k : int, default=None
         Number of results that count; None means all.
@@ -288,8 +290,9 @@ def map_at_r(
 ) -> float | Floats:
     """Average precision over as many results as are relevant (MAP@R).
 
-    ``k`` and the denominator are R of each query [1]_: unlike recall@1 it also
-    judges the order, and unlike mAP it ignores what comes after R results.
+    ``k`` and the denominator are R, the number of items relevant to the query [1]_.
+    Unlike recall@1, it also depends on the order; unlike mAP, it ignores everything
+    after R results.
 
     Parameters
     ----------
@@ -300,7 +303,7 @@ def map_at_r(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
@@ -371,10 +374,10 @@ def map_c(
 ) -> float | Floats:
     """Average precision as the code of CPF computes it, to compare with its numbers.
 
-    Unlike `map_at_r`, the query counts as a member of its class: with R relevant
-    items, the first R + 1 results are looked at and the sum is divided by R + 1
-    [1]_. A perfect ranking scores R / (R + 1), not 1. Exclude the query from the
-    ranking all the same.
+    Unlike in `map_at_r`, the query counts as a member of its class: with R relevant
+    items, the first R + 1 results count and the sum is divided by R + 1 [1]_. A
+    perfect ranking scores R / (R + 1), not 1. You must still exclude the query from
+    the ranking.
 
     Parameters
     ----------
@@ -385,7 +388,7 @@ def map_c(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.
@@ -456,7 +459,7 @@ def trapezoid_mean_average_precision(
 ) -> float | Floats:
     """Area under the precision-recall curve by trapezoids, as Oxford and Paris score.
 
-    Every relevant item adds the mean of the precision just before it (1 at the
+    Every relevant item adds the mean of two precisions, just before it (1 at the
     first rank) and at it, divided by the number of relevant items [1]_.
 
     Parameters
@@ -468,7 +471,7 @@ def trapezoid_mean_average_precision(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.

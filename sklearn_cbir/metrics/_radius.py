@@ -61,7 +61,7 @@ def precision_in_radius(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radius : float, default=2
         Largest distance, itself included, in the unit of `distances`.
@@ -138,7 +138,7 @@ def recall_in_radius(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radius : float, default=2
         Largest distance, itself included, in the unit of `distances`.
@@ -206,7 +206,7 @@ def success_in_radius(
 ) -> float | Floats:
     """Share of the queries with any item within `radius`, relevant or not.
 
-    1 minus this is the share of empty balls: of hash lookups that return nothing.
+    1 minus this is the share of empty balls: hash lookups that return nothing.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def success_in_radius(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radius : float, default=2
         Largest distance, itself included, in the unit of `distances`.
@@ -303,15 +303,15 @@ def mean_average_precision_in_radius(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radius : float, default=2
         Largest distance, itself included, in the unit of `distances`.
 
     no_hits : {"zero", "skip"}, default="zero"
-        What a query scores that has items within the radius, but no relevant one:
-        0, or NaN, and it is left out of the mean, as in the authors' code. A query
-        without any item there is 0 in both.
+        Value of a query with items within the radius, but no relevant one. "zero":
+        0. "skip": NaN, and the mean leaves it out, as in the authors' code. A query
+        without any item there always has 0.
 
     ties : {"average", "stable", "optimistic", "pessimistic"}, default="average"
         As in `mean_average_precision`.

@@ -79,8 +79,8 @@ def parse_metric(
     Raises
     ------
     ValueError
-        If the name is not known, its cut-off is no number, or a cut-off is
-        missing or out of place.
+        If the name is unknown, its cut-off is not a number, or a cut-off is
+        missing or not allowed.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def evaluate(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     **options : dict
         Passed on: `exclude`, `sample_weight`, `per_query`, `ties`, ...
@@ -222,7 +222,7 @@ def evaluate_each(
         Labels.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     query_positions : ndarray of shape (n_queries,), default=None
         Row of the gallery that is not ranked for a query, -1 for none.

@@ -1,4 +1,4 @@
-"""Distances up to which everything is taken for the same, for all classes and for each."""
+"""Thresholds: distances within which everything counts as the same, for all classes or each."""
 
 from typing import Literal, Unpack, overload
 
@@ -60,10 +60,10 @@ def threshold_f1(
     sample_weight: ArrayLike | None = None,
     per_query: bool = False,
 ) -> float | Floats:
-    """F1 of counting everything within one radius as the same.
+    """F1 if everything within one radius counts as the same.
 
-    Per query ``2 |P & T| / (|P| + |T|)``, where P is what lies within the radius and
-    T what is relevant [1]_. For a cosine threshold t give ``radius=1 - t``. The query
+    Per query ``2 |P & T| / (|P| + |T|)``, where P are the items within the radius and
+    T the relevant items [1]_. For a cosine threshold t pass ``radius=1 - t``. The query
     itself counts if it is in the gallery and not excluded, as in the Shopee challenge.
 
     Parameters
@@ -75,13 +75,13 @@ def threshold_f1(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radius : float
         Largest distance, itself included, in the unit of `distances`.
 
     max_results : int, default=None
-        At most so many nearest items are taken as the same.
+        Maximum number of nearest items that count as the same.
 
     exclude : array-like, default=None
         Gallery rows that are not ranked, as in `mean_average_precision`.
@@ -139,13 +139,13 @@ def threshold_f1_curve(
         Labels of the gallery; items are relevant to a query if they share a label.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radii : array-like of shape (n_radii,)
         Largest distances, themselves included.
 
     max_results : int, default=None
-        At most so many nearest items are taken as the same.
+        Maximum number of nearest items that count as the same.
 
     exclude : array-like, default=None
         Gallery rows that are not ranked, as in `mean_average_precision`.
@@ -187,8 +187,8 @@ def best_f1_radius(
 ) -> tuple[float, float] | tuple[Floats, Floats]:
     """Find the radius with the highest mean F1, for all queries or for each class.
 
-    How far the best radii of the classes spread tells how well one threshold can
-    serve them all.
+    The spread of the best radii of the classes shows how well one threshold can
+    work for all of them.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def best_f1_radius(
         Candidates.
 
     curve : ndarray of shape (n_queries, n_radii)
-        What `threshold_f1_curve` returned for them.
+        Result of `threshold_f1_curve` for these radii.
 
     y_queries : array-like of shape (n_queries,), default=None
         Labels of the queries, to find one radius per class.
@@ -204,7 +204,7 @@ def best_f1_radius(
     Returns
     -------
     radius : float, or ndarray of shape (n_classes,)
-        The smallest of equally good ones; classes sorted by label.
+        The smallest of equally good radii; classes are sorted by label.
 
     f1 : float, or ndarray of shape (n_classes,)
         Mean F1 at that radius.
@@ -243,10 +243,10 @@ def per_class_thresholds(
 ) -> ClassThresholds:
     """Find the best radius of every class, and how far they spread.
 
-    One threshold serves all classes as well as their best radii lie close to each
-    other: [1]_ claims that its loss makes the spread shrink. Choose the one
-    `radius` on other classes, as `CPFEmbedder` does; chosen on the same queries,
-    it looks better than it will be.
+    The closer the best radii of the classes are, the better one threshold works for
+    all of them: [1]_ claims that its loss makes the spread shrink. Choose the one
+    `radius` on other classes, as `CPFEmbedder` does; on the same queries, it looks
+    better than it will be.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def per_class_thresholds(
         Labels of the gallery.
 
     distances : array-like of shape (n_queries, n_gallery)
-        Smaller is nearer; also anything that gives rows of it when sliced.
+        Smaller is nearer; also any object that returns rows of it for a slice.
 
     radii : array-like of shape (n_radii,), default=None
         Candidates; None takes 201 quantiles of `distances`, most of them small.
@@ -267,7 +267,7 @@ def per_class_thresholds(
         mean F1 over these queries.
 
     max_results : int, default=None
-        At most so many nearest items are taken as the same.
+        Maximum number of nearest items that count as the same.
 
     exclude : array-like, default=None
         Gallery rows that are not ranked, as in `mean_average_precision`.
@@ -275,11 +275,11 @@ def per_class_thresholds(
     Returns
     -------
     Bunch
-        With ``classes``, sorted, those whose queries have something relevant;
+        With ``classes``, sorted, without those whose queries have nothing relevant;
         ``radius`` and ``f1`` of shape (n_classes,), the smallest best radius of
         each class and the mean F1 of its queries there; ``spread``, the standard
-        deviation of ``radius``; ``universal_radius``; ``universal_f1`` of shape
-        (n_classes,), the mean F1 of each class at that one radius.
+        deviation of ``radius``; ``universal_radius``, the one radius;
+        ``universal_f1`` of shape (n_classes,), the mean F1 of each class there.
 
     References
     ----------
