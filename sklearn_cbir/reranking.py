@@ -1,7 +1,7 @@
-"""Re-rankers: reorder the first results of every query by what these results have in common.
+"""Re-rankers: reorder the first results of every query by the distances among these results.
 
 ``reranker(queries, distances, positions, engine)`` returns one number per result, smaller is
-nearer. Each query is looked at alone, with its results and nothing else.
+nearer. Every query is re-ranked alone: only the query and its results count.
 """
 
 from typing import Any, ClassVar, Literal, cast, get_args, overload
@@ -26,12 +26,12 @@ Form = Literal["paper", "code"]
 
 
 class _Reranker(BaseEstimator):
-    """A subclass owes `_check_parameters` and `_reorder`.
+    """Base of the re-rankers; a subclass implements `_check_parameters` and `_reorder`.
 
     ``_reorder(square, metric)`` returns one number per result, at most about 1, from the
-    matrix of distances, (1 + n_results, 1 + n_results), of which the query is the first row.
-    They are Hamming distances, cosine distances or the squares of Euclidean ones: all three
-    are (half) the squared length of a difference.
+    matrix of distances, (1 + n_results, 1 + n_results), whose first row is the query. These
+    are Hamming distances, cosine distances or squared Euclidean distances: all three are
+    (half) the squared length of a difference.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("cosine", "euclidean", "hamming")
@@ -65,9 +65,9 @@ class _Reranker(BaseEstimator):
 class AverageQueryExpansion(_Reranker):
     """Search with the mean of the query and of its nearest results [1]_.
 
-    A result is ranked by its distance to the mean of these rows, under the cosine
-    distance of rows of unit length. For codes it is the mean number of bits in which
-    a result differs from them.
+    A result is ranked by its distance to the mean of these rows; for the cosine
+    distance, rows have unit length. For codes, it is ranked by the mean number of bits
+    in which it differs from these rows.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ class AverageQueryExpansion(_Reranker):
 class AlphaQueryExpansion(_Reranker):
     """Search with a mean in which nearer results weigh more [1]_.
 
-    As `AverageQueryExpansion`, but a result counts with its cosine to the query to
-    the power of `alpha` (section 3.4 of [1]_), and not at all if that is negative.
-    Only for the cosine distance.
+    As `AverageQueryExpansion`, but the weight of a result is its cosine to the query,
+    to the power of `alpha` (section 3.4 of [1]_), or 0 if the cosine is negative. Only
+    for the cosine distance.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class AlphaQueryExpansion(_Reranker):
         Results that join the query; 0 leaves the order as it is.
 
     alpha : float, default=3.0
-        Exponent; 0 weighs all alike.
+        Exponent; with 0 all weights are equal.
 
     References
     ----------
@@ -162,10 +162,10 @@ class KReciprocalReranker(_Reranker):
     their nearness; the Jaccard distance of two descriptions is mixed with the plain
     distance (equations 2 to 12 of [1]_).
 
-    Unlike [1]_, neighbors are looked for among the query and its first results and
-    not in the whole gallery, which makes the time depend on `rerank_depth` only.
-    Distances are divided by the largest of them. The authors' code differs from the
-    equations, and is ``form="code"``.
+    Unlike in [1]_, neighbors are searched among the query and its first results, not
+    in the whole gallery, so the time depends only on `rerank_depth`. Distances are
+    divided by the largest of them. The authors' code differs from the equations;
+    ``form="code"`` is as there.
 
     Parameters
     ----------
@@ -173,19 +173,19 @@ class KReciprocalReranker(_Reranker):
         Number of neighbors that must be mutual, k1 of [1]_.
 
     n_averaged : int, default=6
-        Nearest rows, itself included, over which a description is averaged, k2 of
-        [1]_; 1 averages nothing.
+        Number of nearest rows, including the row itself, over which a description is
+        averaged, k2 of [1]_; 1 does not average.
 
     distance_weight : float, default=0.3
         Share of the plain distance, from 0 to 1, lambda of [1]_; 1 leaves the order
         as it is.
 
     form : {"paper", "code"}, default="paper"
-        "code" does what the authors' code does: Euclidean distances are squared;
-        those of every row are divided by its own largest; and a neighbor adds its
-        own neighbors if more than two thirds of these are known, where [1]_ says
-        two thirds or more. Half of an odd `n_neighbors` is rounded to the even
-        number there, and up here.
+        "code" does what the authors' code does. Euclidean distances are squared, and
+        the distances of every row are divided by its own largest one. A neighbor adds
+        its own neighbors if more than two thirds of these are known; in [1]_ it is two
+        thirds or more. Half of an odd `n_neighbors` is rounded to the nearest even
+        number; "paper" rounds it up.
 
     References
     ----------
@@ -252,28 +252,28 @@ class DiffusionReranker(_Reranker):
     """Let similarity to the query spread over the graph of its results [1]_.
 
     The results form a graph of mutual neighbors. Similarity flows from the nearest
-    results of the query along its edges until it is in balance, so that results
-    which a chain of near rows joins to the query rank before others at the same
-    distance (equations 3 to 7 of [1]_, solved exactly).
+    results of the query along the edges until it is in balance. So results that a
+    chain of near rows connects to the query rank before others at the same distance
+    (equations 3 to 7 of [1]_, solved exactly).
 
-    Unlike [1]_, which cuts the graph of the whole gallery down to the first results,
-    the graph is built among them. Under the Euclidean and the Hamming distance,
-    which have no cosine, the similarity of two rows is ``exp(-d / sqrt(s * t))`` with
-    ``d`` their squared distance, or number of bits, and ``s`` and ``t`` that of each
-    to its last neighbor in the graph.
+    [1]_ cuts the graph of the whole gallery down to the first results; here the graph
+    is built among these results. The Euclidean and the Hamming distance have no
+    cosine, so there the similarity of two rows is ``exp(-d / sqrt(s * t))``: ``d`` is
+    their squared distance, or number of bits, and ``s`` and ``t`` are the same from
+    each row to its last neighbor in the graph.
 
     Parameters
     ----------
     n_neighbors : int, default=10
-        Neighbors in the graph, without the row itself: k of [1]_ less one, since
-        the authors' lists of neighbors hold it too.
+        Neighbors in the graph, without the row itself: k - 1 for the k of [1]_, since
+        the authors' lists of neighbors include the row.
 
     n_sources : int, default=5
         Results from which similarity flows, kq of [1]_.
 
     alpha : float, default=0.9
-        How far it flows, from 0 to below 1. [1]_ has 0.99; among a hundred results
-        that tells little but how many neighbors each has.
+        How far similarity flows, from 0 to below 1. [1]_ has 0.99; among a hundred
+        results, the order then depends mainly on the number of neighbors of each.
 
     gamma : float, default=3.0
         Exponent of cosines.

@@ -1,6 +1,6 @@
 """Images with labels: any folder, data sets as they are distributed, and drawn shapes.
 
-Nothing is downloaded, and paths stay paths until an estimator reads them.
+Nothing is downloaded. Loaders return paths; estimators read the images.
 """
 
 from sklearn_cbir._lazy import lazy_exports

@@ -28,7 +28,7 @@ def load_drawings(path: str | os.PathLike[str]) -> Drawings:
     Parameters
     ----------
     path : str or path-like
-        An ``.npz`` file as ``tests/data/omniglot_small1.npz`` of the project:
+        An ``.npz`` file like ``tests/data/omniglot_small1.npz`` of the project:
         2,720 drawings of 136 characters from five alphabets.
 
     Returns
@@ -38,7 +38,7 @@ def load_drawings(path: str | os.PathLike[str]) -> Drawings:
         ``target``, the names of the characters, shape (n,); ``alphabet``, the
         names of the alphabets, shape (n,); ``drawer``, the numbers of the
         people, shape (n,); ``target_names``; ``DESCR``. Hold out whole
-        alphabets to test on characters that were never trained on.
+        alphabets to test on unseen characters.
 
     Raises
     ------

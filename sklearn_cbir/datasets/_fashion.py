@@ -36,14 +36,14 @@ def load_fashion_multilabel(
 ) -> FashionPhotos:
     """Load small product photos with labels of several kinds, from one file.
 
-    It is made for photos of Kaggle's "Fashion Product Images (Small)", whose table
-    says what every product is and its color; any photos can be stored so.
+    It is made for Kaggle's "Fashion Product Images (Small)", whose table has the kind
+    and the color of every product; you can store any photos in this form.
 
     Parameters
     ----------
     path : str or path-like
-        An ``.npz`` file with ``jpeg``, the bytes of all photos one behind the
-        other, uint8; ``ends``, where each ends, integers of shape (n,);
+        An ``.npz`` file with ``jpeg``, the concatenated bytes of all photos,
+        uint8; ``ends``, where each ends, integers of shape (n,);
         ``labels``, 0/1 columns of shape (n, n_labels); ``names``, the labels as
         ``"kind=value"``, shape (n_labels,); ``files``, the names of the photos,
         shape (n,).
@@ -52,8 +52,8 @@ def load_fashion_multilabel(
         Kinds of labels to keep; None keeps all.
 
     drop_duplicates : bool, default=True
-        Whether to leave out all photos whose bytes another photo has, too. Such
-        pairs would find each other across any split, and their labels may
+        Whether to leave out all photos that have the same bytes as another photo.
+        Such pairs would find each other across any split, and their labels may
         contradict each other.
 
     Returns
@@ -68,7 +68,7 @@ def load_fashion_multilabel(
     Raises
     ------
     ValueError
-        If the file holds something else, or no labels of a kind.
+        If the file holds something else, or no labels of one of the kinds.
 
     Examples
     --------

@@ -67,7 +67,7 @@ def load_image_folder(
 
     labels : bool, default=True
         Whether sub-folders are classes. False lists the images of any tree,
-        such as a photo library with images beside its sub-folders.
+        such as a photo library with images next to its sub-folders.
 
     exclude : sequence of str, default=None
         Patterns to leave out, with ``*``, ``?`` and ``[...]``, in any case: names of
@@ -78,8 +78,8 @@ def load_image_folder(
         nothing.
 
     shuffle : bool, default=True
-        Whether to shuffle; False sorts by class and path. Then splitters that do not
-        shuffle, such as scikit-learn's default, would separate whole classes.
+        Whether to shuffle. False sorts by class and path; then splitters that do not
+        shuffle, such as scikit-learn's default, separate whole classes.
 
     random_state : int, RandomState instance or None, default=0
         Seed of the order.
@@ -88,13 +88,12 @@ def load_image_folder(
     -------
     Bunch
         With ``data``, an array of paths, shape (n,); ``target``, an array of
-        class names, shape (n,), None if the images have no sub-folders or
-        under ``labels=False``; ``target_names``, the sorted class names;
-        ``n_ignored``, the number of files that are not images, those excluded
-        not counted; ``ignored``, how many by their ending, such as
-        ``{".txt": 3}``; ``excluded``, how many files and folders each pattern
-        left out; ``faults``, paths that could not be looked at, and why;
-        ``DESCR``.
+        class names, shape (n,), None if there are no sub-folders or with
+        ``labels=False``; ``target_names``, the sorted class names; ``n_ignored``,
+        the number of files that are not images, without those that `exclude` left
+        out; ``ignored``, the same number by file ending, such as ``{".txt": 3}``;
+        ``excluded``, how many files and folders each pattern left out;
+        ``faults``, paths that could not be opened, and why; ``DESCR``.
 
     Raises
     ------
@@ -102,17 +101,17 @@ def load_image_folder(
         If there is no such folder.
 
     ValueError
-        If it holds no images, or, under ``labels=True``, some beside the
+        If it holds no images, or, with ``labels=True``, images next to the
         sub-folders.
 
     Warns
     -----
     UserWarning
-        If there are photos of a kind that is not read here (which, by their
-        ending, is what `sklearn_cbir.images.readable_extensions` lists),
-        entries that cannot be looked at (no permission, links in a circle,
-        pipes), or classes whose names differ in case or in the form of their
-        accents only. Each comes once, and counts.
+        If there are photos of a kind that cannot be read here
+        (`sklearn_cbir.images.readable_extensions` lists the readable endings),
+        entries that cannot be opened (no permission, links in a circle, pipes),
+        or classes whose names differ only in case or in the form of their
+        accents. Each kind gives one warning, with a count.
 
     Examples
     --------

@@ -45,14 +45,14 @@ class Groceries(Bunch):
 def load_grocery(folder: PathLike) -> Groceries:
     r"""List Grocery Store [1]_: 5,421 photos of 81 products in 43 coarse classes.
 
-    Photos were taken by phone in shops. The official parts share all classes; for
-    products that were never trained on, see `split_unseen_products`.
+    The photos were taken with phones in shops. The official parts share all classes;
+    for unseen products, see `split_unseen_products`.
 
     Parameters
     ----------
     folder : str or path-like
-        ``dataset`` of the repository, or the folder that it or the repository
-        lies in.
+        ``dataset`` of the repository, or the folder that contains it or the
+        repository.
 
     Returns
     -------

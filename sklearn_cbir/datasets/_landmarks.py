@@ -65,15 +65,15 @@ def load_oxford5k(folder: PathLike) -> Buildings:
     r"""List Oxford5k [1]_: 5,062 photos and 55 queries of eleven buildings.
 
     A query is the part of a photo inside a box: pass
-    ``crop_images(oxford.query_data, oxford.query_boxes)`` to an estimator. The
-    official score counts images that are good or ok for a query as relevant and
-    leaves junk, where the building is hardly seen, out of the ranking::
+    ``crop_images(oxford.query_data, oxford.query_boxes)`` to an estimator. In the
+    official score, images that are good or ok for a query are relevant. Junk, where
+    the building is hardly visible, is not ranked::
 
         trapezoid_mean_average_precision(
             oxford.query_target, oxford.target, distances, exclude=oxford.junk
         )
 
-    The photo that a query was cut from is in the gallery, and relevant.
+    The photo of a query is in the gallery, and relevant.
 
     Parameters
     ----------
@@ -89,11 +89,11 @@ def load_oxford5k(folder: PathLike) -> Buildings:
         ``query_data``, the paths of the photos of the queries, shape
         (n_queries,); ``query_boxes``, float64 of shape (n_queries, 4): left, top,
         right and bottom in px; ``query_target``, uint8 of shape (n_queries,
-        n_queries), ones on the diagonal: a query shares its own column with what
-        is relevant to it; ``query_names``, such as "all_souls_1", sorted;
-        ``query``, the rows of these photos in ``data``; ``junk``, per query the
-        rows that are not ranked; ``n_ignored``, how many files without an image
-        were left out; ``DESCR``.
+        n_queries), ones on the diagonal: a query shares its own column with the
+        images relevant to it; ``query_names``, such as "all_souls_1", sorted;
+        ``query``, the rows of the photos of the queries in ``data``; ``junk``, per
+        query the rows that are not ranked; ``n_ignored``, how many files without
+        an image were left out; ``DESCR``.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def load_paris6k(folder: PathLike) -> Buildings:
     r"""List Paris6k [1]_: 6,392 photos and 55 queries of eleven places.
 
     As `load_oxford5k`. Twenty files of the archive hold no image; they are left
-    out, of the lists too.
+    out, also from the lists.
 
     Parameters
     ----------
@@ -265,10 +265,10 @@ def _read_query(distribution: Distribution, path: str) -> tuple[str, list[float]
 def crop_images(
     paths: Elements, boxes: ArrayLike, *, max_pixels: int | None = None
 ) -> list[Image.Image]:
-    """Cut boxes out of images: the queries of Oxford5k and Paris6k.
+    """Crop images to boxes: the queries of Oxford5k and Paris6k.
 
-    Images are read as estimators read them: turned upright by EXIF, 16 bit
-    scaled, transparency laid on white.
+    Images are read as estimators read them: turned upright by EXIF, 16 bits
+    scaled to 8, transparency on white.
 
     Parameters
     ----------
@@ -278,25 +278,24 @@ def crop_images(
 
     boxes : array-like of shape (n, 4)
         Left, top, right and bottom in px of the upright image, as a viewer
-        shows it, rounded to whole ones. What lies outside the image is cut
-        off.
+        shows it. They are rounded to integers and cut off at the edges of the
+        image.
 
     max_pixels : int, default=None
-        Larger images are refused; as in `sklearn_cbir.images.check_images`.
+        Larger images are an error, as in `sklearn_cbir.images.check_images`.
 
     Returns
     -------
     list of PIL.Image.Image
-        The parts, in RGB; any estimator of images takes them.
+        The crops, in RGB; any estimator of images takes them.
 
     Raises
     ------
     ImageReadError
-        For an image that cannot be read; it names its row and path.
+        If an image cannot be read; the message names its row and path.
 
     ValueError
-        If there is not one box per image, or nothing of an image is inside its
-        box.
+        If there is not one box per image, or if a box is outside its image.
 
     Examples
     --------
@@ -346,16 +345,16 @@ class Holidays(Bunch):
 def load_holidays(folder: PathLike, *, skip_missing: bool = False) -> Holidays:
     """List INRIA Holidays [1]_: 1,491 photos in 500 groups of one place each.
 
-    The number of a photo says its group, ``100203.jpg`` is number 3 of 1002. Number
-    0 of a group is its query and is left out of its own results::
+    The name of a photo has its group: ``100203.jpg`` is number 3 of group 1002.
+    Number 0 of a group is its query and is left out of its own results::
 
         trapezoid_mean_average_precision(
             holidays.target[holidays.query], holidays.target, distances,
             exclude=holidays.query,
         )
 
-    Photos are in the position in which they were distributed; some lie on their
-    side, and scores of photos that were turned upright are higher.
+    Photos are as they were distributed. Some of them lie on their side; scores are
+    higher if you turn them upright.
 
     Parameters
     ----------
@@ -363,9 +362,9 @@ def load_holidays(folder: PathLike, *, skip_missing: bool = False) -> Holidays:
         Folder with the photos, in any sub-folders.
 
     skip_missing : bool, default=False
-        Whether a part of the photos will do. The first of a group that is there
-        is its query then, and the only one of its group is no query; otherwise a
-        group without its number 0 is an error. A search among fewer is easier.
+        Whether photos may be missing. Then the first existing photo of a group is
+        its query, and a group with one photo has no query. If False, a group
+        without its number 0 is an error. A search among fewer photos is easier.
 
     Returns
     -------
@@ -377,8 +376,8 @@ def load_holidays(folder: PathLike, *, skip_missing: bool = False) -> Holidays:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If the photos or the query of a group are missing; it says where to get
-        them.
+        If the photos or the query of a group are missing; the message says where
+        to get them.
 
     ValueError
         If two photos have the same number.

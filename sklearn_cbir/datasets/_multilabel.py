@@ -67,21 +67,21 @@ def load_nuswide(
         Labels to keep: the 21 most frequent, as the hashing papers do, or all.
 
     drop_unlabelled : bool, default=True
-        Whether to leave out photos with none of these labels; 195,834 remain of
-        21. Nothing is relevant to the others.
+        Whether to leave out photos with none of these labels, to which nothing is
+        relevant; with 21 labels, 195,834 photos remain.
 
     skip_missing : bool, default=False
-        Whether to leave out listed photos that are not there, which is an error
-        otherwise. Many are no longer online; a search among fewer is easier.
+        Whether to leave out listed photos that are missing; otherwise they are an
+        error. Many are no longer online. A search among fewer photos is easier.
 
     Returns
     -------
     Bunch
         With ``data``, an array of paths, shape (n,); ``target``, uint8 0/1
         columns of shape (n, n_labels); ``target_names``, the labels, sorted;
-        ``train`` and ``test``, the rows of the official parts, None if the list
-        of either is not there; ``n_unlabelled`` and ``n_missing``, how many
-        photos were left out; ``DESCR``.
+        ``train`` and ``test``, the rows of the official parts, None if its list
+        is missing; ``n_unlabelled`` and ``n_missing``, how many photos were left
+        out; ``DESCR``.
 
     Raises
     ------
@@ -196,16 +196,16 @@ def load_mirflickr(
     Parameters
     ----------
     folder : str or path-like
-        Folder with the photos, or with ``mirflickr`` in it, and beside them
+        Folder with the photos, or with ``mirflickr``, and next to them
         ``mirflickr25k_annotations_v080``, as the archives unpack.
 
     n_labels : {24, 38}, default=24
-        24 labels that people saw in the photo; or those and 14 more for photos
-        in which the same thing is prominent (``_r1``).
+        24 labels of what people saw in the photo; 38 adds 14 labels (``_r1``) of
+        photos in which the same thing is prominent.
 
     drop_unlabelled : bool, default=True
-        Whether to leave out photos without a label; 24,581 remain. Nothing is
-        relevant to the others.
+        Whether to leave out photos without a label, to which nothing is relevant;
+        24,581 photos remain.
 
     Returns
     -------

@@ -54,9 +54,9 @@ class Digits(LabelledPixels):
 def load_cifar10(folder: PathLike) -> LabelledPixels:
     """Load CIFAR-10 [1]_: 60,000 images of 32 x 32 px in ten classes.
 
-    Both versions hold the same images. The binary one is preferred if both are
-    there. The Python one consists of pickles, which can run any code when they
-    are opened the usual way; here they are read without running anything.
+    The binary and the Python version hold the same images; if both exist, the binary
+    one is read. The Python version consists of pickles. Pickles can usually run any
+    code when they are opened; here they are read without running any.
 
     Parameters
     ----------
@@ -219,8 +219,8 @@ def load_svhn(folder: PathLike, *, extra: bool = False) -> Digits:
     -------
     Bunch
         With ``data``, uint8 of shape (99289, 32, 32, 3); ``target``, the digits
-        0 to 9, int64 of shape (99289,), where the files write 10 for 0;
-        ``target_names``; ``train``, ``test`` and, if asked for, ``extra``, the
+        0 to 9, int64 of shape (99289,) (the files write 10 for 0);
+        ``target_names``; ``train``, ``test`` and, with `extra`, ``extra``, the
         rows of the parts; ``DESCR``.
 
     Raises

@@ -79,7 +79,7 @@ def load_cub(folder: PathLike) -> NamedPhotos:
     Parameters
     ----------
     folder : str or path-like
-        ``CUB_200_2011``, or the folder it lies in.
+        ``CUB_200_2011``, or the folder that contains it.
 
     Returns
     -------
@@ -145,8 +145,8 @@ def load_cub(folder: PathLike) -> NamedPhotos:
 def load_cars(folder: PathLike) -> NamedPhotos:
     """List Cars-196 [1]_: 16,185 photos of 196 models of cars.
 
-    Both layouts in which it was distributed are known. Rows are in the order of
-    the annotations, in the second layout those for training first.
+    It was distributed in two layouts; both can be read. Rows are in the order of
+    the annotations; in the second layout, training photos come first.
 
     Parameters
     ----------
@@ -264,7 +264,7 @@ def load_sop(folder: PathLike) -> Products:
     Parameters
     ----------
     folder : str or path-like
-        ``Stanford_Online_Products``, or the folder it lies in.
+        ``Stanford_Online_Products``, or the folder that contains it.
 
     Returns
     -------
@@ -344,10 +344,10 @@ def load_shopee(folder: PathLike) -> Offers:
     Returns
     -------
     Bunch
-        With ``data``, an array of paths, shape (n,): photos that several offers
-        share occur several times; ``target``, the numbers of the groups, int64
+        With ``data``, an array of paths, shape (n,), in which a photo of several
+        offers occurs several times; ``target``, the numbers of the groups, int64
         of shape (n,); ``title`` and ``posting_id``, arrays of str, shape (n,);
-        ``DESCR``. The data have no official split: take `ClassDisjointKFold`.
+        ``DESCR``. The data have no official split: use `ClassDisjointKFold`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Images drawn when they are asked for, for docs and tests."""
+"""Drawn images, for docs and tests."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ def make_shapes(
     """Draw small labelled images of colored shapes.
 
     A class is a shape in a color. Position, size, rotation, shade and
-    background vary, so that the raw pixels tell many classes apart badly (16
-    of them: one nearest neighbor in five is right), but a small net learns
+    background vary. So raw pixels cannot tell many classes apart (with 16
+    classes, one nearest neighbor in five is right), but a small net learns
     them.
 
     Parameters
@@ -47,7 +47,7 @@ def make_shapes(
         Whether images hold one to three shapes of different classes.
 
     noise : float, default=0.05
-        Standard deviation of the noise, as a part of the range of values.
+        Standard deviation of the noise, relative to the range of values.
 
     random_state : int, RandomState instance or None, default=0
         Seed; the same seed draws the same images.
@@ -58,7 +58,7 @@ def make_shapes(
         The images.
 
     y : ndarray of shape (n_samples,) or (n_samples, n_classes), int64
-        Class indices, as equally many of each as possible; or 0/1 columns.
+        Class indices, whose counts differ by at most one; or 0/1 columns.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Splits of the papers, folds and scorers with which scikit-learn's searches tune retrieval."""
+"""Splits of the papers, and folds and scorers to tune retrieval with scikit-learn's searches."""
 
 from sklearn_cbir._lazy import lazy_exports
 

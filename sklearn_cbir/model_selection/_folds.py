@@ -18,9 +18,9 @@ __all__ = ["ClassDisjointKFold"]
 class ClassDisjointKFold(BaseCrossValidator):
     """K folds of classes: no class of a test fold is in its training fold.
 
-    The split for searching things that were never trained on, to be used with
-    ``retrieval_scorer(gallery="queries")``: the fitted gallery holds nothing of the
-    test classes. Every fold gets the same number of classes, give or take one.
+    The split for retrieval among unseen classes. Use it with
+    ``retrieval_scorer(gallery="queries")``, because the fitted gallery holds nothing of
+    the test classes. The numbers of classes in the folds differ by at most one.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class ClassDisjointKFold(BaseCrossValidator):
         Number of folds, at least 2 and at most the number of classes.
 
     shuffle : bool, default=False
-        Whether classes are dealt out in random order. Otherwise each fold takes
+        Whether classes are distributed in random order. Otherwise each fold takes
         neighbors in sorted order; ``n_splits=2`` trains on the last half of the
         classes and tests on the first, then the other way round.
 

@@ -37,9 +37,9 @@ def split_protocol(
 ) -> Split:
     """Split rows into queries, training and gallery as the papers do.
 
-    The numbers that a protocol draws can be changed, so that it fits other data:
-    "per class" means so many of every class or label, and an image drawn for one
-    label counts for no other.
+    You can change the numbers that a protocol draws, so that it fits other data.
+    "Per class" means this many of every class or label; an image drawn for one label
+    does not count for another.
 
     ================  ===============================  =====================  ===============
     protocol          queries                          training               gallery
@@ -72,10 +72,10 @@ def split_protocol(
         protocols that use it.
 
     n_queries : int, default=None
-        Other number of queries, per class where the protocol's is.
+        Another number of queries, per class if the number of the protocol is.
 
     n_train : int, default=None
-        Other number of training images, per class where the protocol's is.
+        Another number of training images, per class if the number of the protocol is.
 
     random_state : int, RandomState instance or None, default=0
         Seed of what is drawn.
@@ -84,22 +84,22 @@ def split_protocol(
     -------
     Bunch
         With ``query``, ``train`` and ``gallery``, rows as int64 arrays, ascending;
-        ``exclude``, what metrics take under this name: per query the row *of the
-        gallery* that is the query itself and not ranked, or None where that
+        ``exclude``, for the parameter of metrics with this name: per query the row *of
+        the gallery* that is the query itself and is not ranked, or None if that
         cannot happen or, in ``dsh-released``, was not prevented.
 
     Raises
     ------
     ValueError
-        If the protocol is not known, does not use a parameter or lacks `test`;
-        or if there are too few rows, which it names.
+        If the protocol is unknown, does not use a parameter or needs `test`; or if
+        there are too few rows: the message says of what.
 
     Notes
     -----
-    See the guide on data sets for who uses which. Unsupervised methods are fitted
-    on the gallery of ``cifar10-59k``, supervised ones on its training images.
-    Nothing should be chosen by scores of the queries: split the training images
-    again for that.
+    The guide on data sets says which papers use which protocol. Fit unsupervised
+    methods on the gallery of ``cifar10-59k``, supervised ones on its training images.
+    Choose no setting by the scores of these queries: split the training images again
+    for that.
 
     Examples
     --------

@@ -44,20 +44,19 @@ def retrieval_scorer(
         `NeighborsRetriever` describes it.
 
     gallery : {"fitted", "queries"}, default="fitted"
-        What is searched: what the retriever was fitted on (the training fold), or
+        What is searched: the gallery of the fitted retriever (the training fold), or
         the queries themselves (the test fold), each left out of its own results.
-        ``"queries"`` is the protocol for classes that were not trained on, with
-        `ClassDisjointKFold`.
+        ``"queries"`` is the protocol for unseen classes, with `ClassDisjointKFold`.
 
     Returns
     -------
     callable
         ``scorer(estimator, X, y, *, sample_weight=None, ids=None, where=None)``; it can
         be pickled and has `set_score_request` for metadata routing. `estimator` is a
-        pipeline that ends in a `NeighborsRetriever`, or that alone. With
-        ``gallery="queries"`` it may also be any fitted transformer, whose output is
-        then compared by Hamming distance (codes of type uint8 or bool) or else by
-        cosine. `ids` leave a query out of its own results in the fitted gallery.
+        `NeighborsRetriever`, or a pipeline that ends in one. With
+        ``gallery="queries"`` it may also be any fitted transformer; its output is
+        compared by Hamming distance (codes of type uint8 or bool), else by cosine.
+        `ids` leave a query out of its own results in the fitted gallery.
 
         `where` says which rows of the gallery may be found. For the fitted gallery it
         is what `NeighborsRetriever.score` takes, a mask or ids; searches do not cut it
@@ -68,7 +67,7 @@ def retrieval_scorer(
     Raises
     ------
     ValueError
-        If the name of the metric or the gallery is not known.
+        If the name of the metric or of the gallery is unknown.
 
     Examples
     --------
@@ -133,7 +132,7 @@ class _RetrievalScorer:
         Parameters
         ----------
         sample_weight, ids, where : bool, str or None
-            As in scikit-learn: whether to pass it on, or under which name it comes.
+            As in scikit-learn: whether to pass it on, or the name under which it comes.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Splits that hold a part back to choose settings on, as rows drawn by a seed."""
+"""Splits with a held-out part for choosing settings, as rows drawn by a seed."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +14,7 @@ __all__ = ["split_group_folds", "split_multilabel", "split_unseen_products"]
 
 
 class Search(Bunch):
-    """Rows that train, ask and are searched."""
+    """Rows of the queries, of the training and of the gallery."""
 
     query: Positions
     train: Positions
@@ -23,7 +23,7 @@ class Search(Bunch):
 
 
 class TunedSplit(Search):
-    """The rows of the final search, and those that settings are chosen on."""
+    """The rows of the final search, and those for choosing settings."""
 
     validation: Search
 
@@ -43,10 +43,10 @@ def split_unseen_products(
 
     Products below `first_unseen` are seen, the others unseen; a coarse class with
     both kinds is left out. Of the unseen products, photos of the official test part
-    ask, and those of the training part are searched. Some seen products choose
-    settings and thresholds in the same way; training photos of the other seen
-    products train. On Grocery Store "Milk" is left out, the products 0 to 37 are
-    seen and 44 to 80 unseen: 985 photos ask among 1,069.
+    are the queries, and photos of the training part the gallery. Some seen products
+    are used in the same way to choose settings and thresholds; training photos of the
+    other seen products are for training. On Grocery Store "Milk" is left out, the
+    products 0 to 37 are seen and 44 to 80 unseen: 985 queries search 1,069 photos.
 
     Parameters
     ----------
@@ -60,14 +60,13 @@ def split_unseen_products(
         Rows of the official training part, or a mask of shape (n,).
 
     test : array-like of int or bool
-        Rows of the official test part, or a mask. Rows in neither part are in
-        no part of the split.
+        Rows of the official test part, or a mask. Rows in neither part are not used.
 
     first_unseen : float, default=41
-        The first number of a product that is not seen.
+        The first number of an unseen product.
 
     n_validation : int, default=8
-        Seen products that choose settings, drawn by the seed.
+        Number of seen products for choosing settings, drawn by the seed.
 
     junk : bool, default=False
         Whether photos of the coarse class of a query, but of another product, are
@@ -80,16 +79,16 @@ def split_unseen_products(
     -------
     Bunch
         With ``query``, ``train`` and ``gallery``, rows as int64 arrays, ascending;
-        ``exclude``, what metrics take under this name: None, or with `junk` a list
-        with, per query, the rows *of the gallery* that are not ranked;
-        ``validation``, a Bunch of the same four for the products that choose
-        settings, with the same ``train``.
+        ``exclude``, for the parameter of metrics with this name: None, or with `junk`
+        a list with, per query, the rows *of the gallery* that are not ranked;
+        ``validation``, a Bunch of the same four to choose settings with, and with the
+        same ``train``.
 
     Raises
     ------
     ValueError
-        If there are too few products or rows, which it names, or if a product has
-        two coarse classes.
+        If there are too few products or rows (the message says of what), or if a
+        product has two coarse classes.
 
     Examples
     --------
@@ -169,8 +168,8 @@ def split_group_folds(
 
     The first photo of a group is its query, as in INRIA Holidays, and is left out
     of its own results; a group of one photo has no query. The queries of a fold
-    search its photos alone, and all other folds train. Settings are chosen within
-    these: one of them is searched by what the rest has trained.
+    search only the photos of that fold; all other folds are for training. To choose
+    settings, search one of these and train on the rest.
 
     Parameters
     ----------
@@ -181,7 +180,7 @@ def split_group_folds(
         Number of folds, at least 3. Groups are spread evenly.
 
     random_state : int, RandomState instance or None, default=0
-        Seed of which group is in which fold.
+        Seed of the assignment of groups to folds.
 
     Returns
     -------
@@ -240,8 +239,8 @@ def split_multilabel(
 ) -> TunedSplit:
     """Split rows with several labels into two sets of queries, and a gallery.
 
-    Rows that ask, in the end or to choose settings, neither train nor are searched.
-    The training rows are in the gallery.
+    Both sets of queries, the final ones and those for choosing settings, are neither
+    in the training rows nor in the gallery. The training rows are in the gallery.
 
     Parameters
     ----------
@@ -250,13 +249,13 @@ def split_multilabel(
         gallery and are never drawn.
 
     n_queries : int, default=1000
-        Rows that ask in the end.
+        Number of final queries.
 
     n_validation : int, default=1000
-        Rows that ask where settings are chosen.
+        Number of queries for choosing settings.
 
     n_train : int, default=5000
-        Rows of the gallery that train.
+        Number of training rows, drawn from the gallery.
 
     random_state : int, RandomState instance or None, default=0
         Seed of what is drawn.
@@ -266,7 +265,7 @@ def split_multilabel(
     Bunch
         With ``query``, ``train`` and ``gallery``, rows as int64 arrays, ascending;
         ``exclude``, None; ``validation``, a Bunch of the same four to choose
-        settings on, which differs in ``query`` alone.
+        settings with, which differs only in ``query``.
 
     Raises
     ------
