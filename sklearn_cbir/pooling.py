@@ -42,12 +42,12 @@ class GeMPooling(nn.Module):
     Parameters
     ----------
     p : float, default=3.0
-        Exponent to start from; 1 is the mean, infinity the maximum. Training may
-        lower it, but less than 0.1 counts as that: below 0 the smallest
+        First value of the exponent; 1 is the mean, infinity the maximum. Training
+        may lower it, but values below 0.1 count as 0.1: below 0, the smallest
         activations would decide.
 
     eps : float, default=1e-6
-        Smaller activations count as this.
+        Smaller activations count as this value.
 
     References
     ----------

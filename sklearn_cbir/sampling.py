@@ -66,8 +66,8 @@ def balanced_batches(
 
     batch_size : int
         Rows per batch, at least 4 and at most n; ``batch_size //
-        n_per_class`` classes share them. Where there are no more classes than
-        that, each of them gets an equal part of the batch.
+        n_per_class`` classes share them. If `y` has no more classes than that,
+        each class gets an equal part of the batch.
 
     n_per_class : int
         Rows of each class in a batch, at least 2 and at most half a batch.
@@ -76,25 +76,25 @@ def balanced_batches(
         Source of randomness.
 
     decks : dict, default=None
-        Where the classes are in their rows. An empty one is filled, and passed
-        again in the next epoch, with the same `y`, each class goes on from
-        there; None forgets it.
+        The position of every class in its own rows. Pass an empty dict to the
+        first epoch, which fills it, and the same dict to the next ones, with the
+        same `y`: each class then goes on from there. None starts again.
 
     Returns
     -------
     list of ndarray of int64
         Row numbers of every batch, about ``n / batch_size`` batches of equal
         size. Each class goes through its own rows in a shuffled order and
-        starts again when it reaches the end, so that its rows come equally
-        often, within one, over all epochs that share `decks`; a class with
-        fewer than `n_per_class` rows repeats them within a batch. With 0/1
-        columns, a label is drawn and then rows that carry it.
+        starts again at the end. So over all epochs that share `decks`, the
+        counts of its rows differ by at most one. A class with fewer than
+        `n_per_class` rows repeats them within a batch. With 0/1 columns, a label
+        is drawn and then rows that have it.
 
     Notes
     -----
-    All classes come equally often, whatever their sizes: of a class far
-    larger than the others most rows are not used in an epoch, and in a
-    short training most are never used.
+    All classes come equally often, whatever their sizes. So most rows of a
+    class that is much larger than the others are not used in an epoch, and in
+    a short training never.
 
     Examples
     --------
@@ -135,8 +135,9 @@ def class_random_batches(
 ) -> list[Positions]:
     """Draw classes with replacement, then rows of each with replacement [1]_.
 
-    Unlike in `balanced_batches` a row may come twice in a batch and a class
-    may be missing from an epoch; what is uniform are the classes.
+    Unlike in `balanced_batches`, a row may come twice in a batch and a class
+    may be missing from an epoch. Every draw takes all classes with equal
+    probability.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ def class_random_batches(
     -------
     list of ndarray of int64
         Row numbers of every batch, ``n // batch_size`` batches, at least one.
-        With 0/1 columns, a label is drawn and then rows that carry it.
+        With 0/1 columns, a label is drawn and then rows that have it.
 
     References
     ----------
@@ -200,10 +201,10 @@ def mined_batches(
 ) -> list[Positions]:
     """Draw tuples: a query, a positive, and the hardest negatives of a pool [1]_.
 
-    Every query gets one other row that shares a label, drawn at random. A
-    pool is drawn at random once per call; the negatives of a query are the
-    rows of the pool nearest to it that share no label with it, at most one of
-    each class, or of each set of labels.
+    The positive of a query is another row that shares a label, drawn at random.
+    Each call draws one pool at random. The negatives of a query are the nearest
+    rows of the pool that share no label with it, at most one of each class, or
+    of each set of labels.
 
     Parameters
     ----------
@@ -215,18 +216,18 @@ def mined_batches(
         Rows per batch, rounded down to whole tuples, but at least one tuple.
 
     n_negatives : int
-        Negatives of every query; fewer where the pool has no more classes.
+        Negatives of every query; fewer if the pool has fewer classes.
 
     pool_size : int
-        At most so many rows are searched for negatives.
+        Maximum number of rows that are searched for negatives.
 
     rng : numpy.random.Generator
         Source of randomness.
 
     embed : callable, default=None
-        Called once as ``embed(rows)`` with row numbers; gives their
-        embeddings, (n_rows, width), under the network as it is now. None adds
-        no negatives: what the batches are before there is a network.
+        Called once as ``embed(rows)`` with row numbers; returns their
+        embeddings, (n_rows, width), by the network as it is now. None adds
+        no negatives, for example before there is a network.
 
     decks : dict, default=None
         Which rows have been queries, as in `balanced_batches`.

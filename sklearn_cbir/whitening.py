@@ -1,4 +1,4 @@
-"""Whitening learned from labels: feature rows -> rows of unit length whose distances mean more.
+"""Whitening learned from labels: feature rows to rows of unit length with better distances.
 
 Plain whitening is ``make_pipeline(PCA(whiten=True), Normalizer())``.
 """
@@ -25,41 +25,41 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     """Whiten features by the differences of similar images, to unit length.
 
     Differences between images that share a label are noise: the projection makes
-    them equally large in all directions. Then it turns to the directions in which
-    other images differ most, so that the first components tell most [1]_. In image
-    retrieval this is known as learned whitening [2]_ (equation 10).
+    them equally large in all directions. Then it rotates to the directions in which
+    other images differ most, so the first components separate images best [1]_. In
+    image retrieval this is known as learned whitening [2]_ (equation 10).
 
-    Pairs are all pairs of rows of `fit`, similar if they share a label.
+    `fit` uses all pairs of rows; a pair is similar if its rows share a label.
 
     Parameters
     ----------
     n_components : int, default=None
-        Length of the rows that come out; None keeps that of the features.
+        Length of the transformed rows; None keeps the length of the features.
 
     shrinkage : float, default=0.5
-        From 0 to 1: how far the covariance of similar pairs is drawn towards a
-        multiple of the identity. Unlike [1]_ and [2]_, which have no such term:
-        without it, directions in which few pairs differ count beyond measure, and
-        fewer rows than features cannot be whitened. Less is better for classes that
-        `fit` saw, more for new ones.
+        From 0 to 1: how much the covariance of similar pairs is shrunk towards a
+        multiple of the identity. [1]_ and [2]_ have no such term. Without it,
+        directions in which few pairs differ get too much weight, and fewer rows than
+        features cannot be whitened. Small values are better for the classes of
+        `fit`, large values for new classes.
 
     Attributes
     ----------
     mean_ : ndarray of shape (n_features_in_,)
-        Subtracted first.
+        Mean of the features, which is subtracted first.
 
     components_ : ndarray of shape (n_components, n_features_in_)
         The projection; rows are directions.
 
     separation_ : ndarray of shape (n_components,)
-        Mean squared difference of other pairs along each component, in units of
-        that of similar ones; largest first.
+        Mean squared difference of dissimilar pairs along each component, divided by
+        that of similar pairs; largest first.
 
     n_features_in_ : int
         Number of features.
 
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the columns, if `X` had such.
+        Names of the columns, if `X` had names.
 
     References
     ----------
@@ -106,8 +106,8 @@ class LearnedWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             Finite features.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
-            are unlabeled and left out.
+            Labels of one type, or 0/1 columns, dense or sparse. Rows of zeros are
+            unlabeled and left out.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Backbones: name or module -> a trunk that turns images, or rows, into vectors."""
+"""Backbones: from a name or a module to a trunk that turns images, or rows, into vectors."""
 
 from sklearn_cbir.backbones._built_in import BACKBONES
 from sklearn_cbir.backbones._enhancement import ENHANCEMENTS

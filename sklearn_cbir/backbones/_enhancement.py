@@ -1,7 +1,7 @@
-"""Feature enhancement: feature maps to feature maps of the same shape, at first as they were.
+"""Feature enhancement: feature maps to feature maps of the same shape, at first the identity.
 
-Gates are twice the published ones, so that weights of 0 make them 1; what follows has weights of
-its own, for which a factor of 2 is no difference.
+Gates are twice the published ones, so that weights of 0 make them 1; the layers after them have
+weights, which can undo a factor of 2.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class ChannelGate(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh every channel by what the means of all channels say.
+    """Weight every channel, by a function of the means of all channels.
 
     J. Hu, L. Shen, G. Sun. "Squeeze-and-excitation networks". CVPR 2018, equations 2 to 4.
     """
@@ -43,7 +43,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Weigh every channel by the means and the maxima of all, then every place likewise.
+    """Weight every channel, by the means and the maxima of all, then every place likewise.
 
     S. Woo, J. Park, J.-Y. Lee, I. S. Kweon. "CBAM: convolutional block attention module". ECCV
     2018, equations 1 to 3; the places' gate is a 7 x 7 convolution.

@@ -12,7 +12,7 @@ from sklearn_cbir.images import Resizing
 
 
 class RowStatistics(TypedDict):
-    """What rows are standardized with, float64 (n_features,)."""
+    """Mean and standard deviation to standardize rows with, float64 (n_features,)."""
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -29,7 +29,7 @@ class RowSpec(RowStatistics):
 class RowTrunk(nn.Module):
     """Two hidden layers on standardized rows.
 
-    Built by `build_mlp`; the same attributes as `Trunk`.
+    `build_mlp` builds it; it has the same attributes as `Trunk`.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def build_mlp(
         Length of the rows.
 
     mean, std : array-like of shape (n_features,), default=None
-        What rows are standardized with, as `row_statistics` gives it; None
-        leaves them as they are.
+        Mean and standard deviation to standardize rows with, as `row_statistics`
+        returns them; None does not standardize.
 
     Returns
     -------

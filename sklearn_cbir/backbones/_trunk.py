@@ -1,4 +1,4 @@
-"""The trunk that all backbones become, and how it is built of a name or a module."""
+"""The trunk, the common form of all backbones, and how to build it from a name or a module."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +62,7 @@ class TrunkSpec(TypedDict):
 class Trunk(nn.Module):
     """A network from uint8 images to one vector each.
 
-    Built by `build_backbone`.
+    `build_backbone` builds it.
 
     Parameters
     ----------
@@ -84,25 +84,25 @@ class Trunk(nn.Module):
 
     words : Module, default=None
         Its ``encode(texts)`` turns a sequence of str into vectors (n, width),
-        float32 and of any length, in the space of those of images. None if the
-        network has none, or they were not asked for.
+        float32, not scaled to unit length, in the space of the vectors of images.
+        None if the network has no text tower, or it was not requested.
 
     Attributes
     ----------
     image_size, resize_size : int or None
-        Images come as the centered square of `image_size` pixels of an image
-        whose shorter side, or both or the longer one as `resizing` says, has
-        `resize_size` pixels. None: any size.
+        Images are resized so that the shorter side, both or the longer one, as
+        `resizing` says, have `resize_size` pixels, and cropped to the centered
+        square of `image_size` pixels. None: any size.
 
     frozen_batch_norm : bool
-        Whether batch normalization keeps its statistics while training.
+        Whether batch normalization keeps its statistics during training.
 
     wordless : str or None
-        Why there are no `words` though they were asked for, in a sentence.
+        Why there are no `words` although they were requested, in a sentence.
 
     memory_format : torch.memory_format
-        Layout that `features` works with: channels last, which is faster, unless
-        its ``forward`` fails on that.
+        Memory layout of `features`: channels last, which is faster, unless its
+        ``forward`` fails with it.
 
     Examples
     --------
@@ -149,13 +149,13 @@ class Trunk(nn.Module):
 
     @property
     def resizing(self) -> Resizing:
-        """How images are brought to their size."""
+        """How images are resized."""
         spec = self.spec
         return Resizing(spec["resize_mode"], spec["interpolation"], spec["fill"])
 
     @property
     def wordless(self) -> str | None:
-        """Why there are no words though they were asked for."""
+        """Why there are no words although they were requested."""
         return (self.spec["source"] or {}).get("wordless")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -163,7 +163,7 @@ class Trunk(nn.Module):
         return self.pool(self.unpooled(images))
 
     def unpooled(self, images: torch.Tensor) -> torch.Tensor:
-        """Return feature maps, or vectors where the network has none.
+        """Return feature maps, or vectors if the network has none.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class Trunk(nn.Module):
         Returns
         -------
         tensor of shape (n, n_channels, h, w) or (n, width)
-            What `features` gives.
+            The output of `features`.
         """
         try:
             pixels = (images.to(self.mean.dtype) - self.mean) / self.std
@@ -188,7 +188,7 @@ class Trunk(nn.Module):
         return maps
 
     def _check_maps(self, maps, n):
-        """Raise unless the network gives for `n` images what it gave for one."""
+        """Raise unless the output for `n` images has the shape of the output for one."""
         is_vectors = self.n_channels is None
         wanted = (n, self.width if is_vectors else self.n_channels)
         is_tensor = isinstance(maps, torch.Tensor)
@@ -209,17 +209,17 @@ class Trunk(nn.Module):
         )
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return vectors of what `unpooled` gives.
+        """Return the vectors of feature maps.
 
         Parameters
         ----------
         maps : tensor of shape (n, n_channels, h, w) or (n, width)
-            Feature maps or vectors.
+            Feature maps or vectors, as `unpooled` returns them.
 
         Returns
         -------
         tensor of shape (n, width), float32
-            What `forward` returns.
+            The vectors, as `forward` returns them.
         """
         vectors = self.pooling(maps)
         if vectors.shape != (maps.shape[0], self.width):
@@ -231,7 +231,7 @@ class Trunk(nn.Module):
         return vectors.float()
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, leaving frozen batch normalization as it is."""
+        """Switch to training; frozen batch normalization stays as it is."""
         super().train(mode)
         if self.frozen_batch_norm:
             freeze_batch_norm(self)
@@ -241,18 +241,18 @@ class Trunk(nn.Module):
 
     @property
     def fresh_norms(self) -> list[int] | None:
-        """Numbers of the batch norms that learn their statistics, None if all of them do."""
+        """Numbers of the batch norms that learn their statistics, None if all learn them."""
         if not self.frozen_batch_norm:
             return None
         return [n for n, norm in enumerate(_running_norms(self)) if norm in self._fresh_norms]
 
     def keep_statistics(self, fresh: list[int] | None = None) -> None:
-        """Freeze the batch norms, but for those that have no statistics to keep yet.
+        """Freeze the batch norms, except those that have no statistics yet.
 
         Parameters
         ----------
         fresh : list of int, default=None
-            Numbers of those, as `fresh_norms` gives them; None looks at the
+            Numbers of the exceptions, as in `fresh_norms`; None decides by the
             statistics.
         """
         self.frozen_batch_norm = True
@@ -289,13 +289,13 @@ def _is_fresh(norm: nn.Module) -> bool:
 
 
 def freeze_batch_norm(network: nn.Module) -> None:
-    """Let batch normalization use the statistics it has; its weights still train.
+    """Freeze the statistics of batch normalization; its weights still train.
 
-    So does any other layer with running statistics, such as an instance norm
-    that tracks them.
+    This includes any other layer with running statistics, such as an instance
+    norm that tracks them.
 
-    Lasts until the next ``network.train()``; set ``trunk.frozen_batch_norm``
-    to make it last.
+    The next ``network.train()`` ends it; set ``trunk.frozen_batch_norm`` to
+    make it permanent.
 
     Parameters
     ----------
@@ -372,84 +372,81 @@ def build_backbone(
 ) -> Trunk | RowTrunk:
     """Build a trunk, with or without trained weights.
 
-    New weights are torch's own initialization, drawn from torch's global
+    New weights have the initialization of torch, drawn from its global
     generator: seed it inside ``torch.random.fork_rng()`` for a repeatable net.
 
     Parameters
     ----------
     backbone : str, Module or None
-        A name in `BACKBONES`; one of torchvision's classification networks;
-        ``"timm/NAME"`` or ``"timm/NAME.TAG"``, one of timm's;
-        ``"open_clip/NAME"``, the tower of images of one of open_clip's, where
-        either NAME may also be ``hf-hub:ORG/REPOSITORY`` or
-        ``local-dir:PATH``; or a module from normalized images (n, 3, height,
-        width) to vectors or feature maps. A module is copied, with the weights
-        it has, to the CPU and to float32.
+        A name in `BACKBONES`; a classification network of torchvision;
+        ``"timm/NAME"`` or ``"timm/NAME.TAG"``, a network of timm;
+        ``"open_clip/NAME"``, the image tower of a model of open_clip; or a
+        module from normalized images (n, 3, height, width) to vectors or feature
+        maps. NAME may also be ``hf-hub:ORG/REPOSITORY`` or ``local-dir:PATH``. A
+        module is copied, with its weights, to the CPU and to float32.
 
     weights : {"pretrained", "imagenet", "packaged", None}, tag or path, \
             default=None
-        The weights that the network is published with, downloaded on first
-        use, for which "imagenet" is another word; those that a Python package
-        holds, for ``"timm/tf_efficientnet_lite0"`` and
-        ``"timm/tf_efficientnet_lite2"``, without any network; a tag of open_clip's, of
-        which "pretrained" takes what was trained on DataComp, else LAION-2B,
-        else by OpenAI, else the last one listed; none; or a file with a state
-        dict (.pt, .pth, .safetensors), in which the classifier may be
-        missing or of any size. A module keeps its own for "pretrained".
+        "pretrained", or its older name "imagenet": the published weights of the
+        network, downloaded on first use; a module keeps its own weights.
+        "packaged": weights from a Python package, without a download, for
+        ``"timm/tf_efficientnet_lite0"`` and ``"timm/tf_efficientnet_lite2"``. A
+        tag of open_clip; there "pretrained" takes the tag of DataComp, else of
+        LAION-2B, else of OpenAI, else the last one listed. Or a file with a state
+        dict (.pt, .pth, .safetensors), in which the classifier may be missing or
+        of any size. None: new weights.
 
     pooling : {"auto", "avg", "max", "gem"} or Module, default="auto"
-        What turns the last feature map into a vector. "auto" is the network's
-        own: what enters its classifier, which is a hidden layer for VGG and
-        AlexNet and the class token for most ViTs. The others fold the patch
-        tokens of a ViT, without those of the class and registers, into a map.
+        How to make a vector from the last feature map. "auto" is the network's
+        own way: the input of its classifier, which is a hidden layer for VGG and
+        AlexNet and the class token for most ViTs. The others pool the patch
+        tokens of a ViT as a map, without class token and registers.
 
     image_size : int, default=None
-        Side of the square images in pixels; None is the size the weights were
-        trained at, or any size where nothing binds it. Position embeddings of
-        another size are interpolated.
+        Side of the square images in pixels. None is the size at which the weights
+        were trained, or any size if the network takes any. Position embeddings
+        of another size are interpolated.
 
     resize_size : int or "source", default=None
-        Length of the shorter side before the center is cut out; None is
-        `image_size`, which cuts off least. "source" is what the source of the
-        weights itself resizes to, so that images are those of its own
-        transform: torchvision evaluates its weights with 232 or 256 for 224,
-        which classifies better and finds worse.
+        Length of the shorter side before the crop to the center (of both sides
+        for "squash", of the longer one for "longest"). None is `image_size`, which
+        cuts off least. "source" is the size of the transform that was published
+        with the weights: torchvision evaluates its weights with 232 or 256 for
+        224, which is better for classification and worse for retrieval.
 
     input_shape : tuple of int, default=None
-        Height and width in pixels of the images that come where no
-        `image_size` binds them; None tries the network with 96 x 96. Lazy
-        layers take their shapes from it, and networks of one size are refused
-        where it is another.
+        Height and width in pixels of the images if there is no `image_size`; None
+        tries the network with 96 x 96. Lazy layers take their shapes from it, and
+        a network for one size is an error if this is another.
 
     mean, std : sequence of 3 floats, default=None
         Mean and standard deviation of the training images' colors in [0, 1];
-        None is what the weights expect, and ImageNet's for a module.
+        None takes the values that the weights expect, and ImageNet's for a module.
 
     resize_mode : {"cover", "shortest", "squash", "longest"}, default=None
-        How images of another shape fit, see `sklearn_cbir.images.Resizing`;
-        None is what the weights expect, and "cover" for torchvision's, for
-        built-in nets and for a module.
+        How to fit images of another shape, see `sklearn_cbir.images.Resizing`.
+        None takes the mode that the weights expect, and "cover" for torchvision,
+        for built-in nets and for a module.
 
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}, \
             default=None
-        Filter; None is what the weights expect, and "bilinear" for the others.
+        Filter; None takes the filter that the weights expect, else "bilinear".
 
     fill : sequence of 3 int, default=None
-        RGB in 0..255 of what "longest" pads with; None is what the weights
-        expect, and black.
+        Color of the padding of "longest", RGB in 0..255; None takes the color that
+        the weights expect, else black.
 
     source : mapping, default=None
-        What ``spec["source"]`` of a trunk from one of the libraries in
-        `SOURCES` holds: it builds the network again, and neither its name nor
-        its tag is looked up.
+        ``spec["source"]`` of a trunk from one of the libraries in `SOURCES`: it
+        builds the network again, without looking up its name or its tag.
 
     words : bool, default=False
-        Whether the trunk also gets what makes vectors of text, if `backbone`
-        is of open_clip and `pooling` its own; see `Trunk.words`.
+        Whether the trunk also gets the text tower, if `backbone` is of open_clip
+        and ``pooling="auto"``; see `Trunk.words`.
 
     in_features : int, default=None
-        If given, `build_mlp` for rows of this many features; `backbone`,
-        `weights` and the sizes are not used.
+        If given, the result is that of `build_mlp`, for rows with this many
+        features; `backbone`, `weights` and the sizes are not used.
 
     Returns
     -------
@@ -459,10 +456,10 @@ def build_backbone(
     Raises
     ------
     ValueError
-        For an unknown name, weights that do not fit, a network that cannot
-        take images of that size or with 3 channels, or has no weights; for a
-        `resize_size` below `image_size`, or without one, and for "source" where
-        the weights have no transform of their own.
+        For an unknown name, weights that do not fit, and a network that cannot
+        take images of that size or with 3 channels, or has no published weights.
+        For a `resize_size` below `image_size`, or without one, and for "source"
+        if the weights have no transform of their own.
 
     FileNotFoundError
         If there is no file `weights`.

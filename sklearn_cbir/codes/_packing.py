@@ -15,10 +15,10 @@ def pack_codes(codes: ArrayLike) -> PackedCodes:
     """Pack rows of bits into 64-bit words.
 
     Bit ``j`` of a row becomes bit ``j % 64`` (the one of value ``2 ** (j % 64)``)
-    of word ``j // 64``; the last word is filled up with zeros. The result is laid
-    out word by word (Fortran order), as the searches read it. It does not know how
-    many bits it holds: codes of 8 and of 16 bits both take one word, and searches
-    compare them as if the shorter ones ended in zeros.
+    of word ``j // 64``; the last word is padded with zeros. The result is stored
+    word by word (Fortran order), as searches read it. It does not record the number
+    of bits: codes of 8 and of 16 bits both take one word, and searches compare them
+    as if the shorter ones ended in zeros.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Exact search of packed codes by Hamming distance.
 
-Compiled loops do the work. Where numba cannot run, and before it pays to load them, numpy gives the
+Compiled loops do the work. If numba cannot run, or before it pays to load them, numpy gives the
 same results.
 """
 
@@ -86,8 +86,8 @@ def hamming_top_k(queries: ArrayLike, gallery: ArrayLike, k: int) -> tuple[Count
         Packed codes.
 
     gallery : array of shape (n_gallery, n_words), uint64
-        Packed codes of the same length. Codes laid out as `pack_codes` returns
-        them are searched in place, others are copied first.
+        Packed codes of the same length. In the memory layout of `pack_codes` they
+        are searched in place, otherwise they are copied first.
 
     k : int
         Number of neighbors, from 1 to ``n_gallery``.
@@ -222,7 +222,7 @@ def hamming_radius(
         Packed codes of the same length in bits, of which only the words are checked.
 
     radius : float
-        Largest number of differing bits, itself included.
+        Largest number of differing bits, included.
 
     Returns
     -------
@@ -261,10 +261,10 @@ def codes_within(
 
 
 class HammingDistances:
-    """Distances between two sets of codes, computed when rows are asked for.
+    """Distances between two sets of codes, computed when you take rows.
 
-    The functions of `sklearn_cbir.metrics` take it in place of a matrix of
-    distances, and count per distance instead of sorting.
+    The functions of `sklearn_cbir.metrics` take it instead of a matrix of
+    distances, and count codes per distance instead of sorting.
 
     Parameters
     ----------

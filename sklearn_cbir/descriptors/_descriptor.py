@@ -1,4 +1,4 @@
-"""What descriptors have in common: nothing is learned, and images are read in small batches."""
+"""Base of the descriptors: they learn nothing, and read images in small batches."""
 
 from collections.abc import Iterator
 from typing import Self
@@ -17,7 +17,7 @@ BATCH_PIXELS = 2**18  # bounds the memory of the filtered images of a batch
 
 
 class Descriptor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Images to rows, one by one; a subclass owes `transform`, and `_check` of its parameters."""
+    """Images to rows, one by one; a subclass implements `transform`, and `_check` of parameters."""
 
     def fit(self, X: ImagesLike, y: object = None) -> Self:
         """Check parameters and images; nothing is learned.

@@ -22,8 +22,8 @@ class GISTDescriptor(Descriptor):
 
     The mean magnitudes of 32 Gabor filters, 4 scales of 8 orientations, over
     the 16 cells of a 4 x 4 grid: 512 values [1]_. Gray values are divided by
-    the local contrast first. It is the feature that classical hashing methods
-    are compared on.
+    the local contrast first. Papers compare classical hashing methods on this
+    feature.
 
     Parameters
     ----------
@@ -31,16 +31,16 @@ class GISTDescriptor(Descriptor):
         Side in px that images are resized and cropped to, at least 16.
 
     stretch : bool, default=False
-        Gray values are the plain mean of red, green and blue, and those of every
-        image are stretched to 0 to 255, as in the authors' program LMgist; else
-        they are the luminance, as it is.
+        True: gray values are the plain mean of red, green and blue, stretched to
+        0 to 255 in every image, as in the authors' program LMgist. False: they are
+        the luminance, not stretched.
 
     Notes
     -----
     Filters are Gaussians in the polar frequency plane, with center frequencies
-    of ``0.3 / 1.85 ** scale`` cycles per px. Filters and the evening of
-    contrast are those of LMgist, not of [1]_. The order of values and the
-    margins, a quarter of the side, mirrored, are this package's own.
+    of ``0.3 / 1.85 ** scale`` cycles per px. The filters and the contrast
+    normalization are those of LMgist, not of [1]_. The order of values and the
+    mirrored margins, a quarter of the side, are our own.
 
     References
     ----------
@@ -81,7 +81,7 @@ class GISTDescriptor(Descriptor):
         Parameters
         ----------
         X : images
-            What `fit` takes.
+            As for `fit`.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Perceptual hash: codes that hardly change when a photo is saved, scaled or cropped anew."""
+"""Perceptual hash: codes that hardly change when a photo is saved again, scaled or cropped."""
 
 import itertools
 from functools import lru_cache
@@ -26,23 +26,23 @@ ROUNDING = 0.5
 class PerceptualHash(Descriptor):
     """Perceptual hash: signs of the low frequencies of a photo, 152 bits.
 
-    Photos that are the same but for how they were saved, scaled, brightened or
-    slightly cropped differ in few bits, others in about half of them. A photo is
-    resized to 32 x 32 gray pixels, whatever its shape; the middle counts more
-    than the margin, which a crop takes away; and every bit says whether a
-    coefficient of the discrete cosine transform is positive [1]_ [2]_.
+    Copies of a photo that were saved again, scaled, brightened or slightly cropped
+    differ in few bits, other photos in about half of them. A photo is resized to
+    32 x 32 gray pixels, whatever its shape. The middle counts more than the margin,
+    which a crop removes. A bit is 1 if a coefficient of the discrete cosine
+    transform is positive [1]_ [2]_.
 
     Parameters
     ----------
     color : bool, default=False
-        Whether colors count, too: 240 bits. Then fewer photos of other things on like
-        backgrounds are near, and those of one thing in two colors are not the same;
-        nor are gray copies of photos in color.
+        Whether colors count, too: 240 bits. Then fewer photos of different things on
+        similar backgrounds are near, and photos of one thing in two colors are not the
+        same. Gray copies of color photos are not the same either.
 
     turned : bool, default=False
-        Whether `transform_forms` gives all eight turned and mirrored forms, so
-        that `NearDuplicates` finds turned and mirrored copies, too. `transform` is
-        the same.
+        Whether `transform_forms` returns all eight turned and mirrored forms, so
+        that `NearDuplicates` finds turned and mirrored copies, too. `transform` does
+        not change.
 
     See Also
     --------
@@ -50,18 +50,19 @@ class PerceptualHash(Descriptor):
 
     Notes
     -----
-    Bits are those of the frequencies (u, v), in half waves down and across, with
-    ``0 < u + v <= 16``, by u and then v; with `color` followed by those of blue less gray
-    and of red less gray, with ``0 < u + v <= 8``. Unlike [1]_ and [2]_, which have 64 bits,
-    compare with the median and weigh all pixels alike, pixels are weighed by Hann's
-    window, ``sin(pi * (x + 0.5) / 32) ** 2`` down and across, and compared with
-    0. With the 64 bits, photos that were cropped are often no nearer than other photos; the
-    guide has the numbers.
+    There is one bit per frequency (u, v), in half waves down and across, with
+    ``0 < u + v <= 16``, ordered by u and then v. With `color`, the bits of blue minus gray
+    and of red minus gray follow, with ``0 < u + v <= 8``. [1]_ and [2]_ have 64 bits,
+    compare coefficients with their median, and weight all pixels equally. Here pixels are
+    weighted by the Hann window, ``sin(pi * (x + 0.5) / 32) ** 2`` down and across, and
+    coefficients are compared with 0. With the 64 bits, cropped photos are often no nearer
+    than other photos; the guide has the numbers.
 
-    A coefficient within 0.5 of 0, in gray levels and an orthonormal transform, is not
-    told from rounding and gives 0. A photo of which more than half of the gray ones are
-    such is flat, as a blank page or a clear sky. There they say its mean color instead: signs of
-    waves through the RGB cube. So flat photos of like colors are near, and others are not.
+    A coefficient within 0.5 of 0, in gray levels and an orthonormal transform, cannot be
+    distinguished from rounding and gives 0. If more than half of the gray coefficients are
+    such, the photo is flat, such as a blank page or a clear sky. Then the bits of such
+    coefficients encode its mean color instead: signs of waves through the RGB cube. So
+    flat photos of similar colors are near each other, and others are not.
 
     References
     ----------
@@ -107,7 +108,7 @@ class PerceptualHash(Descriptor):
         Parameters
         ----------
         X : images
-            What `fit` takes.
+            As for `fit`.
 
         Returns
         -------
@@ -124,22 +125,21 @@ class PerceptualHash(Descriptor):
     def transform_forms(self, X: ImagesLike) -> NDArray[np.uint8]:
         """Return the codes that each image has if it is turned and mirrored.
 
-        They are made of its code, whose bits change places and are turned over, so that
-        it does not matter which of two photos is asked in its forms. The code of
-        a photo that was turned differs from the form in few bits, those of coefficients
-        that are nearly 0.
+        They are computed from its code, by exchanging and flipping bits, so it does not
+        matter which of two photos you take in its forms. The code of a turned photo
+        differs from the form in few bits: those of coefficients that are nearly 0.
 
         Parameters
         ----------
         X : images
-            What `fit` takes.
+            As for `fit`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_forms, n_bits), uint8
-            The code as it is; with ``turned=True`` then turned to the left by one, two
-            and three quarters, and the same four of the image that was mirrored
-            left to right first. ``n_forms`` is 8, or else 1.
+            The code as it is. With ``turned=True``, also turned to the left by one, two
+            and three quarters, and the same four of the image mirrored left to right.
+            ``n_forms`` is 8, else 1.
         """
         layout, is_turned = self._check()
         codes = self.transform(X)

@@ -1,7 +1,7 @@
 """Pictures: queries with their results, precision over recall, trainings, maps, duplicates.
 
-A display is computed first and drawn afterwards, so that it can be drawn again elsewhere. Drawing
-needs matplotlib, the extra ``[plot]``; nothing here loads it before something is drawn.
+A display is computed first and drawn afterwards, so you can draw it again elsewhere. Drawing needs
+matplotlib, the extra ``[plot]``, which is loaded only then.
 """
 
 from sklearn_cbir._lazy import lazy_exports

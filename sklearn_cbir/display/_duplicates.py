@@ -1,4 +1,4 @@
-"""DuplicatesDisplay: groups of photos that are the same, what is kept marked."""
+"""DuplicatesDisplay: groups of duplicate photos, with the photos to keep marked."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ THUMBNAIL = 224  # px, the longer side of what is drawn
 class DuplicatesDisplay:
     """Picture of groups of duplicates and near-duplicates.
 
-    One row per group: first the photo that is kept, with a green frame and a
-    tick, then the others, the furthest from it first. That is where to look for
-    photos that are no copies. Photos are shown whole.
+    One row per group: first the photo to keep, with a green frame and a
+    tick, then the others, the farthest from it first, because these may not be
+    copies. Photos are shown whole.
 
     Use `from_estimator` or `from_predictions` to make one.
 
@@ -48,8 +48,8 @@ class DuplicatesDisplay:
         All photos, as `sklearn_cbir.images.check_images` returns them.
 
     groups : list of ndarray of shape (n_members,), int64
-        Positions of the photos of every group that is shown: first the one that
-        the others are compared with.
+        Positions of the photos of every group to show; the others are compared
+        with the first.
 
     distances : list of ndarray of shape (n_members,), default=None
         Distances from the first of each group.
@@ -58,7 +58,7 @@ class DuplicatesDisplay:
         Whether the first of every group is the photo to keep.
 
     n_groups : int, default=None
-        Number of all groups; None is that of those shown.
+        Number of all groups; None means that all are shown.
 
     unit : str, default=None
         What is written after a distance, such as "bits".
@@ -69,7 +69,7 @@ class DuplicatesDisplay:
         The figure of the last `plot`.
 
     axes_ : ndarray of shape (n_groups, n_columns)
-        Its axes, a row per group; None where a group has no more photos.
+        Its axes, a row per group; None if a group has fewer photos.
 
     See Also
     --------
@@ -131,8 +131,8 @@ class DuplicatesDisplay:
             Fitted, or a fitted Pipeline that ends in one.
 
         X : images or array-like of shape (n_samples, n_features)
-            What the estimator was fitted to. The photos of the groups that are shown are
-            described again, for their distances.
+            The data that the estimator was fitted on. The shown photos are described
+            again, to compute their distances.
 
         images : images, default=None
             What to show; None shows `X`.
@@ -165,8 +165,8 @@ class DuplicatesDisplay:
         Raises
         ------
         ValueError
-            If there are no groups, or `X` or `images` are not as many as the estimator
-            was fitted to, or cannot be shown.
+            If there are no groups, or if `X` or `images` differ in number from the data of
+            `fit`, or cannot be shown.
         """
         check_drawing(draw, ax)
         steps, found = split_clusterer(estimator)
@@ -212,7 +212,7 @@ class DuplicatesDisplay:
         Parameters
         ----------
         labels : array-like of shape (n_samples,), dtype int
-            Number of the group of every photo; negative for one that is alone.
+            Number of the group of every photo; negative for a photo without duplicates.
 
         images : images
             The photos.
@@ -221,8 +221,8 @@ class DuplicatesDisplay:
             Which photos are kept, one of every group; None marks none.
 
         distances : array-like of shape (n_samples,), default=None
-            How far every photo is from that of its group which is kept, or else from
-            the first.
+            Distance of every photo from the photo to keep of its group, or without
+            `keep` from the first.
 
         unit : str, default=None
             What is written after a distance, such as "bits".
@@ -254,8 +254,8 @@ class DuplicatesDisplay:
         Raises
         ------
         ValueError
-            If there are no groups, shapes do not agree, or a group that is shown
-            has not one photo that is kept.
+            If there are no groups, if shapes do not agree, or if `keep` does not have
+            exactly one photo of each shown group.
         """
         check_drawing(draw, ax)
         shown = check_images(images)
@@ -293,12 +293,12 @@ class DuplicatesDisplay:
             Axes to draw inside; None makes a figure of fitting size.
 
         n_photos : int, default=6
-            Most photos per group, at least 2; of a larger one it is said how many
-            more there are.
+            Maximum number of photos per group, at least 2; the picture counts the
+            others.
 
         captions : sequence of {"name", "size", "distance"}, default=None
             Lines below a photo; None writes all that are known: the name of the file, or
-            else the position, the size in pixels and in the file, and the distance.
+            else the position; the size in pixels and in bytes; and the distance.
 
         image_size : float, default=1.1
             Side of an image in inches, in a figure of its own.
@@ -319,7 +319,7 @@ class DuplicatesDisplay:
         Warns
         -----
         UserWarning
-            If some cannot be read, which are drawn as squares with the reason.
+            If some cannot be read; they are drawn as squares with the reason.
         """
         n_photos = check_integer(n_photos, "n_photos", minimum=2)
         lines = self._check_captions(captions)

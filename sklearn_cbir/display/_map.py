@@ -51,10 +51,10 @@ MOST_TRIES = 5000  # points that are tried for photos
 class GalleryMapDisplay:
     """Map of a gallery: its rows as points in two dimensions, some of them as photos.
 
-    Rows that are alike stand close together, as far as two dimensions can
-    show it. Points have the color and the sign of their class, photos a frame
-    of this color; the 21 largest classes have one. Photos are drawn where they are
-    known, and where they do not hide each other.
+    Similar rows are close together, as far as two dimensions can show it. Points
+    have the color and the marker of their class, photos a frame of this color; only
+    the 21 largest classes have their own. Photos are drawn if they are known, and
+    if they do not hide each other.
 
     Use `from_estimator` or `from_predictions` to make one.
 
@@ -64,7 +64,7 @@ class GalleryMapDisplay:
         Places on the map.
 
     positions : ndarray of shape (n_points,), int64, default=None
-        Rows of the gallery that they are; None if they are all, in order.
+        Their rows in the gallery; None means all rows, in order.
 
     labels : sequence of n_points str, default=None
         Names of their classes; None draws all in one color.
@@ -73,7 +73,7 @@ class GalleryMapDisplay:
         Their photos; None draws points only.
 
     name : str, default=None
-        What is written at the axes, such as the name of the reducer.
+        Text at the axes, such as the name of the reducer.
 
     Attributes
     ----------
@@ -81,10 +81,10 @@ class GalleryMapDisplay:
         The points of every class in the last `plot`; those of the small classes last.
 
     shown_ : ndarray of shape (n_images,), int64
-        Which of the points were drawn as photos.
+        Numbers of the points that were drawn as photos.
 
     ax_ : matplotlib Axes
-        Where it was drawn.
+        Axes of the last `plot`.
 
     figure_ : matplotlib Figure
         Its figure.
@@ -149,22 +149,22 @@ class GalleryMapDisplay:
             search that was refitted.
 
         reducer : transformer with ``fit_transform``, default=None
-            What makes two columns of the rows, such as scikit-learn's ``TSNE()`` or
+            Transformer of the rows to two columns, such as scikit-learn's ``TSNE()`` or
             ``umap.UMAP()``. A copy is fitted, without labels. None is
             ``PCA(n_components=2)``.
 
         gallery_images : images, default=None
-            Photos of the gallery, in the order of its rows; None reads the files
-            whose names the gallery was given as ids, if there are any.
+            Photos of the gallery, in the order of its rows; if None and if the ids of
+            the gallery are names of files, these files are read.
 
         gallery_labels : array-like, default=None
-            Labels of the gallery; None takes those that it was fitted with.
+            Labels of the gallery; None takes the labels of `fit`.
 
         class_names : sequence of str, default=None
             Names for integer labels or for label columns.
 
         n_samples : int, default=5000
-            Most rows to draw; of a larger gallery that many are drawn at random.
+            Maximum number of rows to draw; of a larger gallery, a random sample.
 
         n_images : int, default=100
             As for `plot`.
@@ -183,8 +183,8 @@ class GalleryMapDisplay:
         Raises
         ------
         ValueError
-            If the reducer does not make two finite numbers of every row, or images or
-            labels are not as many as rows.
+            If the reducer does not make two finite numbers of every row, or if the number
+            of images or labels is not the number of rows.
         """
         pyplot()
         retriever = split_steps(estimator)[1]
@@ -219,7 +219,7 @@ class GalleryMapDisplay:
         random_state: RandomState = 0,
         ax: Axes | None = None,
     ) -> Self:
-        """Draw places on a map that were computed before.
+        """Draw points that were computed before.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class GalleryMapDisplay:
             Names for integer labels or for label columns.
 
         name : str, default=None
-            What is written at the axes.
+            Text at the axes.
 
         n_images : int, default=100
             As for `plot`.
@@ -285,8 +285,8 @@ class GalleryMapDisplay:
             Axes to draw on; None makes a figure.
 
         n_images : int, default=100
-            Most photos to draw; there are fewer where no more have room beside each
-            other. Only these are read. 0 draws points only.
+            Maximum number of photos to draw; there are fewer if no more have room next
+            to each other. Only these are read. 0 draws points only.
 
         image_size : float, default=0.4
             The longer side of a photo, in inches.
@@ -305,12 +305,12 @@ class GalleryMapDisplay:
             Without matplotlib, which the extra ``[plot]`` installs.
 
         ImageReadError
-            If photos were passed, and none of those chosen can be read.
+            If photos were passed, and none of the chosen ones can be read.
 
         Warns
         -----
         UserWarning
-            If some cannot be read, which are drawn as empty squares.
+            If some cannot be read; they are drawn as empty squares.
         """
         n_images = check_integer(n_images, "n_images", minimum=0)
         image_size = check_real(image_size, "image_size", minimum=0.01)

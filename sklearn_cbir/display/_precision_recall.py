@@ -39,10 +39,10 @@ class PrecisionRecallDisplay:
         Mean precision of the first 1, 2, ... results.
 
     recall : ndarray of shape (n_ranks,)
-        Mean recall of the same.
+        Mean recall of the same results.
 
     mean_average_precision : float, default=None
-        What the legend says; None leaves it out.
+        Score in the legend; None leaves it out.
 
     name : str, default=None
         Name of the curve in the legend.
@@ -53,10 +53,10 @@ class PrecisionRecallDisplay:
         The curve of the last `plot`.
 
     chance_level_ : matplotlib Line2D or None
-        The precision of a random order, where it was asked for.
+        The precision of a random order; None without ``plot_chance_level=True``.
 
     ax_ : matplotlib Axes
-        Where it was drawn.
+        Axes of the last `plot`.
 
     figure_ : matplotlib Figure
         Its figure.
@@ -117,22 +117,22 @@ class PrecisionRecallDisplay:
             search that was refitted; fitted with labels.
 
         X : images, array-like of shape (n_samples, n_features), or None
-            Queries, as the estimator takes them. None: every row of the
-            gallery, searched in the rest of it.
+            Queries, as the estimator takes them. None: every row of the gallery is
+            a query and searches the rest of the gallery.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
             Labels of the queries; needed unless `X` is None.
 
         ids : array-like of shape (n_samples,), default=None
-            Ids of the queries. A query whose id the caller also gave to `fit`
-            is left out of its own results.
+            Ids of the queries. A query whose id you also passed to `fit` is left
+            out of its own results.
 
         where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
             Rows of the gallery that may be found, as in the `score` of a
             `NeighborsRetriever`.
 
         name : str, default=None
-            Name of the curve; None takes the class of the first step.
+            Name of the curve; None takes the class name of the first step.
 
         plot_chance_level : bool, default=False
             As for `plot`.
@@ -151,7 +151,7 @@ class PrecisionRecallDisplay:
         Raises
         ------
         ValueError
-            If the labels of the queries or of the gallery are not known.
+            If the labels of the queries or of the gallery are missing.
         """
         pyplot()
         steps, retriever = split_steps(estimator)
@@ -189,8 +189,8 @@ class PrecisionRecallDisplay:
             a label.
 
         distances : array-like of shape (n_queries, n_gallery)
-            Smaller is nearer; also anything that gives rows of it when
-            sliced.
+            Smaller is nearer; also any object that returns rows of it for a
+            slice.
 
         exclude : array-like, default=None
             Gallery rows that are not ranked, as in
@@ -235,7 +235,7 @@ class PrecisionRecallDisplay:
             Axes to draw on; None makes a figure.
 
         name : str, default=None
-            Name in the legend; None takes that of the display.
+            Name in the legend; None takes the name of the display.
 
         plot_chance_level : bool, default=False
             Whether to draw the mean precision of a random order, which is the

@@ -1,4 +1,4 @@
-"""RetrievalDisplay: queries and their results, right and wrong ones marked."""
+"""RetrievalDisplay: queries and their results, marked as right or wrong."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ THUMBNAIL = 224  # px: files and images of mixed sizes are cut to squares of thi
 class RetrievalDisplay:
     """Picture of queries and their nearest gallery images, in order.
 
-    One row per query: the query, then its results from the nearest on. Where
-    labels are known, a result that shares a label with its query has a green
-    frame and a tick, any other an orange frame and a cross.
+    One row per query: the query, then its results, the nearest first. If labels
+    are known, a result that shares a label with its query has a green frame and a
+    tick, any other an orange frame and a cross.
 
     Use `from_estimator` or `from_predictions` to make one. Files, and images
-    of mixed sizes, are shown as the square in their middle; a `Text` is shown as
-    its words. In a notebook a display whose figure is not open shows itself, in
-    HTML with small photos; that needs no matplotlib.
+    of mixed sizes, are cropped to a square in their middle; a `Text` is shown as
+    its words. In a notebook, a display without an open figure shows itself in HTML
+    with small photos; that needs no matplotlib.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class RetrievalDisplay:
         Distances of the results, in the unit of the metric.
 
     query_labels : sequence of n_queries str, default=None
-        What is written below the queries.
+        Texts below the queries.
 
     result_labels : ndarray of shape (n_queries, n_neighbors), default=None
         Labels of the results, as text.
@@ -162,30 +162,30 @@ class RetrievalDisplay:
             search that was refitted.
 
         X : images, array-like of shape (n_samples, n_features), or None
-            Queries, as the estimator takes them; only the rows that are shown
-            are computed. None: images of the gallery are the queries, each
-            searched in the rest of the gallery.
+            Queries, as the estimator takes them; only the shown rows are computed.
+            None: images of the gallery are the queries, and each searches the rest
+            of the gallery.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
             Labels of the queries. None marks nothing as right or wrong.
 
         images : images, default=None
-            What to show for the queries; None shows `X`. A `Text` is shown as its
+            Images to show for the queries; None shows `X`. A `Text` is shown as its
             words.
 
         gallery_images : images, default=None
-            What to show for the gallery, in the order of its rows; None reads
-            the files whose names the gallery was given as ids.
+            Images to show for the gallery, in the order of its rows; None reads
+            the files that the ids of the gallery name.
 
         gallery_labels : array-like, default=None
-            Labels of the gallery; None takes those that it was fitted with.
+            Labels of the gallery; None takes the labels of `fit`.
 
         class_names : sequence of str, default=None
             Names for integer labels or for label columns.
 
         queries : array-like of int, default=None
-            Rows of `X` to show, or without `X` of `ids`, or of the gallery; None takes
-            `n_queries` spread evenly.
+            Rows to show: of `X`, or without `X` of `ids`, or else of the gallery. None
+            takes `n_queries` rows, evenly spread.
 
         n_queries : int, default=5
             Number of queries to show.
@@ -194,9 +194,9 @@ class RetrievalDisplay:
             Number of results per query.
 
         ids : array-like of shape (n_samples,), default=None
-            Ids of the queries. A query whose id the caller also gave to `fit`
-            is left out of its own results. Without `X`: ids of the gallery that are
-            asked with.
+            Ids of the queries. A query whose id you also passed to `fit` is left out
+            of its own results. Without `X`: ids of the gallery, whose rows are the
+            queries.
 
         where : array-like of bool of shape (n_samples_fit_,), or ids, default=None
             Rows of the gallery that may be found, as in the `kneighbors` of a
@@ -220,8 +220,7 @@ class RetrievalDisplay:
         Raises
         ------
         ValueError
-            If nothing says what the images of the queries or of the gallery
-            are.
+            If the images of the queries or of the gallery are unknown.
         """
         check_drawing(draw, ax)
         steps, retriever = split_steps(estimator)
@@ -377,7 +376,7 @@ class RetrievalDisplay:
         Warns
         -----
         UserWarning
-            If some cannot be read, which are drawn as squares with the reason.
+            If some cannot be read; they are drawn as squares with the reason.
         """
         lines = self._lines(captions)
         n_queries = len(self.query_images)

@@ -32,36 +32,35 @@ STYLES = [":", "-.", (0, (1, 1)), (0, (5, 1, 1, 1))]  # of scores
 class TrainingCurveDisplay:
     """Curve of the losses of training and validation over the epochs.
 
-    Scores of each epoch, such as those that scikit-learn's `ScoringMonitor`
-    notes, stand on an axis of their own on the right. The epochs in which the
-    head was trained alone are shaded. An epoch without a validation loss
-    leaves a gap.
+    Scores of each epoch, such as those of scikit-learn's `ScoringMonitor`,
+    have their own axis on the right. Epochs that trained only the head are
+    shaded. An epoch without a validation loss leaves a gap.
 
     Use `from_estimator` to make one.
 
     Parameters
     ----------
     history : sequence of dict
-        One per epoch, as in the ``history_`` of an estimator: "loss", and
-        "valid_loss" and "phase" where they are known.
+        One dict per epoch, as in the ``history_`` of an estimator: "loss", and
+        "valid_loss" and "phase" if they are known.
 
     scores : dict of str to ndarray of shape (n_epochs,), default=None
         Scores of every epoch by their name; NaN where there is none.
 
     name : str, default=None
-        What the legend says before "training" and "validation".
+        Text in the legend before "training" and "validation".
 
     Attributes
     ----------
     lines_ : list of matplotlib Line2D
-        The curves of the last `plot`: the loss of training, that of validation if
+        The curves of the last `plot`: the training loss, the validation loss if
         there is one, and the scores.
 
     ax_ : matplotlib Axes
-        Where the losses were drawn.
+        Axes of the losses.
 
     score_ax_ : matplotlib Axes or None
-        Where the scores were drawn; None without any.
+        Axes of the scores; None without scores.
 
     figure_ : matplotlib Figure
         The figure of both.
@@ -117,11 +116,11 @@ class TrainingCurveDisplay:
             search that was refitted.
 
         scores : dict of str to array-like of shape (n_epochs,), default=None
-            Scores of every epoch by their name, such as a column of what scikit-learn's
-            `ScoringMonitor` noted; NaN where there is none.
+            Scores of every epoch by their name, such as a column of the log of
+            scikit-learn's `ScoringMonitor`; NaN where there is none.
 
         name : str, default=None
-            What the legend says before "training" and "validation"; it tells curves on
+            Text in the legend before "training" and "validation", to tell curves on
             the same axes apart.
 
         ax : matplotlib Axes, default=None
@@ -153,8 +152,8 @@ class TrainingCurveDisplay:
             Axes to draw on; None makes a figure.
 
         name : str, default=None
-            What the legend says before "training" and "validation"; None takes that of
-            the display.
+            Text in the legend before "training" and "validation"; None takes the name
+            of the display.
 
         **line_options : dict
             Passed to matplotlib's `Axes.plot` for every curve, such as ``linewidth``.

@@ -1,4 +1,4 @@
-"""What all hashers share: ``project(X)`` is real, a bit is 1 where it is 0 or more."""
+"""The common part of all hashers: ``project(X)`` is real, and a bit is 1 where it is 0 or more."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
@@ -58,7 +58,7 @@ class HasherMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            What `fit` takes, of the same kind.
+            As for `fit`, of the same kind.
 
         Returns
         -------
@@ -108,12 +108,12 @@ class RowHasher(HasherMixin, BaseEstimator):
         return len(self.components_)  # n_bits may have been set since
 
     def _check_training_rows(self, X: ArrayLike) -> Floats:
-        """Return the rows that are fitted on, float64."""
+        """Return the rows of a fit, float64."""
         check_integer(self.n_bits, "n_bits", minimum=1)
         return validate_data(self, as_numpy(X), dtype=np.float64, ensure_min_samples=2)
 
     def _check_rows(self, X: ArrayLike) -> Floats:
-        """Return the rows that are projected, float64."""
+        """Return the rows of a projection, float64."""
         check_is_fitted(self)
         return validate_data(self, as_numpy(X), dtype=np.float64, reset=False)
 
@@ -144,7 +144,7 @@ class RowHasher(HasherMixin, BaseEstimator):
 
 
 def signs(values: Floats) -> Floats:
-    """Return -1.0 and +1.0, and +1 for 0: as a bit is 1 where its projection is 0 or more."""
+    """Return -1.0 and +1.0, and +1 for 0, because a bit is 1 where its projection is 0 or more."""
     return np.where(values >= 0, 1.0, -1.0)
 
 
@@ -193,7 +193,7 @@ def gaussian_kernel(X: Floats, anchors: Floats, squared_width: float) -> Floats:
 
 
 def mean_squared_distance(X: Floats, anchors: Floats) -> float:
-    """Return the width for `gaussian_kernel`; 1 where all are equal."""
+    """Return the width for `gaussian_kernel`; 1 if all rows are equal."""
     return euclidean_distances(X, anchors, squared=True).mean() or 1.0
 
 

@@ -1,4 +1,4 @@
-"""BREHasher: kernel sums whose Hamming distances reconstruct given distances."""
+"""BREHasher: signs of kernel sums whose Hamming distances reconstruct given distances."""
 
 from typing import Literal, Self
 
@@ -22,10 +22,10 @@ from sklearn_cbir.hashing._base import (
 class BREHasher(RowHasher):
     """Binary reconstructive embedding: Hamming distances like given distances.
 
-    A bit is the sign of a weighted sum of kernels at a few anchors. One weight
-    after the other is set to its best value, found exactly [1]_. The distances
-    to reconstruct are those of the rows, or with labels 0 for a shared label
-    and 1 for none.
+    A bit is the sign of a weighted sum of kernels at a few anchors. `fit` sets
+    one weight after the other to its best value, which it finds exactly [1]_.
+    The distances to reconstruct are those of the rows, or with labels 0 for
+    rows that share a label and 1 for others.
 
     Parameters
     ----------
@@ -33,29 +33,29 @@ class BREHasher(RowHasher):
         Length of the codes.
 
     n_anchors_per_bit : int, default=20
-        Training rows, drawn at random, whose kernels a bit sums; at most all
-        that are used.
+        Number of anchors of a bit: training rows, drawn at random, whose kernels
+        the bit sums; at most all that are used.
 
     neighbor_frac : float, default=0.05
-        Share of the training rows, drawn at random, to which the distances of
-        every training row are reconstructed.
+        The distances of every training row to this share of the training rows,
+        drawn at random, are reconstructed.
 
     n_train : int, default=1000
-        Training rows that are used, drawn at random; at most all.
+        Number of training rows, drawn at random; at most all.
 
     kernel : {"linear", "rbf"}, default="linear"
         Kernel of the centered rows of unit length. The width of "rbf" is the
-        root of their mean squared distance.
+        square root of their mean squared distance.
 
     supervised : bool, default=None
         Whether distances come from the labels; None means that they do if
         there are labels.
 
     max_iter : int, default=50
-        Most sweeps; each sets every weight of every bit once.
+        Maximum number of sweeps; each sets every weight of every bit once.
 
     tol : float, default=0.001
-        A sweep that lowers the objective by a smaller share is the last.
+        `fit` stops after a sweep that lowers the objective by a smaller share.
 
     random_state : int, RandomState instance or None, default=None
         Seed of everything random; equal seeds give equal codes.
@@ -63,10 +63,10 @@ class BREHasher(RowHasher):
     Attributes
     ----------
     anchors_ : ndarray of shape (n_anchors, n_features)
-        Rows that carry a kernel, centered and of unit length.
+        Rows with a kernel, centered and of unit length.
 
     components_ : ndarray of shape (n_bits, n_anchors)
-        Weights of the kernels; 0 where a bit does not use an anchor.
+        Weights of the kernels; 0 for anchors that a bit does not use.
 
     mean_ : ndarray of shape (n_features,)
         Mean of the training rows.
@@ -86,7 +86,7 @@ class BREHasher(RowHasher):
 
     Notes
     -----
-    Unlike in [1]_, a sweep visits all weights of a bit and not a random one.
+    Unlike in [1]_, a sweep visits all weights of a bit, not a random one.
 
     References
     ----------
@@ -142,8 +142,8 @@ class BREHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
-            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
-            are unlabeled and left out.
+            Labels of one type, or 0/1 columns, dense or sparse. Rows of zeros are
+            unlabeled and left out.
 
         Returns
         -------
@@ -154,7 +154,7 @@ class BREHasher(RowHasher):
         ------
         ValueError
             For ``supervised=True`` without labels, for a single class, or if
-            every two of the rows that were drawn share a label, or no two.
+            of the drawn rows all pairs share a label, or none.
         """
         X = self._check_training_rows(X)
         self._check_settings()
@@ -265,8 +265,8 @@ def _draw_anchors(
 class Descent:
     """Sets one weight after the other to its best value.
 
-    `errors` are Hamming distances, as a share of the bits, minus the wanted ones, of the pairs
-    (i, j); half their squares are the objective.
+    `errors` are Hamming distances of the pairs (i, j), as a share of the bits, minus the given
+    distances; half the sum of their squares is the objective.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""CCAITQHasher: what features and labels have in common, rotated towards corners."""
+"""CCAITQHasher: directions of features that correlate with labels, rotated towards corners."""
 
 from typing import Self
 
@@ -16,8 +16,8 @@ from sklearn_cbir.hashing._itq import quantizing_rotation
 class CCAITQHasher(RowHasher):
     """Iterative quantization of the directions that correlate most with the labels.
 
-    Canonical correlation analysis of features and labels takes the place of
-    the principal components of `ITQHasher` [1]_. Codes of new rows need no
+    Like `ITQHasher`, but with canonical correlation analysis of features and
+    labels instead of principal components [1]_. Codes of new rows need no
     labels.
 
     Parameters
@@ -27,14 +27,15 @@ class CCAITQHasher(RowHasher):
         directions; more bits are redundant, but not useless.
 
     reg : float, default=1e-4
-        Added to the diagonals of the covariances, as a share of their mean.
+        Regularization: added to the diagonals of the covariances, as a share of
+        their mean.
 
     scale : bool, default=True
-        Scale every direction by its correlation, so that those that say
-        nothing about the labels do not become bits of noise.
+        Scale every direction by its correlation, so that directions without
+        information about the labels do not become bits of noise.
 
     n_iter : int, default=50
-        How often signs and rotation are found in turn.
+        Number of iterations; each finds the signs, then the rotation.
 
     random_state : int, RandomState instance or None, default=None
         Seed of everything random; equal seeds give equal codes.
@@ -48,7 +49,7 @@ class CCAITQHasher(RowHasher):
         Mean of the training rows.
 
     correlations_ : ndarray of shape (n_bits,)
-        Canonical correlations, largest first; 0 beyond those that exist.
+        Canonical correlations, largest first; 0 for bits beyond their number.
 
     losses_ : ndarray of shape (n_iter,)
         Squared distance between components and signs, before every rotation.
@@ -58,9 +59,9 @@ class CCAITQHasher(RowHasher):
 
     Notes
     -----
-    Unlike in [1]_, where `reg` is added as it is, it is relative to the mean
-    variance of the features and of the labels: multiplying all features by a
-    number changes nothing.
+    [1]_ adds `reg` as it is. Here it is relative to the mean variance of the
+    features and of the labels, so multiplying all features by a number changes
+    nothing.
 
     References
     ----------
@@ -109,8 +110,8 @@ class CCAITQHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
-            are unlabeled and left out.
+            Labels of one type, or 0/1 columns, dense or sparse. Rows of zeros are
+            unlabeled and left out.
 
         Returns
         -------

@@ -12,9 +12,9 @@ from sklearn_cbir.hashing._base import RowHasher, center, principal_axes, signs
 
 
 class ITQHasher(RowHasher):
-    """Iterative quantization: principal components, rotated to lose least as signs.
+    """Iterative quantization: principal components, rotated to be near their signs.
 
-    The rotation and the signs are found in turn, each the best for the other,
+    `fit` finds the rotation and the signs in turn, each the best for the other,
     so the squared distance between components and signs never grows [1]_.
 
     Parameters
@@ -23,7 +23,7 @@ class ITQHasher(RowHasher):
         Length of the codes; at most `n_features` and ``n_samples - 1``.
 
     n_iter : int, default=50
-        How often signs and rotation are found in turn.
+        Number of iterations; each finds the signs, then the rotation.
 
     random_state : int, RandomState instance or None, default=None
         Seed of everything random; equal seeds give equal codes.
@@ -86,7 +86,7 @@ class ITQHasher(RowHasher):
         Raises
         ------
         ValueError
-            If there are fewer principal axes than bits.
+            If there are fewer principal axes than `n_bits`.
         """
         X = self._check_training_rows(X)
         check_integer(self.n_iter, "n_iter", minimum=1)

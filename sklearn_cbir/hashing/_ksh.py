@@ -30,9 +30,9 @@ RIDGE = 1e-8  # of the mean of the diagonal: kernels of near anchors are nearly 
 class KSHHasher(RowHasher):
     """Supervised hashing with kernels: products of codes follow the labels.
 
-    A bit is the sign of a weighted sum of Gaussian kernels at anchors. Bits
-    are fitted one after the other to what those before left of the
-    similarities, +1 for a shared label and -1 for none [1]_.
+    A bit is the sign of a weighted sum of Gaussian kernels at anchors.
+    Similarities are +1 for rows that share a label and -1 for others; `fit`
+    fits one bit after the other to the residual of the bits before [1]_.
 
     Parameters
     ----------
@@ -40,18 +40,18 @@ class KSHHasher(RowHasher):
         Length of the codes.
 
     n_anchors : int, default=300
-        Training rows, drawn at random, that carry a kernel; at most all.
+        Number of training rows with a kernel, drawn at random; at most all.
 
     n_labeled : int, default=5000
-        Training rows, drawn at random, whose similarities are fitted; at most
-        all.
+        Number of training rows whose similarities are fitted, drawn at random; at
+        most all.
 
     max_iter : int, default=500
-        Most gradient steps per bit.
+        Maximum number of gradient steps per bit.
 
     kernel_rows : {"labeled", "all"}, default="labeled"
-        Over which rows width and mean of the kernels are taken: those whose
-        similarities are fitted, or all training rows, as in the authors' code.
+        Rows for the width and the mean of the kernels: those whose similarities
+        are fitted, or all training rows, as in the authors' code.
 
     random_state : int, RandomState instance or None, default=None
         Seed of everything random; equal seeds give equal codes.
@@ -59,11 +59,11 @@ class KSHHasher(RowHasher):
     Attributes
     ----------
     anchors_ : ndarray of shape (n_anchors, n_features)
-        Rows that carry a kernel.
+        Rows with a kernel.
 
     squared_width_ : float
-        Mean squared distance of the `kernel_rows` and the anchors, the square of
-        the kernel's width.
+        Square of the kernel's width: the mean squared distance between the
+        `kernel_rows` and the anchors.
 
     kernel_mean_ : ndarray of shape (n_anchors,)
         Mean of the kernels over the `kernel_rows`, which is subtracted.
@@ -72,15 +72,15 @@ class KSHHasher(RowHasher):
         Weights of the kernels.
 
     n_iter_ : int
-        Gradient steps of the bit that took most.
+        Largest number of gradient steps of a bit.
 
     n_features_in_ : int
         Number of features.
 
     Notes
     -----
-    The matrix of similarities is never formed: it acts through one row per
-    class, or per set of labels that occurs.
+    The matrix of similarities is never formed: one row per class, or per
+    existing set of labels, takes its place.
 
     References
     ----------
@@ -133,8 +133,8 @@ class KSHHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
-            are unlabeled and left out.
+            Labels of one type, or 0/1 columns, dense or sparse. Rows of zeros are
+            unlabeled and left out.
 
         Returns
         -------
@@ -144,8 +144,8 @@ class KSHHasher(RowHasher):
         Raises
         ------
         ValueError
-            Without labels, for a single class, or if every two of the rows
-            that were drawn share a label, or no two.
+            Without labels, for a single class, or if of the drawn rows all
+            pairs share a label, or none.
         """
         X = self._check_training_rows(X)
         X, labels = self._check_labeled_rows(X, y)
@@ -186,7 +186,7 @@ class KSHHasher(RowHasher):
 
 
 class Residual:
-    """``n_bits * S - B B'``: what the bits so far have left of the similarities."""
+    """``n_bits * S - B B'``: the residual of the similarities after the bits so far."""
 
     def __init__(self, groups: Positions, similarities: Floats, n_bits: int) -> None:
         n = len(groups)
@@ -200,7 +200,7 @@ class Residual:
         return grouped - self.codes @ (self.codes.T @ v)
 
     def subtract(self, code: Floats) -> None:
-        """Take the part of one more bit away."""
+        """Subtract the part of one more bit."""
         self.codes = np.column_stack([self.codes, code])
 
 

@@ -14,8 +14,8 @@ from sklearn_cbir.hashing._base import RowHasher
 class LSHHasher(RowHasher):
     """Locality-sensitive hashing: the side of a row for each random hyperplane.
 
-    Two rows differ in a share of the bits that is, on average, the angle
-    between them over pi [1]_. Nothing is learned but the mean.
+    The expected share of bits in which two rows differ is the angle between
+    them divided by pi [1]_. Only the mean is learned.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class LSHHasher(RowHasher):
         Normals of the hyperplanes.
 
     mean_ : ndarray of shape (n_features,)
-        What is subtracted: the mean, or zeros.
+        The vector that is subtracted: the mean, or zeros.
 
     n_features_in_ : int
         Number of features.

@@ -1,4 +1,4 @@
-"""MLHHasher: hyperplanes under a hinge on Hamming distances, by structured prediction."""
+"""MLHHasher: hyperplanes for a hinge loss on Hamming distances, by structured prediction."""
 
 from typing import Self
 
@@ -17,9 +17,9 @@ DRAWS = 1000  # of pairs with several labels, until enough of them share none
 class MLHHasher(RowHasher):
     """Minimal loss hashing: similar rows within a Hamming radius, others outside.
 
-    The hinge on Hamming distances has no gradient. What is minimized, by
-    stochastic gradient descent, is a bound of it: the loss of the worst pair
-    of codes near the scores of a pair, which can be found exactly [1]_.
+    The hinge loss on Hamming distances has no gradient. Stochastic gradient
+    descent minimizes an upper bound of it: the loss of the worst pair of codes
+    near the scores of a pair, which can be found exactly [1]_.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class MLHHasher(RowHasher):
 
     rho : int, default=None
         Similar rows should differ in fewer than `rho` bits, others in more;
-        None means ``round(0.35 * n_bits)``, and at least 1.
+        None means ``round(0.35 * n_bits)``, but at least 1.
 
     lam : float, default=0.5
         Share of similar pairs in every batch, the weight lambda of [1]_.
@@ -46,11 +46,11 @@ class MLHHasher(RowHasher):
         Weight of half the squared norm of the hyperplanes.
 
     balance : float, default=1.0
-        Weight of a pull of every bit's mean score to 0. Without it many bits
-        end as the same for all rows.
+        Weight of a term that pulls the mean score of every bit to 0. Without it,
+        many bits end up equal for all rows.
 
     max_epochs : int, default=100
-        Passes; each has ``n_samples / batch_size`` steps.
+        Number of passes; each has ``n_samples / batch_size`` steps.
 
     random_state : int, RandomState instance or None, default=None
         Seed of everything random; equal seeds give equal codes.
@@ -61,7 +61,7 @@ class MLHHasher(RowHasher):
         Normals of the hyperplanes.
 
     intercept_ : ndarray of shape (n_bits,)
-        What is added to the products with them.
+        Added to the products with the normals.
 
     mean_ : ndarray of shape (n_features,)
         Mean of the training rows.
@@ -74,9 +74,9 @@ class MLHHasher(RowHasher):
 
     Notes
     -----
-    Features are standardized before. Unlike in [1]_, and as in later code of
-    its authors, the losses of similar and of dissimilar pairs are scaled to at
-    most 1, lambda is a share of pairs, and bits can be balanced.
+    Features are standardized first. As in later code of the authors, but unlike
+    in [1]_, the losses of similar and of dissimilar pairs are scaled to at most
+    1, lambda is a share of pairs, and bits can be balanced.
 
     References
     ----------
@@ -134,8 +134,8 @@ class MLHHasher(RowHasher):
             Feature rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels of any one type, or 0/1 columns, dense or sparse. Rows of zeros
-            are unlabeled and left out.
+            Labels of one type, or 0/1 columns, dense or sparse. Rows of zeros are
+            unlabeled and left out.
 
         Returns
         -------
@@ -145,8 +145,8 @@ class MLHHasher(RowHasher):
         Raises
         ------
         ValueError
-            Without labels, for a single class, or if every two rows share a
-            label, or no two.
+            Without labels, for a single class, or if all pairs of rows share a
+            label, or none.
         """
         rows, labels = self._check_labeled_rows(self._check_training_rows(X), y)
         table = hinge_table(self.n_bits, self._check_settings())

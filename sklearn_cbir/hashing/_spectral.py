@@ -13,9 +13,9 @@ from sklearn_cbir.hashing._base import RowHasher, center, principal_axes
 class SpectralHasher(RowHasher):
     """Spectral hashing: signs of the smoothest waves along the principal axes.
 
-    For rows that are spread evenly over a box, the smoothest balanced and
-    uncorrelated functions are cosines along its sides [1]_. Every principal
-    axis is one side; long ones get more waves, and more bits.
+    If rows are spread evenly over a box, the smoothest balanced and uncorrelated
+    functions are cosines along its sides [1]_. Every principal axis is one side;
+    long sides get more waves, and so more bits.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ class SpectralHasher(RowHasher):
 
     range : {"minmax", "percentile"}, default="minmax"
         Where a side begins and ends: at the extreme training rows, or at the
-        5th and 95th percentile, which outliers do not move. Rows beyond it
-        are on the same wave, continued.
+        5th and 95th percentile, which outliers do not move. For rows beyond it,
+        the wave continues.
 
     Attributes
     ----------
