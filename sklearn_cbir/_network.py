@@ -66,8 +66,8 @@ def _enhancement(name, trunk):
     if trunk.n_channels is None:
         raise ValueError(
             f"enhance={name!r} needs a feature map, and backbone={trunk.spec['backbone']!r} with "
-            f"pooling={trunk.spec['pooling']!r} gives vectors. Networks with a name pool their "
-            "maps themselves unless pooling is 'avg', 'max' or 'gem'; or use enhance=None."
+            f"pooling={trunk.spec['pooling']!r} gives vectors. With a named network, use "
+            "pooling='avg', 'max' or 'gem' to get its feature map; or use enhance=None."
         )
     return ENHANCEMENTS[name](trunk.n_channels)
 

@@ -329,8 +329,8 @@ def _check_any_number(model: ModelProto, estimator: NetworkTransformer) -> None:
     (images,) = model.graph.input
     if images.type.tensor_type.shape.dim[0].HasField("dim_value"):
         raise ValueError(
-            f"{type(estimator).__name__} cannot be exported: its network works with a number of "
-            "images that is fixed when it is traced. In your own backbone, write x.shape[0] "
+            f"{type(estimator).__name__} cannot be exported: its network works only for the "
+            "number of images with which it was traced. In your own backbone, write x.shape[0] "
             "for len(x), and x.flatten(1) for views that name the number of images."
         )
 

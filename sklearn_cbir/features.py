@@ -505,14 +505,14 @@ class CNNFeatureExtractor(NetworkTransformer):
             )
         elif not isinstance(pooling, str) or pooling != "auto":
             reason = (
-                f"pooling={shortened(pooling)} makes other vectors of images than those that "
-                "words were trained with"
+                f"pooling={shortened(pooling)} changes the vectors of images, so they do not "
+                "match those of words"
             )
             way = f"Use pooling='auto', {OF_WORDS}"
         elif check_scales(self.scales, "scales") != ONE_SCALE:
             reason = (
-                f"scales={shortened(self.scales)} makes other vectors of images than those that "
-                "words were trained with"
+                f"scales={shortened(self.scales)} changes the vectors of images, so they do not "
+                "match those of words"
             )
             way = f"Use scales=(1.0,), {OF_WORDS}"
         elif trunk.words is None and not self.words:

@@ -376,7 +376,7 @@ def test_cub(tmp_path, place):
     ("name", "text", "message"),
     [
         ("classes.txt", "1 001.Albatross\n", "names classes that classes.txt lacks"),
-        ("image_class_labels.txt", "1 1\n2 2\n", "is not about the images of images.txt"),
+        ("image_class_labels.txt", "1 1\n2 2\n", "lists other images than images.txt"),
         ("train_test_split.txt", "1\n", "has 1 words on line 1, not 2"),
     ],
 )

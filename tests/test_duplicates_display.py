@@ -205,7 +205,7 @@ def test_unclear_wishes_are_refused(gray, options, message):
 
 def test_other_photos_than_those_of_the_fit_are_refused(paths):
     found = NearDuplicates().fit(paths)
-    with pytest.raises(ValueError, match="6 images, but the groups are those of 7"):
+    with pytest.raises(ValueError, match="6 images, but the estimator was fitted on 7"):
         DuplicatesDisplay.from_estimator(found, paths[1:])
     with pytest.raises(ValueError, match="finds no duplicates"):
         DuplicatesDisplay.from_estimator(NeighborsRetriever().fit(np.eye(3)), paths)
@@ -218,6 +218,6 @@ def test_images_of_groups_of_rows_come_beside_the_rows(rng):
     rows = np.repeat(rng.standard_normal((2, 4)), 2, axis=0)
     found = NearDuplicates(metric="cosine", radius=0.01).fit(rows)
     images = rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    with pytest.raises(ValueError, match="fitted to rows. Pass these rows as X, and the photos as"):
+    with pytest.raises(ValueError, match="fitted on rows. Pass these rows as X, and the photos as"):
         DuplicatesDisplay.from_estimator(found, images)
     assert len(DuplicatesDisplay.from_estimator(found, rows, images=images).groups) == 2

@@ -605,7 +605,7 @@ def test_a_metric_or_a_storage_that_an_engine_lacks_is_refused(case, rows, tmp_p
                 case.make(tmp_path).set_params(metric=metric, storage="copy").fit(rows)
     for storage in ("float16", "memory_map"):
         if TABLE[case.algorithm].find(case.metric, storage) is None:
-            with pytest.raises(ValueError, match=f"storage='{storage}' is not for metric="):
+            with pytest.raises(ValueError, match=f"storage='{storage}' cannot be used for metric="):
                 case.make(tmp_path).set_params(storage=storage).fit(rows)
 
 

@@ -717,16 +717,16 @@ def scripted():
 
 
 UNKNOWN = {
-    "eval": (lambda: evaluating, "eval, and what that runs cannot be known"),
-    "import": (lambda: importing, "import_module, and what that runs cannot be known"),
+    "eval": (lambda: evaluating, "eval, which may run any code"),
+    "import": (lambda: importing, "import_module, which may run any code"),
     "ctypes": (lambda: with_held_library, r"HELD is (a compiled library|of ctypes)"),
     "file": (lambda: Overlaid(open(os.devnull)), r"value\.source is an open file"),  # noqa: SIM115
-    "generator": (lambda: Overlaid(i for i in ()), "is a generator, whose place"),
+    "generator": (lambda: Overlaid(i for i in ()), "is a generator, whose position"),
     "own operator": (
         lambda: module_of("import torch\ndef thing(x): return torch.ops.ownops.double(x)").thing,
         r"double is the operator ownops\.double",
     ),
-    "refusing": (lambda: Refusing(), r"value is not to be looked at \(OSError: gone\)"),
+    "refusing": (lambda: Refusing(), r"value is unreadable \(OSError: gone\)"),
     "vectorized": (lambda: np.frompyfunc(one_hook, 1, 1), "known by the name .* alone"),
     "meta tensor": (lambda: nn.Linear(2, 2, device="meta"), "a tensor, whose values"),
     "socket": (lambda: Overlaid(threading.Thread()), "is a thread"),

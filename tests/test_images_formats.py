@@ -391,7 +391,7 @@ def test_16_bit_with_8_bit_values_is_refused_as_in_arrays(kind, value):
         "rgb_tiff": lambda: tiff(np.full((9, 9, 3), value, np.uint16), 16, 1),
         "pil": lambda: Image.fromarray(gray),
     }[kind]()
-    with pytest.raises(ImageReadError, match=f"16-bit pixels, but none is above {value}, where"):
+    with pytest.raises(ImageReadError, match=f"16-bit pixels, but none is above {value}, although"):
         read_one(item, 8)
 
 

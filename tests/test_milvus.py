@@ -190,7 +190,7 @@ def test_queries_of_double_precision_are_rounded_as_the_rows_were(file, metric, 
 
 @pytest.mark.parametrize("scale", [1e-60, 1e60])
 def test_distances_beyond_single_precision_are_refused(file, scale):
-    with pytest.raises(ValueError, match="numbers of about .* Scale all rows before"):
+    with pytest.raises(ValueError, match="numbers of about .* Scale all rows first"):
         make_retriever(file, "euclidean").fit(np.eye(8) * scale)
 
 

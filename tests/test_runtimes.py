@@ -192,7 +192,7 @@ def test_a_graph_with_other_vectors_is_not_used(monkeypatch):
             lambda self, x, n=wrong: right(self, x) + 1e-3 * (len(x) == n),
         )
         asked = pickle.loads(pickle.dumps(extractor)).set_params(runtime="openvino")
-        with pytest.warns(UserWarning, match="its vectors are not those of torch"):
+        with pytest.warns(UserWarning, match="its vectors differ from those of torch"):
             np.testing.assert_array_equal(asked.transform(IMAGES), expected)
         assert asked.runtime_ == "torch"
         asked.transform(IMAGES)  # said once, and not tried again

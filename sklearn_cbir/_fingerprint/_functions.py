@@ -41,7 +41,7 @@ def add_function(walk, function):
     module = function.__globals__.get("__name__")
     library = library_of(module)
     if is_dynamic(function):
-        walk.unknown(f"{function.__qualname__}, and what that runs cannot be known")
+        walk.unknown(f"{function.__qualname__}, which may run any code")
     if hasattr(function, "_torchdynamo_orig_callable"):
         walk.unknown("compiled by torch.compile")
     # A decorator of a library gives its own code the module and the name of what it decorates.
@@ -199,7 +199,7 @@ def add_builtin(walk, function):
     """A compiled function, or such a method of an object."""
     owner = function.__self__
     if is_dynamic(function):
-        walk.unknown(f"{function.__name__}, and what that runs cannot be known")
+        walk.unknown(f"{function.__name__}, which may run any code")
     walk.put("builtin", function.__name__)
     if owner is None or isinstance(owner, types.ModuleType):
         module = function.__module__ or getattr(owner, "__name__", None)

@@ -70,8 +70,8 @@ _UNREADABLE = {
     io.IOBase: "an open file",
     threading.Thread: "a thread",
     threading.local: "different in every thread",
-    types.GeneratorType: "a generator, whose place cannot be read",
-    types.CoroutineType: "a coroutine, whose place cannot be read",
+    types.GeneratorType: "a generator, whose position cannot be read",
+    types.CoroutineType: "a coroutine, whose position cannot be read",
     ctypes.CDLL: "a compiled library",
 }
 
@@ -94,9 +94,9 @@ def fingerprint(value, name="value", *, files=False, of=None):
     except Unknown:
         raise
     except RecursionError as error:
-        raise Unknown(f"{name} is nested too deeply to be looked at") from error
+        raise Unknown(f"{name} is nested too deeply to be read") from error
     except Exception as error:  # of code of others: what refuses to be looked at is not known
-        walk.unknown(f"not to be looked at ({type(error).__name__}: {first_line(error)})")
+        walk.unknown(f"unreadable ({type(error).__name__}: {first_line(error)})")
     return walk.hexdigest()
 
 

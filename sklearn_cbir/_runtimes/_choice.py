@@ -62,7 +62,7 @@ class ByRuntime:
         if reason is not None and self.runtime == "openvino":
             if "_n_settled" in vars(self):
                 raise ImportError(f"Other workers compute with OpenVINO, but here {reason}.")
-            warn_once(network, f"runtime='openvino': {reason}. Torch computes.")
+            warn_once(network, f"runtime='openvino': {reason}. torch computes instead.")
         return runtime
 
     def _vectors(self, network: Network, source: ArraySource | ImageSource) -> NDArray[np.float32]:

@@ -117,7 +117,7 @@ def _compare(vectors: torch.Tensor, images: torch.Tensor, seen: Network | MultiS
         distances, lengths = (rows.norm(dim=1) for rows in (vectors - expected, expected))
         is_alike = bool((distances <= TOLERANCE * lengths).all())
     if not is_alike:
-        raise NotConverted("its vectors are not those of torch")
+        raise NotConverted("its vectors differ from those of torch")
 
 
 class _Whole(nn.Module):

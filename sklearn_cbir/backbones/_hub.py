@@ -107,7 +107,7 @@ def config_of(place: str, name: str, backbone: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(
             f"backbone={backbone!r} cannot be built: {path} is not JSON ({error}). If it is in a "
-            "cache, delete it to have it downloaded again."
+            "cache, delete it, and it will be downloaded again."
         ) from error
     if not isinstance(config, dict):
         raise ValueError(
@@ -224,7 +224,7 @@ def _in_repository(place: str, names: tuple[str, ...], backbone: str) -> Path | 
     except hub.errors.GatedRepoError as error:
         raise PermissionError(
             f"backbone={backbone!r} needs permission ({_reason(error)}). Accept its terms on "
-            f"{hub.constants.ENDPOINT}/{repository}, then log in by hf auth login or set "
+            f"{hub.constants.ENDPOINT}/{repository}, then log in with hf auth login or set "
             "HF_TOKEN."
         ) from error
     except (

@@ -637,13 +637,13 @@ def check_resize_size(size: object, parameter: str) -> None:
 def _resize_size(
     resize_size: ResizeSize, image_size: int | None, net: Net, backbone: object
 ) -> int | None:
-    """Return the side that is resized to, or raise if nothing can be cut out of it."""
+    """Return the side to resize to, or raise if no crop fits into it."""
     if resize_size is None:
         return image_size
     shown = f"resize_size={resize_size!r}"
     if resize_size == "source" and net.source_resize is None:
         raise ValueError(
-            f"{shown} is what the weights' own transform resizes to, and "
+            f"{shown} takes the size from the transform that was published with the weights, and "
             f"backbone={name_of(backbone)} has none. Use a number of pixels, or None."
         )
     if image_size is None:

@@ -91,7 +91,7 @@ def _labels(options: Namespace) -> Any:
     if options.label_column is None:
         return options.labels
     if options.labels in (None, "folder"):
-        raise ValueError("--label-column is of a CSV file: --labels FILE.")
+        raise ValueError("--label-column needs a CSV file: --labels FILE.")
     return options.labels, options.label_column
 
 
@@ -110,8 +110,8 @@ def _index_again(options: Namespace, place: str) -> int:
         places = [os.path.realpath(os.path.expanduser(folder)) for folder in options.folders]
         if sorted(places) != sorted(map(os.path.realpath, collection.roots)):
             raise FileExistsError(
-                f"The index in {place!r} is of {', '.join(collection.roots)}. Choose another place "
-                "with --index DIR."
+                f"The index in {place!r} belongs to {', '.join(collection.roots)}. Choose another "
+                "place with --index DIR."
             )
         _say(options, f"There is already an index in {place}; adding what is new.")
         _sync(collection, options)
@@ -185,7 +185,7 @@ def check(options: Namespace) -> int:
     try:
         with PhotoCollection.open(place, read_only=True) as collection:
             collection.check()
-            _say(options, f"The index of {counted(len(collection))} is as it was written.")
+            _say(options, f"The index of {counted(len(collection))} is not damaged.")
     except ValueError as error:
         tell(f"cbir: {error}")
         return NOTHING
@@ -289,7 +289,7 @@ def duplicates(options: Namespace) -> int:
                 columns = str(number), _distance(hit, is_hamming), str(hit.number), hit.path
                 results.put(columns, {"group": number, **_record(hit)}, hit.path)
         if not groups:
-            _say(options, "No photo is there twice.")
+            _say(options, "No duplicates were found.")
             return NOTHING
         n_photos = sum(map(len, groups))
         n_copies = n_photos - len(groups)

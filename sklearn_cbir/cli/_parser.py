@@ -156,14 +156,14 @@ def build_parser() -> Parser:
     _add_asking(one)
 
     one = _command(commands, "like", "find photos similar to some in the index")
-    one.add_argument("numbers", metavar="NUMBER", nargs="+", type=int, help="photos to be like")
+    one.add_argument("numbers", metavar="NUMBER", nargs="+", type=int, help="liked photos")
     one.add_argument(
-        "--unlike", metavar="NUMBER", nargs="+", type=int, default=[], help="and not to be like"
+        "--unlike", metavar="NUMBER", nargs="+", type=int, default=[], help="disliked photos"
     )
     _add_number_of_results(one)
     _add_asking(one)
 
-    one = _command(commands, "duplicates", "find photos that are there twice")
+    one = _command(commands, "duplicates", "find duplicates and near-duplicates")
     _add_folder(one)
     one.add_argument(
         "--radius", type=float, help="largest distance between two duplicates; see below"
@@ -176,7 +176,7 @@ def build_parser() -> Parser:
     one = _command(commands, "score", "measure how well photos find others with their label")
     _add_folder(one)
     one.add_argument("--metric", default="map", help="such as map or precision@10 (default: map)")
-    one.add_argument("--per-class", action="store_true", help="of every label, the lowest first")
+    one.add_argument("--per-class", action="store_true", help="one score per label, lowest first")
     _add_where(one)
     one.add_argument("--json", action="store_true", help="print JSON")
 
@@ -222,7 +222,7 @@ def build_parser() -> Parser:
     one.add_argument(
         "out", metavar="OUT", help="a file that ends in .csv, .json, .npz or .cbir; - prints CSV"
     )
-    one.add_argument("--force", action="store_true", help="write over a file that is there")
+    one.add_argument("--force", action="store_true", help="overwrite an existing file")
     return parser
 
 

@@ -55,7 +55,7 @@ class Batch(NamedTuple):
         end = self.first + self.n_rows
         if values is not None and checksum(values[self.first : end]) == self.checksum:
             return None
-        return f"rows {self.first:,} to {end - 1:,} are not those that were written"
+        return f"rows {self.first:,} to {end - 1:,} have changed since they were written"
 
 
 class RowFormat(NamedTuple):

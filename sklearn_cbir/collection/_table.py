@@ -414,7 +414,7 @@ def _run(connection: sqlite3.Connection, query: str, values: tuple = ()) -> sqli
     try:
         return connection.execute(query, values)
     except UnicodeDecodeError as error:  # of a message that quotes what is damaged
-        raise sqlite3.DatabaseError("it holds text that is none") from error
+        raise sqlite3.DatabaseError("it holds invalid text") from error
 
 
 def _is_row(row: Any, n_rows: int) -> bool:

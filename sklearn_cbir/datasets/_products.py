@@ -126,7 +126,7 @@ def load_cub(folder: PathLike) -> NamedPhotos:
     images, labels, parts, classes = (dict(CUB.rows(CUB.find(root, f), 2)) for f in files)
     for name, table in zip(files[1:3], (labels, parts)):
         if table.keys() != images.keys():
-            raise CUB.damaged(os.path.join(root, name), "is not about the images of images.txt")
+            raise CUB.damaged(os.path.join(root, name), "lists other images than images.txt")
     if not set(labels.values()) <= classes.keys():
         raise CUB.damaged(os.path.join(root, files[1]), "names classes that classes.txt lacks")
     position = {number: i for i, number in enumerate(classes)}

@@ -460,8 +460,8 @@ def _kept_first(members: Positions, keep: NDArray[np.bool_] | None) -> Positions
     kept = members[keep[members]]
     if len(kept) != 1:
         raise ValueError(
-            f"keep has {len(kept)} photos of the group of photo {members[0]}. One of every group "
-            "is kept."
+            f"keep has {len(kept)} photos of the group of photo {members[0]}. Keep exactly one of "
+            "every group."
         )
     return np.r_[kept, members[~keep[members]]]
 
@@ -482,7 +482,7 @@ def _forms(found: NearDuplicates, steps: Any, X: Any) -> NDArray[Any]:
     if found.descriptor_ is None:
         if not is_feature_rows(X):
             raise ValueError(
-                "X holds images, but the estimator was fitted to rows. Pass these rows as X, and "
+                "X holds images, but the estimator was fitted on rows. Pass these rows as X, and "
                 "the photos as images=."
             )
         return np.asarray(X)[:, None]
@@ -498,8 +498,8 @@ def _check_length(n: int, n_fitted: int) -> None:
     """Raise unless there are as many photos as groups were found for."""
     if n != n_fitted:
         raise ValueError(
-            f"There are {n} images, but the groups are those of {n_fitted}. Pass what the "
-            "estimator was fitted to."
+            f"There are {n} images, but the estimator was fitted on {n_fitted}. Pass the images "
+            "of the fit."
         )
 
 

@@ -439,13 +439,13 @@ def _reduced(rows: NDArray[Any], reducer: Any) -> Floats:
         if min(rows.shape) < 2:
             raise ValueError(
                 f"A gallery of {rows.shape[0]} rows of {rows.shape[1]} numbers has no map: PCA "
-                "needs two of each. Pass a reducer of your own, or places to from_predictions."
+                "needs two of each. Pass your own reducer, or points to from_predictions."
             )
         reducer = PCA(n_components=2, random_state=0)
     if isinstance(reducer, type) or not hasattr(reducer, "fit_transform"):
         raise ValueError(
             f"reducer={shortened(reducer)} must be a transformer with fit_transform, such as "
-            "sklearn.manifold.TSNE(). Pass places of another kind to from_predictions."
+            "sklearn.manifold.TSNE(). Pass points from another source to from_predictions."
         )
     copy = cast(Any, clone(reducer, safe=False))
     floats = rows.astype(np.float32) if rows.dtype.kind == "u" else rows  # codes

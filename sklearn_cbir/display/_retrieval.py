@@ -565,8 +565,8 @@ def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:
     such = "" if first.path is None else f", such as {first.path!r}"
     return ImageReadError(
         f"None of the {len(faults)} images to draw can be read{such} ({causes}). The ids of the "
-        "gallery are taken for the names of its files: pass gallery_images, its images in the "
-        "order of its rows, if they are not, or have been moved.",
+        "gallery were used as names of files. If they are not, or if the files were moved, pass "
+        "gallery_images, the images in the order of the rows of the gallery.",
         *(first.index, first.path, first.reason, first.errno, faults),
     )
 

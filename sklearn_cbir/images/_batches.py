@@ -593,7 +593,7 @@ def reason_of_16_bit(pixels: np.ndarray) -> tuple[str, str] | None:
     if not 0 < high < 256:
         return None
     return (
-        f"dtype uint16, but no pixel is above {high}, where 16-bit images go to 65535: all of it "
-        "would be black",
+        f"dtype uint16, but no pixel is above {high}, although 16-bit images go to 65535: all of "
+        "it would be black",
         "Pass X.astype(np.uint8) if these are 8-bit images, scale them",
     )

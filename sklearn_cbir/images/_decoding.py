@@ -127,7 +127,7 @@ def check_high(high: int, bits: int = 16) -> None:
     """Raise if pixels of `bits` bit go no higher than would be black in 8 bit."""
     if 0 < high < 2 ** (bits - 8):
         raise Refusal(
-            f"{bits}-bit pixels, but none is above {high}, where {bits}-bit images go to "
+            f"{bits}-bit pixels, but none is above {high}, although {bits}-bit images go to "
             f"{2**bits - 1}: all of it would be black",
             "Save it with 8 bits if these are 8-bit values, or scale them",
         )

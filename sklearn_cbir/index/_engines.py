@@ -101,7 +101,8 @@ def check_engine_parameters(parameters, metric):
     if line.find(metric, storage) is None:
         able = " or ".join(repr(other) for other in line.storages if line.find(metric, other))
         raise ValueError(
-            f"storage={storage!r} is not for metric={metric!r} with algorithm={algorithm!r}. "
+            f"storage={storage!r} cannot be used for metric={metric!r} with algorithm="
+            f"{algorithm!r}. "
             f"Use {able}."
         )
 

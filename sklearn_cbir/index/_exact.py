@@ -574,9 +574,9 @@ class EuclideanEngine(ExactEngine):
             np.multiply(rows, rows.dtype.type(self.scale), out=scaled)
         if not np.isfinite(scaled).all():
             raise ValueError(
-                f"X holds {np.abs(rows).max():.3g}, too far beyond the gallery, whose largest "
-                f"number is about {1 / self.scale:.3g}, to be compared in {rows.dtype}. Scale "
-                "all rows in the same way before."
+                f"X holds {np.abs(rows).max():.3g}, but the largest number of the gallery is about "
+                f"{1 / self.scale:.3g}: {rows.dtype} cannot compare them. Scale all rows in the "
+                "same way first."
             )
         return scaled
 

@@ -142,6 +142,6 @@ def _query_of(metric: str, point: Floats, dtype: np.dtype) -> np.ndarray:
         raise ValueError(
             "The liked rows are so far from the unliked ones that their weighted mean, up to "
             f"{np.abs(point).max():.3g}, does not fit into {dtype}. Lower unlike_weight, or "
-            "scale all rows before."
+            "scale all rows first."
         )
     return query

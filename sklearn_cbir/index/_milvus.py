@@ -89,7 +89,7 @@ class MilvusEngine(Engine):
             if self.metric == "euclidean" and abs(np.log2(self.rescorer.scale)) > 120:
                 raise ValueError(
                     f"X holds numbers of about {1 / self.rescorer.scale:.3g}, too large or too "
-                    "small for Euclidean distances in single precision. Scale all rows before."
+                    "small for Euclidean distances in single precision. Scale all rows first."
                 )
         first = self.encode(rows[:1])
         width = rows.shape[1] if self.metric == "hamming" else first.shape[1]

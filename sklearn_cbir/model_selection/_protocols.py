@@ -239,7 +239,7 @@ def _by_class(y: np.ndarray, *, rng: np.random.RandomState, test: Positions | No
         raise ValueError(
             f"test shares {len(both)} classes with the other rows, such as "
             f"{shortened(both.tolist()[0])}. "
-            "Zero-shot retrieval tests on classes that were not trained on."
+            "Zero-shot retrieval needs unseen test classes: remove the shared ones from one part."
         )
     return _parts(test, train, test, exclude=np.arange(len(test)))
 

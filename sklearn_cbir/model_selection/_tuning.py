@@ -152,7 +152,8 @@ def _check_products(y: np.ndarray, coarse: np.ndarray) -> None:
     """Raise unless products are numbers with one coarse class each."""
     if y.dtype.kind not in "iuf":
         raise ValueError(
-            f"y has dtype {y.dtype}. Pass the numbers of the products, which first_unseen divides."
+            f"y has dtype {y.dtype}. Pass numbers of products, which first_unseen divides into "
+            "seen and unseen ones."
         )
     order = np.lexsort((np.unique(coarse, return_inverse=True)[1], y))
     same, other = y[order][1:] == y[order][:-1], coarse[order][1:] != coarse[order][:-1]

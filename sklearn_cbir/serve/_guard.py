@@ -94,7 +94,7 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             if self.n_requests > MOST_REQUESTS:
-                raise Failure(503, "Too many ask at once. Try again.", {"Retry-After": "5"})
+                raise Failure(503, "Too many requests at once. Try again.", {"Retry-After": "5"})
             self._check_host(headers)
             _check_origin(scope, headers)
         except Failure as failure:
