@@ -1,4 +1,4 @@
-"""Checks for estimators that take images, for those of other packages too."""
+"""Checks for estimators that take images, also for those of other packages."""
 
 import functools
 import pickle
@@ -38,7 +38,7 @@ def check_image_estimator(
 ) -> list[tuple[str, Callable[[], None]]] | None:
     """Check that a transformer keeps this package's promises for images.
 
-    scikit-learn's own estimator checks pass 2-D rows only; these pass stacks
+    scikit-learn's own estimator checks use only 2-D rows; these use stacks
     of arrays, paths, encoded photos, PIL images and multi-label targets.
 
     Parameters
@@ -58,7 +58,7 @@ def check_image_estimator(
     Raises
     ------
     AssertionError
-        By the first check that fails.
+        From the first check that fails.
 
     Examples
     --------

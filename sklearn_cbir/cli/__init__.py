@@ -2,15 +2,15 @@
 
 Data flow one way, and one module owns each step::
 
-    words of the shell -> _parser      which command, with which options
-                       -> _place       where the index is
-                       -> _query       what is asked: a photo or words, among which photos
-                       -> _extractors  what makes rows of photos, for a new index
-                       -> _commands    what is done, by `PhotoCollection`
-                       -> _printing    results on standard output, all else on standard error
-                       -> _main        errors, interruptions and closed pipes become exit codes
+    arguments -> _parser      finds the command and its options
+              -> _place       finds the index
+              -> _query       reads the query: a photo or words, and conditions on photos
+              -> _extractors  makes the extractor of a new index
+              -> _commands    runs the command, with `PhotoCollection`
+              -> _printing    prints results to standard output, all else to standard error
+              -> _main        turns errors, interruptions and closed pipes into exit codes
 
-Nothing is imported before it is needed, so that help comes at once.
+Modules are imported only when they are needed, so help comes at once.
 """
 
 from sklearn_cbir.cli._main import main

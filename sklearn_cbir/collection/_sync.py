@@ -1,7 +1,7 @@
-"""A collection is made equal to its folders: what is new, changed, moved and gone.
+"""Update a collection to its folders: new, changed, moved and removed photos.
 
-Photos are taken in the order of their names, so that a sync that was cut off and the next one after
-it do what one alone would have done, in the same order.
+Photos are read in the order of their names. So an interrupted sync and the next one together do
+the same as a single sync, in the same order.
 """
 
 import os
@@ -47,20 +47,21 @@ class SyncReport:
     Parameters
     ----------
     added, changed, moved, removed : int
-        Photos that are new, that hold something else than before, that lie elsewhere now, and that
-        are gone.
+        Numbers of new photos, of photos with other content, of photos at another place, and of
+        photos that are gone.
 
     unchanged : int
-        Photos that are as they were.
+        Number of unchanged photos.
 
     unreadable : int
-        Photos that have no row now, as they cannot be read: `PhotoCollection.items` says why.
+        Number of photos without a row, because they cannot be read; `PhotoCollection.items` says
+        why.
 
     ignored : dict of str to int
-        Files that are no photos, or of a kind that is not read here, by their ending.
+        Numbers of files that are not photos, or of a kind that cannot be read here, by ending.
 
     relabeled : int, default=0
-        Photos that are as they were, but for their label in the table of labels.
+        Number of photos of which only the label in the table of labels has changed.
 
     Examples
     --------
@@ -83,13 +84,13 @@ class SyncReport:
 
     @property
     def n_changes(self) -> int:
-        """How many photos are other than before."""
+        """Number of photos that have changed."""
         return self.added + self.changed + self.moved + self.removed + self.relabeled
 
 
 @dataclass
 class Difference:
-    """What the folders hold beside what the table says."""
+    """The differences between the folders and the table."""
 
     to_read: list[tuple[Listed, Any]]  # each with its line of the table, None if it is new
     gone: dict[int, bytes | None]  # number -> hash
@@ -99,7 +100,7 @@ class Difference:
 
 
 def difference(listings: list[Listing], table: Table, retry: bool, label_of: LabelOf) -> Difference:
-    """Return what is other than the table says, by size and time of change, and by label."""
+    """Return the differences from the table: by size and time of change, and by label."""
     known = {(line["root"], line["path"]): line for line in table.photos(KNOWN)}
     found = Difference([], {}, 0, Counter(), {})
     for listing in listings:
@@ -120,7 +121,7 @@ def difference(listings: list[Listing], table: Table, retry: bool, label_of: Lab
 
 
 def _is_to_read(photo: Listed, line: Any, retry: bool) -> bool:
-    """Say whether a photo that is known has to be looked at again."""
+    """Say whether a known photo must be read again."""
     if line["state"] == "away" or (retry and line["state"] == "unreadable"):
         return True
     return (photo.size, photo.modified) != (line["size"], line["modified"])
@@ -148,27 +149,27 @@ class Read:
 
 
 class Sync:
-    """One run, by whoever holds the lock.
+    """One run of a sync; the caller holds the lock.
 
     Parameters
     ----------
     table : Table
-        The table, which is written.
+        The table to write.
 
     keeper : RowKeeper
-        What keeps the rows.
+        The keeper of the rows.
 
     extractor : callable
         Returns the extractor; it is called if there is something to embed.
 
     retry : bool
-        Whether photos that could not be read are tried again though they are as they were.
+        Whether to try unreadable photos again although they have not changed.
 
     label_of : callable
-        Says the label of a photo by its root and its path below it.
+        Returns the label of a photo from its root and its path below it.
 
     advance : callable
-        Is told how many more photos are done.
+        Called with the number of photos that are newly done.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class Sync:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin what one commit holds."""
+        """Begin a new commit."""
         self.lines: list[tuple[int | None, dict[str, Any]]] = []
         self.values: list[NDArray] = []  # encoded rows, behind those that are counted
         self.row_of: dict[bytes, int] = {}  # of these, by the hash of their photo
@@ -203,7 +204,7 @@ class Sync:
         self.since = time.monotonic()
 
     def run(self, found: Difference) -> SyncReport:
-        """Take in what is other than before, commit by commit."""
+        """Apply all differences, commit by commit."""
         self._relabel(found.relabeled)
         self.gone = dict(found.gone)
         self.left_at: dict[bytes, list[int]] = {}  # hash -> photos that are not where they were
@@ -224,7 +225,7 @@ class Sync:
         return replace(self.report, ignored=dict(found.ignored))
 
     def _relabel(self, labels: dict[int, str | None]) -> None:
-        """Take over labels of photos that are as they were."""
+        """Write new labels of photos that have not changed."""
         if labels:
             with self.table.writing():
                 for number, label in labels.items():
@@ -234,7 +235,7 @@ class Sync:
     # One chunk -----------------------------------------------------------------------------------
 
     def _take_in(self, chunk: list[Read]) -> None:
-        """Say what the line of every photo becomes; embed those whose content nobody knows."""
+        """Make the new line of every photo; embed photos with new content."""
         rest = [photo for photo in chunk if not self._is_settled(photo)]
         unknown = {photo.hash: photo for photo in rest if self._row_like(photo) is None}
         reasons = self._embed(unknown)
@@ -250,7 +251,7 @@ class Sync:
         self.lines += [(photo.number, photo.becomes) for photo in chunk if photo.becomes]
 
     def _is_settled(self, photo: Read) -> bool:
-        """Take in a photo of which nothing has to be decoded, and say whether it is one."""
+        """Write a photo if it need not be decoded; return whether that was so."""
         if photo.reason is not None:
             self._put_off(photo)
             return True
@@ -273,7 +274,7 @@ class Sync:
         return False
 
     def _put_off(self, photo: Read) -> None:
-        """Note why a file could not be read, which says nothing of what is in it."""
+        """Note why a file could not be read; its content is unknown."""
         if photo.is_gone:  # since it was listed: the next sync says so
             return
         if photo.line is not None and photo.line["row"] is not None:  # it can still be found
@@ -284,14 +285,14 @@ class Sync:
             photo.becomes = self._names(photo.listed) | line
 
     def _known(self, photo: Read) -> dict[str, Any]:
-        """Return the columns of a photo that follow from its file alone."""
+        """Return the columns of a photo that depend only on its file."""
         listed = photo.listed
         is_recent = abs(self.started - listed.modified) < JUST_NOW
         modified = None if is_recent else listed.modified
         return self._names(listed) | {"size": listed.size, "modified": modified}
 
     def _names(self, listed: Listed) -> dict[str, Any]:
-        """Return the columns that follow from where a photo lies."""
+        """Return the columns that depend on the place of a photo."""
         folder, name = shown(listed.path)
         return {
             "root": listed.root,
@@ -302,7 +303,7 @@ class Sync:
         }
 
     def _embed(self, photos: dict[bytes, Read]) -> dict[bytes, str]:
-        """Make rows of photos; return why there is none, by the hash of the photo."""
+        """Make rows of photos; return the reasons for missing ones, by the hash of the photo."""
         if not photos:
             return {}
         hashes = list(photos)
@@ -317,7 +318,7 @@ class Sync:
         return reasons
 
     def _encoded(self, rows: NDArray) -> NDArray:
-        """Return rows of the extractor as they are stored; the first decide how that is."""
+        """Return rows of the extractor in the stored format, which the first rows decide."""
         if self.format is None:
             self.format = RowFormat.of(rows, self.dtype)
         if rows.shape[1] != self.format.n_features:
@@ -329,12 +330,12 @@ class Sync:
         return self.format.encoded(rows)
 
     def _add(self, value: NDArray) -> int:
-        """Put one encoded row behind the others, and return its number."""
+        """Append one encoded row, and return its number."""
         self.values.append(value)
         return self.n_rows + len(self.values) - 1
 
     def _row_like(self, photo: Read) -> int | None:
-        """Return a row of the same content, None if it has to be embedded."""
+        """Return a row of the same content, None if the photo must be embedded."""
         if photo.hash in self.row_of:
             return self.row_of[photo.hash]
         same = self.table.photos(("row",), "hash = ? AND row IS NOT NULL", (photo.hash,))
@@ -356,7 +357,7 @@ class Sync:
         return self._add(np.array(stored[row : row + 1])[0])
 
     def _check_is_sound(self, row: int, stored: Values) -> None:
-        """Raise if a row is of a batch that is damaged: a copy would get a checksum of its own."""
+        """Raise if the batch of a row is damaged: a copy would get a valid checksum."""
         batch = self.table.batch_of(row)
         if batch is None or batch.first in self.sound:
             return
@@ -373,7 +374,7 @@ class Sync:
     # One commit ----------------------------------------------------------------------------------
 
     def _commit(self, gone: list[int] | tuple[()] = ()) -> None:
-        """Send rows to the disk, then count them and say whose they are."""
+        """Write rows to the disk, then commit their number and their photos."""
         if not self.lines and not gone:
             return
         first, segments = self.n_rows, self.segments
@@ -392,14 +393,14 @@ class Sync:
         self._begin()
 
     def _count_rows(self, segments: list[Segment], first: int, values: NDArray) -> None:
-        """Let rows be there."""
+        """Commit the number of rows."""
         assert self.format is not None
         self.table.add_rows(segments[len(self.segments) :], [self.keeper.batch(first, values)])
         self.table.set_about(n_rows=first + len(values), **self.format._asdict())
 
 
 def _check_finite(rows: NDArray, places: list[str]) -> None:
-    """Raise if the extractor gives what cannot be searched, and name the photo."""
+    """Raise, with the name of the photo, if the extractor gives a row that is not finite."""
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         place = places[int(np.argmin(np.isfinite(rows).all(axis=1)))]
         raise ValueError(
@@ -410,7 +411,7 @@ def _check_finite(rows: NDArray, places: list[str]) -> None:
 
 
 def _read_in_chunks(to_read: list[tuple[Listed, Any]]) -> Iterator[list[Read]]:
-    """Yield photos with what is in their files, as many as may be in memory."""
+    """Yield photos with the content of their files, as many at a time as may be in memory."""
     chunk, size = [], 0
     for listed, line in to_read:
         chunk.append(_read(listed, line))

@@ -1,8 +1,8 @@
 """Images to feature shards on disk: on many processes or machines, and resumable.
 
-The folder holds ``manifest.json``, which says what was extracted by what, and per shard a ``.json``
-file, which says what its rows are, and a ``.npy`` file of rows. The last is written last: a shard
-that has it is finished.
+The folder holds ``manifest.json``, which describes the images and the estimator, and two files per
+shard: a ``.json`` file, which describes the rows, and a ``.npy`` file with the rows. The ``.npy``
+file is written last: a shard that has it is finished.
 """
 
 from sklearn_cbir.extraction._extract import extract

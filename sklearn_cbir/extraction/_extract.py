@@ -1,4 +1,4 @@
-"""`extract`: what is finished is kept, what is missing is made."""
+"""`extract`: finished shards are kept, missing shards are made."""
 
 import copy
 import os
@@ -50,7 +50,7 @@ def extract(
     """Transform images into files, shard by shard, on all workers of joblib.
 
     The same call continues an interrupted one: finished shards are kept, and no shard
-    is ever half written. A folder of another estimator or of other images is refused.
+    is ever half written. A folder of another estimator or of other images is an error.
 
     Parameters
     ----------
@@ -67,23 +67,23 @@ def extract(
         reach it under the same absolute path.
 
     shard_size : int, default=1024
-        Images per shard. A multiple of the estimator's ``batch_size`` gives the
-        bits that one `transform` of everything would give.
+        Images per shard. With a multiple of the estimator's ``batch_size``, rows are
+        equal, bit by bit, to those of one `transform` of all images.
 
     on_error : {"raise", "skip"}, default="raise"
         ``"raise"``: an image that cannot be read is an error that names it. ``"skip"``:
-        it gets no row, is listed in ``skipped``, and a warning counts such images; so
-        are rows of a table without a path (None, NaN, empty text). If a file only could
-        not be reached (no permission, a missing share), or has changed, the same call
-        tries it again; finished rows stay while their files are away.
+        it gets no row, is listed in ``skipped``, and a warning counts such images. This
+        includes rows of a table without a path (None, NaN, empty text). If a file only
+        could not be reached (no permission, a missing share), or has changed, the same
+        call tries it again; finished rows stay while their files are away.
 
     on_change : {"raise", "extract"}, default="raise"
-        If files have changed, in size or time, since their shards were written: raise
-        an error that names them, or make those shards again.
+        What to do if files have changed, in size or time, since their shards were
+        written: raise an error that names them, or make these shards again.
 
     n_jobs : int, default=None
-        Number of workers: None is 1, or what `joblib.parallel_config` says; -1
-        is all cores.
+        Number of workers: None means 1, or the setting of `joblib.parallel_config`; -1
+        means all cores.
 
     verbose : int, default=0
         Whether to draw a progress bar.
@@ -96,14 +96,14 @@ def extract(
     Raises
     ------
     ImageReadError
-        For an image that cannot be read, under ``on_error="raise"``; its `faults`
-        are all that cannot, of up to 20,000 images that have no row yet, or else
-        all of its shard. Under ``on_error="skip"`` if none can be read, or the
-        folder that holds all images is away. Finished shards are kept.
+        If an image cannot be read, with ``on_error="raise"``; its `faults` list all
+        unreadable images among those without a row, if these are at most 20,000, else
+        those of its shard. With ``on_error="skip"``, if no image can be read, or if the
+        folder of all images is missing. Finished shards are kept.
 
     ValueError
         If the folder belongs to another estimator or other images, or images have
-        changed since their shards were written; nothing is changed then.
+        changed since their shards were written; the folder stays unchanged.
 
     See Also
     --------
@@ -111,14 +111,14 @@ def extract(
 
     Notes
     -----
-    The estimator is compared by its parameters and fitted attributes, code of your
-    own in it by what it says and calls, files by path, size and time of change,
-    anything else by content. ``device``, ``verbose``, ``n_jobs``, ``num_workers``,
-    ``memory`` and ``checkpoint_dir`` may change between two calls. What
-    ``runtime="auto"`` stands for follows from the number of all images, and is
-    compared: another runtime continues no folder. Where the estimator holds what
-    cannot be compared, compiled code for example, that is a warning, and the folder
-    cannot be continued.
+    Estimators are compared by their parameters and fitted attributes; your own code
+    in them by its content and that of the functions it calls; files by path, size and
+    time of change; anything else by content. ``device``, ``verbose``, ``n_jobs``,
+    ``num_workers``, ``memory`` and ``checkpoint_dir`` may change between two calls.
+    The runtime of ``runtime="auto"`` depends on the number of all images and is
+    compared: a folder cannot be continued with another runtime. If the estimator has
+    parts that cannot be compared, for example compiled code, you get a warning, and
+    the folder cannot be continued.
 
     Two calls at a time into one folder are not supported.
 

@@ -24,12 +24,12 @@ def load_features(folder: str | os.PathLike[str]) -> "FeatureShards":
     Returns
     -------
     FeatureShards
-        What `extract` returned. Rows are read when they are asked for.
+        The shards, as `extract` returned them. Rows are read when you use them.
 
     Raises
     ------
     ValueError
-        If the folder was not written by `extract`, is of a newer format, or is not
+        If `extract` did not write the folder, or if it has a newer format or is not
         complete.
 
     See Also
@@ -52,7 +52,7 @@ def load_features(folder: str | os.PathLike[str]) -> "FeatureShards":
 
 
 class FeatureShards:
-    """Rows in shards on disk, in the order of the images that they belong to.
+    """Rows in shards on disk, in the order of their images.
 
     An array-like: ``np.asarray(features)`` and estimators read all rows into memory.
 
@@ -76,14 +76,14 @@ class FeatureShards:
         Type of the rows, that of the estimator's `transform`.
 
     positions : ndarray of shape (n_rows,), int64
-        Position in `X` of every row; all of them unless images were skipped.
+        Position in `X` of every row; all positions unless images were skipped.
 
     skipped : dict of int to str
         Position in `X` of every image that could not be read, and why.
 
     temporary : list of int
-        Those of them whose file could not be fetched when it was wanted, which the
-        same call of `extract` tries again.
+        Positions in `skipped` of images whose file could not be fetched; the same call
+        of `extract` tries them again.
 
     Examples
     --------
@@ -140,7 +140,7 @@ class FeatureShards:
 
     @property
     def ids(self) -> FilePaths | Positions:
-        """Paths of the rows' images, or their positions in `X` if those were no files."""
+        """Paths of the images of the rows, or their positions in `X` if they were not files."""
         found: list[str] = []
         for number, path in enumerate(self.shards):
             about = Shard(path.parent, number).read_about()

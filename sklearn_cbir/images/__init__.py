@@ -1,6 +1,6 @@
 """Paths, PIL images and arrays as checked uint8 batches: lazy, in bounded memory.
 
-Pixels mean what a viewer shows: turned upright by EXIF, 16-bit and float scaled, transparency laid
+Pixels are those that a viewer shows: turned upright by EXIF, 16-bit and float scaled, transparency
 on white, first frame of several. A fault of a file is an `ImageReadError` with its row and path.
 """
 

@@ -41,7 +41,7 @@ EXPECTED = (
 
 
 class Images:
-    """Checked images, read batch by batch; made by `check_images`.
+    """Checked images, read batch by batch; `check_images` makes them.
 
     Selecting rows never reads or copies pixels, so scikit-learn's splitters and searches take
     images as they take arrays. The same image gives the same pixels alone and in any batch, as
@@ -50,7 +50,7 @@ class Images:
     Parameters
     ----------
     source : ArrayOfImages, Files, ListOfImages or LazyImages
-        Where the pixels come from; made by `check_images`.
+        Source of the pixels; `check_images` makes it.
 
     rows : ndarray of shape (n,)
         Rows of the source.
@@ -131,39 +131,37 @@ class Images:
             Which images.
 
         size : int or tuple (height, width), default=None
-            Side of the square that is cut from the middle, in px, or the sides of
-            a rectangle, without `resize`: images are resized until they just cover
-            it. None keeps the images' own size, which only works where
-            `image_shape` is not None.
+            Side of the square crop in the middle, in px. Or the sides of a rectangle,
+            without `resize`: images are resized until they just cover it. None keeps
+            the images' own size, which works only if `image_shape` is not None.
 
         resize : int, default=None
-            The shorter side is resized to this before the cut, in px; both are
-            under "squash", and the longer one under "longest". None means
-            `size`.
+            The shorter side is resized to this before the crop, in px; with "squash"
+            both sides, with "longest" the longer one. None means `size`.
 
         resize_mode : {"cover", "shortest", "squash", "longest"}, default="cover"
-            How images of another shape fit, see `Resizing`.
+            How to fit images of another shape, see `Resizing`.
 
         interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}, \
                 default="bilinear"
-            Filter, with antialiasing but for "nearest".
+            Filter, with antialiasing, except for "nearest".
 
         fill : sequence of 3 int, default=(0, 0, 0)
-            RGB in 0..255 of what "longest" pads with.
+            Color of the padding of "longest", RGB in 0..255.
 
         Returns
         -------
         ndarray of shape (n, height, width, 3), dtype uint8
-            RGB in 0..255; gray is replicated, float images are rounded.
+            RGB in 0..255; gray is repeated, float images are rounded.
 
         Raises
         ------
         ImageReadError
             For the first image, in this order, that cannot be read; its
-            `faults` are all of these images that cannot.
+            `faults` list all of these images that cannot be read.
         ValueError
             For a `resize` below `size`, an unknown mode or filter, and a fill
-            that is no color.
+            that is not a color.
         """
         rows = np.atleast_1d(self._rows[indices])
         height, width, resize = self._output_size(size, resize)
@@ -216,10 +214,10 @@ class Images:
     def check_readable(self, progress: bool = False) -> None:
         """Check every image without decoding it; some damage shows only later.
 
-        A path must lead to a regular file with the header of a known format,
-        of a size that is allowed, that ends as its format does; one that does
-        not end so is decoded to be sure. Other damage shows only when the
-        image is read: `cached` reads all.
+        A path must lead to a regular file with the header of a known format, an
+        allowed size, and the end of its format; a file without this end is
+        decoded to be sure. Other damage shows only when the image is read:
+        `cached` reads all.
 
         Parameters
         ----------
@@ -229,8 +227,8 @@ class Images:
         Raises
         ------
         ImageReadError
-            For the first image at fault, saying how many more there are; its
-            `faults` are all.
+            For the first faulty image; the message counts the others, and its
+            `faults` list all.
         """
         if faults := self.find_faults(progress=progress):
             raise with_others(faults)
@@ -241,8 +239,8 @@ class Images:
         Parameters
         ----------
         decode : bool, default=False
-            Whether to decode every image, which finds what `read` would; False
-            looks as `check_readable` does.
+            Whether to decode every image, which finds the faults that `read` would
+            find; False checks as `check_readable` does.
 
         progress : bool, default=False
             Whether to draw a progress bar.
@@ -250,7 +248,7 @@ class Images:
         Returns
         -------
         list of ImageReadError
-            One per image at fault, in order; empty if all is well.
+            One per faulty image, in order; empty if there are no faults.
         """
         if isinstance(self._source, ArrayOfImages):
             return []
@@ -280,7 +278,7 @@ class Images:
         interpolation: Interpolation = "bilinear",
         fill: Sequence[int] = (0, 0, 0),
     ) -> Images:
-        """Decode all images once, if they fit.
+        """Decode all images once, if they fit into memory.
 
         Parameters
         ----------
@@ -291,7 +289,7 @@ class Images:
             As for `read`.
 
         max_bytes : int, default=2**30
-            Most bytes that the decoded images may take.
+            Maximum number of bytes of the decoded images.
 
         progress : bool, default=False
             Whether to draw a progress bar.
@@ -308,7 +306,7 @@ class Images:
         Raises
         ------
         ImageReadError
-            For the first image that cannot be read; its `faults` are all.
+            For the first image that cannot be read; its `faults` list all.
         """
         height, width, resize = self._output_size(size, resize)
         native = self._native(height, width, resize)
@@ -352,7 +350,7 @@ class Images:
         )
 
     def part(self, positions: Rows) -> Images:
-        """Return some of the images, numbered anew, without what belongs to the others.
+        """Return some of the images, renumbered, without data of the others.
 
         Parameters
         ----------
@@ -362,7 +360,7 @@ class Images:
         Returns
         -------
         Images
-            A pickle of them is no larger than they are.
+            Their pickle holds only their own data.
         """
         rows = self._rows[positions]
         return Images(self._source.take(rows), np.arange(len(rows)))

@@ -1,4 +1,4 @@
-"""What a user passes -> `Images`, or one clear error."""
+"""From the input of a user to `Images`, or one clear error."""
 
 import os
 from collections.abc import Iterable, Mapping, Set
@@ -45,15 +45,15 @@ def is_feature_rows(X: object) -> bool:
     Parameters
     ----------
     X : object
-        What a user passed to an estimator.
+        The input of an estimator.
 
     Returns
     -------
     bool
         True for 2-D and 1-D numbers, data frames, sparse matrices and lists
-        of number lists, whatever their faults; False where any element is a
+        of lists of numbers, even if they have faults. False if any element is a
         path, an encoded photo, a dictionary, a PIL image or a `Text`, and for
-        stacks or lists of image arrays. Of a sequence that is no list the
+        stacks or lists of image arrays. In a sequence that is not a list, the
         first element decides.
 
     Examples
@@ -152,21 +152,21 @@ def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
     X : array-like of images
         An array of shape (n, height, width) or (n, height, width, channels)
         with 1, 3 or 4 channels; or a sequence of paths, of encoded photos
-        (bytes, bytearray, memoryview or BytesIO: what is in a file), of
+        (the content of a file as bytes, bytearray, memoryview or BytesIO), of
         dictionaries that hold a photo under ``"bytes"`` or else its path under
         ``"path"``, of PIL images, or of arrays of any sizes. uint8 means
         0..255, uint16 0..65535, float 0..1 (rounded to 1/255). Arrays, series
         and data frames of one column work as sequences.
 
-        Any other object with a length and elements by position is a sequence too, such
-        as a column of the datasets library; its elements are loaded one at a time, when
+        Any other object with a length and elements by position is a sequence, too, such
+        as a column of the datasets library. Its elements are loaded one at a time, when
         they are read, and not kept.
 
     max_pixels : int, default=None
-        Larger images are refused before they are decoded. The limit counts decoded
-        pixels: a JPEG can be decoded at a half, a quarter or an eighth where that is
-        enough. None means 300,000,000, or the limit of `X` if it is `Images`. Pillow's
-        own limit is not used.
+        Larger images are an error, before they are decoded. The limit counts decoded
+        pixels: a JPEG can be decoded at a half, a quarter or an eighth of its size if
+        that is enough. None means 300,000,000, or the limit of `X` if it is `Images`.
+        Pillow's own limit is not used.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
     ------
     ValueError
         If `X` has no images, or a shape, type or values that images cannot
-        have; it names the shape or the row.
+        have; the message names the shape or the row.
 
     See Also
     --------
@@ -185,14 +185,14 @@ def check_images(X: ImagesLike, *, max_pixels: int | None = None) -> Images:
 
     Notes
     -----
-    Pixels are what a viewer shows. EXIF turns an image upright; transparent
-    parts are white; 16-bit gray keeps its upper 8 bits and float TIFF in 0..1
-    is scaled; CMYK, LAB, palettes and gray become RGB; of several frames the
-    first is read, of a TIFF the first that is no thumbnail. Color profiles are
-    not applied. JPEG, PNG, WebP, BMP, GIF, TIFF and, where `readable_extensions`
-    has them, AVIF, HEIC and others are read, whatever the file is called.
+    Pixels are those that a viewer shows. Images are turned upright by EXIF. Transparent
+    parts become white. 16-bit gray keeps its upper 8 bits, and float TIFF in 0..1 is
+    scaled. CMYK, LAB, palettes and gray become RGB. Of several frames the first is
+    read, in a TIFF the first that is not a thumbnail. Color profiles are not applied.
+    JPEG, PNG, WebP, BMP, GIF and TIFF are read, and AVIF, HEIC and others if
+    `readable_extensions` lists them; the name of the file does not matter.
 
-    An image with 16 bits per color and no value above 255 is refused, alone and among
+    An image with 16 bits per color and no value above 255 is an error, alone and among
     others: it would be black. It holds 8-bit values, or must be scaled.
 
     A PIL image from `PIL.Image.open` is read like its file, at its current frame, and

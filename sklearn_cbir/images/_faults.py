@@ -36,8 +36,8 @@ class ImageReadError(ValueError):
         or fetched; None if the content of the image is at fault.
 
     faults : sequence of ImageReadError, default=()
-        One error for every image that cannot be read, in order; empty for this
-        one alone.
+        One error for every image that cannot be read, in order; empty if it is
+        only this one.
 
     Attributes
     ----------
@@ -72,12 +72,12 @@ class ImageReadError(ValueError):
 
     @property
     def faults(self) -> tuple["ImageReadError", ...]:
-        """Every image that was found unreadable, one ImageReadError each, in order."""
+        """One ImageReadError for every unreadable image that was found, in order."""
         return self._faults or (self,)
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the fault is one of the place, such as a share that is gone, not of the image."""
+        """Whether only access to the file failed, such as a missing share, not the image itself."""
         return self.errno is not None
 
     def __reduce__(self) -> tuple[type["ImageReadError"], tuple[object, ...]]:

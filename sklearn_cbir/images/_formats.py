@@ -1,4 +1,4 @@
-"""Formats: which are read here, what a file is by its first bytes, whether a file is whole."""
+"""Formats: which can be read here, the kind of a file by its first bytes, and truncated files."""
 
 import functools
 import importlib
@@ -25,10 +25,10 @@ _REGISTER_LOCK = threading.Lock()
 
 
 def readable_formats() -> tuple[str, ...]:
-    """Return the formats that can be read now, by the names that Pillow has for them.
+    """Return the formats that can be read now, by their names in Pillow.
 
-    Those of `FORMATS`; AVIF where Pillow was built with it; HEIF where pi-heif is installed; and
-    every format whose opener was registered with Pillow by another package.
+    Those of `FORMATS`; AVIF if Pillow was built with it; HEIF if pi-heif is installed; and every
+    format whose opener another package has registered with Pillow.
     """
     _load_plugins()
     foreign = [name for name, (opener, _) in Image.OPEN.items() if not _is_pillows(opener)]
@@ -44,9 +44,9 @@ def _has_avif() -> bool:
 def readable_extensions() -> tuple[str, ...]:
     """Return the file extensions that can be read here.
 
-    JPEG, PNG, WebP, BMP, GIF and TIFF always; AVIF where Pillow was built with
-    it; HEIC where the extra ``heif`` is installed; and every format whose
-    opener another package has registered with Pillow.
+    JPEG, PNG, WebP, BMP, GIF and TIFF always; AVIF if Pillow was built with
+    it; HEIC if the extra ``heif`` is installed; and every format whose opener
+    another package has registered with Pillow.
 
     Returns
     -------

@@ -18,10 +18,10 @@ def images_of(dataset: Elements, *, max_pixels: int | None = None) -> tuple[Imag
     dataset : object
         A data set with a length, whose elements are (image, label) pairs, such
         as ``torchvision.datasets.ImageFolder`` or a
-        ``torch.utils.data.Subset`` of one. An image is whatever `check_images`
-        takes in a list; a tensor of shape (C, H, W), as ``ToTensor`` makes it,
-        is taken as channels first. Leave out transforms that change the range
-        of pixels, such as ``Normalize``.
+        ``torch.utils.data.Subset`` of one. An image is anything that
+        `check_images` takes in a list; a tensor of shape (C, H, W), as
+        ``ToTensor`` makes it, counts as channels first. Leave out transforms
+        that change the range of pixels, such as ``Normalize``.
 
     max_pixels : int, default=None
         As in `check_images`.
@@ -29,16 +29,16 @@ def images_of(dataset: Elements, *, max_pixels: int | None = None) -> tuple[Imag
     Returns
     -------
     images : Images
-        The images, asked for when they are read and not kept.
+        The images; they are loaded when they are read, and not kept.
 
     labels : ndarray of shape (n,) or (n, n_labels)
-        Labels, read from ``dataset.targets`` where that exists, else from the
-        elements, all of which are asked for once.
+        Labels, from ``dataset.targets`` if it exists, else from the elements, which
+        are all loaded once.
 
     Raises
     ------
     ValueError
-        If the data set has no length, or no pairs.
+        If the data set has no length, or does not hold pairs.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""All images that cannot be read at once, and what is left without them."""
+"""Find all unreadable images at once, and leave them out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,12 +58,11 @@ def readable_images(
     Returns
     -------
     Bunch
-        With ``data``, the images that can be read, of the type of `X`;
-        ``arrays``, a list of `arrays` without the rows of the others;
-        ``positions``, the rows of `X` that are left, int64; ``faults``, a list
-        with one ImageReadError per image that is left out; ``temporary``,
-        those of them that are faults of the place (a missing file, no
-        permission, a share that is gone), which may pass.
+        With ``data``, the readable images, of the type of `X`; ``arrays``, a list
+        of `arrays` without the rows of the others; ``positions``, the remaining
+        rows of `X`, int64; ``faults``, a list with one ImageReadError per image
+        that is left out; ``temporary``, those faults that may pass because only
+        access failed (a missing file, no permission, a missing share).
 
     Raises
     ------

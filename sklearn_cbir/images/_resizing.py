@@ -1,4 +1,4 @@
-"""How an image comes to the size of a network: what is resized, by which filter, cut or padded."""
+"""How to resize an image to the size of a network: sides, filter, crop and padding."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolati
 class Resizing:
     """How to resize images to the size of a network.
 
-    Weights were trained on images that were resized in one way, and expect them so.
+    Weights were trained on images that were resized in one way, and expect the same way.
 
     Parameters
     ----------
     resize_mode : {"cover", "shortest", "squash", "longest"}, default="cover"
-        "cover" and "shortest" resize the shorter side and cut the middle out.
+        "cover" and "shortest" resize the shorter side and crop to the middle.
         "cover" scales both sides by the same number; "shortest" rounds the
         longer side to whole pixels, as the transforms of torchvision, timm and
         open_clip do, which moves details by up to a pixel. "squash" resizes
@@ -30,10 +30,10 @@ class Resizing:
 
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}, \
             default="bilinear"
-        Filter, with antialiasing but for "nearest".
+        Filter, with antialiasing, except for "nearest".
 
     fill : tuple of 3 int, default=(0, 0, 0)
-        RGB in 0..255 of what "longest" pads with.
+        Color of the padding of "longest", RGB in 0..255.
 
     Examples
     --------
@@ -48,13 +48,12 @@ class Resizing:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Return the checked values of those keys of a mapping that are parameters.
+        """Make it from the keys of a mapping that are parameters, and check the values.
 
         Parameters
         ----------
         values : mapping of str
-            Other keys are passed over; None, or a key that is not there, means
-            the default.
+            Other keys are ignored; None, or a missing key, means the default.
 
         Returns
         -------
@@ -64,7 +63,7 @@ class Resizing:
         Raises
         ------
         ValueError
-            For an unknown mode or interpolation, and for a fill that is no color.
+            For an unknown mode or interpolation, and for a fill that is not a color.
         """
         given = {name: values.get(name) for name in ("resize_mode", "interpolation", "fill")}
         checks = {"resize_mode": _check_mode, "interpolation": _check_filter, "fill": _check_color}

@@ -1,4 +1,4 @@
-"""`Text`: words that stand in X beside images, and sums of words and images."""
+"""`Text`: words in X together with images, and sums of words and images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Search engines: rows in, distances and positions out; no labels, no ids, no torch.
 
-``ENGINES[algorithm](metric, **options)`` makes one; `_engine.Engine` says what all of them have.
+``ENGINES[algorithm](metric, **options)`` makes one; `_engine.Engine` declares the methods of all.
 """
 
 from sklearn_cbir._kinds import of_kind  # noqa: F401, pickles look for it here

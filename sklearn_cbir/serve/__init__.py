@@ -2,16 +2,16 @@
 
 Data flow one way, and one module owns each step::
 
-    request -> _guard     may it ask: Host, Origin, token; and what every answer carries
-            -> _app       which address it is, and what is read of its body
-            -> _query     a body of JSON, checked
-            -> _search    asks the `PhotoCollection`, one call at a time, off the event loop
-            -> _catalog   what is known of all photos, read once for every version
-            -> _pictures  photos are decoded by two workers, and leave without EXIF
-    upload  -> _uploads   kept in memory, so much and no more
-    sync    -> _jobs      work in a thread of its own, with a connection of its own
+    request -> _guard     checks Host, Origin and token; adds the headers of every answer
+            -> _app       finds the function of the address, and reads the body
+            -> _query     checks a JSON body
+            -> _search    calls the `PhotoCollection`, one call at a time, off the event loop
+            -> _catalog   holds facts about all photos, read once per version
+            -> _pictures  decodes photos in two workers, and sends them without EXIF
+    upload  -> _uploads   keeps uploads in memory, up to a limit
+    sync    -> _jobs      works in its own thread, with its own connection
 
-The extra ``serve`` brings what it needs; ``/health`` alone asks for no token.
+The extra ``serve`` installs its packages. Only ``/health`` needs no token.
 """
 
 from sklearn_cbir._lazy import lazy_exports

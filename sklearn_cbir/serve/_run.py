@@ -37,29 +37,30 @@ def run(
     Parameters
     ----------
     collection : PhotoCollection
-        What is searched. If it can be written, it can be synced from the page.
+        The collection to search. If it can be written, the page can sync it.
 
     host : str, default="127.0.0.1"
-        Address of this machine that the server listens at, which other machines reach if it is
-        none of this machine alone. It is a name that the server goes by.
+        Address of this machine to listen at. With any other than a local address, other machines
+        can reach the server. Requests may name the server by this address.
 
     port : int, default=8642
-        Port, or 0 for one that is free. Where 8642 is taken by somebody else, a free one is used.
+        Port, or 0 for a free one. If 8642 is in use, the server takes a free port.
 
     token : bool, default=True
-        Whether to ask for the token in the printed address. False is refused unless `host` is of
-        this machine alone.
+        Whether requests need the token in the printed address. False is an error unless `host`
+        is local.
 
     browser : bool, default=True
         Whether to open the page in the browser.
 
     names : sequence of str, default=()
-        More names that the server goes by, such as that of this machine in its network.
+        More names of the server that requests may use, such as the name of this machine in its
+        network.
 
     Raises
     ------
     ValueError
-        If `token` is False and other machines can reach the server, or `host` stands for all
+        If `token` is False and other machines can reach the server, or if `host` means all
         addresses and there are no `names`.
 
     OSError
