@@ -78,22 +78,21 @@ def test_rows_within_two_spreads_need_five_seeds(rules):
 # Differences ----------------------------------------------------------------------------------
 
 
-def all_resamples(row, other, number):
-    """Return every difference of means that the bootstrap can draw, each once per way there."""
+def resampled(row, other, number, rng):
+    """Return one difference of means of the bootstrap, in plain steps."""
     things = np.unique(number)
-    found = []
-    seeds = [range(len(of)) for of in (row, other)]
-    for drawn in itertools.product(things, repeat=len(things)):
-        queries = np.concatenate([np.flatnonzero(number == thing) for thing in drawn])
-        means = [
-            [
-                of[list(chosen)][:, queries].mean()
-                for chosen in itertools.product(of_seeds, repeat=len(of))
-            ]
-            for of, of_seeds in zip((row, other), seeds, strict=True)
-        ]
-        found += [one - two for one, two in itertools.product(*means)]
-    return np.array(found)
+    drawn = rng.choice(things, len(things))
+    queries = np.concatenate([np.flatnonzero(number == thing) for thing in drawn])
+    freedom = len(row) + len(other) - 2
+    wider = math.sqrt(freedom / rng.chisquare(freedom))
+    means = []
+    for of in (row, other):
+        n = len(of)
+        of_seeds = of[:, queries].mean(axis=1)
+        chosen = of_seeds[rng.integers(n, size=n)].mean()
+        unbiased = math.sqrt(n / (n - 1))
+        means.append(of_seeds.mean() + wider * unbiased * (chosen - of_seeds.mean()))
+    return means[0] - means[1]
 
 
 @pytest.mark.parametrize("classes", [None, ["a", "b", "a", "c"]], ids=["queries", "classes"])
@@ -101,15 +100,35 @@ def test_the_bootstrap_draws_seeds_and_queries_or_classes(rules, classes):
     rng = np.random.default_rng(5)
     row, other = rng.random((2, 4)) + 0.2, rng.random((3, 4))
     number = np.arange(4) if classes is None else np.unique(classes, return_inverse=True)[1]
-    expected = all_resamples(row, other, number)
+    expected = np.array([resampled(row, other, number, rng) for _ in range(20_000)])
     found = rules.bootstrap_difference(row, other, classes=classes, n=40_000)
     assert found.mean == pytest.approx(row.mean() - other.mean(), abs=1e-12)
-    for end, below in ((found.low, 0.025), (found.high, 0.975)):
-        assert (expected < end - 1e-9).mean() <= below + 0.005
-        assert (expected <= end + 1e-9).mean() >= below - 0.005
+    for end, share in ((found.low, 0.025), (found.high, 0.975)):
+        assert (expected < end).mean() == pytest.approx(share, abs=0.005)
     p = 2 * min((expected <= 0).mean(), (expected >= 0).mean())
     assert 0.02 < p < 0.9  # else it says nothing
     assert found.p == pytest.approx(p, abs=0.02)
+
+
+def test_seeds_alone_give_the_interval_of_student(rules):
+    # Queries agree, so that seeds are all that differs: many of them are about normal.
+    rng = np.random.default_rng(2)
+    row, other = rng.normal(0.5, 0.01, (12, 1)), rng.normal(0.5, 0.01, (12, 1))
+    found = rules.bootstrap_difference(row, other, n=100_000)
+    theirs = stats.ttest_ind(row[:, 0], other[:, 0]).confidence_interval()
+    width = theirs.high - theirs.low
+    assert found.high - found.low == pytest.approx(width, rel=0.03)
+    assert found.p == pytest.approx(stats.ttest_ind(row[:, 0], other[:, 0]).pvalue, abs=0.03)
+
+
+def test_rows_that_do_not_differ_are_seldom_told_apart(rules):
+    rng = np.random.default_rng(3)
+    n_tables, verdicts = 150, 0
+    for _ in range(n_tables):
+        queries = rng.normal(0.5, 0.02, 200)
+        rows = [queries + rng.normal(0, 0.02, 200) + rng.normal(0, 0.004, (3, 1)) for _ in range(2)]
+        verdicts += rules.bootstrap_difference(*rows, n=1000).p <= 0.05
+    assert verdicts / n_tables < 0.08
 
 
 def test_two_queries_by_hand(rules):

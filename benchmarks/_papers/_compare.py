@@ -40,7 +40,8 @@ class Row:
 
     ``make(seed=..., **settings)`` returns an estimator that learns; it is a partial, whose own
     arguments tell its cells from those of other methods. `ranges` has what its settings are drawn
-    from, by name; empty where there is nothing to choose.
+    from, by name; empty where there is nothing to choose. Of a row with `tuned_as`, the setting is
+    the one that another row has chosen, but for what is its own.
     """
 
     name: str
@@ -48,10 +49,12 @@ class Row:
     ranges: dict = field(default_factory=dict)
     features: str = "images"  # which input of the task it takes
     seeds: int | None = None  # where more would say the same
+    tuned_as: "Row | None" = None
 
     def fixed(self, setting):
         """Return the row with one setting, which there is no need to choose."""
-        return replace(self, ranges={name: [value] for name, value in setting.items()})
+        ranges = {name: [value] for name, value in setting.items()}
+        return replace(self, ranges=ranges, tuned_as=None)
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,8 @@ def _records(cells, row, task, plan, settings, label, seeds):
     final, tuning = settings
     records = []
     with cells.row(row.name):
-        setting, trials = choose(cells, row, task, plan, tuning, label)
+        setting, trials = choose(cells, row.tuned_as or row, task, plan, tuning, label)
+        setting = {name: of for name, of in setting.items() if name not in row.make.keywords}
         at = f", {shown(setting)}" if setting else ""
         for seed in range(min(seeds, row.seeds or seeds)):
             name = f"{row.name}{label}{at}, seed {seed}"

@@ -70,7 +70,7 @@ RATES = loguniform(3e-4, 3e-2)
 # What the settings of every loss are drawn from: its weights, margins and scales.
 RANGES = {
     "dfeh": {
-        "loss__similar_weight": [None, 2.0, 3.0],
+        "loss__similar_weight": [None, 2.0, 3.0, 5.0, "balanced"],
         "loss__quantization_weight": loguniform(1e-3, 1e-1),
         "loss__balance_weight": loguniform(1e-3, 1e-1),
     },
@@ -254,7 +254,7 @@ def run(cells, task, options, paper):
         ]
         fill(kept, bits, plan=replace(plan, rates=()))
     at_48 = {name: records for (name, bits), records in results.items() if bits == 48}
-    pairs = [("dfeh", name) for name in others] + SAME_PAIRS
+    pairs = [("dfeh", name) for name in (*others, *CLASSICAL)] + SAME_PAIRS
     parts = by_length(results, task, paper), rates_at_an_end(at_48), verdicts(at_48, task, pairs)
     return "\n\n".join(part for part in parts if part)
 
@@ -271,9 +271,7 @@ def _best(results, rows):
 def _deep_rows(options):
     """Return the rows of networks; variants of a method with --full or by name."""
     rows = [deep_row(name, name, **_own(name)) for name in ("dfeh", "dsh", *DEEP[:-2], *LATER)]
-    # The balance weight of the same draws has no effect here.
-    alone = deep_row(ONLY_PAIRS, "dfeh", make=without_balance, **SHARED_LAYER)
-    rows.insert(2, alone)
+    rows.insert(2, without_balance(rows[0]))
     named = {
         name: of for name, of in BY_NAME.items() if options.full or name in (options.rows or ())
     }
@@ -285,9 +283,10 @@ def _own(name):
     return SHARED_LAYER | ({"hash_std": 0.01} if name == "dpsh" else {})
 
 
-def without_balance(loss, **settings):
-    """Return DSH as DFEH without the balance term, under settings drawn for DFEH."""
-    return deep(loss, **settings | {"loss__balance_weight": 0.0})
+def without_balance(row):
+    """Return DFEH's row without its balance term: DSH under the setting that DFEH has chosen."""
+    alone = partial(row.make, loss__balance_weight=0.0)
+    return replace(row, name=ONLY_PAIRS, make=alone, tuned_as=row)
 
 
 def _shared(options):
@@ -580,12 +579,13 @@ GOAL_SEEDS = {48: None, 12: None, 24: 1, 36: 1}  # None: as many as the rule say
 
 
 def goal(cells, task, options):
-    """Return DFEH and DSH with a residual network, by length, and the verdict at 48 bits."""
+    """Return DFEH and DSH with a residual network by length, and verdicts at 12 and 48 bits."""
     plan = Plan.of(options)
     final = _shared(options) | {"epochs": options.epochs, "optimizer": "sgd"}
     tuning = final | {"epochs": trial_of(options.epochs, task), "bits": 48}
     own, rates = SHARED_LAYER, loguniform(3e-3, 1e-1)
     rows = [deep_row(name, name, rates=rates, **own) for name in GOAL]
+    rows.append(without_balance(rows[0]))
     results = {}
     for bits, seeds in GOAL_SEEDS.items():
         if options.core and bits not in (48, 12):
@@ -602,7 +602,13 @@ def goal(cells, task, options):
         found = compare(cells, rows, task, of_length, deciding=[GOAL], **budgets)
         results |= {(name, bits): records for name, records in found.items()}
     at_48 = {name: records for (name, bits), records in results.items() if bits == 48}
-    compared = rates_at_an_end(at_48), verdicts(at_48, task, [GOAL])
+    named = {f"{name}, {bits} bits": records for (name, bits), records in results.items()}
+    pairs = [
+        (f"dfeh, {bits} bits", f"{name}, {bits} bits")
+        for bits in (48, 12)
+        for name in ("dsh", ONLY_PAIRS)
+    ]
+    compared = rates_at_an_end(at_48), verdicts(named, task, pairs)
     parts = by_length(results, task, CIFAR10_PAPER), *compared
     return "\n\n".join(part for part in parts if part)
 
@@ -621,9 +627,7 @@ def second_set(cells, task, options):
     rows = [
         deep_row(name, name, make=of_features, rates=loguniform(1e-4, 1e-1)) for name in ROW_LOSSES
     ]
-    rows.insert(
-        2, deep_row(ONLY_PAIRS, "dfeh", make=features_without_balance, rates=rows[0].ranges["lr"])
-    )
+    rows.insert(2, without_balance(rows[0]))
     pairs = [("dfeh", row.name) for row in rows[1:]]
     parts = []
     for bits in (48, 12):
@@ -636,8 +640,3 @@ def second_set(cells, task, options):
             report(results, task, [*task.scoring, "cpu_seconds"], first=first, pairs=pairs)
         )
     return "\n\n".join(parts)
-
-
-def features_without_balance(loss, **settings):
-    """Return DSH as DFEH without the balance term, on features."""
-    return of_features(loss, **settings | {"loss__balance_weight": 0.0})

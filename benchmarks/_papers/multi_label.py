@@ -13,7 +13,7 @@ from sklearn_cbir import DeepHasher
 RANGES = {
     "lr": loguniform(3e-4, 3e-2),
     "loss__quantization_weight": loguniform(1e-2, 1),
-    "loss__beta": [1.0, 2.0, 5.0, 10.0],
+    "loss__beta": [1.0, 2.0, 5.0, 10.0, 20.0, 40.0],
 }
 COLUMNS = ("map", "ndcg@100", "acg@100", "wmap")
 BINARY = {"loss__similarity": "binary"}
