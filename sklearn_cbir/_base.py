@@ -1,4 +1,4 @@
-"""What the three network estimators share: input, network, training, inference, state."""
+"""The common part of the three network estimators: input, network, training, inference, state."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ class NetworkTransformer(
 ):
     """Base of the estimators that train a network on images or on feature rows.
 
-    A subclass lists its parameters and says how its network ends (`_network_ending`); it may
-    override `_training_loss` and `_after_training`. Where it lacks a parameter that is read here,
-    it says which value stands for it.
+    A subclass lists its parameters and defines the end of its network (`_network_ending`); it may
+    override `_training_loss` and `_after_training`. If it lacks a parameter that is read here, it
+    sets a class attribute with its value.
     """
 
     # Parameters that are read here, beside those of every training.
@@ -219,7 +219,7 @@ class NetworkTransformer(
         return y
 
     def _check_network(self, network: Network, data: NDArray[Any] | Images) -> None:
-        """Raise unless the new network does what `transform` is asked for."""
+        """Raise unless the new network can do what the parameters of `transform` require."""
 
     def _after_training(
         self,
@@ -433,7 +433,7 @@ class NetworkTransformer(
         device: torch.device,
         given: dict[str, Any],
     ) -> None:
-        """Build the network, train it on `n` rows, and keep it; `given` is what `fit` was given."""
+        """Build the network, train it on `n` rows, and keep it; `given` are arguments of `fit`."""
         from sklearn_cbir._training import OnEpoch, as_module, make_optimizer, train
 
         y, classes = encode_labels(self._given_labels(given["y"]), n=n)
@@ -647,7 +647,7 @@ class NetworkTransformer(
         source: ArraySource | ImageSource,
         history: list[dict[str, Any]],
     ) -> None:
-        """Set the fitted attributes; nothing of torch is among those that are saved."""
+        """Set the fitted attributes; those that are saved hold no objects of torch."""
         for name, value in self._snapshot(network, source).items():
             setattr(self, name, value)
         self._network = network
@@ -683,7 +683,7 @@ class NetworkTransformer(
                 raise
 
     def _check_transform(self) -> None:
-        """Raise unless this is fitted, and its device and what `transform` reads are in order."""
+        """Raise unless this is fitted, with a valid device and valid parameters of `transform`."""
         check_is_fitted(self)
         resolve_device(self.device)
         check_parameters(self, self._transform_rules)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
 
     class Bunch(dict[str, Any]):
-        """A dictionary whose values are attributes too; subclasses say which."""
+        """A dictionary whose values are also attributes; subclasses declare them."""
 else:
     from sklearn.utils import Bunch
 

@@ -1,4 +1,4 @@
-"""A fit that goes on from a fitted network: what must be alike, and what is carried over."""
+"""A fit that goes on from a fitted network: what must be equal, and what it takes over."""
 
 from itertools import zip_longest
 
@@ -29,7 +29,7 @@ _READING = {"resize": "resize_size"} | {
 
 
 class Start:
-    """What an earlier fit has left of itself in an estimator, for the next one to go on from."""
+    """The state of an earlier fit in an estimator, from which the next fit goes on."""
 
     def __init__(self, estimator):
         fitted = vars(estimator)
@@ -106,7 +106,7 @@ class Start:
             raise ValueError(self._differs("the size of images", before, now))
 
     def carry_over(self, network, loss):
-        """Load the weights, and what else is trained, into a new network and a new loss."""
+        """Load the weights, and all other trained values, into a new network and a new loss."""
         self._check_spec(network)
         state = self.network.state_dict()
         if _shapes(state) != _shapes(network.state_dict()):

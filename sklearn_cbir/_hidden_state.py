@@ -1,8 +1,8 @@
-"""What modules, losses and optimizers hold beside their state dicts, as a checkpoint can hold it.
+"""State of modules, losses and optimizers outside their state dicts, in a form for checkpoints.
 
-A value becomes a tuple of the name of its kind and its parts, which torch's safe reader takes. What
-is no such value, such as an object of the user's own, cannot be kept; it can be told whether it
-changes.
+A value becomes a tuple of the name of its kind and its parts, which torch's safe reader accepts.
+Other objects, such as those of the user's own classes, cannot be kept; only a change of them can be
+detected.
 """
 
 import collections

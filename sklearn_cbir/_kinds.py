@@ -1,7 +1,7 @@
-"""What saved files and pickles call the classes of what they hold: kinds, and no private place.
+"""Names of classes in saved files and pickles: kinds, not private modules.
 
-A kind is for good. Where its class is may change at any time; its line of `KINDS` follows. Public
-classes need no kind: files name them by the path that users import.
+A kind never changes. Its class may move to another module at any time; then change its line of
+`KINDS`. Public classes need no kind: files name them by the path that users import.
 """
 
 import importlib

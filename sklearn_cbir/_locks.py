@@ -1,4 +1,4 @@
-"""Locks that stay usable in forked processes, and what else a fork leaves to be renewed."""
+"""Locks that stay usable in forked processes, and other state to renew after a fork."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""The network of an estimator: its layers, where it lies, what it gives, and what is kept of it."""
+"""The network of an estimator: its layers, its device, its vectors, and its saved state."""
 
 from __future__ import annotations
 
@@ -246,9 +246,9 @@ AnyTrunk: TypeAlias = Trunk | RowTrunk | PassRows
 
 
 class Embedder(Protocol):
-    """What makes vectors of batches, wherever its weights are.
+    """A module that makes vectors of batches, on any device.
 
-    One that says ``is_shareable = True`` is asked by several threads at a time.
+    With ``is_shareable = True``, several threads may call it at a time.
     """
 
     placement: Placement
@@ -438,7 +438,7 @@ def class_of(thing: object) -> str:
 
 
 def rebuilt_network(state: dict[str, Any]) -> Network:
-    """Return the network, ready to embed, of what `portable_state` has returned."""
+    """Return the network of a result of `portable_state`, ready to embed."""
     spec = state["spec"]
     with OwnDraws(0):  # all that is drawn is replaced by the weights
         trunk = _rebuilt_trunk(spec["trunk"], state.get("gives"))

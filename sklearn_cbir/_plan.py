@@ -1,4 +1,4 @@
-"""Parameters and labels -> what a training is asked to do, checked against loss and network."""
+"""From parameters and labels to the plan of a training, checked against loss and network."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ SCHEDULES = {
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raise for an unknown name, and for what cannot be called."""
+    """Raise for an unknown name, and for an object that cannot be called."""
     if not callable(resolve(optimizer, OPTIMIZERS, "optimizer", own="a torch optimizer class")):
         raise ValueError(
             f"optimizer={shortened(optimizer)} is neither a name nor a torch optimizer class."
@@ -86,7 +86,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one training is asked to do; where names are alike, those of the estimators."""
+    """The settings of one training; equal names mean the parameters of the estimators."""
 
     # Rows
     train_rows: NDArray[np.int64]
@@ -201,7 +201,7 @@ def _rate(rate: float) -> float:
 def _count_head_epochs(
     estimator: TrainingParameters, network: Network, loss: LossFunction, usual: bool
 ) -> int:
-    """Return the epochs with a frozen trunk; raise, or warn, where they would train nothing."""
+    """Return the epochs with a frozen trunk; raise, or warn, if they would train nothing."""
     own = list(getattr(loss, "parameters", list)())
     named = list(network.named_parameters())
     if not any(parameter.requires_grad for parameter in [*(p for _, p in named), *own]):
@@ -254,7 +254,7 @@ def _nothing_to_train(nothing_new: bool) -> str:
 
 
 def check_loss(estimator: TrainingParameters, loss: LossFunction | None, weights: object) -> None:
-    """Raise if a loss does not take what it would be given: weights of rows, or mixed labels."""
+    """Raise if a loss does not take its arguments: weights of rows, or mixed labels."""
     if weights is not None and (loss is None or not takes_sample_weight(loss)):
         why = (
             "trains nothing"
@@ -311,7 +311,7 @@ def check_target(
 
 
 def _check_classes(name: str, y: NDArray[Any], classes: NDArray[Any], need: str | None) -> None:
-    """Raise if there is one class, or as many as rows where pairs are needed."""
+    """Raise if there is one class, or if pairs are needed and there are as many classes as rows."""
     if len(classes) < 2:
         raise ValueError(
             f"{name} needs at least 2 classes to train, got 1 class: "
@@ -355,9 +355,9 @@ def split_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows to train on and the rows held out for early stopping.
 
-    Every class gives its share, rounded. For losses that compare images, and where pairs are
-    mined, it gives at least two or none and keeps at least two; otherwise it keeps at least one.
-    Of 0/1 columns rows are drawn, and every label keeps as many.
+    Every class gives its share, rounded. For losses that compare images, and if pairs are mined,
+    it gives at least two or none and keeps at least two; otherwise it keeps at least one. With 0/1
+    columns, rows are drawn, and every label keeps as many.
     """
     rows = np.arange(len(y)) if y.ndim == 2 else np.flatnonzero(y >= 0)
     if not estimator.early_stopping:

@@ -1,7 +1,7 @@
-"""Modules of the user's own in files without pickle: by name, with the tensors of a state dict.
+"""The user's own modules in files without pickle: by name, with the tensors of a state dict.
 
-Neither a class nor an attribute comes out of a file. Whoever loads it says what builds a module of
-each name, so that a file can only ask for what is named, and fill tensors of the same shapes.
+A file holds neither classes nor attributes. The user who loads it says what builds a module of each
+name, so a file can only use these names, and fill tensors of the same shapes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,8 +1,8 @@
-"""Types that signatures share: arrays, choices, and what an object of the user's own must be.
+"""Types that signatures share: arrays, choices, and protocols for the user's own objects.
 
-What is passed in is as wide as the code takes (``ArrayLike``), what comes back as narrow as it is.
-A protocol says what is called, and nothing else: a class need not inherit from it. Torch is named
-here, but not loaded.
+Types of arguments are as wide as the code accepts (``ArrayLike``), types of results as narrow as
+they are. A protocol declares only what is called; a class need not inherit from it. Torch is named
+here, but not imported.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ LabelsLike: TypeAlias = ArrayLike | Sparse
 
 
 class Weighted(TypedDict, total=False):
-    """Options of every metric: what is not ranked, and how much a query counts."""
+    """Options of every metric: rows that are not ranked, and weights of queries."""
 
     exclude: ArrayLike | None
     sample_weight: ArrayLike | None
@@ -116,7 +116,7 @@ class Estimator(Protocol):
 
 
 class Transformer(Protocol):
-    """What makes rows of images, or of other rows."""
+    """An object that makes rows from images, or from other rows."""
 
     # Any: each takes what it takes.
     def transform(self, X: Any, /) -> object:
@@ -125,7 +125,7 @@ class Transformer(Protocol):
 
 
 class Sliced(Protocol):
-    """Distances (n_queries, n_gallery) that are computed when rows of them are asked for."""
+    """Distances (n_queries, n_gallery) that are computed when they are sliced."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,7 +141,7 @@ Distances: TypeAlias = ArrayLike | Sliced
 
 
 class LossFunction(Protocol):
-    """What trains a network: a module of torch, a function, or any other callable."""
+    """A loss: a module of torch, a function, or any other callable."""
 
     def __call__(self, outputs: torch.Tensor, y: torch.Tensor, /) -> torch.Tensor:
         """Return a scalar to minimize."""
@@ -163,7 +163,7 @@ class Metric(Protocol):
 
 
 class SearchedRows(Protocol):
-    """What answered a search, as a re-ranker sees it."""
+    """The engine of a search, as a re-ranker sees it."""
 
     @property
     def rows(self) -> NDArray[Any]:
@@ -205,7 +205,7 @@ class Reranker(Protocol):
 
 
 class ImageTransformer(Protocol):
-    """What `check_image_estimator` checks: an estimator that turns images into rows."""
+    """An estimator that turns images into rows, as `check_image_estimator` checks it."""
 
     def fit(self, X: ImagesLike, y: LabelsLike | None = None, /) -> Self:
         """Learn from images, and their labels if it needs them."""

@@ -1,4 +1,4 @@
-"""What users say and see: names to objects, argument checks, and progress."""
+"""Input and output for users: names to objects, argument checks, and progress."""
 
 import inspect
 import math
@@ -55,8 +55,8 @@ def resolve(
 def printable(text: object) -> str:
     """Return text that is safe to print and to draw on one line.
 
-    Control characters, bytes that are no characters (surrogates) and what turns the direction of
-    writing are escaped as ``repr`` does; letters of all scripts, emoji and blanks stay.
+    Control characters, bytes that are not characters (surrogates) and marks that change the
+    direction of writing are escaped as by ``repr``; letters of all scripts, emoji and blanks stay.
     """
     text = str(text)
     return text if text.isprintable() else "".join(map(_printable, text))
@@ -99,7 +99,7 @@ def as_numpy(X: Any, name: str = "X") -> Any:
 
 
 def check_not_masked(values: object, name: str, what: str = "a number") -> None:
-    """Raise for an array of which entries are masked: numpy drops masks without a word."""
+    """Raise for an array with masked entries, because numpy drops masks silently."""
     if not isinstance(values, np.ma.MaskedArray) or not np.ma.is_masked(values):
         return
     masked = np.ma.getmaskarray(values)
@@ -135,13 +135,13 @@ def check_named(
 
 
 def check_path(value: object, parameter: str, what: str) -> None:
-    """Raise for what is neither the path of something nor None."""
+    """Raise unless a value is a path or None."""
     if not isinstance(value, (str, os.PathLike, type(None))):
         raise ValueError(f"{parameter}={shortened(value)} must be {what}, or None.")
 
 
 def check_folder(value: object, parameter: str) -> None:
-    """Raise for what is neither the path of a folder, which need not be there, nor None."""
+    """Raise unless a value is None or the path of a folder, which need not exist."""
     check_path(value, parameter, "the path of a folder")
     path = cast("str | os.PathLike[str] | None", value)
     if path is not None and os.path.exists(path) and not os.path.isdir(path):
@@ -177,7 +177,7 @@ def optional(check: Rule) -> Rule:
 def state_of_version(cls: type, state: dict[str, Any], newest: int) -> dict[str, Any]:
     """Return the pickled state of an estimator without its format, which may be `newest` at most.
 
-    What was saved before there was a parameter does what the default of that parameter does.
+    A parameter that did not exist when the file was saved gets its default.
     """
     found = state.pop("_state_format", newest)
     if found > newest:

@@ -1,4 +1,4 @@
-"""Words beside images: rows of texts by the network's tower of words, and sums of rows."""
+"""Words together with images: rows of texts by the text tower, and sums of rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KNOWING = "CNNFeatureExtractor('open_clip/ViT-B-32', loss=None)"
 
 
 class TextEncoder(nn.Module):
-    """A network that is asked for texts, by their numbers, in the place of images."""
+    """A network that takes texts, by their numbers, instead of images."""
 
     def __init__(self, network: Network, texts: Sequence[str]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def embed_mixed(
 ) -> Features:
     """Return one row per image, text or sum of them.
 
-    `encode` makes unit rows of texts, `embed` of images, whose errors number what it was given.
+    `encode` makes unit rows of texts, `embed` of images; its errors number its own arguments.
     """
     texts = {row: element for row, element in enumerate(elements) if isinstance(element, Text)}
     photos = [row for row in range(len(elements)) if row not in texts]

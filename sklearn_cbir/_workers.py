@@ -1,4 +1,4 @@
-"""Loader processes that live through a training and are told what to read."""
+"""Loader processes that live during a whole training and read on request."""
 
 import contextlib
 import io

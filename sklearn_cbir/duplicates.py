@@ -315,7 +315,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         return groups, photos
 
     def _group_images(self, X: Any, files: ImagesLike | None) -> tuple[Any, Positions, Images]:
-        """Return what describes images, their groups, and the photos whose sizes count."""
+        """Return the descriptor of images, their groups, and the photos whose sizes count."""
         images = check_images(X)
         photos = images if files is None else _check_files(files, len(images))
         descriptor = _resolved(self.descriptor)
@@ -335,7 +335,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         return descriptor, groups[place], photos
 
     def _distance_of(self, descriptor: Any) -> tuple[str | None, float]:
-        """Return the distance and the radius, of the descriptor where they are not given."""
+        """Return distance and radius: as given, else those of the descriptor."""
         own_metric, own_radius = getattr(descriptor, "near_duplicates", (None, None))
         metric = self.metric or own_metric
         if self.radius is not None:
@@ -357,7 +357,7 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
     def _describe(
         self, descriptor: Any, of_X: "_Selection", positions: Positions, metric: str | None
     ) -> NDArray[Any]:
-        """Return what describes some images, (n, n_forms, n_columns)."""
+        """Return the descriptions of some images, (n, n_forms, n_columns)."""
         blocks = [positions[part] for part in slices(len(positions), IMAGES_AT_ONCE)]
         described = Parallel(n_jobs=self.n_jobs, return_as="generator")(
             delayed(_forms_of)(descriptor, of_X.at(block), block) for block in blocks
@@ -377,12 +377,12 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
         forms: NDArray[Any] | None = None,
         links: tuple[Positions, Positions] | None = None,
     ) -> Positions:
-        """Return the groups of rows, in which those that are alone are groups too."""
+        """Return the groups of rows; a row that is alone is a group, too."""
         with progress_bar(len(rows), "Comparing images", self.verbose > 0) as advance:
             return group_rows(rows, metric, radius, forms, links, advance)
 
     def _set_groups(self, partition: Positions) -> None:
-        """Set what follows from the number of the group of every photo."""
+        """Set all attributes that depend on the group of every photo."""
         sizes = np.bincount(partition)
         is_group = sizes > 1
         label = np.where(is_group, np.cumsum(is_group) - 1, -1)
@@ -393,14 +393,14 @@ class NearDuplicates(ClusterMixin, BaseEstimator):
 
 
 class _Selection:
-    """Some of the images that a user passed, as they were passed where that is known how.
+    """Some of the images of the user, in their original form if possible.
 
     Transformers of other packages take lists and arrays, and know nothing of `Images`.
 
     Parameters
     ----------
     X : images
-        What was passed.
+        The images, as passed.
 
     images : Images
         The same, checked.
@@ -410,7 +410,7 @@ class _Selection:
         self.X, self.images = X, images
 
     def at(self, positions: Positions) -> Any:
-        """Return the images at some positions, numbered anew."""
+        """Return the images at some positions, renumbered."""
         if isinstance(self.X, (list, tuple, np.ndarray)):
             return rows_of(self.X, positions)
         return self.images.part(positions)
@@ -445,7 +445,7 @@ def _fitted(descriptor: Any, of_X: _Selection, positions: Positions) -> Any:
 
 
 def _forms_of(descriptor: Any, images: Any, positions: Positions) -> NDArray[Any]:
-    """Return what images ask with, (n, n_forms, n_columns): the first form is what they are."""
+    """Return the query forms of images, (n, n_forms, n_columns); the first is unchanged."""
     with _telling_rows(positions):
         if hasattr(descriptor, "transform_forms"):
             return descriptor.transform_forms(images)
@@ -469,7 +469,7 @@ def _telling_rows(positions: Positions) -> Iterator[None]:
 def _check_forms(
     forms: NDArray[Any], positions: Positions, descriptor: Any, metric: str | None
 ) -> NDArray[Any]:
-    """Return what a descriptor gave for some images, if it is rows that the distance compares."""
+    """Return the descriptions of some images, if they are rows that the distance can compare."""
     name = type(descriptor).__name__
     if forms.ndim != 3 or len(forms) != len(positions) or forms.dtype.kind not in "buif":
         raise ValueError(
@@ -489,7 +489,7 @@ def _check_forms(
 
 
 def _metric_of(forms: NDArray[Any]) -> str:
-    """Return the distance of what a descriptor gives that has none of its own."""
+    """Return the distance for the rows of a descriptor that has no own distance."""
     return "hamming" if _is_codes(forms) else "cosine"
 
 

@@ -475,7 +475,7 @@ class CPFEmbedder(NetworkTransformer):
 
 
 def _without(y: NDArray[Any], held_out: NDArray[Any]) -> NDArray[Any]:
-    """Return labels with -1 for the classes held out; those that are kept are numbered anew."""
+    """Return labels with -1 for the classes held out; the other classes are renumbered."""
     kept = np.setdiff1d(np.arange(y.max() + 1), held_out)
     return np.where(np.isin(y, held_out), -1, np.searchsorted(kept, y))
 

@@ -125,7 +125,7 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
 
 
 def _network_steps(estimator: object) -> list[NetworkTransformer]:
-    """Return network estimators of which the first takes images, each other one rows."""
+    """Return network estimators: the first takes images, the others take rows."""
     steps = _steps_of(estimator)
     if len(steps) > 1 and hasattr(steps[-1], "kneighbors"):
         steps = steps[:-1]
@@ -171,7 +171,7 @@ def _no_network(estimator: object, number: int, step: object) -> str:
 
 
 def _import_onnx() -> None:
-    """Raise unless what torch exports with is installed."""
+    """Raise unless the packages that torch exports with are installed."""
     for package, oldest in OLDEST.items():
         try:
             found = importlib.import_module(package).__version__
@@ -208,7 +208,7 @@ def _check_bytes(networks: Sequence[Network]) -> None:
 
 
 def _describe(steps: Sequence[NetworkTransformer], networks: Sequence[Network]) -> Description:
-    """Return how the first step reads images, and what the last one gives."""
+    """Return how the first step reads images, and the output of the last step."""
     first, last, network = steps[0], steps[-1], networks[-1]
     reading = first._network_state["reading"]
     size = reading["size"] or cast("tuple[int, ...]", first.image_shape_)[:2]
@@ -234,7 +234,7 @@ def _describe(steps: Sequence[NetworkTransformer], networks: Sequence[Network]) 
 
 
 def _origin(trunk: Trunk) -> dict[str, str | None]:
-    """Return the name of a backbone, and what its spec says of where it comes from."""
+    """Return the name of a backbone, and its origin from its spec."""
     backbone = trunk.spec["backbone"]
     source = cast("dict[str, Any]", trunk.spec.get("source") or {})
     name = backbone if isinstance(backbone, str) else type(backbone).__name__
@@ -249,7 +249,7 @@ def _scales(estimator: NetworkTransformer) -> tuple[float, ...]:
 
 
 class _Vectors(nn.Module):
-    """What `transform` does with the pixels of a batch."""
+    """The computation of `transform` for the pixels of a batch."""
 
     def __init__(self, network: Network | MultiScale, later: Sequence[Network]) -> None:
         super().__init__()
@@ -312,7 +312,7 @@ def _traced(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch and onnxscript say of each other, and of what they leave as it is, unsaid."""
+    """Hide the messages of torch and onnxscript about each other and about unchanged parts."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -336,7 +336,7 @@ def _check_any_number(model: ModelProto, estimator: NetworkTransformer) -> None:
 
 
 def _without_traces(model: ModelProto) -> ModelProto:
-    """Return a model without what tells of its making, such as paths of this machine."""
+    """Return a model without traces of its making, such as paths of this machine."""
     parts: list[Any] = [model]
     graphs = [model.graph]
     while graphs:

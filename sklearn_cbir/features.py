@@ -493,7 +493,7 @@ class CNNFeatureExtractor(NetworkTransformer):
             return embed_mixed(elements, self.encode_text, self._embed)
 
     def _check_words(self, network: Network) -> None:
-        """Raise unless the network knows words, in the space of what `transform` gives."""
+        """Raise unless the network encodes words in the space of the vectors of `transform`."""
         trunk, pooling = network.trunk, network.trunk.spec.get("pooling", "auto")
         way = f"Use {KNOWING}"
         if hasattr(self, "n_features_in_"):

@@ -965,7 +965,7 @@ class NeighborsRetriever(
         where: WhereLike | None,
         names: list[str | Metric],
     ) -> tuple[np.ndarray, list[Floats], Callable[[Positions], Any] | None]:
-        """Return the queries' labels, per metric one value per query, and what gives their ids."""
+        """Return the queries' labels, values per metric and query, and a function to their ids."""
         gallery = self._fitted()
         asked = ask(X, ids, where, gallery, type(self).__name__)
         if gallery.labels is None:

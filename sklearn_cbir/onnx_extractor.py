@@ -226,7 +226,7 @@ class OnnxExtractor(TransformerMixin, BaseEstimator):
     # The file -------------------------------------------------------------------------------
 
     def _model(self) -> "_Model":
-        """Return the file of `path`, which is read when it is first asked for."""
+        """Return the file of `path`, which is read at first use."""
         loaded = vars(self).get("_loaded")
         if loaded is None or loaded[0] != _as_text(self.path):
             path = _as_text(self.path)
@@ -264,7 +264,7 @@ class _Model:
         renew_in_forked_children(self)
 
     def renew(self) -> None:
-        """Forget the session, whose threads are in the process that this one was forked from."""
+        """Forget the session; its threads are in the parent of this forked process."""
         self._made = None
 
     def session(self, n_threads: int, providers: tuple[str, ...]) -> Any:
@@ -295,7 +295,7 @@ class _Model:
         return session
 
     def _check_interface(self, session: Any) -> None:
-        """Raise unless a network takes and gives what the description of its file says."""
+        """Raise unless inputs and outputs of a network are those of the file's description."""
         inputs = [(part.name, part.type, part.shape[1:]) for part in session.get_inputs()]
         outputs = tuple(part.name for part in session.get_outputs())
         expected = [(INPUT, "tensor(uint8)", [*self.description.size, 3])]
@@ -313,7 +313,7 @@ def _as_text(path: Any) -> str:
 
 
 def _check_providers(providers: Sequence[str]) -> tuple[str, ...]:
-    """Return names of what onnxruntime computes with, all of them there."""
+    """Return the names of execution providers; raise if one is not available."""
     available = _import_onnxruntime().get_available_providers()
     is_list = isinstance(providers, (list, tuple)) and len(providers) > 0
     if not is_list or any(name not in available for name in providers):

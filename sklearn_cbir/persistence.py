@@ -266,14 +266,14 @@ def _check(file: IO[bytes], path: PathLike) -> int:
 
 
 def saved_digest(path: PathLike) -> str:
-    """Return the SHA-256 that ends a file of `save`, by which it is told from others; unchecked."""
+    """Return the SHA-256 at the end of a file of `save`, which identifies it; not verified."""
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - DIGEST_LENGTH))
         return file.read().decode("ascii", "replace")
 
 
 def saved_description(path: PathLike) -> str:
-    """Return the estimator that is in a file of `save`, in short; nothing else of it is loaded."""
+    """Return a short description of the estimator in a file of `save`, without loading it."""
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             return _described(json.loads(archive.read(DOCUMENT))["estimator"])
@@ -282,7 +282,7 @@ def saved_description(path: PathLike) -> str:
 
 
 def _described(saved: dict[str, Any]) -> str:
-    """Return an object as a file has it: its class, its network, its steps."""
+    """Return a description of a saved object: its class, its network, its steps."""
     name, state = saved["class"].rpartition(".")[2], saved["state"]
     if "steps" in state:
         steps = [
@@ -294,7 +294,7 @@ def _described(saved: dict[str, Any]) -> str:
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:
-    """Return the SHA-256, in hexadecimal, of all of a file but the place where it stands."""
+    """Return the SHA-256, in hexadecimal, of a file without the place of the digest."""
     digest, left = hashlib.sha256(), size - DIGEST_LENGTH
     file.seek(0)
     while left > 0:
@@ -309,7 +309,7 @@ def _array_name(number: int) -> str:
 
 
 def _builders(modules: "Modules") -> "dict[str, Builder]":
-    """Return what builds the user's own modules, by name; only then is torch needed."""
+    """Return the functions that build the user's own modules, by name; only these need torch."""
     if modules is None:
         return {}
     from sklearn_cbir._saved_modules import builders_of
@@ -318,14 +318,14 @@ def _builders(modules: "Modules") -> "dict[str, Builder]":
 
 
 class _Unsupported(ValueError):
-    """A file that is whole but asks for what `load` does not do."""
+    """A complete file with content that `load` does not support."""
 
 
 # Names of classes ----------------------------------------------------------------------------
 
 
 def _name_of(cls: type) -> str | None:
-    """Return the name that stands for a class in files, its kind or its public path, or None."""
+    """Return the name of a class in files, its kind or its public path, or None."""
     kind = kind_of(cls)
     if kind is not None:
         return kind
@@ -338,7 +338,7 @@ def _name_of(cls: type) -> str | None:
 
 
 def _class_of(name: str, kinds: dict[str, str]) -> type:
-    """Return the class of a name, which must be one that a file of its format may have."""
+    """Return the class of a name; raise unless a file of its format may have it."""
     found = class_of(kinds[name]) if name in kinds else _public_class(name)
     if found is None:
         raise _Unsupported(f"names {name!r}, which is not loaded from files.")
@@ -346,7 +346,7 @@ def _class_of(name: str, kinds: dict[str, str]) -> type:
 
 
 def _public_class(name: str) -> type | None:
-    """Return the class that users import by a name, or None if no file may have it."""
+    """Return the public class of a name, or None if no file may have it."""
     module, _, attribute = name.rpartition(".")
     if module not in (*SCIKIT_LEARN, *FAMILIES, LOSSES):
         return None
@@ -439,7 +439,7 @@ class _Encoder:
         return {key: self.encode(item, f"{cls}.{key}") for key, item in state.items()}
 
     def _loss(self, value: Any, name: str, where: str) -> dict[str, Any]:
-        """Return the arguments of a loss; what it learns is never in the user's object."""
+        """Return the arguments of a loss; the user's object never holds learned values."""
         parameters = inspect.signature(type(value)).parameters.values()
         names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         if not all(hasattr(value, name) for name in names):
@@ -449,7 +449,7 @@ class _Encoder:
         return {"is": "loss", "class": name, "arguments": encoded}
 
     def _module(self, value: Any, where: str) -> dict[str, Any]:
-        """Return the name of what builds a module of the user's own, and its tensors."""
+        """Return the name of the function that builds a user's own module, and its tensors."""
         from sklearn_cbir._saved_modules import frozen_of, name_of, tensors_of
 
         name = name_of(value, self.builders, where)
@@ -532,9 +532,9 @@ FROM_VALUE: dict[str, Callable[[Any], object]] = {
 
 
 class _Decoder:
-    """Build the estimator of an archive, the bytes of which are those of `file`.
+    """Build the estimator of an archive, whose bytes are those of `file`.
 
-    `kinds` are the kinds by what its format calls them, `builders` what builds modules by name.
+    `kinds` are the kinds by their names in this format, `builders` build modules by name.
     """
 
     def __init__(
@@ -581,7 +581,7 @@ class _Decoder:
         return np.fromiter(items, dtype=object, count=len(items)).reshape(node["shape"])
 
     def _array(self, node: Any) -> Any:
-        """Read an array; its header is not believed before it fits the length of the member."""
+        """Read an array; its header must fit the length of the member."""
         info = self.archive.getinfo(_array_name(int(node["number"])))
         member, start = self.file, self._find(info)
         version = np.lib.format.read_magic(member)
@@ -600,9 +600,9 @@ class _Decoder:
         return array.T if in_columns else array
 
     def _find(self, info: zipfile.ZipInfo) -> int:
-        """Go to where the bytes of a member begin, and return the place.
+        """Go to the first byte of a member, and return the position.
 
-        What zipfile would do beside is to check them once more, which takes longer.
+        zipfile would check the bytes once more, which takes longer.
         """
         self.file.seek(info.header_offset + NAME_LENGTH)
         lengths = struct.unpack("<2H", self.file.read(4))  # of the name, and of what follows it
@@ -628,7 +628,7 @@ class _Decoder:
         return cls(**{key: self.decode(item) for key, item in node["arguments"].items()})
 
     def _module(self, node: Any) -> Any:
-        """Build a module of the user's own by what `load` was given, and fill its tensors."""
+        """Build a user's own module with a function passed to `load`, and fill its tensors."""
         name = node["name"]
         if name not in self.builders:
             raise _Unsupported(

@@ -1,13 +1,13 @@
-"""Whether two things are the same: for names of checkpoints, folders of shards, hashes of images.
+"""Whether two objects are the same: for names of checkpoints, folders of shards, hashes of images.
 
-A fingerprint follows from what a thing holds and from what its code says: functions and classes of
-the user's own with everything that they name, call and read, in whatever process. It follows
-neither from names alone, nor from addresses, line numbers, files of code, or the order of sets.
-Code of installed libraries is known by their name and version.
+A fingerprint depends on the content of an object and on its code: the user's own functions and
+classes with everything that they name, call and read, equally in every process. It does not depend
+on names alone, addresses, line numbers, files of code, or the order of sets. Installed libraries
+are identified by name and version.
 
-What cannot be known is an error, `Unknown`: compiled or dynamic code and open files say nothing
-about themselves. What code reads from files, from the environment or over a network is not looked
-at, but for files whose names are attributes.
+Objects without a readable content are an error, `Unknown`: compiled or dynamic code, and open
+files. Data that code reads from files, from the environment or over a network do not count, except
+files whose names are attributes.
 """
 
 from sklearn_cbir._fingerprint._fitted import fitted_parts

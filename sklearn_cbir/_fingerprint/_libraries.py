@@ -1,4 +1,4 @@
-"""Whose code something is: an installed library's, known by its version, or the user's own."""
+"""Whether code belongs to an installed library, identified by its version, or to the user."""
 
 import functools
 import hashlib

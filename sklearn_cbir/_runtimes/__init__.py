@@ -1,7 +1,7 @@
-"""What computes vectors on a processor: torch, or a runtime that a fitted network is converted to.
+"""Runtimes that compute vectors on a processor: torch, or one for a converted network.
 
-A graph of operators, made once and compiled for this processor, is faster than torch, and takes
-about a second to make. So "auto" begins with torch. Training and GPUs are torch's alone.
+A graph of operators, compiled once for this processor, is faster than torch, but it takes about a
+second to make. So "auto" begins with torch. Training and GPUs always use torch.
 """
 
 from sklearn_cbir._runtimes._choice import ByRuntime, check_runtime

@@ -32,7 +32,7 @@ check_runtime = partial(check_choice, options=get_args(Runtime))
 
 
 class ByRuntime:
-    """What an estimator does that asks one of several runtimes for its vectors."""
+    """Mixin of estimators that can use one of several runtimes for their vectors."""
 
     runtime: Runtime = "auto"  # files of earlier versions lack it
     device: str | torch.device
@@ -49,7 +49,7 @@ class ByRuntime:
 
     @property
     def runtime_(self) -> Used:
-        """What `runtime` stands for here, "torch" once the network could not be converted."""
+        """The runtime in use here; "torch" after a conversion of the network has failed."""
         check_is_fitted(self)
         network = vars(self).get("_network")
         if network is not None and cannot_be_converted(network):
@@ -57,7 +57,7 @@ class ByRuntime:
         return self._runtime_here()[0]
 
     def _usable_runtime(self, network: Network) -> Used:
-        """Return what `runtime` stands for here; warn if it is not what was asked for."""
+        """Return the runtime in use here; warn if it is not the requested one."""
         runtime, reason = self._runtime_here()
         if reason is not None and self.runtime == "openvino":
             if "_n_settled" in vars(self):
@@ -83,7 +83,7 @@ class ByRuntime:
         return vectors
 
     def _runtime_here(self) -> tuple[Used, str | None]:
-        """Return what `runtime` stands for here, and why it is not what was asked for."""
+        """Return the runtime in use here, and why it is not the requested one."""
         spec = self._network_state["spec"]["trunk"]
         return usable(self.runtime, spec, resolve_device(self.device))
 
@@ -105,6 +105,6 @@ class ByRuntime:
         return size if isinstance(size, tuple) else (size, size)
 
     def _in_result(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return what results depend on of a state: the runtime as what it is here."""
+        """Return the part of a state on which results depend, with the runtime in use here."""
         state = {name: value for name, value in state.items() if name not in STATE}
         return state | {"runtime": self._runtime_here()[0]}

@@ -1,4 +1,4 @@
-"""Which runtime computes, and from how many images on."""
+"""Which runtime computes, and for how many images."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Used: TypeAlias = Literal["torch", "openvino"]
 def usable(
     runtime: Runtime, trunk: Mapping[str, Any], device: torch.device
 ) -> tuple[Used, str | None]:
-    """Return what `runtime` stands for here, and why it is not what was asked for; None if it is.
+    """Return the runtime in use here, and why it is not the requested one; None if it is.
 
-    `trunk` is the spec of that of the network.
+    `trunk` is the spec of the network's trunk.
     """
     if runtime == "torch" or device.type != "cpu" or "image_size" not in trunk:
         return "torch", None
@@ -55,7 +55,7 @@ def is_enough(n_images: int, size: tuple[int, ...]) -> bool:
 
 
 def warn_once(network: Network, message: str) -> None:
-    """Warn, unless a network has been warned of."""
+    """Warn once for each network."""
     kept = _KEPT.setdefault(network, _Kept())
     if not kept.is_told:
         kept.is_told = True
@@ -64,7 +64,7 @@ def warn_once(network: Network, message: str) -> None:
 
 @dataclass
 class _Kept:
-    """What is kept of a network as long as there is one."""
+    """State that is kept as long as its network exists."""
 
     n_pixels: int = 0  # that were asked for
     is_told: bool = False
@@ -83,26 +83,26 @@ def cannot_be_converted(network: Network) -> bool:
 
 
 class Computed(nn.Module):
-    """A network on a processor, in whose place another runtime may compute.
+    """A network on a processor, which another runtime may replace.
 
     Parameters
     ----------
     seen : Network or MultiScale
-        What makes the vectors.
+        Makes the vectors.
 
     runtime : {"torch", "openvino"}
-        What may compute.
+        Runtime that may be used.
 
     is_late : bool
-        Whether torch computes until the network was asked for enough images.
+        Whether torch computes until enough images were requested.
 
     n_images : int
-        How many images are asked for now.
+        Number of images in this request.
 
     Attributes
     ----------
     failed : str or None
-        Why the network could not be converted, if that was tried.
+        Why the network could not be converted, if a conversion was tried.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Computed(nn.Module):
         return self._in_pieces
 
     def _in_pieces(self, images: torch.Tensor) -> torch.Tensor:
-        """Return what torch makes of a batch, of so many images at once as it is fast with."""
+        """Return torch's vectors of a batch, in pieces of a size with which it is fast."""
         n = max(1, AT_ONCE // math.prod(images.shape[2:]))
         return torch.cat([self.seen.embed(piece) for piece in images.split(n)])
 

@@ -87,7 +87,7 @@ def _size(place: str) -> int:
 
 
 def _labels(options: Namespace) -> Any:
-    """Return where labels come from, as a collection takes it."""
+    """Return the source of labels, as a collection takes it."""
     if options.label_column is None:
         return options.labels
     if options.labels in (None, "folder"):
@@ -96,7 +96,7 @@ def _labels(options: Namespace) -> Any:
 
 
 def _index_again(options: Namespace, place: str) -> int:
-    """Take photos into an index that is there, unless another one is asked for."""
+    """Add photos to an existing index, unless the options need another one."""
     asked = [name for name in OF_A_NEW_INDEX if getattr(options, name) is not None]
     asked = ["--" + name.replace("_", "-") for name in asked]
     asked += ["--follow-links"] * options.follow_links
@@ -217,7 +217,7 @@ def search(options: Namespace) -> int:
 
 
 def _knows(collection: PhotoCollection, words: Text) -> bool:
-    """Say whether the network of a collection knows words."""
+    """Return whether the network of a collection understands words."""
     extractor = collection.extractor
     first = extractor[0] if hasattr(extractor, "steps") else extractor
     try:

@@ -1,4 +1,4 @@
-"""`cbir export`: what an index knows, in a file of another kind."""
+"""`cbir export`: the data of an index, in a file of another kind."""
 
 import csv
 import io

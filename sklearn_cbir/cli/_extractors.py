@@ -1,4 +1,4 @@
-"""What makes rows of photos, for a new index: a network with its weights, or a descriptor."""
+"""The extractor of a new index: a network with its weights, or a descriptor."""
 
 import io
 import os
@@ -39,7 +39,7 @@ def make_extractor(options: Namespace) -> Any:
 
 
 def _check_together(options: Namespace) -> None:
-    """Raise for options of which one leaves no place for the other."""
+    """Raise for options that exclude each other."""
     ways = {
         "--backbone": options.backbone,
         "--features": options.features,

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Any, is_debugging: bool) -> int:
-    """Run one command; what went wrong in a way that is known becomes one line."""
+    """Run one command; a known error becomes one line."""
     with warnings.catch_warnings(), _threads(getattr(options, "threads", None)):
         if not is_debugging:
             warnings.showwarning = _show_warning

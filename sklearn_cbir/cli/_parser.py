@@ -106,7 +106,7 @@ From another machine, use a tunnel: ssh -L 8642:localhost:8642 MACHINE
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all of ours."""
+    """A parser whose errors are one line, like all errors of `cbir`."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end."""
@@ -260,7 +260,7 @@ def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, object]) ->
 
 
 def _add_making(one: argparse.ArgumentParser) -> None:
-    """Add what decides how an index is made."""
+    """Add the options of a new index."""
     one.add_argument("--backbone", metavar="NAME", help="a network, such as mobilenet_v2")
     one.add_argument(
         "--weights", metavar="FILE|TAG", help="its weights (default: the published ones)"

@@ -1,4 +1,4 @@
-"""Where the index is: where it is said to be, in the folder that is given, or above."""
+"""The place of the index: as given, in the given folder, or in a folder above it."""
 
 import os
 from argparse import Namespace
@@ -54,7 +54,7 @@ def _way(folder: str) -> str:
 
 
 def new_index(options: Namespace) -> str:
-    """Return where the index of some folders is to be."""
+    """Return the place for the new index of some folders."""
     if options.index is not None:
         return os.path.abspath(os.path.expanduser(options.index))
     if len(options.folders) > 1:

@@ -1,4 +1,4 @@
-"""What is printed: results on standard output, one a line, and all else on standard error."""
+"""Output: results on standard output, one per line, and all else on standard error."""
 
 import errno
 import json
@@ -66,7 +66,7 @@ def flush() -> None:
 
 
 def _closed(error: OSError) -> Exception:
-    """Return what an error of writing results means."""
+    """Return the meaning of an error in writing results."""
     if error.errno in CLOSED:
         return ClosedPipe()
     return OSError(error.errno, f"The results cannot be written ({error.strerror})")
@@ -93,7 +93,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def said_of(error: BaseException) -> str:
-    """Return what an error says to somebody who does not write Python."""
+    """Return the message of an error for users who do not write Python."""
     from sklearn_cbir.images import ImageReadError
 
     if isinstance(error, ImageReadError) and error.path is not None:

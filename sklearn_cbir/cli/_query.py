@@ -1,4 +1,4 @@
-"""What is asked: a photo or words, and among which photos."""
+"""The query: a photo or words, and conditions on the photos."""
 
 import os
 import re
@@ -103,7 +103,7 @@ def _value(condition: str, column: str, value: str, roots: Sequence[str]) -> Any
 
 
 def _parts(value: str) -> list[str]:
-    """Return what stands between commas; one behind a backslash is no such comma."""
+    """Return the parts between commas; a comma after a backslash does not separate."""
     return [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", value)]
 
 

@@ -81,7 +81,7 @@ MASKS_KEPT = 8  # of conditions that were asked last: a page of results has that
 
 @dataclass(frozen=True)
 class View:
-    """What is searched: rows of one commit."""
+    """The rows of one commit, as a search uses them."""
 
     version: int
     rows_of: tuple[int, int]  # generation and number of rows, on which the retriever depends
@@ -922,7 +922,7 @@ class PhotoCollection:
             )
 
     def _note(self, about: dict[str, Any]) -> None:
-        """Keep what is known now of the whole collection."""
+        """Store facts about the whole collection."""
         with only_writer(os.path.join(self.path, LOCK)):
             self._set_about(about)
 
@@ -932,7 +932,7 @@ class PhotoCollection:
         self._table.checkpoint()
 
     def _take_away_leftovers(self) -> None:
-        """Delete rows that are none any more, unless somebody is writing now."""
+        """Delete leftover rows, unless another process is writing now."""
         if not self.read_only:
             with suppress(BlockingIOError), only_writer(os.path.join(self.path, LOCK)):
                 self._keeper.take_away_leftovers()
@@ -951,7 +951,7 @@ class PhotoCollection:
         return self._extractor
 
     def _check_extractor(self) -> None:
-        """Raise if the extractor is not the one whose rows these are."""
+        """Raise if another extractor than this one made the rows."""
         path = os.path.join(self.path, EXTRACTOR)
         with self._table.reading():
             digest = self._table.about()["extractor"]
@@ -963,7 +963,7 @@ class PhotoCollection:
             )
 
     def _check_last_batch(self) -> None:
-        """Raise if what was committed last is not there as it was."""
+        """Raise if the rows of the last commit have changed."""
         view, batch = self._look(), self._table.last_batch()
         if batch is None:
             return
@@ -971,7 +971,7 @@ class PhotoCollection:
             raise damaged(self.path, fault)
 
     def _look(self) -> View:
-        """Return what the last commit lets be searched; called first of all while reading."""
+        """Return the view of the last commit; every read begins with it."""
         table, view = self._table, self._view
         if view is not None and view.version == table.version():
             return view
@@ -986,7 +986,7 @@ class PhotoCollection:
                     raise
 
     def _view_of_commit(self) -> View:
-        """Return what the commit that is read lets be searched."""
+        """Return the view of the commit that is being read."""
         table, view = self._table, self._view
         about, format = table.about(), table.row_format()
         rows_of = about["generation"], about["n_rows"]

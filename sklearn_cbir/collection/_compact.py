@@ -1,9 +1,9 @@
-"""Rows that no photo has any more are left out: new files, one commit, and the old ones are away.
+"""Remove rows that no photo uses: write new files, commit once, and delete the old files.
 
-Until the commit the old rows are what there is, and after it the new ones are. Files that the table
-does not name are taken away whenever somebody opens the collection for writing: those that were
-replaced, and those of a process that died. A reader that still has them mapped keeps them. On a
-server collections are what files are here.
+Before the commit the old rows are valid, after it the new ones. Whoever opens the collection for
+writing deletes files that the table does not name: replaced files, and those of a process that
+died. A reader that still has them mapped keeps them. On a server, collections take the place of
+files.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ ROWS_AT_ONCE = 2**12  # that are copied, and have one checksum
 
 
 def compact_rows(table: Table, keeper: RowKeeper) -> int:
-    """Leave out rows that no photo has, and return how many; whoever calls holds the lock.
+    """Remove rows that no photo uses, and return how many; the caller holds the lock.
 
-    What is copied gets checksums of its own, so that rows which are damaged are found before.
+    Copies get new checksums, so all rows are checked for damage first.
     """
     with table.reading():
         about, format, segments = table.about(), table.row_format(), table.segments()

@@ -1,4 +1,4 @@
-"""What a collection is made of, checked before anything is written."""
+"""The arguments of a new collection, checked before anything is written."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ EXTRACTOR, LOCK = "extractor.cbir", "lock"  # names of files in the folder of a 
 
 
 def check_patterns(exclude: Any) -> list[str] | None:
-    """Return patterns of what is left out as a list of text."""
+    """Return patterns of files to leave out, as a list of text."""
     if exclude is None:
         return None
     listed = [exclude] if isinstance(exclude, (str, bytes, os.PathLike)) else exclude
@@ -37,7 +37,7 @@ def check_extractor(extractor: Any) -> BaseEstimator:
 
 
 def check_is_free(folder: str) -> None:
-    """Raise unless a collection may be made in a folder; what a creation left may be there."""
+    """Raise unless a folder is free for a collection; leftovers of a creation may be in it."""
     if Table.is_there(folder):
         raise FileExistsError(
             f"There is already a collection in {folder!r}. Open it with PhotoCollection.open, "

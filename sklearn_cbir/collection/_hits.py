@@ -1,4 +1,4 @@
-"""What users are told: photos that a search has found, and how far a sync is."""
+"""Output for users: photos that a search found, and the progress of a sync."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Hit:
         The number of the photo in its collection, which no other photo ever gets.
 
     path : str
-        Where it is.
+        Its path.
 
     distance : float
         Its distance from the query: 0 for the same photo.
@@ -50,7 +50,7 @@ def hit_of(line: Any, places: dict[int, str], distance: float) -> Hit:
 
 
 def worth(line: Any) -> tuple[int, int, int]:
-    """Return by what the photo to keep comes first among equal ones."""
+    """Return the sort key that puts the photo to keep first among equal ones."""
     n_pixels = (line["width"] or 0) * (line["height"] or 0)
     return -n_pixels, -(line["size"] or 0), line["number"]
 
@@ -76,7 +76,7 @@ def as_frame(items: dict[str, NDArray], integers: Collection[str]) -> "pandas.Da
 def telling(
     progress: Callable[[int, int], object], total: int, draw: Callable[[int], None]
 ) -> Callable[[int], None]:
-    """Return what a sync calls with every step: it tells `progress` of all steps so far."""
+    """Return a function that a sync calls with every step; it calls `progress` with all so far."""
     done = 0
 
     def advance(steps: int) -> None:

@@ -1,7 +1,7 @@
-"""Where rows are kept: in files beside the table, or on a Milvus server. `keeper_of` chooses.
+"""Storage of rows: in files next to the table, or on a Milvus server. `keeper_of` chooses.
 
-Both keep one promise. Rows that were written do not exist before the table counts them, and what is
-past its count is written over. So whatever moment a process dies at, the table says what there is.
+Both keep one promise. Written rows do not exist before the table counts them, and rows past its
+count are overwritten. So if a process dies at any moment, the table is right.
 """
 
 import os
@@ -26,7 +26,7 @@ from sklearn_cbir.neighbors import NeighborsRetriever
 
 
 class Values(Protocol):
-    """Encoded rows, read where they are asked for: by a slice, or by positions."""
+    """Encoded rows, read on access: by a slice, or by positions."""
 
     def __len__(self) -> int: ...
 
@@ -34,7 +34,7 @@ class Values(Protocol):
 
 
 class RowKeeper(ABC):
-    """What a collection asks of the place of its rows.
+    """Interface between a collection and the storage of its rows.
 
     Parameters
     ----------
@@ -59,37 +59,37 @@ class RowKeeper(ABC):
         values: NDArray,
         generation: int,
     ) -> list[Segment]:
-        """Keep encoded rows behind `n_rows` others, for good; return all segments.
+        """Write encoded rows after `n_rows` others, for good; return all segments.
 
-        They do not exist yet: the table has to count them.
+        They do not exist before the table counts them.
         """
 
     @abstractmethod
     def read(self, format: RowFormat, segments: list[Segment], n_rows: int) -> Any:
-        """Return the `Values` that the table counts; those that no photo has may be missing."""
+        """Return the `Values` that the table counts; rows that no photo uses may be missing."""
 
     @abstractmethod
     def retriever(self, values: Any, format: RowFormat) -> NeighborsRetriever:
-        """Return what searches all values where they are."""
+        """Return a retriever that searches all values in place."""
 
     @abstractmethod
     def batch(self, first: int, values: NDArray) -> Batch:
-        """Return what is committed at once, of which the first row has that number."""
+        """Return the batch of one commit, whose first row has that number."""
 
     @abstractmethod
     def fault(self, batch: Batch, values: Any, has_photo: NDArray[np.bool_] | None) -> str | None:
-        """Say what is wrong if rows of a batch that photos have are not as they were written.
+        """Return what is wrong if rows of a batch that photos use have changed.
 
         `has_photo` says which rows a photo has; None: all.
         """
 
     @abstractmethod
     def take_away_leftovers(self) -> None:
-        """Delete what the table does not count any more; whoever calls holds the lock."""
+        """Delete rows that the table no longer counts; the caller holds the lock."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is open."""
+        """Close open files and connections."""
 
 
 class FileKeeper(RowKeeper):
@@ -104,7 +104,7 @@ class FileKeeper(RowKeeper):
         return StoredValues(self.folder, format, segments, n_rows)
 
     def retriever(self, values: StoredValues, format):
-        """Return what searches the mapped rows, or codes, which are read into memory."""
+        """Return a retriever of the mapped rows, or of codes, which are read into memory."""
         if format.kind == "codes":
             codes: Any = PackedRows(values.in_columns(), format.n_features)
             return NeighborsRetriever(metric="hamming", algorithm="exact").fit(codes)

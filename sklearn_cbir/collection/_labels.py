@@ -1,4 +1,4 @@
-"""Labels of photos: the top folder, or what a table says, a CSV file that names them."""
+"""Labels of photos: from the top folder, or from a table, a CSV file with paths and labels."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ class LabelTable(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a line of it says."""
+    """A line of a table of labels."""
 
     line: int
     path: str
@@ -66,7 +66,7 @@ def check_labels(labels: LabelsLike) -> Literal["folder"] | LabelTable | None:
 def as_about(
     labels: Literal["folder"] | LabelTable | None, roots: Sequence[Root], index: str
 ) -> dict[str, Any]:
-    """Return what is kept of where labels come from: a table among photos moves with them."""
+    """Return the stored source of labels; a table among the photos moves with them."""
     if not isinstance(labels, LabelTable):
         return {"labels": labels}
     place, number, near = labels.place, None, from_index(index, labels.place)
@@ -94,7 +94,7 @@ def found_table(about: Mapping[str, Any], roots: Sequence[Root], index: str) -> 
 
 
 class Labels:
-    """Where the labels of one sync come from; a table is read at once, before anything is done."""
+    """The labels of one sync; a table is read completely, before anything else."""
 
     def __init__(self, about: Mapping[str, Any], roots: Sequence[Root], index: str) -> None:
         self.kind, self.roots = about["labels"], roots
@@ -103,7 +103,7 @@ class Labels:
             self.entries = read_entries(self.table)
 
     def of(self, listings: Iterable[Listing]) -> LabelOf:
-        """Return what says the label of each photo that was listed."""
+        """Return a function from a listed photo to its label."""
         if self.kind == "folder":
             return lambda _, path: top_folder(path)
         if self.kind is None:
@@ -117,7 +117,7 @@ class Labels:
 
 
 def read_entries(table: LabelTable) -> list[Entry]:
-    """Return the lines of a table; raise one error that says what is wrong with it."""
+    """Return the lines of a table; raise one error for its faults."""
     rows = _rows(table)
     header, columns = rows[0][1], []
     for name in (PATH, table.column):

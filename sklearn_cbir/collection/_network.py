@@ -20,7 +20,7 @@ REMOTE_DRIVE = 4  # of GetDriveTypeW
 
 
 def check_is_local(folder: str) -> None:
-    """Raise if what is written into a folder goes over a network."""
+    """Raise if a folder is on a network file system."""
     if kind := network_file_system(folder):
         raise OSError(
             f"{folder!r} is on a network file system ({kind}), where SQLite's locks and log are "

@@ -1,4 +1,4 @@
-"""What is known of one photo from the bytes of its file, before it is embedded."""
+"""Facts about one photo from the bytes of its file, before it is embedded."""
 
 import hashlib
 from datetime import datetime
@@ -13,12 +13,12 @@ LYING = (5, 6, 7, 8)  # EXIF orientations of photos whose sides are exchanged
 
 
 def content_hash(content: bytes) -> bytes:
-    """Return the hash by which equal files are told."""
+    """Return the hash that identifies equal files."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def facts_of(content: bytes) -> dict[str, Any]:
-    """Return what the header of a photo says; what it does not say is None.
+    """Return the facts in the header of a photo; missing ones are None.
 
     Sides are those that a viewer shows. The time is text such as ``"2024-05-01 09:30:00"``.
     """

@@ -17,7 +17,7 @@ SomeOf: TypeAlias = Callable[[int], Photos]  # of the root of that number
 
 
 def check_roots(roots: PathLike | Sequence[PathLike], index: str) -> list[str]:
-    """Return folders of photos as absolute paths, of which none lies in another."""
+    """Return folders of photos as absolute paths; raise if one is inside another."""
     listed: list[Any] = [roots]
     if not isinstance(roots, (str, bytes, os.PathLike)) and isinstance(roots, Iterable):
         listed = list(roots)
@@ -54,7 +54,7 @@ def check_is_folder(path: str) -> None:
 
 
 def _check_index(index: str, root: str) -> None:
-    """Raise if a collection lies where its photos do, and not out of sight."""
+    """Raise if a collection is among its photos, and not hidden."""
     if is_below(root, index):
         raise ValueError(
             f"The photos are in {root!r}, inside the folder of the collection, {index!r}. Put "
@@ -74,7 +74,7 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def as_lines(roots: Iterable[str], index: str) -> list[Line]:
-    """Return what the table keeps of roots: each place, and how it is reached from the index."""
+    """Return the lines of roots for the table: each path, and its path from the index."""
     return [_as_line(Root(number, root), index) for number, root in enumerate(roots, 1)]
 
 
@@ -113,7 +113,7 @@ def _found_root(line: Line, index: str, some_of: SomeOf) -> Root:
 
 
 def keep_places(table: Table, roots: Iterable[Root], index: str) -> None:
-    """Note where roots are, if something was moved, so that these places stay theirs."""
+    """Store the new places of roots, if something was moved."""
     places = [_as_line(root, index) for root in roots]
     with table.reading():
         known = table.roots()
@@ -124,7 +124,7 @@ def keep_places(table: Table, roots: Iterable[Root], index: str) -> None:
 
 
 def check_found(roots: Iterable[Root], index: str) -> None:
-    """Raise if the photos of a root are not where they were, after something was moved."""
+    """Raise if the photos of a root cannot be found after a move."""
     for root in roots:
         if root.is_lost:
             raise FileNotFoundError(
@@ -140,7 +140,7 @@ def near_or_there(
     index: str,
     is_there: Callable[[str], bool] = os.path.isdir,
 ) -> str:
-    """Return where something was if it is there, or else as far from the index as it was."""
+    """Return the old place if it exists, else the place with the old path from the index."""
     if near is None or is_there(place) or not is_there(_near(index, near)):
         return place
     return _near(index, near)

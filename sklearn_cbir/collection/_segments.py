@@ -51,7 +51,7 @@ class Batch(NamedTuple):
         return cls(first, len(values), checksum(values))
 
     def fault(self, values: Any) -> str | None:
-        """Say what is wrong if these rows, of all, are not those that were written."""
+        """Return what is wrong if these rows, of all, have changed since they were written."""
         end = self.first + self.n_rows
         if values is not None and checksum(values[self.first : end]) == self.checksum:
             return None

@@ -1,9 +1,8 @@
 """Rows of a collection on a Milvus server, or in a file of milvus-lite; `keeper_of` chooses.
 
-A row has the number that the table gives it as its key, in a collection of Milvus that belongs to
-this one; a compaction makes another. What the table does not count is passed over by whoever reads,
-written over by whoever writes next, and erased when somebody has the lock: rows past the count, and
-those of photos that are gone.
+The key of a row is its number in the table. Each collection has its own collection in Milvus; a
+compaction makes another. Rows that the table does not count (those past its count, and those of
+removed photos) are ignored by readers, overwritten by the next writer, and erased under the lock.
 """
 
 import os
@@ -30,7 +29,7 @@ ENDLESS = 2**62  # rows that fit into a collection of Milvus
 
 
 def keeper_of(table: Table, uri: PathLike | None = None) -> RowKeeper:
-    """Return what keeps the rows of a collection; `uri` says where they are now, if elsewhere."""
+    """Return the keeper of the rows of a collection; `uri` is their new place, if they moved."""
     with table.reading():
         about = table.about()
     if about.get("uri") is not None:
@@ -51,12 +50,12 @@ def check_server(uri: PathLike) -> str:
 
 
 def server_lines(address: str, index: str) -> dict[str, Any]:
-    """Return what the table keeps of where rows are; no password is in it."""
+    """Return the lines about the place of rows for the table, without a password."""
     return address_lines(address, index) | {"server_name": f"sklearn_cbir_{uuid.uuid4().hex}"}
 
 
 def address_lines(address: str, index: str) -> dict[str, Any]:
-    """Return what the table keeps of an address: a file may move with the collection."""
+    """Return the lines about an address for the table; a file may move with the collection."""
     near = from_index(index, address) if server.is_local(address) else None
     return {"uri": os.fsencode(address), "uri_from_index": near}
 
@@ -138,7 +137,7 @@ class ServerKeeper(RowKeeper):
         return collection
 
     def retriever(self, values: KeptRows, format):
-        """Return what has the server search."""
+        """Return a retriever that lets the server search."""
         retriever = NeighborsRetriever(
             metric=format.metric, algorithm="milvus", uri=values.collection.uri
         )
@@ -186,6 +185,6 @@ class ServerKeeper(RowKeeper):
             collection.erase(np.setdiff1d(np.arange(n_rows), rows))
 
     def close(self):
-        """Give a local file to whoever wants it next: it serves one process at a time."""
+        """Release a local file for other processes: it serves one at a time."""
         if server.is_local(self.address):
             server.give_back(self.address)

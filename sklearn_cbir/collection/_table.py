@@ -189,7 +189,7 @@ class Table:
             self._is_closed = True
 
     def let_go(self) -> None:
-        """Close the connection until somebody asks again, unless somebody does so now.
+        """Close the connection until the next query, unless one is running now.
 
         SQLite takes locks per process, and in a child that is forked it believes to have those of
         its parent: the log would be deleted while the child writes into it.
@@ -278,7 +278,7 @@ class Table:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Turn errors of the database into those of files, with what to do."""
+        """Turn errors of the database into errors of files that say what to do."""
         if self._is_closed:
             raise ValueError(
                 f"The collection in {self.folder!r} is closed. Open it again with "
@@ -290,14 +290,14 @@ class Table:
     # What is known --------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """Return what holds for the whole collection."""
+        """Return the facts about the whole collection."""
         about = dict(map(tuple, self.ask("SELECT key, value FROM about")))
         if KEYS - about.keys():
             raise sqlite3.DatabaseError("the description of the whole collection is missing")
         return _whole(about, *(about.get(name) for name in COUNTS))
 
     def set_about(self, **values: Any) -> None:
-        """Set what holds for the whole collection."""
+        """Set facts about the whole collection."""
         for key, value in values.items():
             self.ask("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
@@ -311,30 +311,30 @@ class Table:
         return [_whole(Segment(*line), line["first"], line["capacity"]) for line in found]
 
     def add_rows(self, segments: Iterable[Segment], batches: Iterable[Batch]) -> None:
-        """Let rows be there: the segments that are new, and what was written into them."""
+        """Add rows: the new segments, and the batches in them."""
         for segment in segments:
             self.ask("INSERT INTO segment VALUES (?, ?, ?)", segment)
         for batch in batches:
             self.ask("INSERT INTO batch VALUES (?, ?, ?)", batch)
 
     def forget_rows(self) -> None:
-        """Let no row be there."""
+        """Remove all rows."""
         self.ask("DELETE FROM segment")
         self.ask("DELETE FROM batch")
 
     def batches(self) -> list[Batch]:
-        """Return what was committed at once, in the order of the rows."""
+        """Return the batches, one per commit, in the order of the rows."""
         found = self.ask("SELECT first, n_rows, checksum FROM batch ORDER BY first")
         return [_whole(Batch(*line), line["first"], line["n_rows"]) for line in found]
 
     def last_batch(self) -> Batch | None:
-        """Return what was committed last."""
+        """Return the batch of the last commit."""
         query = "SELECT first, n_rows, checksum FROM batch ORDER BY first DESC LIMIT 1"
         line = self.ask(query).fetchone()
         return None if line is None else _whole(Batch(*line), line["first"], line["n_rows"])
 
     def batch_of(self, row: int) -> Batch | None:
-        """Return what was committed at once with a row."""
+        """Return the batch of a row."""
         query = "SELECT first, n_rows, checksum FROM batch WHERE first <= ? ORDER BY first DESC"
         line = self.ask(f"{query} LIMIT 1", (row,)).fetchone()
         return None if line is None else _whole(Batch(*line), line["first"], line["n_rows"])
@@ -352,14 +352,14 @@ class Table:
         return self.ask(f"SELECT {listed} FROM photo WHERE {where} ORDER BY number", values)
 
     def number_of_rows(self, n_rows: int) -> NDArray[np.int64]:
-        """Return the number of the photo of every row, -1 where no photo has it, (n_rows,)."""
+        """Return the number of the photo of every row, -1 if no photo uses it, (n_rows,)."""
         in_order = "FROM photo WHERE row IS NOT NULL ORDER BY row"
         found = np.full(n_rows, -1, dtype=np.int64)
         found[self.integers(f"SELECT row {in_order}")] = self.integers(f"SELECT number {in_order}")
         return found
 
     def faults(self) -> list[str]:
-        """Say what is wrong in the table, as far as it can be seen without the rows."""
+        """Return the faults of the table that can be found without the rows."""
         faults = [line[0] for line in self.ask("PRAGMA integrity_check") if line[0] != "ok"]
         if self.ask("PRAGMA foreign_key_check").fetchone() is not None:
             faults.append("there are photos of unknown folders")
@@ -375,7 +375,7 @@ class Table:
         return [tuple(line) for line in self.ask(query)]
 
     def place_root(self, number: int, path: bytes, from_index: bytes | None) -> None:
-        """Note where a root is."""
+        """Store the place of a root."""
         query = "UPDATE root SET path = ?, from_index = ? WHERE number = ?"
         self.ask(query, (path, from_index, number))
 
@@ -405,7 +405,7 @@ class Table:
             self.ask(f"UPDATE photo SET {places} WHERE number = ?", (*photo.values(), number))
 
     def drop(self, numbers: Iterable[int]) -> None:
-        """Take lines out."""
+        """Delete lines."""
         listed = json.dumps(list(numbers))
         self.ask("DELETE FROM photo WHERE number IN (SELECT value FROM json_each(?))", (listed,))
 
@@ -423,7 +423,7 @@ def _is_row(row: Any, n_rows: int) -> bool:
 
 
 def _whole(found: Found, *integers: Any) -> Found:
-    """Return what was read if what has to be integers is such: damaged pages hold anything."""
+    """Return the lines if required integers are integers; damaged pages may hold anything."""
     if any(type(value) is not int for value in integers):
         raise sqlite3.DatabaseError("it holds lines without required values")
     return found
@@ -431,7 +431,7 @@ def _whole(found: Found, *integers: Any) -> Found:
 
 @contextmanager
 def telling(path: str) -> Iterator[None]:
-    """Turn errors of a database into those of files, with what to do."""
+    """Turn errors of a database into errors of files that say what to do."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -461,7 +461,7 @@ def _has_content(path: str) -> bool:
 
 
 def _state_of(path: str) -> tuple[int, ...]:
-    """Return what tells a file from what it is after somebody has written into it."""
+    """Return a state of a file that every write changes."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

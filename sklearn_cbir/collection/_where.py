@@ -1,4 +1,4 @@
-"""Conditions on photos: what a user asks for, as a query whose values are bound."""
+"""Conditions on photos, as queries with bound values."""
 
 import datetime
 import json
@@ -156,7 +156,7 @@ def _time(name: str, value: Any) -> str:
 
 
 def _is_on_calendar(text: str) -> bool:
-    """Say whether there is such a time; what is not said of it is that of the first of January."""
+    """Return whether a time exists; missing parts are those of the first of January."""
     try:
         datetime.datetime.fromisoformat(text + "0001-01-01 00:00:00"[len(text) :])
     except ValueError:

@@ -12,7 +12,7 @@ __all__ = ["load_drawings"]
 
 
 class Drawings(Bunch):
-    """What `load_drawings` loads."""
+    """Result of `load_drawings`."""
 
     data: NDArray[np.uint8]
     target: NDArray[np.str_]

@@ -18,7 +18,7 @@ ARRAYS = ("jpeg", "ends", "labels", "names", "files")
 
 
 class FashionPhotos(Bunch):
-    """What `load_fashion_multilabel` loads."""
+    """Result of `load_fashion_multilabel`."""
 
     data: NDArray[np.object_]
     target: NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""Folders and files of data sets: found, or named in the error with where they come from."""
+"""Folders and files of data sets; errors name missing ones, and where to get them."""
 
 import os
 from collections.abc import Iterable, Sequence

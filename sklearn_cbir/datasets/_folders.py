@@ -33,7 +33,7 @@ PHOTOS = (
 
 
 class ImageFolder(Bunch):
-    """What `load_image_folder` lists."""
+    """Result of `load_image_folder`."""
 
     data: FilePaths
     target: NDArray[np.str_] | None

@@ -29,7 +29,7 @@ NAME, NUMBER, COARSE_NAME, COARSE_NUMBER = (
 
 
 class Groceries(Bunch):
-    """What `load_grocery` lists."""
+    """Result of `load_grocery`."""
 
     data: NDArray[np.str_]
     target: NDArray[np.int64]

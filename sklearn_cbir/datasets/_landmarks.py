@@ -47,7 +47,7 @@ PARIS_WITHOUT_IMAGE = frozenset(
 
 
 class Buildings(Bunch):
-    """What `load_oxford5k` and `load_paris6k` list."""
+    """Result of `load_oxford5k` and `load_paris6k`."""
 
     data: NDArray[np.str_]
     target: NDArray[np.uint8]
@@ -334,7 +334,7 @@ def _crop(images: Images, row: int, box: NDArray[np.int64]) -> Image.Image:
 
 
 class Holidays(Bunch):
-    """What `load_holidays` lists."""
+    """Result of `load_holidays`."""
 
     data: NDArray[np.str_]
     target: NDArray[np.int64]

@@ -41,7 +41,7 @@ class LabelledPhotos(Bunch):
 
 
 class NUSWide(LabelledPhotos):
-    """What `load_nuswide` lists."""
+    """Result of `load_nuswide`."""
 
     train: NDArray[np.int64] | None
     test: NDArray[np.int64] | None

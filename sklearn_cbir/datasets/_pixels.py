@@ -46,7 +46,7 @@ class LabelledPixels(Bunch):
 
 
 class Digits(LabelledPixels):
-    """What `load_svhn` loads."""
+    """Result of `load_svhn`."""
 
     extra: NDArray[np.int64]  # if asked for
 

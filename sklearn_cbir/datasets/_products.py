@@ -52,19 +52,19 @@ class Photos(Bunch):
 
 
 class NamedPhotos(Photos):
-    """What `load_cub` and `load_cars` list."""
+    """Result of `load_cub` and `load_cars`."""
 
     target_names: list[str]
 
 
 class Products(Photos):
-    """What `load_sop` lists."""
+    """Result of `load_sop`."""
 
     super_target: NDArray[np.str_]
 
 
 class Offers(Bunch):
-    """What `load_shopee` lists."""
+    """Result of `load_shopee`."""
 
     data: NDArray[np.str_]
     target: NDArray[np.int64]

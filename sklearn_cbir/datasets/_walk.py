@@ -1,4 +1,4 @@
-"""The files below a folder, without what other programs keep there, whatever state it is in."""
+"""The files below a folder, without files of other programs, even if some cannot be opened."""
 
 import fnmatch
 import os
@@ -32,7 +32,7 @@ IGNORED_NAMES: tuple[str, ...] = (
 
 @dataclass
 class Tree:
-    """What lies below a folder."""
+    """The files below a folder."""
 
     files: list[Parts] = field(default_factory=list)  # below the folder, sorted
     excluded: dict[str, int] = field(default_factory=dict)  # pattern, in their order -> entries
@@ -47,9 +47,9 @@ def look_through(
 ) -> Tree:
     """Return the `Tree` of a folder.
 
-    Links are followed, or else left out. A folder that they lead to is listed once, under its own
-    place if it has one in the tree: links that lead to each other would list it on every way there
-    is. With `apart` it is listed once for every top sub-folder, as these are classes.
+    Links are followed, or else left out. A linked folder is listed once, at its own place if that
+    is in the tree; otherwise links to each other would list it again and again. With `apart` it is
+    listed once for every top sub-folder, as these are classes.
     """
     tree = Tree()
     patterns = IGNORED_NAMES if exclude is None else _as_patterns(exclude, folder)

@@ -1,4 +1,4 @@
-"""The cells of a sheet: pixels, the fault of an image, or words, and what is written below."""
+"""The cells of a sheet: pixels, the fault of an image, or words; and the text below."""
 
 from __future__ import annotations
 

@@ -369,7 +369,7 @@ class DuplicatesDisplay:
         return page_of_groups(rows, self._titles(), n_more, self._n_all())
 
     def _titles(self) -> list[str]:
-        """Return what stands above the first photo of every group, and above the others."""
+        """Return the titles above the first photo of every group, and above the others."""
         others = "others"
         if all(len(members) == 2 for members in self.groups):
             others = "other"
@@ -382,7 +382,7 @@ class DuplicatesDisplay:
         return self.n_groups or len(self.groups)
 
     def _set_looks(self, n_photos: int, captions: Captions | None) -> None:
-        """Set what a notebook shows of a group, and check it."""
+        """Set the options of the picture in a notebook, and check them."""
         self._n_photos = check_integer(n_photos, "n_photos", minimum=2)
         self._captions = captions
         self._check_captions(captions)
@@ -415,7 +415,7 @@ class DuplicatesDisplay:
 
 @dataclass(frozen=True)
 class _Photo:
-    """What is drawn of a photo, and written below it."""
+    """A photo as it is drawn, and the text below it."""
 
     cell: Pixels | ImageReadError
     name: str
@@ -476,7 +476,7 @@ def _distances_from_first(
 
 
 def _forms(found: NearDuplicates, steps: Any, X: Any) -> NDArray[Any]:
-    """Return what describes rows or photos of X, in all forms that are compared."""
+    """Return the descriptions of rows or photos of X, in all compared forms."""
     if steps is not None:
         X = steps.transform(X)
     if found.descriptor_ is None:
@@ -519,7 +519,7 @@ def _check_column(given: ArrayLike, name: str, kinds: str, n: int) -> NDArray[An
 
 
 def _read(images: Images, positions: Positions) -> list[_Photo]:
-    """Return what is drawn of some photos."""
+    """Return some photos as they are drawn."""
     return [_photo(images, int(position)) for position in positions]
 
 
@@ -532,7 +532,7 @@ def _check_readable(cells: Sequence[Pixels | ImageReadError]) -> None:
 
 
 def _photo(images: Images, position: int) -> _Photo:
-    """Return what is drawn of one photo."""
+    """Return one photo as it is drawn."""
     paths = images[[position]].paths
     name = f"photo {position}" if paths is None else file_name(str(paths[0]))
     try:
@@ -546,7 +546,7 @@ def _photo(images: Images, position: int) -> _Photo:
 
 
 def _bytes_text(file_bytes: int) -> str:
-    """Return how large a file is, or nothing for what is in none."""
+    """Return the size of a file, or nothing if there is no file."""
     if not file_bytes:
         return ""
     if file_bytes < 10**6:

@@ -377,7 +377,7 @@ def _classes(labels: Sequence[str] | None, n: int) -> list[_Class]:
 
 
 def _by_number(name: str) -> tuple[bool, float, str]:
-    """Return what names are ordered by: 2 comes before 10."""
+    """Return the sort key of a name: 2 comes before 10."""
     is_number = name.isascii() and name.isdecimal()
     return not is_number, float(name) if is_number else 0, name
 
@@ -407,7 +407,7 @@ def _with_room(
 
 
 def _is_no_photo(found: Sequence[Cell], is_guess: bool) -> bool:
-    """Whether ids that were taken for names of files are none; raise if photos were passed."""
+    """Whether guessed file names are no photos; raise if photos were passed."""
     faults = [cell for cell in found if isinstance(cell, ImageReadError)]
     if len(faults) < len(found):
         return False

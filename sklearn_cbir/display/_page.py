@@ -1,4 +1,4 @@
-"""Rows of images as a page for a notebook: what matplotlib draws, in HTML and bounded in size."""
+"""Rows of images as HTML for a notebook: like matplotlib's picture, and bounded in size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_QUERIES = MOST_RESULTS = 8  # 72 images, some 300 kB
 
 @dataclass(frozen=True)
 class Square:
-    """An image, what is written below it, and whether it is right (None: nobody knows)."""
+    """An image, the text below it, and whether it is right (None: unknown)."""
 
     shown: Cell
     texts: Sequence[str]

@@ -285,7 +285,7 @@ class PrecisionRecallDisplay:
 
 
 class _Curve:
-    """A metric that keeps the curve of what it is asked to score."""
+    """A metric that stores the curve of the data that it scores."""
 
     precision: Floats
     recall: Floats

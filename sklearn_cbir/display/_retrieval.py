@@ -439,7 +439,7 @@ class RetrievalDisplay:
         positions: Positions,
         class_names: Sequence[str] | None,
     ) -> None:
-        """Set the labels that are known and, where both are, what is right."""
+        """Set the known labels, and which results are right if both sides have labels."""
         if y is not None:
             self.query_labels = label_texts(y, class_names)
         if gallery_labels is None:
@@ -507,7 +507,7 @@ def _query_rows(images: ImagesLike | None, asked: Any, rows: Positions) -> Queri
 
 
 def _checked(queries: ImagesLike) -> Queries:
-    """Return what a user passed as queries, if all of it can be shown."""
+    """Return the queries of the user, if all of them can be shown."""
     elements = rows_with_words(queries)
     if elements is None:
         return check_images(queries)
@@ -541,7 +541,7 @@ def _gallery_rows(
 
 
 def _read_each(images: Queries, side: int) -> Sequence[Cell]:
-    """Return what is shown of each image: pixels, its fault, or a text."""
+    """Return the content of each cell: pixels, a fault, or a text."""
     if isinstance(images, Images):
         return pixels_or_faults(images, side)
     photos = _photos_in(images)
@@ -550,7 +550,7 @@ def _read_each(images: Queries, side: int) -> Sequence[Cell]:
 
 
 def _cells(images: Queries) -> Sequence[Cell]:
-    """Return what is drawn of each image, if any can be read."""
+    """Return the content of each cell, if any image can be read."""
     found = _read_each(images, THUMBNAIL)
     faults = [one for one in found if isinstance(one, ImageReadError)]
     if len(faults) == len(found):
@@ -559,7 +559,7 @@ def _cells(images: Queries) -> Sequence[Cell]:
 
 
 def _nothing_to_draw(faults: Sequence[ImageReadError]) -> ImageReadError:
-    """Return the error for images none of which can be read."""
+    """Return the error for images that all cannot be read."""
     first = faults[0]
     causes = count_causes(fault.reason or str(fault) for fault in faults)
     such = "" if first.path is None else f", such as {first.path!r}"

@@ -234,13 +234,13 @@ class Sheet:
             self._write(x + self.cell / 2, below, shorten(drawable(line), room), color, va="top")
 
     def titles(self, titles: Iterable[object]) -> None:
-        """Write what the columns are."""
+        """Write the titles of the columns."""
         for column, title in enumerate(titles):
             x, y = self._corner(0, column)
             self._write(x + self.cell / 2, y - 0.07, str(title), GRAY, va="bottom")
 
     def legend(self, texts: Iterable[str]) -> None:
-        """Write what the tick and the cross mean."""
+        """Write the meaning of the tick and the cross."""
         x, y = MARGIN + 0.09, self.height - self.legend_height / 2
         for right, text in zip((True, False), texts):
             self._sign(self.canvas, *self._place(x, y), right)

@@ -1,4 +1,4 @@
-"""What the displays need to know of an estimator."""
+"""The parts of an estimator that displays use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is extracted, and by what: parts of `X`, and hashes that tell one call from another."""
+"""The input of an extraction: parts of `X`, and hashes that identify a call."""
 
 import errno
 import os

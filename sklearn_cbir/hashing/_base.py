@@ -165,7 +165,7 @@ def principal_axes(centered: Floats, n_axes: int) -> Floats:
 
 
 def label_groups(labels: np.ndarray, drawn_by: str) -> tuple[Positions, Floats]:
-    """Return the group of every row and the +-1 similarities of the groups.
+    """Return the group of every row, and the similarities of the groups, +1 or -1.
 
     Rows of a group have equal labels: one group per class, or per set of labels. Every row has a
     label. `drawn_by` is the parameter that says how many rows are drawn, for messages.

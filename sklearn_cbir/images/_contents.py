@@ -1,4 +1,4 @@
-"""What is behind images, byte by byte: which are equal, and how large they are."""
+"""The bytes of images: which images are equal, and how large they are."""
 
 import hashlib
 import os

@@ -154,7 +154,7 @@ def with_others(faults: Sequence[ImageReadError]) -> ImageReadError:
 
 @contextmanager
 def called(name: str) -> Iterator[None]:
-    """Have the errors of images, which call them X, say by what argument they came."""
+    """Let errors of images, which name them X, use the name of the argument."""
     try:
         yield
     except ValueError as error:

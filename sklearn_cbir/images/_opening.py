@@ -1,4 +1,4 @@
-"""Files, encoded photos and PIL images, opened under one limit; what to say of those that fail."""
+"""Files, encoded photos and PIL images, opened under one limit; and messages for failures."""
 
 import io
 import math
@@ -91,7 +91,7 @@ def opened(
 
 
 def check_whole(source: Source, max_pixels: float, format: str | None = None) -> None:
-    """Raise if the header, or what is cheap to see of the rest, shows a fault."""
+    """Raise if the header, or a cheap check of the rest, shows a fault."""
     with opened(source, max_pixels, SMALLEST, decode=False, format=format) as image:
         if image.mode != "F" and looks_whole(image):
             return
@@ -344,7 +344,7 @@ def _reason_missing(path: Source | None) -> tuple[str, str]:
 
 
 def _reason_unknown(source: Source | None) -> tuple[str, str]:
-    """Say what a file is whose format Pillow does not know."""
+    """Return the kind of a file whose format Pillow does not know."""
     try:
         head = None if source is None else _head_of(source)
     except OSError:  # gone since

@@ -197,7 +197,7 @@ class ListOfImages(_Source):
 
 
 class LazyImages(ListOfImages):
-    """A sequence of the user's, whose items are asked for when they are read, and not kept."""
+    """A sequence of the user; its items are loaded when they are read, and not kept."""
 
     def __init__(self, sequence: Elements, max_pixels: float) -> None:
         _Source.__init__(self, max_pixels)

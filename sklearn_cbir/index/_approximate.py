@@ -1,13 +1,13 @@
-"""What approximate engines share: an index that is never trusted alone.
+"""The common part of approximate engines: an index that is never trusted alone.
 
-Distances are re-scored on the rows themselves, and a query for which the index gives too few,
-repeated or removed rows is answered exactly. A few rows are held out of the index until they have
-told which share of the true neighbors it finds: the recall probe. Rows that are added later are
-searched exactly beside the index, until they are many, and so is the probe, where the index takes
-no more; a graph takes both.
+Distances are re-scored on the rows themselves, and a query is answered exactly if the index gives
+too few, repeated or removed rows for it. A few rows are held out of the index at first, to measure
+which share of the true neighbors it finds: the recall probe. Rows that are added later are searched
+exactly next to the index, until they are many; so is the probe, if the index takes no more rows. A
+graph takes both.
 
-Where a filter leaves in most rows, the index is asked for more of them, and what is left out is
-dropped. How many more the probe says: as many as are found surely, whichever of them are left in.
+If a filter leaves in most rows, the index is asked for more rows, and those left out are dropped.
+The probe decides how many more: as many as are found surely, whichever of them are left in.
 """
 
 import warnings
@@ -50,11 +50,11 @@ class ApproximateEngine(Engine):
     Indexed rows are compared by the Euclidean distance, those of norm 1 too, which it orders as
     the cosine does.
 
-    A subclass owes `algorithm`; `neighbors_limit`, beyond which it is faster to compare all rows;
-    `ef_searches`, how much to search, ascending, of which the first that reaches the target is
-    taken (the size of the candidate list of a graph: efSearch; lists to scan: nprobe); and the
-    methods that are abstract here. `rows_per_neighbor` may be measured: how many rows are compared
-    in the time that the index takes for one neighbor more.
+    A subclass defines `algorithm`; `neighbors_limit`, beyond which it is faster to compare all
+    rows; `ef_searches`, the amounts of search, ascending, of which the first that reaches the
+    target is used (the size of the candidate list of a graph: efSearch; lists to scan: nprobe); and
+    the abstract methods. `rows_per_neighbor` may be measured: how many rows are compared in the
+    time that the index takes for one neighbor more.
     """
 
     metrics = ("cosine", "euclidean")
@@ -136,7 +136,7 @@ class ApproximateEngine(Engine):
 
     @derived
     def name(self) -> str:
-        """What answers: few rows have no index."""
+        """The name of the engine in use: few rows have no index."""
         return self.algorithm if len(self.indexed) else "exact"
 
     @derived
@@ -177,7 +177,7 @@ class ApproximateEngine(Engine):
         return self._query(queries, k, ef_search) if found is None else found
 
     def _query_one(self, index, query, k, ef_search):
-        """Return what `_query` does for one query, in few steps: they are what takes time.
+        """Return the result of `_query` for one query, in few steps, because steps take time.
 
         None if the answer takes more than the index finds at once.
         """
@@ -220,7 +220,7 @@ class ApproximateEngine(Engine):
         return self.exact.rescore(queries, which, positions)
 
     def add(self, rows):
-        """Return an engine with `rows` appended, beside the index until it is built again."""
+        """Return an engine with `rows` appended, outside the index until it is built again."""
         unindexed = np.r_[self.unindexed, np.arange(len(self), len(self) + len(rows))]
         return self._over(self.exact.add(rows), self.indexed, unindexed, **self._held_index())
 
@@ -307,7 +307,7 @@ class ApproximateEngine(Engine):
         return nullcontext()
 
     def _forget(self):
-        """Forget what was remembered of other rows."""
+        """Forget the remembered values of other rows."""
         for name in ("_copies", "_unindexed_rows"):
             vars(self).pop(name, None)
 
@@ -405,7 +405,7 @@ class ApproximateEngine(Engine):
         return max(self.ef_search, self.ef_search + share * (ef_search - self.ef_search))
 
     def _from_index(self, index, queries, k, ef_search, /):
-        """Return positions of what the index finds, -1 for nothing, and which answers lack rows.
+        """Return positions of rows that the index finds, -1 for none, and which answers lack rows.
 
         Positions are (n_queries, n_found), n_found at least `k`.
         """

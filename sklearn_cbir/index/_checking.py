@@ -1,7 +1,7 @@
 """Rows and queries of users, checked and encoded before an engine searches them.
 
-What a gallery knows of its columns, their number and their names, is part of the gallery: queries
-are compared with that of the gallery that they are asked of, whatever another thread fits now.
+The number and the names of columns are part of a gallery. Queries are compared with those of the
+gallery that they search, even if another thread fits a new gallery now.
 """
 
 import os
@@ -19,7 +19,7 @@ NAMES_AT_MOST = 5  # in a message
 
 
 class Asked(NamedTuple):
-    """What a gallery is asked: encoded queries, and an engine over the rows that they may find."""
+    """A request to a gallery: encoded queries, and an engine over the rows that may be found."""
 
     engine: Any  # an `Engine`, of which rows are numbered among those left in; or a `Masked`
     queries: Any  # (n_queries, n_columns), as they are compared
@@ -35,7 +35,7 @@ class Asked(NamedTuple):
 def check_rows(X, metric, owner, dtype=FLOATS, name="X"):
     """Return `X` as finite floats of one of the types, or as it is for codes.
 
-    `owner` is the name of the estimator and `name` that of the argument, for messages.
+    `owner` is the name of the estimator and `name` the name of the argument, for messages.
     """
     if metric == "hamming":
         # uint8 stays uint8; the engine names what is neither 0 nor 1.
@@ -49,9 +49,9 @@ def check_rows(X, metric, owner, dtype=FLOATS, name="X"):
 
 
 def ask(X, ids, where, gallery, owner, k=0, is_plain=False):
-    """Return what a gallery is asked, by the arguments of a search; see `Asked`.
+    """Return the request to a gallery from the arguments of a search; see `Asked`.
 
-    `k` is how many rows each query wants, at least; `is_plain` says that it wants nothing else.
+    `k` is the least number of rows that each query needs; with `is_plain` it needs nothing else.
     """
     mask = None if where is None else gallery.mask(where)
     if X is None:
@@ -74,7 +74,7 @@ def ask(X, ids, where, gallery, owner, k=0, is_plain=False):
 
 
 def _ask_masked(engine, query, place, mask, k):
-    """Return what an engine is asked of one query and a mask of which it makes nothing, or None."""
+    """Return a request for one query and a mask, without a filter made of it, or None."""
     masked = engine.masked(mask)
     if masked is None:
         return None
@@ -85,7 +85,7 @@ def _ask_masked(engine, query, place, mask, k):
 
 
 def _check_left(row_filter, k, excluded):
-    """Raise unless a filter leaves in the `k` rows that each query wants."""
+    """Raise unless a filter leaves in the `k` rows that each query needs."""
     n = len(row_filter)
     if k > n - (excluded is not None):
         asks = ", and a query is one of these rows, but does not find itself" * (k == n)
@@ -98,9 +98,9 @@ def _check_left(row_filter, k, excluded):
 def check_uncut(where: Any, X: Any, n: int) -> None:
     """Raise if `where` may be a mask of queries instead of the `n` rows of a gallery.
 
-    In a search over parameters, scikit-learn cuts what is routed to `score` and has the length of
-    the data to the queries of a fold. A mask that was cut tells only by its length, and not even
-    by that where a fold has as many queries as its gallery has rows.
+    In a search over parameters, scikit-learn cuts every routed argument of `score` that has the
+    length of the data to the queries of a fold. Only its length shows that a mask was cut, and not
+    even that if a fold has as many queries as its gallery has rows.
     """
     if _num_samples(X) == n and as_mask(where, n) is not None:
         raise ValueError(
@@ -126,9 +126,9 @@ def check_queries(X: Any, gallery: Any, owner: str, name: str = "X") -> np.ndarr
 
 
 def _is_plain(X, gallery, name):
-    """Say whether queries are what their check would return, which takes longer than a search.
+    """Return whether queries need no check, which takes longer than a search.
 
-    Raises for numbers that are not finite. Where columns have names, the check compares them.
+    Raises for numbers that are not finite. If columns have names, the check compares them.
     """
     if (
         type(X) is not np.ndarray

@@ -1,4 +1,4 @@
-"""Rows that equal an earlier one: searched once, and put beside it in the answers."""
+"""Rows that equal an earlier one: searched once, and placed next to it in the answers."""
 
 import numpy as np
 

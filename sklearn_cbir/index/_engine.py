@@ -1,12 +1,11 @@
-"""The contract of search engines: what everything that searches may ask of one, and nothing else.
+"""The contract of search engines: all methods and attributes that a search may use.
 
-Rows go in; distances and positions come out. An engine knows no labels, no ids and no estimator.
+Rows go in; distances and positions come out. An engine has no labels, no ids and no estimator.
 
-Engines answer the same for good, approximate ones as surely as before: `add` and `remove` return
-another engine, so that a search that runs while another thread adds rows sees one consistent
-gallery. Engines that follow each other
-share memory: arrays grow into room behind them that no earlier one sees. What an engine does
-change is what it remembers: values that follow from its rows, computed when they are first needed.
+The answers of an engine never change (those of an approximate one keep their recall): `add` and
+`remove` return another engine, so a search sees one consistent gallery while another thread adds
+rows. Successive engines share memory: arrays grow into spare room that earlier engines do not see.
+An engine only changes what it remembers: values that follow from its rows, computed at first use.
 They cost memory, save time, and change no answer.
 """
 
@@ -28,10 +27,10 @@ Lists = tuple[list[NDArray], list[NDArray]]
 
 
 class remembered:
-    """A value that an engine computes once, whichever thread asks first, and that is not pickled.
+    """A value that an engine computes once, in the first thread that needs it; never pickled.
 
-    It is an attribute of the engine from then on, so that asking again costs no call. Its class has
-    a `lock`, which is held meanwhile. To type checkers it is the value.
+    From then on it is an attribute of the engine, so reading it costs no call. Its class has a
+    `lock`, which is held during the computation. Type checkers see the value.
     """
 
     make: Callable[[Any], Any]
@@ -56,9 +55,9 @@ class remembered:
 
 
 def derived(make: Callable[[Any], Value]) -> Value:
-    """Return a property that stands for an attribute of a base class.
+    """Return a property that replaces an attribute of a base class.
 
-    To type checkers it is the value: a property in the place of an attribute is an error to them.
+    Type checkers see the value; a property in the place of an attribute would be an error.
     """
     return cast(Value, property(make))
 
@@ -66,8 +65,8 @@ def derived(make: Callable[[Any], Value]) -> Value:
 class Engine(Kept, ABC):
     """A gallery of rows that answers queries; the table in `_engines` names them all.
 
-    A subclass owes the methods that are abstract here, the attributes below, and in `pickled` the
-    names of those of its attributes that a file has to hold: everything else is made again.
+    A subclass defines the abstract methods, the attributes below, and in `pickled` the names of the
+    attributes that a file must hold: all others are made again.
     """
 
     # What a subclass owes besides its methods: attributes, or `derived` from others.
@@ -95,7 +94,7 @@ class Engine(Kept, ABC):
     collection: Any = None  # what holds the rows there, and has a name
 
     def __init__(self, metric: str | None = None) -> None:
-        """Make an engine without rows; one of a single metric knows it without being told."""
+        """Make an engine without rows; an engine with a single metric needs no `metric`."""
 
     @classmethod
     def find(cls, metric: str, storage: str = "copy") -> "type[Engine] | None":
@@ -104,7 +103,7 @@ class Engine(Kept, ABC):
 
     @classmethod
     def made_for(cls, parameters: Any, metric: str) -> Self:
-        """Return an engine without rows, by those parameters of a retriever that it takes."""
+        """Return an engine without rows, with those parameters of a retriever that it takes."""
         return cls(metric, **{name: getattr(parameters, name) for name in cls.options})
 
     @abstractmethod
@@ -152,8 +151,8 @@ class Engine(Kept, ABC):
     def cut_off(self, k: int) -> "Engine":
         """Return an engine for metrics of the first `k` results.
 
-        Where reading all rows is dear, its `distances` are infinite beyond the k-th nearest row
-        and those that tie with it.
+        If reading all rows is expensive, its `distances` are infinite beyond the k-th nearest row
+        and its ties.
         """
         return self
 
@@ -168,9 +167,8 @@ class Engine(Kept, ABC):
     def filtered(self, row_filter: RowFilter) -> "Engine":
         """Return an engine over the rows that a filter leaves in, numbered among them.
 
-        It answers as one that was built of these rows alone, an approximate one as surely as
-        `recall` says. It is remembered as long as the same filter is asked for, the last one only;
-        nothing is ever added to it or removed from it.
+        It answers like an engine built of these rows only; an approximate one with its `recall`.
+        The engine of the last filter is remembered; nothing is ever added to it or removed.
         """
         known = vars(self).get("_filtered")
         if known is None or known[0] is not row_filter:
@@ -178,9 +176,9 @@ class Engine(Kept, ABC):
         return known[1]
 
     def masked(self, mask: NDArray[np.bool_]) -> "Masked | None":
-        """Return what answers one query among the rows of a mask, without a filter made of it.
+        """Return an object that answers one query among the rows of a mask, without a filter.
 
-        None if that would take longer, as it does where all of a mask has to be read.
+        None if that would take longer, because all of the mask must be read.
         """
         return None
 
@@ -216,7 +214,7 @@ class Engine(Kept, ABC):
 
 
 class Masked(Protocol):
-    """What an engine gives for a mask: one search, by positions in the whole gallery."""
+    """The answer of an engine to a mask: one search, by positions in the whole gallery."""
 
     def __len__(self) -> int:
         """Return the number of rows of the whole gallery."""

@@ -1,4 +1,4 @@
-"""What `evaluate` returns: dictionaries that show themselves in a notebook."""
+"""Results of `evaluate`: dictionaries that show themselves in a notebook."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW_CLASSES = 3  # in one line
 
 
 class Shown(NamedTuple):
-    """What is shown of an evaluation beside its values; the lists are of its worst queries."""
+    """Data to show an evaluation besides its values; the lists are of its worst queries."""
 
     metric: str
     ids: list[str] | None  # None where queries have none
@@ -27,7 +27,7 @@ class Shown(NamedTuple):
 
 
 class Evaluation(Bunch):
-    """What `NeighborsRetriever.evaluate` says of a metric."""
+    """Result of `NeighborsRetriever.evaluate` for a metric."""
 
     score: float  # the mean
     per_query: Floats
@@ -82,7 +82,7 @@ def summarize_scores(
 ) -> Evaluation:
     """Return the mean of one value per query, the means of the classes, and the worst queries.
 
-    ``ids_of(positions)`` are the ids of some queries; None where they have none.
+    ``ids_of(positions)`` are the ids of some queries; None if they have none.
     """
     classes, per_class = mean_per_class(y, values)
     worst = worst_queries(values, n=len(values))

@@ -1,4 +1,4 @@
-"""Which rows of a gallery a search may find: a filter, and what users give for one."""
+"""Which rows of a gallery a search may find: the filter, and its forms in the API."""
 
 from collections.abc import Iterable, Set
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""What a retriever holds: an engine, and the id and the label of every position."""
+"""The gallery of a retriever: an engine, and the id and the label of every position."""
 
 import numbers
 import weakref
@@ -54,7 +54,7 @@ class Gallery(Kept):
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __setstate__(self, state):
-        """Take what was stored; earlier versions stored the columns as a dictionary."""
+        """Set the stored state; earlier versions stored the columns as a dictionary."""
         columns = state.pop("columns", {})
         if columns:
             state["n_features"] = columns["n_features_in_"]
@@ -158,7 +158,7 @@ class Gallery(Kept):
         )
 
     def remove(self, positions):
-        """Return the gallery without what stands at `positions`."""
+        """Return the gallery without the rows at `positions`."""
         labels = None if self.labels is None else self.labels.remove(positions)
         engine, ids = self.engine.remove(positions), self.ids.remove(positions)
         return replace(self, engine=engine, ids=ids, labels=labels)
@@ -180,7 +180,7 @@ class Gallery(Kept):
 
 
 class GalleryIds(Kept):
-    """The id of every position: what the caller gave, or numbers that are never used twice.
+    """The id of every position: the caller's, or numbers that are never used twice.
 
     Ids that follow others share their memory and their table, as rows do.
     """
@@ -210,7 +210,7 @@ class GalleryIds(Kept):
 
     @remembered
     def kind(self):
-        """What kind of ids these are, in a word."""
+        """The kind of these ids, in one word."""
         return _kind(self.values)
 
     @remembered
@@ -236,7 +236,7 @@ class GalleryIds(Kept):
         return self._held[positions]
 
     def add(self, ids, n):
-        """Return the ids with those of `n` new positions behind them."""
+        """Return the ids with those of `n` new positions appended."""
         if (ids is not None) != self.given:
             have, way = (
                 (f"its own ids, such as {_shown(self.values[0])}", "Pass ids for the new rows too")
@@ -263,7 +263,7 @@ class GalleryIds(Kept):
         return more
 
     def _counted_on(self, n):
-        """Return counted ids with those of `n` new positions behind them."""
+        """Return counted ids with those of `n` new positions appended."""
         next_id = self.next_id + n
         if isinstance(self._held, range) and self._held.stop == self.next_id:
             more = self._with(range(self._held.start, next_id), None)
@@ -361,7 +361,7 @@ class GalleryLabels(Kept):
         return self.codes[:1] if self.classes is None else self.classes[:1]
 
     def add(self, y, n):
-        """Return the labels with those of `n` new positions behind them."""
+        """Return the labels with those of `n` new positions appended."""
         new = GalleryLabels(y, n)
         check_same_kind(new.some, self.some)
         check_same_columns(y, self.names)
@@ -483,7 +483,7 @@ def _are_alike(one, other):
 
 
 def _is_missing(value):
-    """Say whether a value stands for none: NaN and its like do not equal themselves."""
+    """Return whether a value is missing: NaN and its like do not equal themselves."""
     try:
         return value is None or bool(value != value)
     except (TypeError, ValueError):  # pandas.NA does not say
@@ -500,7 +500,7 @@ def _is_integer(value):
 
 
 def _kind(values):
-    """Say in a word what kind of ids these are."""
+    """Return the kind of ids, in one word."""
     if values.dtype.kind == "O":  # long text too
         return TEXT if all(map(_is_text, values)) else OBJECTS
     return {"U": TEXT, "i": NUMBERS, "u": NUMBERS}.get(values.dtype.kind, OBJECTS)

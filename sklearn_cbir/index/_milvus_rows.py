@@ -1,4 +1,4 @@
-"""What is read of a gallery on a server: its rows in blocks, or the nearest of them only."""
+"""Reading a gallery on a server: its rows in blocks, or only the nearest of them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sklearn_cbir.index._milvus_collection import WORD, Collection
 
 
 class FirstResults:
-    """Distances for metrics of the first `k` results: what is further is infinitely far."""
+    """Distances for metrics of the first `k` results; all others are infinite."""
 
     block_size = None
 

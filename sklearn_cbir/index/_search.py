@@ -36,7 +36,7 @@ def search_asked(
 def search(
     engine: Engine, queries: np.ndarray, k: int, excluded: Positions | None = None
 ) -> tuple[np.ndarray, Positions]:
-    """Return the `k` nearest rows but for those that are excluded, wherever they stand among them.
+    """Return the `k` nearest rows, without the excluded ones.
 
     `excluded` is the position of each query in the gallery, -1 where it has none, or the positions
     of all that each query leaves out, (n_queries, n_excluded); None without ids.
@@ -124,8 +124,8 @@ def _rankings(
 ) -> Iterator[tuple[Any, list[int]]]:
     """Yield the rankings that metrics are computed from, and the numbers of those metrics.
 
-    What lies within a distance does so in any order, so that it is not re-ranked. Where reading
-    the whole gallery is dear, metrics of the first results share the longest list of them.
+    The rows within a distance do not depend on the order, so they are not re-ranked. If reading the
+    whole gallery is expensive, metrics of the first results share the longest list of them.
     """
     cutoffs = [parse_metric(name)[1] for name in names]
     longest = max((k for k in cutoffs if k is not None), default=len(engine))

@@ -41,7 +41,7 @@ ROUNDING = 1e-3
 
 
 class StoredRows(ABC):
-    """Rows as they are compared, made when they are asked for; stands in for an array of them."""
+    """Rows as they are compared, computed on access; it replaces an array of them."""
 
     ndim = 2
     lock = ProcessLock()  # held while norms are computed
@@ -182,7 +182,7 @@ def rows_in_cache(n_features: int) -> int:
 
 
 class StoredEngine(ExactEngine):
-    """What exact engines share that read their rows block by block."""
+    """The common part of exact engines that read their rows block by block."""
 
     storages = ("float16", "memory_map")
     pickled = ("store", "scale")
@@ -377,7 +377,7 @@ UNIT_FACTOR = _half_factor(1.0)
 
 
 class ChangedError(OSError):
-    """A file does not hold what it held."""
+    """The content of a file has changed."""
 
 
 # What is met where a file has been, if it is elsewhere now.

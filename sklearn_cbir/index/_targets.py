@@ -18,7 +18,7 @@ class GalleryTargets(Kept):
             )
 
     def add(self, y, n):
-        """Return the targets with those of `n` new positions behind them."""
+        """Return the targets with those of `n` new positions appended."""
         new = GalleryTargets(y, n).values
         if new.shape[1:] != self.values.shape[1:]:
             raise ValueError(
@@ -36,7 +36,7 @@ class GalleryTargets(Kept):
 
 
 def hold_labels(y, n):
-    """Return what a gallery of `n` rows holds of `y`: labels, or targets."""
+    """Return the form of `y` in a gallery of `n` rows: labels, or targets."""
     return GalleryTargets(y, n) if _is_continuous(y) else GalleryLabels(y, n)
 
 

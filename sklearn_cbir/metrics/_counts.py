@@ -67,7 +67,7 @@ class CountedRankings:
         )
 
     def count_within(self, radii: ArrayLike, max_results: int | None = None) -> RadiusCounts:
-        """Count what lies within each radius."""
+        """Count the items within each radius."""
         n_distances = self.counts.totals.shape[1]
         reached = np.clip(np.floor(radii), -1, n_distances - 1).astype(np.int64) + 1
         found, hits = (

@@ -139,7 +139,7 @@ class Rankings:
         return replace(groups, gains=gain, gains_before=_sums_before(gain, ends))
 
     def count_within(self, radii: ArrayLike, max_results: int | None = None) -> RadiusCounts:
-        """Count what lies within each radius, of the nearest `max_results` items at most."""
+        """Count the items within each radius, at most the nearest `max_results`."""
         limits = np.asarray(radii, dtype=np.float64)
         if self.block.dtype.kind == "f":  # rounded as the distances are: 0.3 is within 0.3
             with np.errstate(over="ignore"):
@@ -203,7 +203,7 @@ class Rankings:
 
 
 def _without(items, shared, skip):
-    """Leave out what is not ranked."""
+    """Leave out items that are not ranked."""
     keep = ~np.isin(items, skip, assume_unique=True)
     return items[keep], None if shared is None else shared[keep]
 
@@ -276,7 +276,7 @@ def _starts_of_runs(before, query):
 
 
 def _sums_before(values, ends):
-    """Sum up, within each query, what comes before each group."""
+    """Sum up, within each query, the values before each group."""
     sums = np.cumsum(values) - values
     for start, end in itertools.pairwise(ends):
         if start < end:

@@ -17,7 +17,7 @@ __all__ = ["best_f1_radius", "per_class_thresholds", "threshold_f1", "threshold_
 
 
 class ClassThresholds(Bunch):
-    """What `per_class_thresholds` finds."""
+    """Result of `per_class_thresholds`."""
 
     classes: Labels
     radius: Floats  # (n_classes,)

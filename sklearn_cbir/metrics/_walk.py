@@ -67,7 +67,7 @@ class GroupMetric:
 
 @dataclass(frozen=True)
 class RadiusMetric:
-    """A metric of what lies within a radius: ``value(found, hits, n_relevant)``, per query."""
+    """A metric of the items within a radius: ``value(found, hits, n_relevant)``, per query."""
 
     value: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     radius: float
@@ -101,8 +101,7 @@ def evaluate_metric(
 ) -> float | Floats:
     """Return one value per query, NaN where nothing is relevant, or their mean.
 
-    A query whose value is NaN although something in the gallery is relevant is one that the metric
-    skips.
+    If the value is NaN although something in the gallery is relevant, the metric skips the query.
     """
     per_query = check_boolean(per_query, "per_query")
     distances = check_distances(distances)
@@ -197,7 +196,7 @@ def count_within_radii(
     max_results: int | None = None,
     exclude: ArrayLike | None = None,
 ) -> RadiusCounts:
-    """Count what lies within each radius of all queries."""
+    """Count the items within each radius of all queries."""
     radii = check_radii(radii)
     distances = check_distances(distances)
     relevance = Relevance(y_queries, y_gallery, distances.shape)

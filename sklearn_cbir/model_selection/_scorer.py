@@ -143,7 +143,7 @@ class _RetrievalScorer:
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Return the parameters of `score` that scikit-learn is asked to route to this scorer."""
+        """Return the parameters of `score` that scikit-learn should route to this scorer."""
         request = MetadataRequest(owner=self)
         for name, alias in self._requests.items():
             request.score.add_request(param=name, alias=alias)
@@ -238,9 +238,9 @@ def _distances(rows: Any, mask: NDArray[np.bool_] | None) -> Sliced:
 
 
 class _CosineDistances:
-    """Cosine distances of rows to those in a mask, or to all, computed when they are asked for.
+    """Cosine distances of rows to those in a mask, or to all, computed on access.
 
-    In float64: single precision cannot tell rows apart that training has drawn together.
+    In float64: single precision cannot distinguish rows that training has moved together.
     """
 
     def __init__(self, rows: np.ndarray, mask: NDArray[np.bool_] | None = None) -> None:

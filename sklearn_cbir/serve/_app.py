@@ -1,4 +1,4 @@
-"""The server: which address answers what."""
+"""The server: the addresses and their answers."""
 
 import hashlib
 import mimetypes

@@ -1,4 +1,4 @@
-"""What is known of all photos, read once for every version of the collection."""
+"""Facts about all photos, read once per version of the collection."""
 
 import unicodedata
 from collections import Counter

@@ -1,8 +1,8 @@
-"""Who may ask, and what every answer carries: the outermost layer of the server.
+"""Access control, and headers of every answer: the outermost layer of the server.
 
-A page of another site can make a browser send requests here, and can make its own name lead to
-this machine. So the Host has to be one of ours, the Origin our own, and the token is in a cookie
-that the browser keeps from other sites.
+A page of another site can make a browser send requests here, and can let its own name resolve to
+this machine. So the Host must be one of ours, the Origin our own, and the token is in a cookie that
+the browser does not send for other sites.
 """
 
 import hashlib

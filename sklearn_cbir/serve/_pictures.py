@@ -1,6 +1,6 @@
-"""Photos that leave the server: encoded anew, upright, and without EXIF; thumbnails are kept.
+"""Photos for the browser: encoded again, upright, and without EXIF; thumbnails are kept.
 
-A photo is opened only where its folder is: a link that leads out of it is not followed.
+A photo is opened only inside its folder: links to other places are not followed.
 """
 
 import hashlib

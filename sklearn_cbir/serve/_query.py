@@ -1,4 +1,4 @@
-"""Bodies of JSON, checked: what is asked for is known before anything is read or computed."""
+"""JSON bodies: requests are checked before anything is read or computed."""
 
 import json
 import math
@@ -25,7 +25,7 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """Which results are asked for."""
+    """The requested part of the results."""
 
     offset: int = 0
     limit: int = PAGE
