@@ -32,6 +32,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 
 from _data import (
@@ -310,6 +311,7 @@ def _multi_label(cells, task, options, **settings):
 def zero_shot_omniglot(cells, options):
     """CPF against other losses on alphabets that were never trained on."""
     settings = {"backbone": options.backbone, "weights": None, "augment": "crop"}
+    settings["pooling"] = "gem"
     return _zero_shot(cells, _drawings(options), options, settings)
 
 
@@ -366,7 +368,8 @@ def stored_features(photos, options, backbone, weights):
 
     size = {"image_size": options.image_size}
     network = CNNFeatureExtractor(backbone, weights=weights, loss=None, words=False, **size)
-    at = f"{fingerprint(photos)}-{backbone.rpartition('/')[2]}-{options.image_size}"
+    of_weights = joblib.hash(Path(weights).read_bytes())[:8]
+    at = f"{fingerprint(photos)}-{backbone.rpartition('/')[2]}-{of_weights}-{options.image_size}"
     return stored(
         options.out / f"features-{at}.npy", lambda: network.fit(photos[:1]).transform(photos)
     )

@@ -71,13 +71,13 @@ def test_photos_of_the_coarse_class_of_a_query_can_be_junk(groceries):
     assert found["recall@1, without junk"] == found["map_at_r, without junk"] == 1
     with_junk = module("_compare").scores_of(task, task.final, embedded)
     assert with_junk["recall@1"] == pytest.approx(0.5)
-    assert found["threshold_f1"] == pytest.approx(2 / 3)  # half of what is found is right
-    assert found["f1_lost"] == 0
+    assert found[zero_shot.ONE_F1] == pytest.approx(2 / 3)  # half of what is found is right
+    assert found[zero_shot.KEPT] == 1
     chance = zero_shot.chance_of_products(coarse, task, task.final)
     part = task.final
     equal = np.zeros((len(part.queries), len(part.gallery)))
     everything = threshold_f1(task.y[part.queries], task.y[part.gallery], equal, radius=0)
-    assert chance["threshold_f1"] == pytest.approx(everything)
+    assert chance[zero_shot.ONE_F1] == chance[zero_shot.BEST_F1] == pytest.approx(everything)
     assert 0 < chance["recall@1, without junk"] < 0.2
 
 
@@ -89,8 +89,30 @@ def test_one_threshold_loses_f1_where_classes_are_of_unlike_width(groceries):
     rows = np.eye(60)[task.y] + width[:, None] * rng.normal(size=(len(task.y), 60))
     task, embedded = numbered(task, rows)
     found = zero_shot.thresholds(task, task.final, embedded)
-    assert found["f1_lost"] > 0.01
-    assert found["threshold_spread"] > 0
+    best, one = found[zero_shot.BEST_F1], found[zero_shot.ONE_F1]
+    assert found[zero_shot.KEPT] == pytest.approx(one / best)
+    assert 0.1 < one < best - 0.01
+    of_classes = found["per_class"]
+    assert np.mean(of_classes[zero_shot.ONE_F1]) == pytest.approx(one, abs=1e-5)
+    assert len(of_classes[zero_shot.KEPT]) == len(np.unique(task.y[task.final.queries]))
+    assert max(of_classes[zero_shot.KEPT]) <= 1
+
+
+def test_verdicts_by_classes_compare_what_every_class_keeps():
+    zero_shot = module("zero_shot")
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.6, 0.8, 37)
+
+    def records(more):
+        return [{"per_class": {zero_shot.KEPT: base + more + 0.001 * seed}} for seed in range(3)]
+
+    results = {"CPF": records(0.1), "softmax": records(0.0), "triplet": records(0.1), "ArcFace": []}
+    text = zero_shot.by_classes(results, zero_shot.KEPT)
+    assert text.startswith("By share kept:")
+    assert text.count("| CPF | softmax |") == text.count("| better |") == 1
+    assert text.count("| level |") == 1
+    assert "ArcFace" not in text
+    assert zero_shot.by_classes({"CPF": records(0)}, zero_shot.KEPT) == ""
 
 
 def test_folds_of_holidays_ask_every_group_once_and_never_train_on_it(tmp_path):

@@ -317,7 +317,7 @@ def test_thresholds_read_distances_block_by_block(papers, monkeypatch):
     compared = y[unseen], y[unseen], distances
     whole = np.eye(300, dtype=bool)
     radius = 1 - found["threshold"]
-    assert found["threshold_f1"] == pytest.approx(
+    assert found[zero_shot.ONE_F1] == pytest.approx(
         threshold_f1(*compared, radius=radius, exclude=whole), abs=1e-12
     )
 

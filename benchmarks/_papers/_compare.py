@@ -88,6 +88,7 @@ class Task:
     `inputs` are named arrays or lists of paths over the same images, `y` their labels. `tuning`
     chooses settings and never holds what `final` asks with. The first of `scoring` chooses, and
     verdicts are about it; with `by_class` over resampled classes, which were never trained on.
+    Trials keep the scores, and those of `finish` that are `kept_of_trials`.
     """
 
     inputs: dict
@@ -99,6 +100,7 @@ class Task:
     finish: Callable | None = None  # more measures: (task, part, estimator) -> dict
     finish_chance: Callable | None = None  # what these are by chance: (task, part) -> dict
     by_class: bool = False
+    kept_of_trials: tuple = ()
 
     def take(self, kind, rows):
         """Return the images of `rows` in the form that a method takes."""
@@ -219,10 +221,12 @@ def scores_of(task, part, estimator, kind="images"):
 def _trial(make, task, part, kind, settings):
     """Measure, or score 0 where the rate is so high that the loss diverged."""
     try:
-        record, _ = _measured(make, task, part, kind, settings)
+        record, estimator = _measured(make, task, part, kind, settings)
     except FloatingPointError as error:
         return {task.scoring[0]: 0.0, "diverged": str(error)}
-    return {key: record[key] for key in (*task.scoring, "training_seconds")}
+    if task.kept_of_trials:
+        record |= task.finish(task, part, estimator)
+    return {key: record[key] for key in (*task.scoring, *task.kept_of_trials, "training_seconds")}
 
 
 def choose(cells, row, task, plan, settings, label=""):
@@ -235,7 +239,8 @@ def choose(cells, row, task, plan, settings, label=""):
         cell = f"choose {row.name}{label}, {shown(setting)}"
         how = settings | setting | {"seed": 0}
         found = measured(cells, cell, _trial, row, task, task.tuning, how)
-        trials.append({"setting": setting, task.scoring[0]: found[task.scoring[0]]})
+        kept = {name: found[name] for name in task.kept_of_trials if name in found}
+        trials.append({"setting": setting, task.scoring[0]: found[task.scoring[0]]} | kept)
     return max(trials, key=lambda trial: trial[task.scoring[0]])["setting"], trials
 
 
@@ -379,15 +384,23 @@ def spread(values):
 
 def verdicts(results, task, pairs):
     """Return which rows of finished pairs are better, by the first measure; "" without any."""
-    pairs = [pair for pair in pairs if all(results.get(name) for name in pair)]
-    if not pairs:
-        return ""
+    pairs = finished_pairs(results, pairs)
     names = {name for pair in pairs for name in pair}
     scores = {name: np.array([r["per_query"] for r in results[name]]) for name in names}
     # Queries without anything to find have no score.
     scored = np.all([np.isfinite(of).all(axis=0) for of in scores.values()], axis=0)
+    scores = {name: of[:, scored] for name, of in scores.items()}
     classes = task.y[task.final.asking][scored] if task.by_class else None
-    found = compare_rows(
-        {name: of[:, scored] for name, of in scores.items()}, pairs, classes=classes
-    )
-    return f"By {task.scoring[0]}:\n\n{verdicts_table(found)}"
+    return compared(task.scoring[0], scores, pairs, classes=classes)
+
+
+def finished_pairs(results, pairs):
+    """Return the pairs of which both rows have records."""
+    return [pair for pair in pairs if all(results.get(name) for name in pair)]
+
+
+def compared(measure, scores, pairs, **bootstrap):
+    """Return the verdicts on pairs of rows by a measure, as text; "" without any."""
+    if not pairs:
+        return ""
+    return f"By {measure}:\n\n{verdicts_table(compare_rows(scores, pairs, **bootstrap))}"

@@ -1,12 +1,23 @@
 """Classes that were never trained on: CPF against other embedding losses."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.stats import loguniform, uniform
 
 from _papers._chance import chance_levels, chance_of_f1
-from _papers._compare import Part, Plan, Row, Task, compare, report, trial_of
+from _papers._compare import (
+    Part,
+    Plan,
+    Row,
+    Task,
+    compare,
+    compared,
+    finished_pairs,
+    report,
+    trial_of,
+)
 from _papers._losses import loss_of, parted, trained_in
 from sklearn_cbir import CNNFeatureExtractor, CPFEmbedder
 from sklearn_cbir.losses import CPF_CONSTANTS
@@ -14,40 +25,45 @@ from sklearn_cbir.metrics import (
     best_f1_radius,
     evaluate,
     per_class_thresholds,
-    threshold_f1,
     threshold_f1_curve,
 )
 from sklearn_cbir.model_selection import split_unseen_products
 
 COMPONENTS = 128
 RADII = np.linspace(0, 2, 401)  # 1 - cosine
-COLUMNS = ("map_at_r", "recall@1", "threshold_f1", "f1_lost", "threshold_spread")
+BEST_F1, ONE_F1, KEPT = "best F1 of each class", "F1 at one threshold", "share kept"
+COLUMNS = ("map_at_r", "recall@1", BEST_F1, ONE_F1, KEPT)
 JUNK = ("map_at_r", "recall@1")
 WITHOUT_JUNK = tuple(f"{name}, without junk" for name in JUNK)
 RATES = loguniform(3e-4, 3e-2)  # of a network from scratch
 PROXY_RATES = loguniform(1e-3, 1e-1)
-# What the settings of every loss are drawn from: margins and scales, and the rate of proxies.
+# What the settings of every loss are drawn from: margins, scales, weights, and the rate of proxies.
 RANGES = {
     "softmax": {},
-    "contrastive": {"loss__margin": uniform(0.4, 0.8)},
+    "contrastive": {
+        "loss__margin": uniform(0.4, 0.8),
+        "loss__similar_weight": [None, "balanced"],
+    },
     "triplet": {"loss__margin": loguniform(0.05, 0.5)},
+    "equal distances": {"loss__margin": uniform(0.6, 0.5)},
     "ArcFace": {
-        "loss__scale": [8.0, 16.0, 32.0, 64.0],
-        "loss__margin": [6.0, 17.0, 29.0],  # degrees
+        "loss__scale": loguniform(4, 64),
+        "loss__margin": uniform(5, 30),  # degrees
         "loss_lr": PROXY_RATES,
     },
-    "ProxyNCA": {"loss__softmax_scale": [1.0, 8.0, 16.0, 32.0], "loss_lr": PROXY_RATES},
+    "ProxyNCA": {"loss__softmax_scale": loguniform(0.3, 32), "loss_lr": PROXY_RATES},
     "multi-similarity": {
-        "loss__alpha": [2.0, 5.0],
-        "loss__beta": [10.0, 25.0, 50.0],
+        "loss__alpha": loguniform(1, 10),
+        "loss__beta": loguniform(5, 60),
         "loss__base": uniform(0.3, 0.7),
     },
     "CPF": {
         "constants": ["cub", "shopee", "sop"],  # those of Cars are those of CUB
-        "tau": uniform(0.2, 0.4),
+        "tau": [None, None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # None: that of the constants, and psi
         "loss_lr": PROXY_RATES,
     },
 }
+OWN = {"equal distances": ("lrml", {"loss__step": 0.0})}  # LRML's, without steps
 PML = {
     "ArcFace": "arcface",
     "ProxyNCA": "proxy_nca",
@@ -56,7 +72,7 @@ PML = {
 PROXIES = ("ArcFace", "ProxyNCA")
 UNTRAINED = "untrained"
 DECIDING = [("CPF", name) for name in RANGES if name != "CPF"]
-PAIRS = [*DECIDING, ("CPF", UNTRAINED)]
+PAIRS = [*DECIDING, ("CPF", UNTRAINED), ("softmax", UNTRAINED)]
 
 
 def rows_of(n_classes, constants=None, pretrained=False):
@@ -68,15 +84,18 @@ def rows_of(n_classes, constants=None, pretrained=False):
     as_it_is = partial(extractor, None, lr=1e-3, n_components=None)
     rows = [Row(UNTRAINED, as_it_is, seeds=1)] if pretrained else []
     for name, drawn in RANGES.items():
-        ranges = {"lr": RATES} | drawn
-        make = partial(extractor, PML.get(name, name), **(proxies if name in PROXIES else {}))
-        if name == "CPF":
-            make = partial(embedder)
-            if constants is not None:
-                make = partial(embedder, constants=constants)
-                ranges.pop("constants")
-        rows.append(Row(name, make, ranges))
-    return rows
+        loss, own = OWN.get(name, (PML.get(name, name), proxies if name in PROXIES else {}))
+        make = partial(embedder) if name == "CPF" else partial(extractor, loss, **own)
+        rows.append(Row(name, make, {"lr": RATES} | drawn))
+    return rows if constants is None else [_given(row, constants) for row in rows]
+
+
+def _given(row, constants):
+    """Return a row with these constants, if it draws them."""
+    if "constants" not in row.ranges:
+        return row
+    ranges = {name: of for name, of in row.ranges.items() if name != "constants"}
+    return replace(row, make=partial(row.make, constants=constants), ranges=ranges)
 
 
 def extractor(loss, *, lr, seed, precision, n_components=COMPONENTS, **settings):
@@ -96,7 +115,8 @@ def extractor(loss, *, lr, seed, precision, n_components=COMPONENTS, **settings)
 def embedder(*, lr, seed, precision, constants=None, tau=None, **settings):
     """Return CPF's embedding; the classes that choose the threshold are held out for all rows.
 
-    Of a set of published constants, `tau` takes the place of both of its bounds.
+    Of a set of published constants, `tau` takes the place of both of its bounds. Weights decay as
+    in the other rows.
     """
     given = dict(CPF_CONSTANTS[constants]) if constants is not None else {}
     if tau is not None:
@@ -104,6 +124,7 @@ def embedder(*, lr, seed, precision, constants=None, tau=None, **settings):
     return CPFEmbedder(
         COMPONENTS,
         threshold_fraction=0,
+        weight_decay=CNNFeatureExtractor().weight_decay,
         lr=lr,
         random_state=seed,
         verbose=1,
@@ -178,29 +199,42 @@ def chance_of_products(coarse, task, part):
 
 
 def thresholds(task, part, estimator):
-    """Return what one threshold, chosen on other classes, is worth, and how classes differ.
+    """Return what one threshold, chosen on other classes, is worth for every class.
 
-    What one threshold loses against the best of every class has no scale, which the spread of the
-    best ones has.
+    What it keeps is a share of the best of each class: rows that find little lose little.
     """
     exclude, y, distances = _compared(task, task.tuning, estimator)
     curve = threshold_f1_curve(*y, distances, radii=RADII, exclude=exclude)
     radius, _ = best_f1_radius(RADII, curve)
     exclude, y, distances = _compared(task, part, estimator)
-    per_class = per_class_thresholds(*y, distances, radii=RADII, radius=radius, exclude=exclude)
+    found = per_class_thresholds(*y, distances, radii=RADII, radius=radius, exclude=exclude)
+    best, one = found.f1, found.universal_f1
     return {
         "threshold": float(1 - radius),
-        "threshold_f1": float(threshold_f1(*y, distances, radius=radius, exclude=exclude)),
-        "f1_lost": float(per_class.f1.mean() - per_class.universal_f1.mean()),
-        "threshold_spread": per_class.spread,
+        BEST_F1: float(best.mean()),
+        ONE_F1: float(one.mean()),
+        KEPT: float(one.mean() / best.mean()),
+        "per_class": {ONE_F1: _rounded(one), KEPT: _rounded(one / best)},
     }
 
 
+def _rounded(of):
+    return np.round(of, 5).tolist()
+
+
 def chance_of_thresholds(task, part):
-    """Return these where all distances are equal."""
+    """Return the F1 where all distances are equal."""
     labels = task.y[part.asking], task.y[part.gallery]
     found = chance_of_f1(*labels, exclude=part.left_out)
-    return {"threshold_f1": found, "f1_lost": 0.0, "threshold_spread": 0.0}
+    return {BEST_F1: found, ONE_F1: found}
+
+
+def by_classes(results, measure):
+    """Return the verdicts by a measure that every class has once."""
+    pairs = finished_pairs(results, PAIRS)
+    names = {name for pair in pairs for name in pair}
+    scores = {name: np.array([r["per_class"][measure] for r in results[name]]) for name in names}
+    return compared(measure, scores, pairs)
 
 
 class CosineDistances:
@@ -236,4 +270,5 @@ def run(cells, task, options, settings, constants=None, columns=COLUMNS):
     final = settings | {"max_epochs": options.epochs}
     budgets = {"final": final, "tuning": tuning, "deciding": DECIDING}
     results = compare(cells, rows, task, Plan.of(options), **budgets)
-    return report(results, task, [*columns, "cpu_seconds"], first="loss", pairs=PAIRS)
+    text = report(results, task, [*columns, "cpu_seconds"], first="loss", pairs=PAIRS)
+    return "\n\n".join(filter(None, [text, *(by_classes(results, of) for of in (ONE_F1, KEPT))]))
