@@ -97,8 +97,8 @@ class CNNFeatureExtractor(NetworkTransformer):
         How to make a vector from a feature map; "auto" is the backbone's own way.
 
     n_components : int, default=None
-        Length of the vectors; one more linear layer makes it. None keeps the
-        width of the backbone.
+        Length of the vectors; an additional linear layer makes them. None keeps
+        the width of the backbone.
 
     normalize : bool, default=True
         Scale the vectors to unit length.

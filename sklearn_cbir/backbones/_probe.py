@@ -1,4 +1,4 @@
-"""Trying a network on one black image: what comes out of it, and why nothing does."""
+"""Trial of a network on one black image: its output, or the reason why there is none."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class Net:
 
 
 class NoFeatureMapError(ValueError):
-    """What comes out of a network cannot be laid out as a map: the rest of a sentence says why."""
+    """The output of a network cannot be arranged as a map; the text is the end of a sentence."""
 
 
 def prepared(backbone: nn.Module) -> nn.Module:
@@ -78,9 +78,9 @@ def prepared(backbone: nn.Module) -> nn.Module:
 
 
 def detached(module: nn.Module) -> dict[int, torch.Tensor]:
-    """Return a memo for copy.deepcopy: copies of what torch does not copy.
+    """Return a memo for copy.deepcopy: copies of tensors that torch does not copy.
 
-    That is results kept as attributes, such as the weight of the last forward under the older
+    These are results kept as attributes, such as the weight of the last forward under the older
     spectral_norm and weight_norm, and buffers of lazy layers that have no shape yet.
     """
     kept = [value for part in module.modules() for value in vars(part).values()]
@@ -104,7 +104,7 @@ def in_float32(module: nn.Module) -> nn.Module:
 
 
 def probe(features: nn.Module, backbone: object, size: Sequence[int]) -> tuple[int, int]:
-    """Return the numbers of dimensions and of channels that come out for an image of `size`."""
+    """Return the numbers of dimensions and of channels of the output for an image of `size`."""
     if any(map(is_lazy, [*features.parameters(), *features.buffers()])):
         _shape_lazy_layers(features, backbone, size)
     try:
@@ -125,7 +125,7 @@ def probe(features: nn.Module, backbone: object, size: Sequence[int]) -> tuple[i
 
 
 def _is_usable(output: object) -> bool:
-    """Whether what comes out for one image can be made a vector."""
+    """Whether the output for one image can become a vector."""
     if not isinstance(output, torch.Tensor) or output.is_complex():
         return False
     return output.ndim in (2, 4) and len(output) == 1 and output.numel() > 0
@@ -159,7 +159,7 @@ def has_narrow_strides(features: nn.Module) -> bool:
 
 
 def name_of(backbone: object) -> str:
-    """Return how messages call a backbone: by its name, or by the class of a module."""
+    """Return the name of a backbone for messages: its name, or the class of a module."""
     return repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
 
 
@@ -177,7 +177,7 @@ def _shape_lazy_layers(features: nn.Module, backbone: object, size: Sequence[int
 
 
 def _outputs(features: nn.Module, size: Sequence[int], n_channels: int = 3) -> torch.Tensor:
-    """What comes out for one black image; counters and buffers of the network stay as they are."""
+    """The output for one black image; counters and buffers of the network do not change."""
     # Weights are shared, the rest is copied; lazy layers have no weights to share.
     shared = {id(tensor): tensor for tensor in features.parameters() if not is_lazy(tensor)}
     with torch.no_grad():

@@ -1,9 +1,8 @@
 """Networks of timm without their classifiers: by name, from a description, or from the hub.
 
-What builds a network is its *source*: plain JSON that names timm's function for the architecture
-and holds the arguments of its constructor, and the configuration that its weights were trained
-with. A name is made a source once; a network that comes out of a file is built of the source, and
-neither hub nor tag are looked up again.
+A network is built from its *source*: plain JSON with the name of timm's function for the
+architecture, the arguments of its constructor, and the configuration of its weights. A name becomes
+a source once; a network from a file is built from the source, without looking up hub or tag again.
 """
 
 import contextlib
@@ -59,7 +58,7 @@ def from_timm(
     image_size: int | None,
     source: Source | None = None,
 ) -> Net:
-    """Return the network of a name, without ``"timm/"``, or of a source that was made of one."""
+    """Return the network of a name, without ``"timm/"``, or of a source made from a name."""
     timm = import_library("timm")
     if source is None:
         source = _source_of(timm, name)
@@ -127,7 +126,7 @@ def _source_of(timm: ModuleType, name: str) -> Source:
 
 
 def _construct(timm: ModuleType, source: Source, size: int | None) -> nn.Module:
-    """Network with new weights; `size` is that of networks which take one size only."""
+    """Network with new weights; `size` is for networks that take only one size."""
     if not timm.is_model(source["architecture"]):
         raise ValueError(
             f"backbone={'timm/' + source['name']!r} was made by timm {source['version']}, and "
@@ -212,7 +211,7 @@ def _features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _registered(timm: ModuleType, name: str, architecture: str, tag: str) -> Any:
-    """Return what timm says of the weights that are published under a name."""
+    """Return timm's description of the weights that are published under a name."""
     backbone = f"timm/{name}"
     if not timm.is_model(architecture):
         raise unknown_backbone(backbone)

@@ -1,7 +1,7 @@
-"""Tokenizers of open_clip's models: text -> ids, made of plain JSON that needs no hub again.
+"""Tokenizers of open_clip's models: text -> ids, built from plain JSON without the hub.
 
-Most models split text by the byte pairs that lie in open_clip's wheel; the others, SigLIP among
-them, by a ``tokenizer.json`` of Hugging Face, which the package tokenizers reads.
+Most models split text by the byte pairs in open_clip's wheel; the others, such as SigLIP, by a
+``tokenizer.json`` of Hugging Face, which the package tokenizers reads.
 """
 
 import json
@@ -26,7 +26,7 @@ USUAL_TOKENS = {
 class Tokenizer:
     """Ids of text, cleaned, cut and filled to one length.
 
-    `spec` is plain JSON; what it describes is made when the first text comes.
+    `spec` is plain JSON; the tokenizer is built for the first text.
     """
 
     options: ClassVar[dict[str, Any]]  # of open_clip's `tokenizer_kwargs`, with their defaults
@@ -68,7 +68,7 @@ class BytePairs(Tokenizer):
 
 
 class HuggingFace(Tokenizer):
-    """What a ``tokenizer.json`` says, as open_clip uses it by transformers."""
+    """The tokenizer of a ``tokenizer.json``, as open_clip uses it through transformers."""
 
     options = {"clean": "whitespace", "strip_sep_token": False}
 

@@ -47,7 +47,7 @@ def from_torchvision(name: str, weights: Weights, pooling: Pooling, image_size: 
 
 
 def _construct(models: ModuleType, name: str, size: int | None) -> nn.Module:
-    """Network with new weights; `size` is that of networks which take one size only."""
+    """Network with new weights; `size` is for networks that take only one size."""
     options: dict[str, Any] = {}
     if name in ("inception_v3", "googlenet"):
         # Their own initialization takes seconds, and batch normalization makes up for it.
@@ -89,6 +89,6 @@ def _without_classifier(model: nn.Module, name: str, pooling: Pooling) -> nn.Mod
 
 
 def _tokens(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the last tokens of a ViT, (n, 1 + patches, width), that of the class first."""
+    """Return the last tokens of a ViT, (n, 1 + patches, width), the class token first."""
     patches = model._process_input(pixels)
     return model.encoder(torch.cat([model.class_token.expand(len(pixels), -1, -1), patches], dim=1))

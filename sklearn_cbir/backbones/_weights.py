@@ -104,7 +104,7 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _fault(path: Path, error: Exception) -> str:
-    """Say what is wrong with a file: torch's own words advise to run the code in it."""
+    """Return what is wrong with a file; torch's own message advises to run the code in it."""
     with path.open("rb") as file:
         start = file.read(200).lstrip()
     if not start:

@@ -21,7 +21,7 @@ class Words(nn.Module):
         Turns ids (n, context_length) into vectors (n, width).
 
     tokenizer : dict
-        What makes the ids, as plain JSON.
+        Tokenizer that makes the ids, as plain JSON.
     """
 
     def __init__(self, tower: nn.Module, tokenizer: dict[str, Any]) -> None:
@@ -30,9 +30,9 @@ class Words(nn.Module):
         self.tokenizer = tokenizer_of(tokenizer)
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return vectors (n, width) of n texts, float32, of any length.
+        """Return vectors (n, width) of n texts, float32, not scaled to unit length.
 
-        The end of a text that is too long for the model is left out, with a warning.
+        If a text is too long for the model, its end is left out, with a warning.
         """
         ids, is_cut = self.tokenizer(texts)
         if is_cut:

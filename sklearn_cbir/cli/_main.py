@@ -22,14 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, default=None
-        The words behind ``cbir``; None takes those of the process.
+        The arguments after ``cbir``; None takes those of the process.
 
     Returns
     -------
     int
         The exit code: 0 if something was found or done, 1 if nothing was found or `check`
-        has found damage, 2 after an error, 130 after Ctrl-C, 141 if nobody reads the
-        output any more.
+        has found damage, 2 after an error, 130 after Ctrl-C, 141 if the reader of the
+        output has closed it.
 
     Examples
     --------

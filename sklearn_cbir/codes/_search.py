@@ -46,7 +46,7 @@ def hamming_distances(queries: ArrayLike, gallery: ArrayLike) -> Counted:
         Packed codes.
 
     gallery : array of shape (n_gallery, n_words), uint64
-        Packed codes of the same length in bits, of which only the words are checked.
+        Packed codes of the same length in bits; only the number of words is checked.
 
     Returns
     -------
@@ -127,10 +127,10 @@ def hamming_top_k(queries: ArrayLike, gallery: ArrayLike, k: int) -> tuple[Count
 def nearest_codes(
     queries: PackedCodes, gallery: PackedCodes, k: int, left_in: LeftIn | None = None
 ) -> tuple[Counted, Positions]:
-    """Answer `hamming_top_k`, of codes of which some may be left out.
+    """Answer `hamming_top_k` if some codes may be left out.
 
-    `left_in` has one bit for each code that may be found, 64 to a word, from the lowest; or one
-    bool for each, of which only those of near codes are read. There are at least `k` of them.
+    `left_in` has one bit for each code that may be found, 64 per word, from the lowest; or one bool
+    for each, of which only those of near codes are read. At least `k` codes may be found.
     """
     n = len(gallery)
     distances = np.empty((len(queries), k), dtype=np.int32)
@@ -219,7 +219,7 @@ def hamming_radius(
         Packed codes.
 
     gallery : array of shape (n_gallery, n_words), uint64
-        Packed codes of the same length in bits, of which only the words are checked.
+        Packed codes of the same length in bits; only the number of words is checked.
 
     radius : float
         Largest number of differing bits, included.
@@ -247,7 +247,7 @@ def hamming_radius(
 def codes_within(
     queries: PackedCodes, gallery: PackedCodes, radius: float, left_in: PackedCodes | None = None
 ) -> tuple[list[Counted], list[Positions]]:
-    """Answer `hamming_radius`, of codes of which some may be left out, as in `nearest_codes`."""
+    """Answer `hamming_radius` if some codes may be left out, as in `nearest_codes`."""
     # No two codes differ in more bits than they have.
     radius = int(min(radius, WORD * gallery.shape[1]))
     counts, distances, indices = list_within(queries, gallery, radius, left_in)
@@ -272,7 +272,7 @@ class HammingDistances:
         Packed codes.
 
     gallery : array of shape (n_gallery, n_words), uint64
-        Packed codes of the same length in bits, of which only the words are checked.
+        Packed codes of the same length in bits; only the number of words is checked.
 
     Examples
     --------

@@ -66,7 +66,7 @@ def load_grocery(folder: PathLike) -> Groceries:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.

@@ -98,7 +98,7 @@ def load_oxford5k(folder: PathLike) -> Buildings:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.
@@ -147,7 +147,7 @@ def load_paris6k(folder: PathLike) -> Buildings:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.

@@ -86,7 +86,7 @@ def load_nuswide(
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.
@@ -218,7 +218,7 @@ def load_mirflickr(
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.

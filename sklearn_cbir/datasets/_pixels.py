@@ -75,7 +75,7 @@ def load_cifar10(folder: PathLike) -> LabelledPixels:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a batch is missing; it says which, and where to get the data.
+        If a batch is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.
@@ -226,7 +226,7 @@ def load_svhn(folder: PathLike, *, extra: bool = False) -> Digits:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.

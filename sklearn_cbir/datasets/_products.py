@@ -93,7 +93,7 @@ def load_cub(folder: PathLike) -> NamedPhotos:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.
@@ -167,7 +167,7 @@ def load_cars(folder: PathLike) -> NamedPhotos:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.
@@ -279,7 +279,7 @@ def load_sop(folder: PathLike) -> Products:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.
@@ -352,7 +352,7 @@ def load_shopee(folder: PathLike) -> Offers:
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        If a file is missing; it says which, and where to get the data.
+        If a file is missing; the message says which, and where to get it.
 
     ValueError
         If a file holds something else.

@@ -78,7 +78,7 @@ class GalleryMapDisplay:
     Attributes
     ----------
     scatters_ : list of matplotlib PathCollection
-        The points of every class in the last `plot`; those of the small classes last.
+        The points of every class in the last `plot`; the small classes come last.
 
     shown_ : ndarray of shape (n_images,), int64
         Numbers of the points that were drawn as photos.

@@ -63,7 +63,7 @@ class RetrievalDisplay:
         and texts if any of them is a `Text`.
 
     result_images : Images of length n_queries * n_neighbors
-        Results of the first query, then those of the second, ...
+        Results of the first query, then of the second, ...
 
     right : ndarray of shape (n_queries, n_neighbors), dtype bool, default=None
         Whether a result shares a label with its query; None marks nothing.

@@ -35,30 +35,30 @@ def resolve_augmentation(
     Parameters
     ----------
     augment : "auto", "crop", callable or None
-        `"crop"` shifts by up to an eighth of the size (4 px of 32, edges
-        reflected) up to 64 px; above, it cuts a random part, 60 to 100
-        percent of the area, and resizes it back. `"auto"` also flips half of
-        the images left-right, which is wrong where a mirror image is another
-        thing, such as a letter. A callable is given one uint8 tensor
-        (3, H, W) at a time and returns the same kind, as the transforms of
-        torchvision do. All that it draws, from `random`, numpy, torch or
-        generators of its own, is drawn from the `rng` of the batch; the
-        seeds of its own generators do not matter. What else it may keep
-        from call to call differs between processes: let it keep nothing.
+        `"crop"` shifts images of up to 64 px by up to an eighth of the size
+        (4 px of 32, edges reflected). From larger ones it crops a random
+        part, 60 to 100 percent of the area, and resizes it back. `"auto"`
+        also flips half of the images left-right, which is wrong if a mirror
+        image is another thing, such as a letter. A callable takes one uint8
+        tensor (3, H, W) at a time and returns the same kind, as the
+        transforms of torchvision do. All its random numbers, from `random`,
+        numpy, torch or its own generators, come from the `rng` of the batch;
+        the seeds of its own generators do not matter. It must not keep any
+        other state between calls, because that differs between processes.
         None changes nothing.
 
     image_size : int, default=None
-        Size of the images in px; None looks at each batch.
+        Size of the images in px; None takes the size of each batch.
 
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}, \
             default="bilinear"
-        Filter that resizes what is cut out.
+        Filter to resize crops.
 
     Returns
     -------
     callable
         ``f(batch, rng) -> batch`` on uint8 (n, H, W, 3), with a
-        `numpy.random.Generator`; the input is left as it is.
+        `numpy.random.Generator`; the input does not change.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def _augment_each(
 
 
 def _check_augmented(changed: object, image: torch.Tensor) -> None:
-    """Raise unless a user's transform returned the kind of tensor it was given."""
+    """Raise unless a user's transform returned the same kind of tensor as its input."""
     dtype, shape = getattr(changed, "dtype", None), getattr(changed, "shape", None)
     if dtype == image.dtype and shape == image.shape:
         return

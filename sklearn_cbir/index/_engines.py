@@ -37,11 +37,11 @@ def choose_algorithm(
     n_features: int,
     expected_queries: int | None = None,
 ) -> str:
-    """Return the algorithm that ``"auto"`` stands for.
+    """Return the algorithm for ``"auto"``.
 
-    Codes are searched exactly. So are rows of floats up to 20,000 rows or
-    5,000,000 numbers; above, the graph is built unless `expected_queries` are
-    too few to win back the time that building takes.
+    Codes are searched exactly, and so are floats up to 20,000 rows or 5,000,000
+    numbers. Above, the graph is built, unless `expected_queries` are too few to
+    regain the time of building it.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def choose_algorithm(
         Numbers per row.
 
     expected_queries : int, default=None
-        Queries that one process will ask; None means many.
+        Number of queries in one process; None means many.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Engines over the rows that a filter leaves in, which are copied no sooner than it pays."""
+"""Engines over the rows that a filter leaves in, which are copied only if it pays."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ BYTES_TO_KEEP = 2**25
 
 
 class RowsLeftIn:
-    """Rows that a filter leaves in, copied when they are asked for; stands in for an array of them.
+    """Rows that a filter leaves in, copied on access; it replaces an array of them.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def _is_run(positions):
 
 
 class Filtered:
-    """What an engine is over the rows of another, the whole one, that a filter leaves in.
+    """The common part of engines over the rows of another, the whole one, that a filter leaves in.
 
     A class that inherits this and an engine compares few queries with all rows, which takes less
     than to copy those that are left in, and asks `_keep_if_it_pays` first. Once many were asked,
@@ -101,13 +101,13 @@ class Filtered:
         self.is_kept = True  # last: other threads look at it first
 
     def _pays_to_copy(self, n_queries: int, n_left: int, n: int) -> bool:
-        """Say whether to copy rows and compare the copies takes less than to compare all `n`."""
+        """Return whether copying rows and comparing the copies is faster than comparing all `n`."""
         n_paid = n_queries - self.queries_to_list
         return n_left * (n_queries + self.queries_per_copy) < n * n_paid
 
 
 class FilteredExact(Filtered):
-    """What an exact engine of floats is over the rows that a filter leaves in.
+    """The common part of exact engines of floats over the rows that a filter leaves in.
 
     Few queries are compared with all rows: that takes less than to copy those that are left in. For
     many these are copied, tile by tile, or kept if they are few. What the whole engine knows of
@@ -186,7 +186,7 @@ class FilteredExact(Filtered):
 
     @remembered
     def _without(self):
-        """What gives rows that are left out no similarity, added to those of all rows."""
+        """Terms that, added to the similarities of all rows, exclude the rows left out."""
         dtype = self.rows.dtype
         bits = np.dtype(f"i{dtype.itemsize}")
         left_out = self.row_filter.mask.view(np.int8) - np.int8(1)  # all bits set, else none
@@ -200,7 +200,7 @@ class FilteredExact(Filtered):
 
     @derived
     def _longest(self) -> float:
-        """What no row of the whole engine exceeds."""
+        """An upper bound for all rows of the whole engine."""
         return self.whole._longest
 
     @derived
@@ -223,6 +223,6 @@ def filtered_class(cls: Any) -> Any:
 
 
 def _of_rows(name):
-    """Return an attribute: what the whole engine knows of every row, of those left in."""
+    """Return an attribute: the part of a per-row value of the whole engine for the rows left in."""
     attribute: Any = remembered(lambda self: getattr(self.whole, name)[self.row_filter.positions])
     return attribute

@@ -122,10 +122,10 @@ def radius_precision_recall_curve(
         Largest distances, themselves included; for codes ``range(n_bits + 1)``.
 
     average : {"macro", "micro"}, default="macro"
-        Mean of the values of the queries, without those that have no item within
-        the radius in the precision there; or all their pairs with the gallery
-        taken together, so that a query counts as much as it finds (precision) or
-        should find (recall).
+        "macro": the mean over queries; the precision at a radius leaves out queries
+        without any item within it. "micro": all pairs of queries and gallery items
+        together, so the weight of a query is the number of items that it finds
+        (precision) or should find (recall).
 
     exclude : array-like, default=None
         Gallery rows that are not ranked, as in `mean_average_precision`.
@@ -136,7 +136,7 @@ def radius_precision_recall_curve(
     Returns
     -------
     precision : ndarray of shape (n_radii,), float64
-        NaN where no query has an item within the radius.
+        NaN if no query has an item within the radius.
 
     recall : ndarray of shape (n_radii,), float64
         Queries with nothing relevant are left out of both with a warning.

@@ -63,19 +63,19 @@ def create_app(
     Parameters
     ----------
     collection : PhotoCollection
-        What is searched. If it can be written, it can be synced from the page.
+        The collection to search. If it can be written, the page can sync it.
 
     token : str or None
-        What whoever asks has to know. None lets everybody in: only for a server that nobody else
+        Secret that every request needs. None allows everybody: only for a server that nobody else
         can reach.
 
     hosts : collection of str, default=("127.0.0.1", "localhost", "[::1]")
-        Names that the server goes by, without ports.
+        Names of the server that requests may use, without ports.
 
     Returns
     -------
     ASGI application
-        To be run by an ASGI server such as uvicorn.
+        Run it with an ASGI server such as uvicorn.
 
     Examples
     --------
@@ -99,12 +99,12 @@ def app_of(server: "Server", token: str | None, hosts: Collection[str]) -> ASGIA
 
 
 class Server:
-    """What answers, with all that is shared by requests.
+    """The functions that answer requests, and the state that requests share.
 
     Parameters
     ----------
     collection : PhotoCollection
-        What is searched.
+        The collection to search.
     """
 
     def __init__(self, collection: PhotoCollection) -> None:
