@@ -152,6 +152,23 @@ def test_what_does_not_fit_is_not_begun_and_is_listed(compare, data, task, tmp_p
     assert "better" not in text
 
 
+def test_a_row_that_is_tuned_as_another_has_its_setting_but_for_its_own(
+    compare, data, task, tmp_path
+):
+    cells = data.Cells(tmp_path / "cells.json")
+    (leader,) = rows_of(compare, "leader")
+    make = partial(leader.make, weight=0.0)
+    follower = replace(leader, name="follower", make=make, tuned_as=leader)
+    results = compare.compare(cells, [follower, leader], task, compare.Plan(), final={})
+    chosen = results["leader"][0]["setting"]
+    assert results["follower"][0]["setting"] == {"lr": chosen["lr"]}
+    assert len(cells.cells) == 12 + 3 + 3  # the trials are those of the leader
+    assert not any(key.startswith("choose follower") for key in cells.cells)
+    fixed = follower.fixed({"lr": 0.5})
+    assert fixed.tuned_as is None
+    assert fixed.ranges == {"lr": [0.5]}
+
+
 def test_rows_at_an_end_of_the_rates_that_were_tried_are_named(compare):
     def chosen(lr):
         trials = [{"setting": {"lr": tried, "weight": 1.0}} for tried in (0.1, 0.001, 0.01)]

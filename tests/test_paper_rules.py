@@ -48,6 +48,20 @@ def test_settings_are_drawn_from_the_ranges_of_the_row(rules):
     assert below == pytest.approx(0.5, abs=0.05)
 
 
+def test_no_part_of_a_range_is_left_out_and_rows_share_what_they_share(rules):
+    drawn = rules.draw_settings(RANGES)
+    parts = [12 * RANGES["lr"].cdf(setting["lr"]) for setting in drawn]
+    # A number that was rounded to three digits may cross the border of a part.
+    assert sorted(int(part) for part in parts) == pytest.approx(range(12), abs=1)
+    assert np.diff(sorted(parts)).max() < 2
+    scales = [setting["scale"] for setting in drawn]
+    assert [scales.count(scale) for scale in (1, 8, 16)] == [4, 4, 4]
+    alone = rules.draw_settings({"lr": RANGES["lr"]})
+    assert [setting["lr"] for setting in alone] == [setting["lr"] for setting in drawn]
+    order = {name: np.argsort([of[name] for of in drawn]).tolist() for name in ("lr", "margin")}
+    assert order["lr"] != order["margin"]
+
+
 def test_the_seed_fixes_the_settings_and_the_order_of_names_does_not(rules):
     drawn = rules.draw_settings(RANGES, seed=3)
     assert drawn == rules.draw_settings(dict(reversed(RANGES.items())), seed=3)

@@ -387,8 +387,10 @@ def test_tables_of_epochs_until_a_loss_is_stable(papers, folder, tmp_path):
     more += ["--epochs", 3]
     whole = run(papers, "squared-hinge-epochs", data, tmp_path, *more)
     heads = run(papers, "squared-hinge-heads", folder, tmp_path, *more)
-    for text in (whole, heads):
-        assert "| epochs to 99 % of the way in loss | in held-out mAP |" in text
+    assert "| epochs to 99 % of the way in loss | epochs to 99 % of the way in held-out" in whole
+    assert heads.count("medians over the rates:") == 2
+    assert "| clothing, squeezenet1_0 | " in heads
+    assert "Chance: clothing: map 0." in heads
     for table in ("squared-hinge-epochs", "squared-hinge-heads"):
         for cell in cells_of(tmp_path, table).values():
             assert len(cell["held_out"]) == len(cell["losses"]) == 3
@@ -399,12 +401,12 @@ def test_tables_of_codes_of_frozen_features_and_of_the_goal(papers, folder, tmp_
     save_weights(tmp_path, "squeezenet1_0")
     more = ["--weights-dir", tmp_path, "--image-size", 32, "--backbone", "squeezenet1_0"]
     text = run(papers, "dfeh-clothing", paper_folders.photos(folder, n=24), tmp_path, *more)
-    assert "| 48 bits | map | s a cell | settings |" in text
-    assert "| dfeh | csq |" in text
+    assert "| loss | map | s a cell | settings |" in text
+    assert "| dfeh, 12 bits | csq, 12 bits |" in text
     data = paper_folders.cifar10(tmp_path)
     text = run(papers, "dfeh-goal", data, tmp_path, "--backbone", "small")
     assert text.count("(0.7") >= 4  # the paper's
-    assert "| dfeh | dsh |" in text
+    assert "| dfeh, 12 bits | dsh, DFEH's settings, 12 bits |" in text
 
 
 @pytest.mark.slow

@@ -387,10 +387,12 @@ def verdicts(results, task, pairs):
     pairs = finished_pairs(results, pairs)
     names = {name for pair in pairs for name in pair}
     scores = {name: np.array([r["per_query"] for r in results[name]]) for name in names}
-    # Queries without anything to find have no score.
-    scored = np.all([np.isfinite(of).all(axis=0) for of in scores.values()], axis=0)
-    scores = {name: of[:, scored] for name, of in scores.items()}
-    classes = task.y[task.final.asking][scored] if task.by_class else None
+    # Queries without anything to find have no score, in any row.
+    scored = {name: np.isfinite(of).all(axis=0) for name, of in scores.items()}
+    classes = None
+    if task.by_class and pairs:
+        classes = task.y[task.final.asking][scored[pairs[0][0]]]
+    scores = {name: of[:, scored[name]] for name, of in scores.items()}
     return compared(task.scoring[0], scores, pairs, classes=classes)
 
 

@@ -88,6 +88,8 @@ RANGES = {
     "dlbhc": {},  # the rate alone
     "cnnh": {},
 }
+ABLATION_RATES = [1e-3, 3e-3, 1e-2, 3e-2]
+PLAIN = "plain mean of pairs, weights 0.01"
 TRIAL_ROWS = 15_000
 TRIAL_QUERIES = 5_000
 
@@ -522,15 +524,15 @@ ABLATION_PAPER = {
 def ablations(cells, task, options):
     """Return the table of DFEH's ablations on training images: weights, terms, network, layer.
 
-    The rate of every row is drawn; other training images than those that ask in the end choose it.
+    Four rates are tried for every row in whole trainings, which are short; other training images
+    than those that ask in the end choose.
     """
     plan = Plan.of(options)
     whole = replace(task, tuning=apart(task), final=task.tuning)
     final = _shared(options) | {"bits": 12, "epochs": options.epochs}
-    tuning = final | {"epochs": trial_of(options.epochs, whole)}
 
     def row(name, **own):
-        return deep_row(name, "dfeh", ranges={"lr": RATES}, **own)
+        return deep_row(name, "dfeh", ranges={"lr": ABLATION_RATES}, **own)
 
     first = "all terms, weights 0.01"
     weighed = {
@@ -539,23 +541,25 @@ def ablations(cells, task, options):
         }
         for weight in (0.0, 0.001, 0.1)
     }
+    plain = {f"{name}, plain mean": own | PLAIN_MEAN for name, own in weighed.items()}
     rows = [
         row(first),
         *(row(name, **own) for name, own in weighed.items()),
+        row(PLAIN, **PLAIN_MEAN),
+        *(row(name, **own) for name, own in plain.items()),
         row("no balance", loss__balance_weight=0.0),
         row("no quantization", loss__quantization_weight=0.0),
         row("balance per bit", loss__balance="bit"),
         row("mean of the balance over bits", loss__balance_reduction="mean"),
-        row("plain mean of pairs", **PLAIN_MEAN),
         row("similar pairs weigh 3", loss__similar_weight=3.0),
         *(row(f"enhance={kind!r}", enhance=kind) for kind in ("se", "cbam", "conv")),
     ]
-    budgets = {"final": final, "tuning": tuning, "label": " 12 bits"}
-    pairs = [(other.name, first) for other in rows[1:]]
+    budgets = {"final": final, "label": " 12 bits"}
+    pairs = [(other.name, PLAIN if other.name in plain else first) for other in rows[1:]]
     results = compare(cells, rows, whole, plan, deciding=pairs, **budgets)
     net = "small" if options.backbone == "resnet9" else "resnet9"
     network = row(f"backbone={net!r}")
-    budgets |= {of: budgets[of] | {"backbone": net} for of in ("final", "tuning")}
+    budgets["final"] = final | {"backbone": net}
     results |= compare(cells, [network], whole, plan, **budgets)
     return results, whole, [*pairs, (network.name, first)]
 
@@ -622,21 +626,23 @@ def of_features(loss, *, backbone=None, image_size=None, **settings):
 
 
 def second_set(cells, task, options):
-    """Return the codes of six losses on features of a frozen network, at 12 and 48 bits."""
+    """Return the codes of six losses on features of a frozen network, at 12 and 48 bits.
+
+    A training takes seconds, so that trials are whole trainings.
+    """
     plan = Plan.of(options)
     rows = [
         deep_row(name, name, make=of_features, rates=loguniform(1e-4, 1e-1)) for name in ROW_LOSSES
     ]
     rows.insert(2, without_balance(rows[0]))
-    pairs = [("dfeh", row.name) for row in rows[1:]]
-    parts = []
+    results = {}
     for bits in (48, 12):
         final = {"backbone": options.backbone, "epochs": options.epochs, "bits": bits}
-        tuning = final | {"epochs": trial_of(options.epochs, task)}
-        budgets = {"final": final, "tuning": tuning, "label": f" {bits} bits"}
-        results = compare(cells, rows, task, plan, deciding=pairs, **budgets)
-        first = f"{bits} bits"
-        parts.append(
-            report(results, task, [*task.scoring, "cpu_seconds"], first=first, pairs=pairs)
-        )
-    return "\n\n".join(parts)
+        pairs = [("dfeh", row.name) for row in rows[1:]]
+        budgets = {"final": final, "label": f" {bits} bits", "deciding": pairs}
+        found = compare(cells, rows, task, plan, **budgets)
+        results |= {f"{name}, {bits} bits": records for name, records in found.items()}
+    pairs = [
+        (f"dfeh, {bits} bits", f"{row.name}, {bits} bits") for bits in (48, 12) for row in rows[1:]
+    ]
+    return report(results, task, [*task.scoring, "cpu_seconds"], first="loss", pairs=pairs)

@@ -13,18 +13,21 @@ from sklearn_cbir import DeepHasher
 RANGES = {
     "lr": loguniform(3e-4, 3e-2),
     "loss__quantization_weight": loguniform(1e-2, 1),
-    "loss__beta": [1.0, 2.0, 5.0, 10.0, 20.0, 40.0],
+    "loss__beta": loguniform(1, 40),
 }
 COLUMNS = ("map", "ndcg@100", "acg@100", "wmap")
 BINARY = {"loss__similarity": "binary"}
-BALANCED = "binary similarity, both kinds alike"
+ALIKE = {"loss__similar_weight": "balanced"}
+BOTH = "both kinds alike"
 LOSSES = {
     "binary similarity": BINARY,
-    BALANCED: BINARY | {"loss__similar_weight": "balanced"},
+    f"binary similarity, {BOTH}": BINARY | ALIKE,
     "multi-level, IDHN form": {"loss__form": "idhn"},
+    f"multi-level, IDHN form, {BOTH}": {"loss__form": "idhn"} | ALIKE,
     "multi-level, ISDH form": {"loss__form": "isdh"},
     "multi-level, cosine form": {"loss__form": "cosine"},
 }
+UNUSED = {"multi-level, cosine form": "loss__beta"}  # which its equation does not have
 PAIRS = [(name, other) for name in [*LOSSES][2:] for other in [*LOSSES][:2]]
 
 
@@ -98,9 +101,16 @@ def hasher(loss, *, lr, seed, precision, **settings):
     )
 
 
+def _ranges(name):
+    return {of: values for of, values in RANGES.items() if of != UNUSED.get(name)}
+
+
 def run(cells, task, options, settings):
     """Fill the table: the same net, trials, epochs and seeds for every similarity."""
-    rows = [Row(name, partial(hasher, "multilevel", **own), RANGES) for name, own in LOSSES.items()]
+    rows = [
+        Row(name, partial(hasher, "multilevel", **own), _ranges(name))
+        for name, own in LOSSES.items()
+    ]
     settings = {"batch_size": 128, "backbone": options.backbone} | settings
     tuning = settings | {"max_epochs": trial_of(options.epochs, task)}
     final = settings | {"max_epochs": options.epochs}

@@ -12,13 +12,23 @@ from scipy.stats import loguniform
 from torch import nn
 
 from _papers import squared_hinge
-from _papers._compare import Plan, Row, compare, report, trial_of
+from _papers._compare import (
+    Plan,
+    Row,
+    chance_of,
+    compare,
+    rates_at_an_end,
+    report,
+    table,
+    verdicts,
+)
 from _papers._losses import loss_of
 from sklearn_cbir import NeighborsRetriever
 
 LOSSES = squared_hinge.LOSSES
 PAIRS = [(LOSSES[1], LOSSES[0])]
-IN_LOSS, IN_MAP = "epochs to 99 % of the way in loss", "in held-out mAP"
+IN_LOSS = "epochs to 99 % of the way in loss"
+IN_MAP = "epochs to 99 % of the way in held-out mAP"
 COLUMNS = (IN_LOSS, IN_MAP)
 RATES = loguniform(1e-4, 1e-2)  # constant ones
 HEAD_RATES = loguniform(1e-4, 1)
@@ -163,15 +173,57 @@ def run_whole(cells, task, options):
 
 
 def run_heads(cells, tasks, options):
-    """Fill the table of heads alone, one pair of rows per network and set of photos."""
-    plan, parts = Plan.of(options), []
+    """Fill the table of heads alone, two rows per network and set of photos.
+
+    A training takes seconds, so that trials are whole trainings; both losses try the same rates.
+    """
+    plan, results = Plan.of(options), {}
+    rows = [Row(loss, partial(head, loss), {"lr": HEAD_RATES}) for loss in LOSSES]
     for name, task in tasks.items():
-        task = replace(task, finish=curves)
-        rows = [Row(loss, partial(head, loss), {"lr": HEAD_RATES}) for loss in LOSSES]
-        final = {"epochs": options.epochs}
-        budgets = {"final": final, "tuning": {"epochs": trial_of(options.epochs, task)}}
-        found = {"label": f" {name}", "deciding": PAIRS}
-        results = compare(cells, rows, task, plan, **budgets, **found)
-        columns = [*task.scoring, *COLUMNS, "cpu_seconds"]
-        parts.append(report(results, task, columns, first=name, pairs=PAIRS))
-    return "\n\n".join(parts)
+        task = replace(task, finish=curves, kept_of_trials=COLUMNS)
+        budgets = {"final": {"epochs": options.epochs}, "label": f" {name}", "deciding": PAIRS}
+        found = compare(cells, rows, task, plan, **budgets)
+        results |= {f"{name}: {loss}": records for loss, records in found.items()}
+    pairs = [tuple(f"{name}: {loss}" for loss in pair) for name in tasks for pair in PAIRS]
+    lines = table(results, [*task.scoring, "cpu_seconds"], first="head of")
+    parts = [lines, _chances(tasks), rates_at_an_end(results), verdicts(results, task, pairs)]
+    parts += [epochs_at_equal_rates(results, tasks, of) for of in COLUMNS]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _chances(tasks):
+    """Return what a row that knows nothing has in every set of photos."""
+    levels = {name.partition(",")[0]: chance_of(task) for name, task in tasks.items()}
+    shown = (
+        ", ".join(f"{measure} {level:.4f}" for measure, level in of.items())
+        for of in levels.values()
+    )
+    return f"Chance: {'; '.join(f'{name}: {of}' for name, of in zip(levels, shown))}."
+
+
+def epochs_at_equal_rates(results, names, column):
+    """Return a table of how many epochs both losses needed in the trials at each rate."""
+    heads = ["", *LOSSES, f"rates at which {LOSSES[1]} needed fewer, as many, more"]
+    lines = [f"{column.capitalize()}, medians over the rates:", ""]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in names:
+        records = [results.get(f"{name}: {loss}") for loss in LOSSES]
+        if not all(records):
+            lines.append(f"| {name} | not run | not run | |")
+            continue
+        first, second = (_by_rate(of[0], column) for of in records)
+        shared = sorted(first.keys() & second.keys())
+        difference = np.array([second[rate] - first[rate] for rate in shared])
+        medians = [f"{np.median([of[rate] for rate in shared]):g}" for of in (first, second)]
+        counts = [(difference < 0).sum(), (difference == 0).sum(), (difference > 0).sum()]
+        lines.append(f"| {name} | {' | '.join(medians)} | {', '.join(map(str, counts))} |")
+    return "\n".join(lines)
+
+
+def _by_rate(record, column):
+    """Return a measure of the trials by their rates, without those that diverged.
+
+    Where one rate was given, and none was tried, that of the record.
+    """
+    trials = record["trials"] or [record]
+    return {trial["setting"]["lr"]: trial[column] for trial in trials if column in trial}
