@@ -19,7 +19,7 @@ class Checkpoint:
         self.path = Path(folder) / f"{name}-{digest}.pt"
 
     def load(self):
-        """Return the saved state, or None if there is none."""
+        """Return the saved state, or None without a file."""
         if not is_there(self.path):
             return None
         try:

@@ -1,4 +1,4 @@
-"""Where torch computes, and its seeds."""
+"""The device of torch, and its seeds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def resolve_device(device: object) -> torch.device:
-    """Return the torch device that `device` stands for now; "auto" prefers a GPU.
+    """Return the torch device for `device`; "auto" prefers a GPU.
 
-    Raises ValueError for a device that is not there, or that holds no numbers, as "meta".
+    Raises ValueError for a device that does not exist, or that holds no numbers, such as "meta".
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
@@ -147,10 +147,10 @@ LOCK = ProcessLock()  # of the global generators
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch on the CPU and on a device; its global generators are untouched afterwards.
+    """Seed torch on the CPU and on a device; afterwards its global generators are as before.
 
-    Those of other devices are neither seeded nor read. They are shared by all threads, so that one
-    block runs at a time.
+    Generators of other devices are neither seeded nor read. All threads share the generators, so
+    only one block runs at a time.
     """
     use_one_thread_if_forked()
     with LOCK.lock:
@@ -182,11 +182,11 @@ def generator_of(device: torch.device) -> torch.Generator:
 
 
 class OwnDraws(TorchFunctionMode):
-    """Let new weights of this thread be drawn from a generator of their own.
+    """Draw new weights of this thread from their own generator.
 
-    Torch's global generator is neither read nor moved on, so that nobody waits for it, and what
-    other threads draw changes no weight; what is drawn is what `seeded` would draw from the same
-    seed on the CPU.
+    The global generator of torch is neither read nor advanced, so no thread waits for it, and draws
+    of other threads change no weight. The draws are those of `seeded` with the same seed on the
+    CPU.
     """
 
     def __init__(self, seed: int) -> None:
@@ -221,7 +221,7 @@ _FLOATING_FOR_FLOATS = _functions(torch, "arange as_tensor full tensor")
 
 @dataclass(frozen=True)
 class Seeds:
-    """The seed of a fit, and those that its parts have of their own."""
+    """The seed of a fit, and the seeds of its parts."""
 
     fit: int
     batches: int

@@ -18,10 +18,10 @@ def is_there(path):
 
 
 def is_of_content(error):
-    """Say whether an error of reading a file is one of what it holds.
+    """Return whether an error of reading a file is due to its content.
 
-    Others may pass, of the place (no permission, a share that hangs) and of memory: the file is
-    fine, and nobody should be told to delete it or to get it again.
+    Other errors may pass: of access (no permission, a share that hangs) and of memory. Then the
+    file is fine, and a message must not advise to delete it or to get it again.
     """
     if isinstance(error, MemoryError):
         return False
@@ -30,11 +30,11 @@ def is_of_content(error):
 
 @contextmanager
 def replacement(path):
-    """Open a file beside `path`; flush it to the disk and put it in place if the block succeeds.
+    """Open a file next to `path`; flush it to the disk and put it in place if the block succeeds.
 
-    For whoever looks it is as if `path` had been written: a link stays, and what it leads to is
-    replaced; mode and owner stay; what may not be written is refused. Other hard links to the
-    previous file keep what it held.
+    The effect is as if `path` had been written: a link stays, and its target is replaced; mode and
+    owner stay; a file that may not be written is an error. Other hard links to the previous file
+    keep its content.
     """
     path = os.fsdecode(path)  # of names in bytes too
     target = Path(os.path.realpath(path))  # a link stays
@@ -64,7 +64,7 @@ def replace_file(path, content):
 
 
 def _status(target, path):
-    """Return the status of what is at `target`, None if there is nothing, or refuse it."""
+    """Return the status of the file `target`, None if there is none; raise for other kinds."""
     try:
         status = os.stat(target)
     except FileNotFoundError:

@@ -24,7 +24,7 @@ def without_weights(module):
 
 
 def with_room(module):
-    """Return a copy of what `without_weights` made that weights can be loaded into."""
+    """Return a copy of a result of `without_weights` into which weights can be loaded."""
     module = copy.deepcopy(module, detached(module))
     for tensor in _state_tensors(module):
         if 0 in tensor.stride():
@@ -101,10 +101,10 @@ def copied_state(module):
 
 
 def load_values(module, values):
-    """Load the values of a state dict; what it lacks stays as it is.
+    """Load the values of a state dict; other values do not change.
 
-    Updating the module's own dict keeps the version numbers that its layers look at. What that
-    dict does not show, as where a module hides some of its weights, is not missed.
+    Updating the module's own dict keeps the version numbers that its layers check. It also allows
+    for weights that a module hides, which its dict does not show.
     """
     state = module.state_dict()
     state.update(values)

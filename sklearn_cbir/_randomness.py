@@ -27,9 +27,9 @@ _LIBRARIES |= set(sys.stdlib_module_names)
 class Draws:
     """The generators that objects and functions of others can draw from.
 
-    Those are the global ones of `random`, numpy and torch (on the CPU), and all that a source, such
-    as an augmentation, holds, closes over or names. Its code is looked through once, its objects
-    every time.
+    These are the global ones of `random`, numpy and torch (on the CPU), and all that a source, such
+    as an augmentation, holds, closes over or names. Its code is searched once, its objects every
+    time.
     """
 
     def __init__(self, *sources):
@@ -114,7 +114,7 @@ def find_generators(*sources, code=True):
 
 
 def _parts_of(thing):
-    """Yield what an object, function, class or collection is made of."""
+    """Yield the parts of an object, function, class or collection."""
     kind = type(thing)
     if issubclass(kind, dict):
         yield from list(dict.values(thing))
@@ -137,7 +137,7 @@ def _parts_of(thing):
 
 
 def _parts_of_function(function):
-    """Yield defaults, what is closed over, and what is named of the function's module."""
+    """Yield defaults, closure variables, and named globals of the function's module."""
     yield from (function.__defaults__, function.__kwdefaults__, vars(function))
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # not bound yet

@@ -79,9 +79,10 @@ class CPFEmbedder(NetworkTransformer):
 
     weights : {"pretrained", "imagenet", "packaged"}, tag, path or None, default=None
         Where the backbone's weights come from. "pretrained", or its older name
-        "imagenet": the library of its name. "packaged": a Python package, for
-        ``"timm/tf_efficientnet_lite0"`` the one of the extra ``demo``. Else a tag
-        of open_clip, a file with a state dict, or None for random weights.
+        "imagenet": published weights, from the library of the backbone.
+        "packaged": a Python package, for ``"timm/tf_efficientnet_lite0"`` the one
+        of the extra ``demo``. Or a tag of open_clip, a file with a state dict, or
+        None for random weights.
         Built-in nets have no pretrained weights. A module of your own keeps its
         weights. None does not count as pretrained, and neither does a module
         without a file if it has batch norms and all are new (means 0, variances

@@ -1,4 +1,4 @@
-"""What the code of a function says and names, without where it stands and in which lines."""
+"""The instructions and names of a function's code, without its file and line numbers."""
 
 import builtins
 import dis
@@ -22,7 +22,7 @@ _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD"}
 
 
 def is_dynamic(value):
-    """Say whether a function runs or gives what is not in the code that calls it."""
+    """Return whether a function runs or returns code that its caller does not show."""
     return any(value is function for function in _DYNAMIC)
 
 

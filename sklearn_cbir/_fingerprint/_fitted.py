@@ -1,4 +1,4 @@
-"""What a fitted estimator is made of, part by part, so that an error can say which one differs."""
+"""The parts of a fitted estimator, so that an error can name the part that differs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What functions, classes and modules are: their code, and all that it names."""
+"""The content of functions, classes and modules: their code, and all that it names."""
 
 import functools
 import importlib
@@ -76,7 +76,7 @@ def add_cell(walk, cell):
 
 
 def add_code(walk, code):
-    """What code does: no names of files, numbers of lines or docstrings."""
+    """Feed the instructions of code, without file names, line numbers and docstrings."""
     walk.put("code")
     flags = code.co_flags & ~_HAS_DOCSTRING
     counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags
@@ -99,7 +99,7 @@ def _constant(walk, value):
 
 
 def _read(walk, code, namespace):
-    """What code reads by global names, and what it imports while it runs."""
+    """Feed the globals that code reads, and the modules that it imports at run time."""
     for chain in names_read(code):
         walk.put("global", *chain)
         if chain[0] in _OF_A_PLACE:
@@ -254,7 +254,7 @@ def is_own(kind):
 
 
 def _is_own_code(value):
-    """Say whether a name of a library now stands for code of the user's own."""
+    """Return whether a name of a library now refers to the user's own code."""
     while isinstance(value, (functools.partial, functools._lru_cache_wrapper)):
         value = value.func if isinstance(value, functools.partial) else value.__wrapped__
     if isinstance(value, types.FunctionType):

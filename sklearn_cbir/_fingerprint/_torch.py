@@ -1,4 +1,4 @@
-"""What modules, tensors and generators of torch hold."""
+"""The content of modules, tensors and generators of torch."""
 
 import torch
 from torch import fx, nn
@@ -50,7 +50,7 @@ def _hooks(walk, name, attributes):
 
 
 def _tensor(walk, tensor):
-    """Type, shape, values, and whether it is trained; not where it lies."""
+    """Feed type, shape, values, and whether it is trained; not its device."""
     if not walk.is_new(tensor):
         return
     walk.put("tensor")

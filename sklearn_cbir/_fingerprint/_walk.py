@@ -77,14 +77,14 @@ _UNREADABLE = {
 
 
 class Unknown(ValueError):
-    """What a value is cannot be told: compiled or dynamic code. The message says what and why."""
+    """A value cannot be read, such as compiled or dynamic code. The message says what and why."""
 
 
 def fingerprint(value, name="value", *, files=False, of=None):
     """Return a hash of a value, the same in every process; `name` is for errors.
 
-    What the user's own code and objects hold is looked at with the files that texts in it name;
-    `files` says whether `value` itself is, `of` an estimator that it is an attribute of.
+    The user's own code and objects are read together with the files that their texts name. `files`
+    says whether `value` itself is; `of` is the estimator of which it is an attribute.
     """
     walk = Walk([name], files=files if of is None else is_own(type(of)))
     if issubclass(type(value), (np.bool_, np.integer, np.float64)):
@@ -136,11 +136,11 @@ class Walk:
             self._hash.update(part)
 
     def unknown(self, reason):
-        """Raise: what is being walked over cannot be known."""
+        """Raise an error: the current value cannot be read."""
         raise Unknown(f"{'.'.join(self.path)} is {reason}")
 
     def add(self, value, name=None):
-        """Feed a value; `name` is what it is called in the thing that holds it."""
+        """Feed a value; `name` is its name in the object that holds it."""
         if name is not None:
             self.put(name)
             self.path.append(name)
@@ -159,7 +159,7 @@ class Walk:
             self.path.pop()  # after an error the path stays, and says where
 
     def add_named(self, items):
-        """Feed a mapping of names whose order says nothing."""
+        """Feed a mapping of names whose order does not matter."""
         self.put("names", str(len(items)))
         for name, item in sorted(items.items(), key=lambda pair: str(pair[0])):
             self.add(item, str(name))
@@ -175,7 +175,7 @@ class Walk:
 
     @contextlib.contextmanager
     def of(self, *, own):
-        """Walk over what something of the user's own holds, or else an estimator of a library."""
+        """Feed the content of a user's own object, or of an estimator of a library."""
         before, self._files = self._files, own
         yield
         self._files = before
@@ -187,7 +187,7 @@ class Walk:
         return Walk._instance
 
     def _add_file(self, path):
-        """Feed what is in a file that is named by a value; nothing if there is none."""
+        """Feed the content of a file that a value names; nothing if there is none."""
         if not self._files:
             return
         try:
@@ -244,7 +244,7 @@ class Walk:
         return True
 
     def _set(self, values):
-        """Members by what they are: the order of a set differs from process to process."""
+        """Feed members in a fixed order, because the order of a set differs between processes."""
         self.put("set")
         add_class(self, type(values))
         self.put(*sorted(self._apart(value) for value in values))
@@ -326,7 +326,7 @@ class Walk:
             self.add(getattr(generator, "bit_generator", generator).state)
 
     def _estimator(self, estimator):
-        """What an estimator of scikit-learn's kind was told and has learned."""
+        """Feed the parameters and learned attributes of an estimator like scikit-learn's."""
         if not self.is_new(estimator):
             return
         add_class(self, type(estimator))
@@ -334,7 +334,7 @@ class Walk:
             self.add_named(result_state(estimator))
 
     def _instance(self, value):
-        """Any other object: its class, and what pickle would keep of it."""
+        """Feed any other object: its class, and the state that pickle would store."""
         for kinds, reason in _UNREADABLE.items():
             if isinstance(value, kinds):
                 self.unknown(reason)
@@ -375,7 +375,7 @@ class Walk:
             self.unknown(f"a {kind}, whose state cannot be read ({first_line(error)})")
 
     def _place(self, value, name):
-        """Feed what pickle would find by its name alone."""
+        """Feed an object that pickle would find only by its name."""
         module = getattr(value, "__module__", None) or type(value).__module__
         found = functools.reduce(
             lambda holder, part: getattr(holder, part, None),
@@ -406,7 +406,7 @@ _C_DATA = ctypes.c_int.__mro__[-2]  # what all types of ctypes derive from
 
 
 def result_state(estimator):
-    """Return the attributes of an estimator that what it gives depends on."""
+    """Return the attributes of an estimator on which its results depend."""
     state = estimator.__getstate__()
     state = state if isinstance(state, dict) else {"state": state}
     if hasattr(type(estimator), "_in_result"):  # of ours: it knows itself

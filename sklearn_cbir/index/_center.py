@@ -1,4 +1,4 @@
-"""Rows far from the origin, whose distances a product would lose: seen from their mean."""
+"""Rows far from the origin: centered on their mean, because a product would lose distances."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""Relevance feedback: one query made of rows that were judged, some to be like, some not.
+"""Relevance feedback: one query made of liked and disliked rows.
 
-All three metrics have one criterion. A row x is to be near the positives p and far from the
+All three metrics have one criterion. A row x should be near the positives p and far from the
 negatives n; with w the weight of the negatives, from 0 to below 1, it is ranked by
 
     mean of d(x, p) over p  -  w * mean of d(x, n) over n.
@@ -24,7 +24,7 @@ ERRORS_OF_ZERO = 8  # of rounding: so much is left of opposite rows, at most
 
 
 class Judged(NamedTuple):
-    """What a user has judged alike: ids and rows without one, with the names of both arguments."""
+    """Rows of one judgment: ids, and rows without an id, with the names of both arguments."""
 
     name: str
     ids: Any
@@ -55,10 +55,10 @@ def ask_like(
     owner: str,
     k: int,
 ) -> Asked:
-    """Return what a gallery is asked by what was judged: one query, which leaves that out.
+    """Return the request to a gallery for judged rows: one query, which leaves these rows out.
 
-    `k` is how many rows are wanted. An exact engine answers: the mean of rows that differ lies
-    where there are none, and there an index finds less than it does for queries like its rows.
+    `k` is the number of results. An exact engine answers: the mean of different rows lies where
+    there are no rows, and there an index finds less than for queries like its rows.
     """
     weight = check_real(unlike_weight, "unlike_weight", minimum=0, maximum=1)
     if weight == 1:

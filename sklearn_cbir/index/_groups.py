@@ -1,8 +1,9 @@
-"""Groups of rows that hang together: the connected components of all pairs within a radius.
+"""Groups of rows: the connected components of all pairs within a radius.
 
-Pairs may be as many as the square of the rows, and are never held. A row that finds a few others
-is linked to them. One that finds a crowd is followed: whatever was found leaves the gallery before
-the next of them asks, so that each is found about once, however many are near each other.
+There may be as many pairs as the square of the rows, so they are never stored. A row that finds few
+others is linked to them. If it finds many, they are followed: all found rows leave the gallery
+before the next of them searches, so each is found about once, even if very many are near each
+other.
 """
 
 from collections.abc import Callable, Iterator

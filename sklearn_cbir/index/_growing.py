@@ -1,4 +1,4 @@
-"""Arrays and tables of ids that grow without being copied, under readers of what they were."""
+"""Arrays and tables of ids that grow without copies, while readers use their earlier state."""
 
 import numpy as np
 
@@ -12,10 +12,10 @@ KEYS = {True: object(), False: object()}
 
 
 class Room:
-    """Memory behind an array, into which the arrays that follow it grow.
+    """Spare memory after an array, into which the next arrays grow.
 
-    Each is a view of the same buffer, longer than the one before. The longest may be appended to:
-    no other array has what comes behind it. Who appends to a shorter one gets a copy.
+    Each is a view of the same buffer, longer than the one before. You can append to the longest,
+    because no other array uses the memory after it. Appending to a shorter one makes a copy.
     """
 
     def __init__(self, shape, dtype):
@@ -54,7 +54,7 @@ def append(array, more, room=None):
 
 
 def delete(array, positions):
-    """Return a copy of `array` without what stands at `positions`, and its room."""
+    """Return a copy of `array` without the values at `positions`, and its room."""
     keep = np.ones(len(array), dtype=bool)
     keep[positions] = False
     kept, room = with_room((np.count_nonzero(keep), *array.shape[1:]), array.dtype)
@@ -70,7 +70,7 @@ def delete(array, positions):
 
 
 def id_key(id_):
-    """Return what stands for an id in a table: True and False are no numbers, 1 and 0 are."""
+    """Return the key of an id in a table: it distinguishes True and False from 1 and 0."""
     return KEYS[bool(id_)] if isinstance(id_, BOOLEANS) else id_
 
 

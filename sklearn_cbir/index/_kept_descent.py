@@ -1,10 +1,10 @@
-"""pynndescent's descent, whose compiled steps are kept on disk: compiling them takes seconds.
+"""pynndescent's descent, with compiled steps in a cache on disk: compiling them takes seconds.
 
-numba keeps no function that is given another one at run time, as pynndescent's loops are given
-their distance, or that asks for the number of threads by an address of this process. So the steps
-are compiled again, unchanged, with the distance known beforehand, and without the machinery of
-threads if there is one. What only calls them is run by Python, as it stands in pynndescent:
-compiled, it would be compiled with all of them inside once more.
+numba does not cache a function that takes another function at run time, as pynndescent's loops take
+their distance, or that reads the number of threads by an address of this process. So the steps are
+compiled again, unchanged, with a fixed distance, and without code for threads if there is only one.
+Functions that only call the steps run as Python, unchanged from pynndescent: compiled, they would
+include all steps once more.
 """
 
 import hashlib

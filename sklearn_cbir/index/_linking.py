@@ -1,13 +1,13 @@
-"""Rows that are linked into a graph as they come, under readers of what it was.
+"""Link new rows into a graph, while readers use its earlier state.
 
 As in HNSW [1]_, a new row is searched for in the graph. Its edges are chosen among what is found,
 and edges lead back to it, by the rule of relative neighborhoods [2]_ that also made the graph: the
 heuristic of HNSW, or `RobustPrune` of Vamana [3]_. A node whose places are all taken prunes its
 edges by the same rule.
 
-Unlike there, a tree of edges that lead to every node from the entry points is never pruned, so
-that no row is lost. A new row of which the graph is asked before it is linked tells how much the
-graph still finds, as the recall probe of `fit` does.
+Unlike there, a tree of edges from the entry points to every node is never pruned, so no row is
+lost. Some new rows search the graph before they are linked; they measure its recall, as the recall
+probe of `fit` does.
 
 References
 ----------
@@ -51,9 +51,9 @@ ROUNDING = 1e-5
 class Edges:
     """Memory of the edges of a graph that grows, and of the graphs before it.
 
-    Every node has places for `MAX_DEGREE` edges at least. Those that are not used hold the node
-    itself, so that whoever reads while an edge is written finds a node in every place. A graph is
-    so many of the nodes. The longest may be linked to; who links to a shorter one gets a copy.
+    Every node has places for at least `MAX_DEGREE` edges. Unused places hold the node itself, so a
+    reader finds a node in every place while an edge is written. A graph is a number of first nodes.
+    New rows can be linked to the longest graph; linking to a shorter one makes a copy.
     """
 
     def __init__(self, graph):
@@ -153,10 +153,10 @@ def linkable(graph, anew=False):
 
 @dataclass(frozen=True)
 class Probe:
-    """What new rows that are not linked yet tell about a graph.
+    """Recall of a graph, measured with new rows before they are linked.
 
-    Now and then one is asked for. Once they are `ROWS_AT_ONCE`, they are compared with all nodes,
-    a few for every row that comes. The last shares of neighbors that were found are kept.
+    Now and then a row is taken for it. Once there are `ROWS_AT_ONCE`, they are compared with all
+    nodes, a few for every new row. The last measured recalls are kept.
     """
 
     shares: tuple[float, ...] = ()

@@ -1,9 +1,9 @@
 """Exact search in a collection of a Milvus server, or of a file that milvus-lite reads.
 
 The server finds candidates: it compares every query with every row (its FLAT index) in float32
-and returns the nearest with a few to spare. They are re-scored here, as the exact engines do,
-so that distances and the order of ties are theirs, bit by bit. Where rounding or ties leave open
-what the server has held back, it is asked for more, and in the end all rows are read in blocks.
+and returns the nearest and a few more. They are re-scored here as in the exact engines, so
+distances and the order of ties are equal, bit by bit. If rounding or ties leave open whether the
+server has held back a result, it is asked for more, and in the end all rows are read in blocks.
 
 Rows are named by keys, whole numbers that grow with the position and are never used twice.
 A position is the place of its key among the keys that an engine holds, so `remove` moves

@@ -24,13 +24,13 @@ YEAR_2020 = 1_577_836_800
 
 
 class Collection(Kept):
-    """One collection of a server: what is in it, and who may erase it.
+    """One collection of a server: its rows, and who may erase them.
 
     It belongs to the process that made it, and is dropped when no engine of that process
-    needs it any longer, or the process ends. Once it was pickled it is kept: from then on
-    nothing erases it, or a row of it that a pickle may hold. Rows that were written since
-    are erased when they are removed, or when no engine is left and they were not pickled
-    either (unless the process ends with a local file open: then they stay, unseen).
+    needs it any longer, or when the process ends. After it was pickled it is kept: from then
+    on nothing erases it, or a row of it that a pickle may use. Later rows are erased when they
+    are removed, or when no engine is left and they were not pickled either (unless the process
+    ends with an open local file: then they stay, unseen).
     """
 
     def __init__(self, uri, prefix, metric, width):
@@ -317,7 +317,7 @@ class Collection(Kept):
 
 
 class Ownership:
-    """What this process has written into a collection, and what of it was pickled."""
+    """Rows that this process has written into a collection, and which of them were pickled."""
 
     def __init__(self, uri, name, is_kept):
         self.uri, self.name, self.is_kept = uri, name, is_kept

@@ -1,15 +1,15 @@
-"""Which rows a server may answer with, as expressions over their keys.
+"""Rows that a server may return, as expressions over their keys.
 
 A filter leaves some rows of a gallery in. There are two ways to find the nearest of them:
 
-- Ask for more than is wanted and pass over the rest here. That is cheap if few rows are left out,
-  and in vain if all that is near is.
-- Have the server leave the others out, by an expression that names keys and ranges of keys. It
-  travels with every call and the server reads it each time, so it must be short: where it would
-  be long, stretches of the gallery are searched one after the other.
+- Ask for more rows than needed and ignore the others here. That is cheap if few rows are left out,
+  and useless if all near rows are.
+- Let the server leave the others out, by an expression that names keys and ranges of keys. It is
+  sent with every call and the server parses it each time, so it must be short: if it would be long,
+  parts of the gallery are searched one after the other.
 
-An expression may let in more than the filter, since everything is looked at again here, but
-never less.
+An expression may match more rows than the filter, because all results are checked again here, but
+never fewer.
 """
 
 import math
