@@ -161,6 +161,12 @@ class Cells:
         self._shown = []
         self._may_run = True
 
+    def beside(self, table):
+        """Return the cells of another table of the folder, which this one needs, too."""
+        others = Cells(self.path.with_name(f"{table}.json"), until=self.until)
+        others.missing = self.missing
+        return others
+
     @contextmanager
     def row(self, name):
         """Run the cells of one row of a table; leave at the first that may not be run."""

@@ -190,32 +190,34 @@ def lrml_omniglot(cells, options):
 
 def lrml_grocery(cells, options):
     """LRML on unseen products of Grocery Store, with the steps behind it."""
-    from _papers import lrml, zero_shot
+    from _papers import lrml
     from sklearn_cbir.datasets import load_grocery
 
-    task = zero_shot.products_task(load_grocery(options.data))
-    task = replace(task, scoring=("map", "recall@1", "map_at_r"))
-    return lrml.run_photos(cells, task, options)
+    return lrml.run_photos(cells, lrml.products_task(load_grocery(options.data)), options)
 
 
 def lrml_holidays_folds(cells, options):
-    """LRML on Holidays in five folds of its groups, with the steps behind it."""
+    """LRML on Holidays in five folds of its groups; products in --train-data choose settings."""
     from _papers import lrml
-    from sklearn_cbir.datasets import load_holidays
 
-    return lrml.run_folds(cells, load_holidays(options.data, skip_missing=True), options)
+    return lrml.run_folds(cells, *_places_and_products(options), options)
 
 
 def lrml_transfer(cells, options):
     """LRML trained on Grocery Store, in --train-data, and asked on Holidays."""
     from _papers import lrml
+
+    places, products = _places_and_products(options)
+    return lrml.run_transfer(cells, products, places, options)
+
+
+def _places_and_products(options):
     from sklearn_cbir.datasets import load_grocery, load_holidays
 
     if options.train_data is None:
         raise SystemExit("--train-data is missing: the folder of Grocery Store.")
     places = load_holidays(options.data, skip_missing=True)
-    task = lrml.transfer_task(load_grocery(options.train_data), places)
-    return lrml.run_photos(cells, task, options)
+    return places, load_grocery(options.train_data)
 
 
 def lrml_places(name, cells, options):
@@ -414,7 +416,6 @@ PRODUCTS = PHOTOS | {"backbone": "mobilenet_v2"}
 SEVERAL = {"epochs": 20, "backbone": "resnet50", "image_size": 224}
 FASHION = {"epochs": 20, "backbone": "small", "image_size": 64}
 PLACES = {"epochs": 20, "image_size": 362}
-FOLDS = {"epochs": 8, "image_size": 224, "backbone": "mobilenet_v2"}
 MOSAICS = {"epochs": 8, "backbone": "small"}
 TABLES = {
     "squared-hinge": (squared_hinge, PHOTOS),
@@ -445,7 +446,7 @@ TABLES = {
     "lrml-photos": (lrml_photos, PHOTOS | {"epochs": 3}),
     "lrml-omniglot": (lrml_omniglot, DRAWINGS),
     "lrml-grocery": (lrml_grocery, PRODUCTS),
-    "lrml-holidays-folds": (lrml_holidays_folds, FOLDS),
+    "lrml-holidays-folds": (lrml_holidays_folds, PRODUCTS),
     "lrml-transfer": (lrml_transfer, PRODUCTS),
     "lrml-oxford5k": (partial(lrml_places, "oxford5k"), PLACES),
     "lrml-paris6k": (partial(lrml_places, "paris6k"), PLACES),
@@ -458,7 +459,7 @@ ORDER = (
     ("dfeh-cifar10", "cifar10_jpeg.npz"),
     ("multi-label-fashion", "fashion_multilabel.npz"),
     ("lrml-grocery", "grocery"),
-    ("lrml-holidays-folds", "holidays"),
+    ("lrml-holidays-folds", "holidays", "grocery"),
     ("squared-hinge", "clothing"),
     ("untrained-steps", "."),
     ("dfeh-clothing", "clothing"),

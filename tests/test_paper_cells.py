@@ -152,6 +152,21 @@ def test_what_does_not_fit_is_not_begun_and_is_listed(compare, data, task, tmp_p
     assert "better" not in text
 
 
+def test_a_table_takes_the_settings_that_another_has_chosen(compare, data, task, tmp_path):
+    (row,) = rows_of(compare, "first")
+    cells = data.Cells(tmp_path / "cells.json", until=0)
+    with cells.row("first"):
+        compare.choose(cells.beside("other"), row, task, compare.Plan(), {})
+    assert [name.partition(",")[0] for name in cells.missing] == ["choose first"]
+    cells = data.Cells(tmp_path / "cells.json")
+    chosen = compare.choose(cells.beside("other"), row, task, compare.Plan(), {})
+    others = json.loads((tmp_path / "other.json").read_text())
+    assert len(others) == 12
+    assert not cells.cells
+    own = data.Cells(tmp_path / "other.json", until=0)  # there is nothing left to run
+    assert compare.choose(own, row, task, compare.Plan(), {}) == chosen
+
+
 def test_a_row_that_is_tuned_as_another_has_its_setting_but_for_its_own(
     compare, data, task, tmp_path
 ):

@@ -368,11 +368,13 @@ def test_tables_of_holidays_in_folds_and_after_groceries(papers, folder, tmp_pat
     products = tmp_path / "grocery"
     products.mkdir()
     places = paper_folders.holidays(folder, n=60)
+    with pytest.raises(SystemExit, match="--train-data is missing: the folder of Grocery"):
+        run(papers, "lrml-holidays-folds", places, tmp_path, *more)
+    more += ["--train-data", paper_folders.whole_grocery(products)]
     folds = run(papers, "lrml-holidays-folds", places, tmp_path, *more)
     cells = cells_of(tmp_path, "lrml-holidays-folds")
     assert len(cells) == 5 * 7  # rows, of which none has a choice
     assert folds.splitlines()[2].startswith("| untrained | ")
-    more += ["--train-data", paper_folders.whole_grocery(products)]
     transfer = run(papers, "lrml-transfer", places, tmp_path, *more)
     for text in (folds, transfer):
         assert "| staircase | equal distances (delta = 0) |" in text

@@ -14,6 +14,7 @@ from _papers._compare import (
     Task,
     by_rule,
     chance_of,
+    choose,
     compare,
     finished,
     report,
@@ -59,7 +60,11 @@ def rows_of(make, rates=RATES, **own):
 
 
 def pretrained_rows(core=False, **own):
-    """Return the untrained row first, the losses with GeM pooling, and two with the average."""
+    """Return the untrained row first, the losses with GeM pooling, and two with the average.
+
+    Every row trains on tuples of an image, another of its class and the hardest negatives.
+    """
+    own = {"sampling": "mined"} | own
     make, gem = squared_hinge.extractor, {"pooling": "gem"} | own
     rows = [Row(UNTRAINED, partial(make, None, **gem), seeds=1), *rows_of(make, **gem)]
     if core:
@@ -77,13 +82,36 @@ def pretrained_rows(core=False, **own):
     ]
 
 
-def run_photos(cells, task, options):
+def products_task(groceries):
+    """Return the task on unseen products of Grocery Store."""
+    task = zero_shot.products_task(groceries)
+    return replace(task, scoring=("map", "recall@1", "map_at_r"))
+
+
+def tuned_on_products(cells, rows, groceries, options):
+    """Return the rows under the settings that `lrml-grocery` chooses, as far as they are chosen.
+
+    Photos of Holidays ask in every fold, so that none is left to choose by.
+    """
+    task, plan, cells = products_task(groceries), Plan.of(options), cells.beside("lrml-grocery")
+    (backbone, weights), *_ = squared_hinge.networks(options).items()
+    budgets = squared_hinge.settings_of(options, backbone, weights, task, head=0)
+    fixed = []
+    for row in rows:
+        with cells.row(row.name):
+            tuning = plan.settings(budgets["tuning"])
+            setting, _ = choose(cells, row, task, plan, tuning, f" {backbone}")
+            fixed.append(row.fixed(setting))
+    return fixed
+
+
+def run_photos(cells, task, options, rows=None):
     """Fill the table of a pretrained network with its own features, and the steps behind it."""
     task = replace(task, finish=steps, finish_chance=chance_of_steps)
     (backbone, weights), *_ = squared_hinge.networks(options).items()
     # The features are the trunk's own: there is no head to train before.
     budgets = squared_hinge.settings_of(options, backbone, weights, task, head=0)
-    rows = pretrained_rows(options.core)
+    rows = pretrained_rows(options.core) if rows is None else rows
     found = {"label": f" {backbone}", "deciding": DECIDING}
     results = compare(cells, rows, task, Plan.of(options), **budgets, **found)
     columns = [*task.scoring, *STEPS, "cpu_seconds"]
@@ -159,6 +187,12 @@ def fold_tasks(places):
     return tasks
 
 
+def run_transfer(cells, groceries, places, options):
+    """Fill the table of training on products and asking in Holidays."""
+    rows = tuned_on_products(cells, pretrained_rows(options.core), groceries, options)
+    return run_photos(cells, transfer_task(groceries, places), options, rows)
+
+
 def transfer_task(groceries, places):
     """Return the task that trains on seen products, which choose too, and asks in Holidays."""
     products = zero_shot.products_task(groceries)
@@ -178,12 +212,12 @@ def transfer_task(groceries, places):
     )
 
 
-def run_folds(cells, places, options):
+def run_folds(cells, places, groceries, options):
     """Fill the table on Holidays: every query is asked in the fold of its group."""
     tasks = fold_tasks(places)
-    plan = Plan.of(options)
+    plan = replace(Plan.of(options), rates=())
     (backbone, weights), *_ = squared_hinge.networks(options).items()
-    rows = pretrained_rows(options.core)
+    rows = tuned_on_products(cells, pretrained_rows(options.core), groceries, options)
     budgets = [squared_hinge.settings_of(options, backbone, weights, of, head=0) for of in tasks]
 
     def fill(rows, seeds):
