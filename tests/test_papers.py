@@ -93,6 +93,8 @@ def test_a_cell_runs_once_for_its_settings_and_its_data(papers, folder, tmp_path
     assert len(cells_of(tmp_path, table)) == len(after) + 1
 
 
+# Whether bfloat16 is faster is measured, also on processors without it and on busy ones.
+@pytest.mark.filterwarnings("ignore:autocast=True trains in float32")
 def test_codes_of_the_best_budget_are_cells_of_their_settings(
     papers, monkeypatch, folder, tmp_path
 ):
@@ -337,7 +339,7 @@ def test_tables_of_photos(papers, folder, tmp_path, table):
     save_weights(tmp_path, "squeezenet1_0")
     more = "--weights-dir", tmp_path, "--image-size", 64  # for half of it, too
     text = run(papers, table, paper_folders.photos(folder), tmp_path, *more)
-    expected = ["squared_hinge gains", "95 %", "to 99 % of the way", "squeezenet1_0, norm: softmax"]
+    expected = ["squared_hinge gains", "95 %", "squeezenet1_0, norm: softmax"]
     assert all(part in text for part in (expected if table == "squared-hinge" else ["staircase"]))
 
 
@@ -436,14 +438,24 @@ def test_the_full_hashing_table_has_every_length_and_variant(papers, folder, tmp
 
 
 def test_epochs_until_a_loss_is_at_its_end(papers):
-    squared_hinge = importlib.import_module("_papers.squared_hinge")
-    losses = [11.0, 3.0, 1.05, 1.0, 1.005, 1.0]
-    assert squared_hinge.epochs_to_end(losses) == 4  # 1.05 is 5 % above the end
-    assert squared_hinge.epochs_of_way(losses) == 3  # and 0.5 % of the way
-    assert squared_hinge.epochs_to_end([2.0, 2.0]) == 1
-    assert squared_hinge.epochs_to_end([2.0, 1.0]) == 2
-    bounced = [11.0, 1.0, 3.0, 1.0]
-    assert squared_hinge.epochs_of_way(bounced) == 4
+    stability = importlib.import_module("_papers.stability")
+    assert stability.epochs_of_way([11.0, 3.0, 1.05, 1.0, 1.005, 1.0]) == 3  # 0.5 % is left
+    assert stability.epochs_of_way([11.0, 1.0, 3.0, 1.0]) == 4  # it bounced
+    assert stability.epochs_of_way([2.0, 2.0]) == 1
+    assert stability.epochs_of_way([2.0, 1.0]) == 2
+
+
+def test_epochs_are_compared_at_equal_rates(papers):
+    stability = importlib.import_module("_papers.stability")
+
+    def records(*epochs):
+        trials = [{"setting": {"lr": 10.0**-n}, "e": of} for n, of in enumerate(epochs)]
+        return [{"setting": {}, "trials": [*trials, {"setting": {"lr": 7.0}, "map": 0.0}]}]
+
+    results = {"a: softmax": records(10, 20, 40), "a: squared_hinge": records(5, 20, 50)}
+    results |= {"b: softmax": records(1), "b: squared_hinge": []}
+    text = stability.epochs_at_equal_rates(results, ["a", "b"], "e")
+    assert text.splitlines()[-2:] == ["| a | 20 | 20 | 1, 1, 1 |", "| b | not run | not run | |"]
 
 
 @pytest.mark.slow

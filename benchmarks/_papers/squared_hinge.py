@@ -137,9 +137,9 @@ def run(cells, task, options, *, norm=True):
             budgets = settings_of(options, backbone, weights, task)
             deciding = {"label": f" {name}", "deciding": [LOSSES]}
             found = compare(cells, rows, task, plan, **budgets, **deciding)
-            results |= {f"{name}: {row}": _with_epochs(of) for row, of in found.items()}
+            results |= {f"{name}: {row}": of for row, of in found.items()}
             pairs.append((f"{name}: {LOSSES[1]}", f"{name}: {LOSSES[0]}"))
-    text = report(results, task, [*COLUMNS, *EPOCHS, "cpu_seconds"], first="network", pairs=pairs)
+    text = report(results, task, [*COLUMNS, "cpu_seconds"], first="network", pairs=pairs)
     return "\n\n".join([text, *gains(results, pairs)])
 
 
@@ -152,36 +152,3 @@ def gains(results, pairs):
             gain = f"{100 * (row - other):+.1f} points of mAP, {100 * (row / other - 1):+.1f} %"
             lines.append(f"{pair[0]} gains {gain}.")
     return ["\n".join(lines)] if lines else []
-
-
-def _with_epochs(records):
-    """Return the records with the epochs until the loss is at its end, "" without any."""
-    return [
-        record
-        | {
-            name: until(record["losses"]) if record["losses"] else ""
-            for name, until in EPOCHS.items()
-        }
-        for record in records
-    ]
-
-
-def epochs_to_end(losses):
-    """Return the epochs until the loss stays within 1 % of its last value."""
-    return _epochs_within(losses, abs(losses[-1]))
-
-
-def epochs_of_way(losses):
-    """Return the epochs until the loss has gone 99 % of the way from its first to its last value.
-
-    Losses of other scales and other smallest values compare by this.
-    """
-    return _epochs_within(losses, abs(losses[0] - losses[-1]))
-
-
-def _epochs_within(losses, scale):
-    far = np.flatnonzero(np.abs(np.array(losses) - losses[-1]) > 0.01 * scale)
-    return int(far[-1]) + 2 if len(far) else 1
-
-
-EPOCHS = {"epochs to 1 % of the last loss": epochs_to_end, "to 99 % of the way": epochs_of_way}

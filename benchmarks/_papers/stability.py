@@ -30,7 +30,7 @@ PAIRS = [(LOSSES[1], LOSSES[0])]
 IN_LOSS = "epochs to 99 % of the way in loss"
 IN_MAP = "epochs to 99 % of the way in held-out mAP"
 COLUMNS = (IN_LOSS, IN_MAP)
-RATES = loguniform(1e-4, 1e-2)  # constant ones
+RATES = {3e-4: None, 1e-4: 1, 1e-3: 1}  # constant ones, and their seeds; None: the rule
 HEAD_RATES = loguniform(1e-4, 1)
 BATCH = 32
 
@@ -89,10 +89,10 @@ def _parted(y):
     return asking, np.setdiff1d(rows, asking)
 
 
-def whole(loss, **settings):
+def whole(loss, *, lr, **settings):
     """Return a network of which everything trains from the first epoch on, at one rate."""
-    network = squared_hinge.extractor(loss, schedule="constant", **settings)
-    return Watched(network)
+    one_rate = {"schedule": "constant", "lr": lr, "trunk_lr": lr}
+    return Watched(squared_hinge.extractor(loss, **one_rate, **settings))
 
 
 class LinearHead:
@@ -149,9 +149,18 @@ def curves(task, part, estimator):
     losses = [epoch["loss"] for epoch in estimator.history_]
     return {
         "held_out": [round(score, 5) for score in estimator.scores_],
-        IN_LOSS: squared_hinge.epochs_of_way(losses),
+        IN_LOSS: epochs_of_way(losses),
         IN_MAP: epochs_to_best(estimator.scores_),
     }
+
+
+def epochs_of_way(losses):
+    """Return the epochs until the loss has gone 99 % of the way from its first to its last value.
+
+    Losses of other scales and other smallest values compare by this.
+    """
+    far = np.abs(np.array(losses) - losses[-1]) > 0.01 * abs(losses[0] - losses[-1])
+    return int(np.flatnonzero(far)[-1]) + 2 if far.any() else 1
 
 
 def epochs_to_best(scores):
@@ -161,15 +170,22 @@ def epochs_to_best(scores):
 
 
 def run_whole(cells, task, options):
-    """Fill the table of whole networks."""
+    """Fill the table of whole networks: both losses at the same rates, none of them chosen."""
     task = replace(task, finish=curves)
     (backbone, weights), *_ = squared_hinge.networks(options).items()
-    rows = [Row(loss, partial(whole, loss), {"lr": RATES}) for loss in LOSSES]
-    budgets = squared_hinge.settings_of(options, backbone, weights, task, head=0)
-    found = {"label": f" {backbone}", "deciding": PAIRS}
-    results = compare(cells, rows, task, Plan.of(options), **budgets, **found)
+    rates = dict.fromkeys(options.rates) if options.rates else RATES
+    named = {rate: [f"{loss}, lr={rate:g}" for loss in LOSSES] for rate in rates}
+    rows = [
+        Row(name, partial(whole, loss, lr=rate), seeds=seeds)
+        for rate, seeds in rates.items()
+        for name, loss in zip(named[rate], LOSSES)
+    ]
+    pairs = [(hinge, softmax) for softmax, hinge in named.values()]
+    final = squared_hinge.settings_of(options, backbone, weights, task, head=0)["final"]
+    found = {"final": final, "label": f" {backbone}", "deciding": pairs}
+    results = compare(cells, rows, task, replace(Plan.of(options), rates=()), **found)
     columns = [*task.scoring, *COLUMNS, "cpu_seconds"]
-    return report(results, task, columns, first=backbone, pairs=PAIRS)
+    return report(results, task, columns, first=backbone, pairs=pairs)
 
 
 def run_heads(cells, tasks, options):
