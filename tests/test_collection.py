@@ -996,7 +996,7 @@ def test_a_damaged_row_is_one_error(collection, photos):
     content = bytearray(path.read_bytes())
     content[130] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged: rows 0 to 5 are not those"):
+    with pytest.raises(ValueError, match="is damaged: rows 0 to 5 have changed"):
         PhotoCollection.open(photos / ".cbir")
 
 
@@ -1009,7 +1009,7 @@ def test_check_finds_a_damaged_row_of_an_earlier_commit(collection, photos):
     content[130] ^= 1
     path.write_bytes(content)
     opened = PhotoCollection.open(photos / ".cbir")
-    with pytest.raises(ValueError, match="rows 0 to 5 are not those"):
+    with pytest.raises(ValueError, match="rows 0 to 5 have changed"):
         opened.check()
 
 

@@ -291,7 +291,7 @@ class _Deciding(nn.Module):
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (_Counting, "its network works with a number of images that is fixed"),
+        (_Counting, "its network works only for the number of images"),
         (_Deciding, "CNNFeatureExtractor cannot be exported: torch.onnx.export fails"),
     ],
 )

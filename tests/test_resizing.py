@@ -373,7 +373,7 @@ def test_resize_size_shows_an_estimator_the_middle_of_a_larger_image(number):
     [
         ({"resize_size": 30, "image_size": 32}, "resize_size=30 is smaller than image_size=32"),
         ({"resize_size": 72}, "resize_size=72 without image_size: backbone='small' takes any size"),
-        ({"resize_size": "source", "image_size": 32}, "='source' is what the weights' own transf"),
+        ({"resize_size": "source", "image_size": 32}, "='source' takes the size from the"),
         ({"resize_size": "sauce"}, "resize_size='sauce' must be a number of pixels, or 'source'"),
         ({"resize_size": 0}, "resize_size=0 must be an integer of at least 1"),
         ({"resize_size": 40.0}, "resize_size=40.0 must be an integer"),

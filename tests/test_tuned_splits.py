@@ -109,7 +109,7 @@ def test_products_that_cannot_be_split_are_refused(options, message):
 @pytest.mark.parametrize(
     ("y", "coarse", "message"),
     [
-        (PRODUCTS.astype(str), COARSE, "Pass the numbers of the products"),
+        (PRODUCTS.astype(str), COARSE, "Pass numbers of products"),
         (PRODUCTS, COARSE[:-1], "coarse"),
         (PRODUCTS, np.where(np.arange(60) == 12, "f", COARSE), "Product 0 has two coarse classes"),
         (PRODUCTS, np.eye(6, dtype=int)[PRODUCTS // 2], "coarse has 6 label columns"),
