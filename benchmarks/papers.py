@@ -14,11 +14,11 @@ processor they are the same.
 
 All tables have the same rules. Twelve settings of every row, the rate among them, are drawn once
 from all parts of its own ranges and tried, each for an eighth of a training (a whole one where that
-takes seconds), on images that ask nothing in the end; the cells list them. The best is run with
-three seeds, five where rows that decide are within two spreads. "Better" and "worse" are said where
-the 95 % interval of a bootstrap over seeds and queries (classes, where these were never trained on)
-leaves out 0, after Holm's correction over the table; else rows are level. --rates takes the place
-of the settings and --seeds that of the rule.
+takes half a minute), on images that ask nothing in the end; the cells list them. The best is run
+with three seeds, five where rows that decide are within two spreads. "Better" and "worse" are said
+where the 95 % interval of a bootstrap over seeds and queries (classes, where these were never
+trained on) leaves out 0, after Holm's correction over the table; else rows are level. --rates takes
+the place of the settings and --seeds that of the rule.
 
 WEIGHTS-DIR holds torchvision's state dicts as NAME.pt. `all` takes what is in its folder, in the
 order of what is worth most: the rows that a table is about in all tables, then the other seeds and
@@ -315,7 +315,7 @@ def zero_shot_omniglot(cells, options):
     """CPF against other losses on alphabets that were never trained on."""
     settings = {"backbone": options.backbone, "weights": None, "augment": "crop"}
     settings["pooling"] = "gem"
-    return _zero_shot(cells, _drawings(options), options, settings)
+    return _zero_shot(cells, _drawings(options), options, settings, whole_trials=True)
 
 
 def zero_shot_grocery(cells, options):

@@ -19,7 +19,6 @@ from _papers._compare import (
     finished,
     report,
     table,
-    trial_of,
     verdicts,
 )
 from _papers.zero_shot import UNTRAINED
@@ -131,8 +130,7 @@ def run_drawings(cells, task, options):
         "batch_size": 90,
         "n_per_class": 2,
     }
-    tuning = final | {"max_epochs": trial_of(options.epochs, task)}
-    budgets = {"final": final, "tuning": tuning, "deciding": DECIDING}
+    budgets = {"final": final, "deciding": DECIDING}  # trials of half a minute are whole trainings
     results = compare(cells, rows, task, Plan.of(options), **budgets)
     return report(results, task, [*task.scoring, "cpu_seconds"], first="loss", pairs=PAIRS)
 

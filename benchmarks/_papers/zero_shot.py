@@ -261,14 +261,14 @@ def _compared(task, part, estimator):
     return part.left_out, labels, CosineDistances(asked, gallery)
 
 
-def run(cells, task, options, settings, constants=None, columns=COLUMNS):
+def run(cells, task, options, settings, constants=None, columns=COLUMNS, whole_trials=False):
     """Fill the table: every loss on the same net, trials, epochs and seeds."""
     n_classes = len(np.unique(task.y[task.final.train]))
     rows = rows_of(n_classes, constants, pretrained=settings["weights"] is not None)
     settings = {"batch_size": 90, "n_per_class": 2} | settings
-    tuning = settings | {"max_epochs": trial_of(options.epochs, task)}
     final = settings | {"max_epochs": options.epochs}
-    budgets = {"final": final, "tuning": tuning, "deciding": DECIDING}
+    short = settings | {"max_epochs": trial_of(options.epochs, task)}
+    budgets = {"final": final, "tuning": final if whole_trials else short, "deciding": DECIDING}
     results = compare(cells, rows, task, Plan.of(options), **budgets)
     text = report(results, task, [*columns, "cpu_seconds"], first="loss", pairs=PAIRS)
     return "\n\n".join(filter(None, [text, *(by_classes(results, of) for of in (ONE_F1, KEPT))]))
