@@ -150,7 +150,7 @@ class Cells:
     def __init__(self, path, rows=None, until=math.inf, again=False):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.cells = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.cells = self._read()
         self.rows = rows
         self.until = until
         self.again = again
@@ -185,6 +185,8 @@ class Cells:
         cell, which is kept beside the first. Cells of one `kind` take about as long.
         """
         key = cell_key(name, settings)
+        if key not in self.cells:  # another process may have run it
+            self.cells = self._read() | self.cells
         if key in self.cells:
             is_asked = self.again and self._may_run and name.endswith(", seed 0")
             if is_asked and key not in self.compared:  # rows that get more seeds come twice
@@ -202,13 +204,21 @@ class Cells:
             result["cpu_seconds"] = round(time.process_time() - used, 1)
             about = {"settings": settings, "environment": where}
             self.cells[key] = result | about | ({} if kind is None else {"kind": kind})
-            part = self.path.with_suffix(".part")
-            part.write_text(json.dumps(self.cells, indent=1))
-            part.replace(self.path)
+            self._write()
         numbers = {k: v for k, v in self.cells[key].items() if isinstance(v, (int, float))}
         print(key, numbers, flush=True)
         self._shown.append(key)
         return self.cells[key]
+
+    def _read(self):
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def _write(self):
+        """Write all cells, with those that another process has written meanwhile."""
+        self.cells = self._read() | self.cells
+        part = self.path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(self.cells, indent=1))
+        part.replace(self.path)
 
     def _compare(self, key, result):
         """Note by how much a cell has changed; where it ran in the same place, that is a fault."""

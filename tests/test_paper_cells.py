@@ -152,6 +152,16 @@ def test_what_does_not_fit_is_not_begun_and_is_listed(compare, data, task, tmp_p
     assert "better" not in text
 
 
+def test_two_runs_of_a_table_lose_no_cell(compare, data, tmp_path):
+    one, two = (data.Cells(tmp_path / "cells.json") for _ in range(2))
+    one.run("a", lambda: {"map": 0.1})
+    two.run("b", lambda: {"map": 0.2})
+    one.run("c", lambda: {"map": 0.3})
+    cells = json.loads((tmp_path / "cells.json").read_text())
+    assert {name: cell["map"] for name, cell in cells.items()} == {"a": 0.1, "b": 0.2, "c": 0.3}
+    assert two.run("c", lambda: pytest.fail("it is there")) is two.cells["c"]
+
+
 def test_a_table_takes_the_settings_that_another_has_chosen(compare, data, task, tmp_path):
     (row,) = rows_of(compare, "first")
     cells = data.Cells(tmp_path / "cells.json", until=0)
