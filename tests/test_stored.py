@@ -302,7 +302,8 @@ def test_an_engine_without_a_storage_names_those_that_it_has(storage, parameters
     if (storage, parameters.get("algorithm")) == ("float16", "nndescent"):
         return
     others = "'copy' or 'float16'" if parameters.get("algorithm") == "nndescent" else "'copy'"
-    with pytest.raises(ValueError, match=rf"storage='{storage}' cannot be used for.*Use {others}\.$"):
+    message = rf"storage='{storage}' cannot be used for.*Use {others}\.$"
+    with pytest.raises(ValueError, match=message):
         NeighborsRetriever(storage=storage, **parameters).fit(np.eye(3))
     with pytest.raises(ValueError, match="storage='disk' is not known"):
         NeighborsRetriever(storage="disk").fit(np.eye(3))
