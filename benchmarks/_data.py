@@ -163,8 +163,8 @@ class Cells:
 
     def beside(self, table):
         """Return the cells of another table of the folder, which this one needs, too."""
-        others = Cells(self.path.with_name(f"{table}.json"), until=self.until)
-        others.missing = self.missing
+        others = Cells(self.path.with_name(f"{table}.json"), self.rows, self.until, self.again)
+        others.missing, others.known_rows = self.missing, self.known_rows
         return others
 
     @contextmanager

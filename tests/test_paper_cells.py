@@ -173,6 +173,8 @@ def test_a_table_takes_the_settings_that_another_has_chosen(compare, data, task,
     others = json.loads((tmp_path / "other.json").read_text())
     assert len(others) == 12
     assert not cells.cells
+    again = data.Cells(tmp_path / "cells.json", rows=["second"], again=True).beside("new")
+    assert (again.rows, again.again) == (["second"], True)  # so that it runs nothing new
     own = data.Cells(tmp_path / "other.json", until=0)  # there is nothing left to run
     assert compare.choose(own, row, task, compare.Plan(), {}) == chosen
 

@@ -127,6 +127,17 @@ def test_folds_of_holidays_ask_every_group_once_and_never_train_on_it(tmp_path):
         assert not set(task.tuning.queries) & set(task.final.queries)
 
 
+def test_rows_whose_setting_is_not_chosen_yet_are_not_run():
+    lrml, options = module("lrml"), SimpleNamespace(core=True)
+    records = [{"map": 0.5, "setting": {}}]
+    results = lrml.every_row(SimpleNamespace(rows=None), {"staircase": records}, options)
+    assert list(results) == [lrml.UNTRAINED, *lrml.LOSSES]
+    assert results.pop("staircase") is records
+    assert not any(results.values())
+    asked = lrml.every_row(SimpleNamespace(rows=["staircase"]), {"staircase": records}, options)
+    assert asked == {"staircase": records}
+
+
 def test_folds_are_pooled_by_their_queries(tmp_path):
     lrml = module("lrml")
     tasks = [

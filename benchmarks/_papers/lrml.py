@@ -104,6 +104,12 @@ def tuned_on_products(cells, rows, groceries, options):
     return fixed
 
 
+def every_row(cells, results, options):
+    """Return the results of every row of the table; a row without a setting has none yet."""
+    names = [row.name for row in pretrained_rows(options.core)]
+    return finished(cells, {name: results.get(name, []) for name in names})
+
+
 def run_photos(cells, task, options, rows=None):
     """Fill the table of a pretrained network with its own features, and the steps behind it."""
     task = replace(task, finish=steps, finish_chance=chance_of_steps)
@@ -113,6 +119,7 @@ def run_photos(cells, task, options, rows=None):
     rows = pretrained_rows(options.core) if rows is None else rows
     found = {"label": f" {backbone}", "deciding": DECIDING}
     results = compare(cells, rows, task, Plan.of(options), **budgets, **found)
+    results = every_row(cells, results, options)
     columns = [*task.scoring, *STEPS, "cpu_seconds"]
     return report(results, task, columns, first="loss", pairs=PAIRS)
 
@@ -227,7 +234,7 @@ def run_folds(cells, places, groceries, options):
         return {row.name: _pooled([of.get(row.name, []) for of in found], tasks) for row in rows}
 
     columns = [*tasks[0].scoring, *STEPS, "cpu_seconds"]
-    results = finished(cells, by_rule(fill, rows, plan, columns[0], DECIDING))
+    results = every_row(cells, by_rule(fill, rows, plan, columns[0], DECIDING), options)
     of_folds = [chance_of(task) for task in tasks]
     weights = [len(task.final.asking) for task in tasks]
     chance = {
