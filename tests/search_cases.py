@@ -31,8 +31,13 @@ def make_clusters(n, n_features=32, n_clusters=30, spread=0.1, seed=0):
     return (centers[rng.integers(n_clusters, size=n)] + noise).astype(np.float32)
 
 
+def shares_found(found, expected):
+    """Share of the true neighbors that were found, one per query."""
+    return np.array([len(set(a) & set(b)) / len(b) for a, b in zip(found, expected)])
+
+
 def recall(found, expected):
-    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, expected)])
+    return shares_found(found, expected).mean()
 
 
 def assert_sound(retriever, queries, k):
