@@ -1027,7 +1027,6 @@ def test_an_interruption_says_what_is_kept(photos, cbir, monkeypatch):
 
     transform = GISTDescriptor.transform
     monkeypatch.setattr("sklearn_cbir.collection._sync.PHOTOS_AT_ONCE", 2)
-    monkeypatch.setattr("sklearn_cbir.collection._sync.PHOTOS_PER_COMMIT", 2)
     monkeypatch.setattr(GISTDescriptor, "transform", interrupt)
     code, lines, told = cbir("sync")
     assert (code, lines) == (130, [])

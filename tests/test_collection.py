@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.pipeline import make_pipeline
 
 from sklearn_cbir import NeighborsRetriever, persistence
-from sklearn_cbir.collection import Hit, PhotoCollection, _segments, _sync
+from sklearn_cbir.collection import Hit, PhotoCollection, _keeper, _segments, _sync
 from sklearn_cbir.collection._lock import only_writer
 from sklearn_cbir.descriptors import GISTDescriptor
 from sklearn_cbir.hashing import LSHHasher
@@ -381,6 +381,45 @@ def test_many_commits_give_what_one_gives(photos, tmp_path, monkeypatch):
             for name, column in one.items().items():
                 assert column.tolist() == many.items()[name].tolist()
             assert one.search(IMAGES[:20], 30) == many.search(IMAGES[:20], 30)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("where", ["transform", "facts_of", "put", "append"])
+def test_what_is_whole_is_kept_when_a_sync_is_stopped(photos, tmp_path, monkeypatch, where, stop):
+    for number in range(6, 20):
+        write(photos / f"{number}.png", number)
+    monkeypatch.setattr(_sync, "PHOTOS_AT_ONCE", 4)
+    places = {
+        "transform": GISTDescriptor,
+        "facts_of": _sync,
+        "put": _sync.Table,
+        "append": _keeper.FileKeeper,
+    }
+    do, calls = getattr(places[where], where), []
+    # In the third group of four; of the rest, in the only commit there is.
+    after = {"transform": 2, "facts_of": 9, "put": 3, "append": 0}[where]
+
+    def stopping(*given, **named):
+        calls.append(given)
+        if len(calls) > after:
+            raise stop
+        return do(*given, **named)
+
+    with PhotoCollection.create(tmp_path / "index", photos, GISTDescriptor()) as collection:
+        with monkeypatch.context() as patched:
+            patched.setattr(places[where], where, stopping)
+            with pytest.raises(stop):
+                collection.sync()
+        kept = {"transform": 8, "facts_of": 8, "put": 0, "append": 0}[where]
+        collection.check()
+        assert len(collection) == kept
+        assert collection.sync().added == 20 - kept
+        collection.check()
+        with PhotoCollection.create(tmp_path / "whole", photos, GISTDescriptor()) as whole:
+            whole.sync()
+            for name, column in whole.items().items():
+                assert column.tolist() == collection.items()[name].tolist()
+            assert whole.search(IMAGES[:20], 30) == collection.search(IMAGES[:20], 30)
 
 
 @pytest.mark.parametrize("cores", ["1", "2"])

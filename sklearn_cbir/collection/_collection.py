@@ -423,7 +423,7 @@ class PhotoCollection:
 
         A photo is read again if its size or its time of change is different. If its content
         is already known from another place, it is not decoded. The work is committed every 300
-        photos or 30 seconds, and the next sync continues an interrupted one.
+        photos or 30 seconds, and when an exception ends it; the next sync continues.
 
         Parameters
         ----------

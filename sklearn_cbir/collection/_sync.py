@@ -192,6 +192,7 @@ class Sync:
         self.started = time.time_ns()
         self.report = SyncReport(0, 0, 0, 0, 0, 0, {})
         self.sound: set[int] = set()  # first rows of batches that are as they were written
+        self.is_committing = False
         self._begin()
 
     def _begin(self) -> None:
@@ -211,12 +212,12 @@ class Sync:
         for number, content in sorted(self.gone.items(), reverse=True):
             if content is not None:
                 self.left_at.setdefault(content, []).append(number)
-        for chunk in ahead(_read_in_chunks(found.to_read)):
-            self._take_in(chunk)
-            self.advance(len(chunk))
-            is_time = time.monotonic() - self.since > SECONDS_PER_COMMIT
-            if len(self.lines) >= PHOTOS_PER_COMMIT or is_time:
+        try:
+            self._take_in_all(ahead(_read_in_chunks(found.to_read)))
+        except BaseException:
+            if not self.is_committing:  # which is done as a whole, or not at all
                 self._commit()
+            raise
         self._commit(gone=list(self.gone))
         self._count(removed=len(self.gone), unchanged=found.n_unchanged)
         with self.table.reading():
@@ -231,6 +232,15 @@ class Sync:
                 for number, label in labels.items():
                     self.table.put(number, {"label": label})
         self._count(relabeled=len(labels))
+
+    def _take_in_all(self, chunks: Iterator[list[Read]]) -> None:
+        """Take in chunk by chunk, and commit from time to time."""
+        for chunk in chunks:
+            self._take_in(chunk)
+            self.advance(len(chunk))
+            is_time = time.monotonic() - self.since > SECONDS_PER_COMMIT
+            if len(self.lines) >= PHOTOS_PER_COMMIT or is_time:
+                self._commit()
 
     # One chunk -----------------------------------------------------------------------------------
 
@@ -377,6 +387,7 @@ class Sync:
         """Write rows to the disk, then commit their number and their photos."""
         if not self.lines and not gone:
             return
+        self.is_committing = True
         first, segments = self.n_rows, self.segments
         values = np.array(self.values) if self.values else None
         if values is not None:
@@ -391,6 +402,7 @@ class Sync:
         self.segments = segments
         self.n_rows += len(self.values)
         self._begin()
+        self.is_committing = False
 
     def _count_rows(self, segments: list[Segment], first: int, values: NDArray) -> None:
         """Commit the number of rows."""
