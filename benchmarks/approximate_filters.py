@@ -169,7 +169,7 @@ def costs(what, name, engine, queries):
     """Return lines on what asking for more costs, beside comparing all that is left in."""
 
     def by_index(queries, k):
-        return engine._query(queries, k, engine.filter_ef_search)
+        return engine._query(engine.index, queries, k, engine.filter_ef_search)
 
     lines = []
     encoded = engine.encode(queries)

@@ -78,7 +78,7 @@ def test_slots_that_faiss_leaves_empty_are_filled_exactly(retriever, exact, quer
     # One list, or a short walk, does not hold 30 rows: faiss answers -1.
     engine = copy.copy(retriever._gallery.engine)
     distances = engine._ask(engine.index, engine.encode(queries), 30, 1)[1]
-    found = engine._query(engine.encode(queries), 30, 1)[1]
+    found = engine._query(engine.index, engine.encode(queries), 30, 1)[1]
     lacking = np.isinf(distances).any(axis=1)
     expected = exact.kneighbors(queries, 30)[1]
     np.testing.assert_array_equal(found[lacking], expected[lacking])

@@ -168,13 +168,11 @@ class ApproximateEngine(Engine):
         """Return distances and positions of about the `k` nearest rows, both (n_queries, k)."""
         if not len(self.indexed) or k > self.reach:
             return self.exact.query(queries, k)
-        ef_search, found = self._ef_search_for(k), None
-        if len(queries) == 1:
-            index = self._usable_index(queries)
-            if index is None:
-                return self.exact.query(queries, k)
-            found = self._query_one(index, queries, k, ef_search)
-        return self._query(queries, k, ef_search) if found is None else found
+        index, ef_search = self._usable_index(queries), self._ef_search_for(k)
+        if index is None:
+            return self.exact.query(queries, k)
+        found = self._query_one(index, queries, k, ef_search) if len(queries) == 1 else None
+        return self._query(index, queries, k, ef_search) if found is None else found
 
     def _query_one(self, index, query, k, ef_search):
         """Return the result of `_query` for one query, in few steps, because steps take time.
@@ -196,11 +194,8 @@ class ApproximateEngine(Engine):
         order = np.lexsort((positions, distances))[:k]
         return distances[order][None], positions[order][None]
 
-    def _query(self, queries, k, ef_search):
+    def _query(self, index, queries, k, ef_search):
         """Answer `query` with the index, searching as much as `ef_search` says."""
-        index = self._usable_index(queries)
-        if index is None:
-            return self.exact.query(queries, k)
         positions, lacking = self._from_index(index, queries, k, ef_search)
         which, column = np.nonzero(positions >= 0)
         distances = np.full(positions.shape, np.inf)
@@ -342,7 +337,7 @@ class ApproximateEngine(Engine):
         """
         furthest, enough = nearest[:, k, None], (0.0, 0.0)
         for ef_search in self.ef_searches:
-            distances = self._query(queries, k + 1, ef_search)[0]  # the row itself among them
+            distances = self._query(self.index, queries, k + 1, ef_search)[0]  # the row among them
             shares = (np.count_nonzero(distances <= furthest, axis=1) - 1) / k
             shares = self._once_admitted(shares)
             enough = ef_search, float(shares.mean())
@@ -388,7 +383,7 @@ class ApproximateEngine(Engine):
     def _shares_of_last(self, queries, n, k, nearest, ef_search):
         """Return which share of the last `k` of `n` neighbors is found, (n_queries,)."""
         before, last = nearest[:, n - k, None], nearest[:, n, None]
-        found = self._query(queries, n + 1, ef_search)[0]
+        found = self._query(self.index, queries, n + 1, ef_search)[0]
         n_true, n_found = (
             np.count_nonzero((before < distances) & (distances <= last), axis=1)
             for distances in (nearest, found)
@@ -519,7 +514,10 @@ class FilteredIndex(ApproximateEngine):
         rows_per_neighbor = whole.rows_per_neighbor * whole.filter_ef_search / whole.ef_search
         if n > whole.filter_reach or n * rows_per_neighbor > len(self):
             return self.exact.query(queries, k)
-        return self._query(queries, k, n)
+        index = self._usable_index(queries)
+        if index is None:
+            return self.exact.query(queries, k)
+        return self._query(index, queries, k, n)
 
     def _from_index(self, index, queries, k, n, /):
         """Return numbers of the nearest `k` that are left in, of `n` rows that the index finds."""
