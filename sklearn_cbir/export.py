@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import check_is_fitted
@@ -23,6 +22,7 @@ from sklearn_cbir._files import replacement
 from sklearn_cbir._network import MultiScale, Network, rebuilt_network
 from sklearn_cbir._onnx_file import INPUT, OUTPUTS, Description, sealed
 from sklearn_cbir._typing import PathLike
+from sklearn_cbir._unwrapped import unwrapped
 from sklearn_cbir._validation import shortened
 from sklearn_cbir.backbones import Trunk
 from sklearn_cbir.images import Resizing
@@ -53,9 +53,10 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
     Parameters
     ----------
     estimator : CNNFeatureExtractor, DeepHasher, CPFEmbedder or Pipeline
-        Fitted on images. Of a pipeline, all steps are exported, but not a retriever at
-        its end. The steps after the first must be networks for rows, such as
-        ``CNNFeatureExtractor(backbone=None)``.
+        Fitted on images, or a search over parameters, such as `GridSearchCV`, that has
+        fitted one of these as its ``best_estimator_``. Of a pipeline, all steps are
+        exported, but not a retriever at its end. The steps after the first must be
+        networks for rows, such as ``CNNFeatureExtractor(backbone=None)``.
 
     path : str or path
         File to write. Any name; nothing is appended. An existing file is
@@ -126,6 +127,7 @@ def to_onnx(estimator: BaseEstimator, path: PathLike) -> None:
 
 def _network_steps(estimator: object) -> list[NetworkTransformer]:
     """Return network estimators: the first takes images, the others take rows."""
+    estimator = unwrapped(estimator)
     steps = _steps_of(estimator)
     if len(steps) > 1 and hasattr(steps[-1], "kneighbors"):
         steps = steps[:-1]
@@ -149,13 +151,11 @@ def _network_steps(estimator: object) -> list[NetworkTransformer]:
 
 
 def _steps_of(estimator: Any) -> list[Any]:
-    """Return the steps of a pipeline, and of pipelines in it; of anything else, itself."""
-    if isinstance(estimator, FrozenEstimator):
-        return _steps_of(estimator.estimator)
+    """Return the steps of a pipeline, and of pipelines in it; of other estimators, themselves."""
     if not isinstance(estimator, Pipeline):
         return [estimator]
     parts = [part for _, part in estimator.steps if part not in (None, "passthrough")]
-    return [step for part in parts for step in _steps_of(part)]
+    return [step for part in parts for step in _steps_of(unwrapped(part))]
 
 
 def _no_network(estimator: object, number: int, step: object) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -216,8 +217,9 @@ def test_refitted_search_over_pipelines_is_accepted(gallery):
     grid = GridSearchCV(pipe, {"neighborsretriever__metric": ["euclidean"]}, cv=one_fold)
     with pytest.warns(UserWarning, match="find themselves"):
         grid.fit(images, y)
-    display = RetrievalDisplay.from_estimator(grid, images[:2], gallery_images=images)
-    assert display.axes_.shape == (2, 6)
+    for estimator in (grid, FrozenEstimator(grid)):
+        display = RetrievalDisplay.from_estimator(estimator, images[:2], gallery_images=images)
+        assert display.axes_.shape == (2, 6)
 
 
 def test_bits_are_counted_in_bits(gallery):

@@ -12,6 +12,7 @@ import torch
 from onnx_cases import CASES, IMAGES, LARGE_CASES, fitted
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
@@ -224,6 +225,18 @@ def test_the_networks_of_a_pipeline_are_one_file_and_its_gallery_stays(name, tmp
     assert names.tolist() == search[1].get_feature_names_out().tolist()
     to_onnx(make_pipeline(*steps[1:]), path)  # frozen, with a step that does nothing
     _assert_equal(steps[2].estimator, path, NOISE)
+
+
+def test_a_search_over_parameters_exports_what_it_found(tmp_path):
+    network = CNNFeatureExtractor("small", weights=None, loss=None, random_state=0)
+    grid = {"cnnfeatureextractor__pooling": ["max"]}
+    search = GridSearchCV(make_pipeline(network, NeighborsRetriever(3)), grid, cv=2, refit=False)
+    with pytest.raises(ValueError, match=r"estimator=GridSearchCV\(.* is not one of"):
+        to_onnx(fitted(search), tmp_path / "search.onnx")
+    fitted(search.set_params(refit=True))
+    for estimator in (search, FrozenEstimator(search)):
+        to_onnx(estimator, tmp_path / "search.onnx")
+        _assert_equal(search.best_estimator_[0], tmp_path / "search.onnx", NOISE)
 
 
 class _Behind:

@@ -16,6 +16,7 @@ ORDER = [
     "_lazy",
     "_typing",
     "_bunch",
+    "_unwrapped",
     "_validation",
     "_threads",
     "_compiled",

@@ -11,6 +11,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_cbir._unwrapped import unwrapped
+
 if TYPE_CHECKING:
     from sklearn_cbir.duplicates import NearDuplicates
     from sklearn_cbir.neighbors import NeighborsRetriever
@@ -42,7 +44,7 @@ def split_clusterer(estimator: object) -> tuple[Pipeline | None, NearDuplicates]
 
 def _split_last(estimator: object) -> tuple[Pipeline | None, Any]:
     """Return the steps before the last one (None without any), and the last one."""
-    last: Any = getattr(estimator, "best_estimator_", estimator)
+    last = unwrapped(estimator)
     if not isinstance(last, Pipeline):
         return None, last
     return last[:-1] if len(last) > 1 else None, last[-1]

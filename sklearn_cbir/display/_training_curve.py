@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cbir._typing import Estimator, Floats
+from sklearn_cbir._unwrapped import unwrapped
 from sklearn_cbir._validation import printable, shortened
 from sklearn_cbir.display._sheet import GRAY, new_axes
 
@@ -204,7 +205,7 @@ class TrainingCurveDisplay:
 
 def _history_of(estimator: object) -> History:
     """Return the history of the estimator, or of the last step that has one."""
-    found: Any = getattr(estimator, "best_estimator_", estimator)
+    found = unwrapped(estimator)
     check_is_fitted(found)
     steps = [step for _, step in found.steps] if isinstance(found, Pipeline) else [found]
     histories = [step.history_ for step in steps if hasattr(step, "history_")]

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _num_samples
@@ -21,6 +20,7 @@ from sklearn_cbir._typing import (
     Sliced,
     WhereLike,
 )
+from sklearn_cbir._unwrapped import unwrapped
 from sklearn_cbir._validation import as_numpy, check_choice
 from sklearn_cbir.codes import HammingDistances, pack_codes
 from sklearn_cbir.metrics import evaluate, mean_over_queries, parse_metric
@@ -184,26 +184,15 @@ class _RetrievalScorer:
 
 def _embed(estimator: Any, X: ImagesLike) -> tuple[Any, Any]:
     """Return the rows to compare, and the retriever that compares them if there is one."""
-    estimator = _unwrapped(estimator)
+    estimator = unwrapped(estimator)
     last = estimator
     if isinstance(estimator, Pipeline):
-        last = _unwrapped(estimator.steps[-1][1])
+        last = unwrapped(estimator.steps[-1][1])
     if not hasattr(last, "evaluate"):
         return estimator.transform(X), None
     if isinstance(estimator, Pipeline) and len(estimator.steps) > 1:
         X = estimator[:-1].transform(X)
     return X, last
-
-
-def _unwrapped(estimator: Any) -> Any:
-    """Return the estimator that a refitted search or a frozen estimator holds."""
-    while True:
-        if hasattr(estimator, "best_estimator_"):  # of a frozen search, too
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        else:
-            return estimator
 
 
 def _check_mask(where: Any, n_queries: int) -> NDArray[np.bool_]:
