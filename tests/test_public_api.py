@@ -176,6 +176,43 @@ def test_api_page_has_a_place_for_every_public_module():
     assert len(placed) == len(set(placed))
 
 
+def _calls_in_text(text):
+    """Yield calls of public names in the literals of a text, parsed, with how they are written."""
+    for literal in re.findall(r"`+([^`]+)`+", text):
+        written = " ".join(literal.split())
+        try:  # `name=` without a value stands for any
+            tree = ast.parse(re.sub(r"=(?=[,)])", "=...", written), mode="eval")
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                yield node, written
+
+
+def _parameters(value):
+    """Names of the parameters; None if any name is taken."""
+    parameters = inspect.signature(value).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def test_calls_in_sentences_have_parameters_that_exist():
+    root = Path(__file__).parents[1]
+    named = {name.rpartition(".")[2]: _parameters(value) for name, value in OBJECTS.items()}
+    texts = [*DOCS.glob("*.md"), *DOCS.glob("guide/*.md"), *root.glob("sklearn_cbir/**/*.py")]
+    wrong, n_calls = [], 0
+    for path in [root / "README.md", root / "CHANGELOG.md", *texts]:
+        for call, written in _calls_in_text(path.read_text(encoding="utf-8")):
+            if (known := named.get(call.func.id)) is None:
+                continue
+            n_calls += 1
+            given = {keyword.arg for keyword in call.keywords} - {None}
+            wrong += [f"{path.name}: {written}: {name}" for name in given - known]
+    assert wrong == []
+    assert n_calls > 80
+
+
 def test_documented_default_is_read_from_the_type():
     def example(a, b=1, c=2.0, d=3.0):
         """Do it.
