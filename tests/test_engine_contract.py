@@ -935,12 +935,12 @@ def test_many_threads_get_the_answers_of_one(case, approximate, near):
 @pytest.mark.parametrize("spread", [0.05, 0.3, 1.0])
 def test_recall_or_a_warning_on_20000_rows(n_features, spread, case, tmp_path):
     rows = make_clusters(20_000, n_features, 100, spread)
-    queries = make_clusters(500, n_features, 100, spread, seed=2)
+    queries = make_clusters(5_000, n_features, 100, spread, seed=2)
     retriever = case.fit(rows, tmp_path, n_neighbors=10)
     expected = case.reference(rows, n_neighbors=10).kneighbors(queries, return_distance=False)
     shares = shares_found(retriever.kneighbors(queries, return_distance=False), expected)
-    # The index is sure of its target for queries like its probe; these are others, and few.
+    # The index is sure of its target for queries like its probe; these are others.
     margin = 2 * shares.std() / np.sqrt(len(shares))
     assert shares.mean() + margin >= 0.95
-    assert margin < 0.015
+    assert margin < 0.006
     assert abs(shares.mean() - retriever.recall_) < 0.03
